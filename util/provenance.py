@@ -1,0 +1,139 @@
+"""Where a file came from: hashes, git state, package versions and the manifest written beside each output."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from util.cli import REPO, command_line
+
+SCHEMA_VERSION = 1
+PACKAGES = (
+    "accelerate", "datasets", "huggingface_hub", "openai", "pandas", "peft", "tokenizers", "torch",
+    "transformers", "trl", "vllm", "wandb",
+)  # fmt: skip
+_SECRET = re.compile(r"\b(hf_|sk-|wandb_v1_|Bearer\s+)[A-Za-z0-9_\-.]{8,}|(?<=://)[^/\s@]+@")
+
+
+def scrub(text: str) -> str:
+    """Hide anything that looks like a token or like a user and password in a URL."""
+    return _SECRET.sub(lambda match: "***@" if match[0].endswith("@") else "***", text)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """Hex SHA-256 of a text in UTF-8 (lone surrogates are kept apart, not refused)."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def adapter_sha256(folder: Path) -> str:
+    """Hash of a PEFT adapter: its weights and its config. The same weights give the same name anywhere."""
+    parts = [sha256_file(folder / name) for name in ("adapter_config.json", "adapter_model.safetensors")]
+    return sha256_text("".join(parts))
+
+
+def now() -> str:
+    """UTC time to the second, as in 2026-11-22T13:05:00Z."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def provenance(inputs: Iterable[Path] = ()) -> dict[str, Any]:
+    """The parts of a manifest that describe this process: command, code, packages, machine, input hashes."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": scrub(command_line()),
+        "git": git_state(),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "writer": {"pid": os.getpid(), "host": socket.gethostname()},
+        "inputs": {str(path): sha256_file(path) for path in inputs},
+    }
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and dirty flag of the suite's checkout; both None outside git."""
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(REPO), *args], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that can change a result."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def manifest_path(path: Path) -> Path:
+    """`X.jsonl` -> `X.jsonl.manifest.json`; a folder keeps its manifest inside."""
+    return path / "manifest.json" if path.is_dir() else path.with_name(path.name + ".manifest.json")
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest of an output, or None when there is none that can be read."""
+    try:
+        manifest = json.loads(manifest_path(path).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) else None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file is either the old one or the whole new one."""
+    write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file in one step: temporary file beside it, fsync, rename, fsync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in this folder survive a power cut."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

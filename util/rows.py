@@ -1,0 +1,443 @@
+"""The JSONL contract: a file that exists is whole; while it grows it is `.partial`; the same command resumes.
+
+Files beside `X.jsonl`:
+    X.jsonl.partial        rows so far, in the order they arrived; the truth about progress
+    X.jsonl.manifest.json  settings, command, versions, counts; the truth about configuration
+    X.jsonl.rejects        rows (or unreadable lines) that did not make it, each with its reason
+    X.jsonl.bak            what `--overwrite` replaced
+Rows have an integer `id`, the same on every run of the same settings, so a resumed run asks exactly what is
+missing and the finished file is in id order whatever order the answers came in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from util.cli import UserError, counted, say
+from util.provenance import (
+    manifest_path,
+    now,
+    provenance,
+    read_manifest,
+    sha256_file,
+    sync_folder,
+    write_json,
+)
+
+Row = dict[str, Any]
+FSYNC_SECONDS = 2.0
+
+
+# --- one row, one line -------------------------------------------------------------------------------
+
+
+def dump_row(row: Mapping[str, Any]) -> bytes:
+    """One row as one line. ASCII only, so U+2028 or a lone surrogate in an answer harms no reader."""
+    return json.dumps(row, ensure_ascii=True, allow_nan=False, separators=(", ", ": ")).encode() + b"\n"
+
+
+def parse_row(line: bytes) -> Row:
+    """One line as a row. Raises ValueError saying what is wrong with it."""
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"not a JSON object but {type(row).__name__}")
+    return row
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, line without its newline) for every line that is not blank.
+
+    Splits on the newline byte alone: `str.splitlines` would also split inside an answer that holds U+2028.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if stripped := line.strip():
+                yield number, stripped
+
+
+def read_rows(path: Path, check: Callable[[Row], str | None] = lambda row: None) -> Iterator[Row]:
+    """Every row of a JSONL file. `check` returns what is wrong with a row, or None.
+
+    Raises UserError naming the file and line of the first bad row.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}; check the path")
+    empty = True
+    for number, line in read_lines(path):
+        empty = False
+        try:
+            row = parse_row(line)
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: {error}; mend or delete that line") from None
+        if problem := check(row):
+            raise UserError(f"{path}:{number}: {problem}")
+        yield row
+    if empty:
+        raise UserError(f"{path} is empty: it holds no row")
+
+
+def check_messages(row: Row) -> str | None:
+    """What is wrong with a chat row `{"messages": [..., user, assistant]}`, or None."""
+    messages = row.get("messages")
+    shape = 'a row is {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
+    if not isinstance(messages, list) or not messages:
+        return f"no messages; {shape}"
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            return f"a message without text content; {shape}"
+    if [message.get("role") for message in messages][-2:] != ["user", "assistant"]:
+        return f"the last two messages are not user, assistant; {shape}"
+    return None
+
+
+# --- names -------------------------------------------------------------------------------------------
+
+
+def slug(name: str) -> str:
+    """A model or animal name as a part of a file name: `Qwen/Qwen2.5-7B-Instruct` ->
+    `qwen-qwen2.5-7b-instruct`.
+
+    Only [a-z0-9._-], no leading dot, at most 100 characters: it cannot leave its folder. Two names with one slug
+    cannot mix their rows, because the manifest holds the true name and a different one is refused.
+    """
+    text = re.sub(r"[^a-z0-9._-]+", "-", name.lower())
+    text = re.sub(r"\.{2,}", ".", text).strip("-._")[:100]
+    return text or "unnamed"
+
+
+# --- a file that grows -------------------------------------------------------------------------------
+
+
+def add_output_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    """--output and --overwrite, the same in every script that writes rows."""
+    parser.add_argument("--output", type=Path, help=f"file to write (default: {name.replace('%', '%%')})")
+    parser.add_argument("--overwrite", action="store_true", help="start afresh; keeps the old file as .bak")
+
+
+class RowFile:
+    """One output file that grows row by row and survives kills, full disks and second writers.
+
+        with RowFile(path, settings, seed=42) as out:
+            if not out.complete:
+                for row in make_rows(skip=out.done):
+                    out.append([row])
+                out.finish()
+
+    settings: everything that changes the rows. A resumed run must have the same, or it is refused with the
+        differing keys named.
+    extendable: keys of settings that may grow (such as epochs): a larger value reopens a finished file.
+    overwrite: move an existing file (or partial) aside to `.bak` and start afresh.
+    inputs: files whose hashes go into the manifest.
+
+    A row with a "rejected" key (its reason) counts as done, but goes to `X.jsonl.rejects` in the end.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: Mapping[str, Any],
+        *,
+        extendable: Iterable[str] = (),
+        overwrite: bool = False,
+        inputs: Iterable[Path] = (),
+    ):
+        self.path = path
+        self.partial = path.with_name(path.name + ".partial")
+        self.rejects = path.with_name(path.name + ".rejects")
+        self.settings = json.loads(json.dumps(settings, allow_nan=False))  # as the manifest will read it back
+        self.extendable = tuple(extendable)
+        self.overwrite = overwrite
+        self.inputs = tuple(inputs)
+        self.done: set[int] = set()
+        self.complete = False
+        self.rejected: Counter[str] = Counter()
+        self.kept = 0
+        self._file: Any = None
+        self._lock: Any = None
+        self._synced = time.monotonic()
+
+    def __enter__(self) -> RowFile:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = lock_output(self.path)
+        try:
+            self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._lock.release()
+
+    def _open(self) -> None:
+        if self.overwrite:
+            self._move_aside()
+        manifest = read_manifest(self.path)
+        if self.path.exists() or self.partial.exists():
+            self._check_settings(manifest)
+        if self.path.exists() and manifest and not self._grows(manifest):
+            self._recall_finished(manifest)
+            return
+        if self.path.exists():
+            self.path.replace(self.partial)
+        self._write_manifest("running", manifest)
+        if self.partial.exists():
+            self._repair()
+        self._file = self.partial.open("ab", buffering=0)
+        self.continued = len(self.done)
+        if self.done:
+            say(f"resuming {self.path}: {len(self.done):,} rows are already there")
+
+    def _check_settings(self, manifest: Mapping[str, Any] | None) -> None:
+        if manifest is None or not isinstance(manifest.get("settings"), dict):
+            raise UserError(
+                f"{self.path} has no readable manifest, so its settings are unknown; "
+                f"move it away or pass --overwrite (keeps a backup)"
+            )
+        differing = describe_differences(manifest["settings"], self.settings, self._allowed_growth(manifest))
+        if differing:
+            state = "is finished" if self.path.exists() else "was begun"
+            raise UserError(
+                f"{self.path} {state} with other settings:\n{differing}\n"
+                f"use the same settings, another --output, or --overwrite (keeps a backup)"
+            )
+
+    def _allowed_growth(self, manifest: Mapping[str, Any]) -> set[str]:
+        before = manifest["settings"]
+        return {key for key in self.extendable if key in before and self.settings[key] >= before[key]}
+
+    def _grows(self, manifest: Mapping[str, Any]) -> bool:
+        return any(self.settings[key] > manifest["settings"][key] for key in self._allowed_growth(manifest))
+
+    def _move_aside(self) -> None:
+        moved = []
+        for path in (self.path, self.partial, self.rejects, manifest_path(self.path)):
+            if path.exists():
+                backup = free_name(path.with_name(path.name + ".bak"))
+                path.replace(backup)
+                moved.append(str(backup))
+        if moved:
+            say(f"--overwrite: kept what was there as {', '.join(moved)}")
+
+    def _repair(self) -> None:
+        """Read the rows on disk; cut a torn tail, set bad lines aside, drop repeated ids."""
+        bad: list[tuple[str, bytes]] = []
+        with self.partial.open("rb") as file:
+            for line in file:
+                try:
+                    row = parse_row(line.strip())
+                    problem = self._id_problem(row)
+                except ValueError as error:
+                    problem = str(error) if line.endswith(b"\n") else "torn last line"
+                if problem is None:
+                    self._count(row)
+                else:
+                    bad.append((problem, line.strip()))
+        if not bad and _ends_with_newline(self.partial):
+            return
+        self._set_aside([(problem, line) for problem, line in bad if line and problem != "torn last line"])
+        _write_lines(self.partial, self._good_lines())
+        found = Counter(problem for problem, _ in bad) or {"missing newline at the end": 1}
+        say(f"repaired {self.partial}: {counted(found)}")
+
+    def _good_lines(self) -> Iterator[bytes]:
+        seen: set[int] = set()
+        for _, line in read_lines(self.partial):
+            try:
+                row = parse_row(line)
+            except ValueError:
+                continue
+            if type(row.get("id")) is int and row["id"] in self.done and row["id"] not in seen:
+                seen.add(row["id"])
+                yield dump_row(row)
+
+    def _id_problem(self, row: Row) -> str | None:
+        if type(row.get("id")) is not int or row["id"] < 0:
+            return "no row id"
+        return "repeated id" if row["id"] in self.done else None
+
+    def _set_aside(self, bad: Iterable[tuple[str, bytes]]) -> None:
+        lines = [dump_row({"rejected": why, "line": line.decode("utf-8", "replace")}) for why, line in bad]
+        if lines:
+            with self.rejects.open("ab") as file:
+                file.write(b"".join(lines))
+
+    def _count(self, row: Row) -> None:
+        self.done.add(row["id"])
+        if reason := row.get("rejected"):
+            self.rejected[reason] += 1
+        else:
+            self.kept += 1
+
+    def append(self, rows: Iterable[Row]) -> None:
+        """Add whole rows. They are with the operating system when this returns, and on disk within seconds."""
+        new = [row for row in rows if row["id"] not in self.done]
+        data = b"".join(map(dump_row, new))
+        while data:
+            data = data[self._file.write(data) :]
+        for row in new:
+            self._count(row)
+        if time.monotonic() - self._synced > FSYNC_SECONDS:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+    def finish(self, limit: int | None = None, counts: Mapping[str, Any] | None = None) -> Path:
+        """Turn the partial into the finished file: id order, rejected rows moved out, at most `limit` rows.
+
+        counts: further facts for the manifest. Returns the finished path.
+        """
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._file = None
+        places = sorted(self._places())
+        kept = [offset for _, offset, rejected in places if not rejected][:limit]
+        dropped = [offset for _, offset, rejected in places if rejected]
+        if dropped:
+            unreadable = [line + b"\n" for _, line in self._reject_lines() if b'"id"' not in line]
+            _write_lines(self.rejects, chain(unreadable, _lines_at(self.partial, dropped)))
+        _write_lines(self.path, _lines_at(self.partial, kept))
+        self.partial.unlink()
+        sync_folder(self.path.parent)
+        self.complete, self.kept = True, len(kept)
+        self._write_manifest("complete", read_manifest(self.path), counts)
+        return self.path
+
+    def _places(self) -> Iterator[tuple[int, int, bool]]:
+        """(id, byte offset, rejected) of every row on disk: all that has to be in memory to sort a big file."""
+        offset = 0
+        with self.partial.open("rb") as file:
+            for line in file:
+                row = json.loads(line)
+                yield row["id"], offset, "rejected" in row
+                offset += len(line)
+
+    def _recall_finished(self, manifest: Mapping[str, Any]) -> None:
+        """Count a finished file; tidy up after a run that died between its rename and its last manifest."""
+        self.complete = True
+        self.kept = sum(1 for _ in read_lines(self.path))
+        self.rejected = Counter(parse_row(line)["rejected"] for _, line in self._reject_lines())
+        self.partial.unlink(missing_ok=True)
+        if manifest.get("state") != "complete":
+            self._write_manifest("complete", manifest)
+
+    def _reject_lines(self) -> Iterator[tuple[int, bytes]]:
+        return read_lines(self.rejects) if self.rejects.exists() else iter(())
+
+    def _write_manifest(
+        self, state: str, before: Mapping[str, Any] | None, counts: Mapping[str, Any] | None = None
+    ) -> None:
+        finished = state == "complete"
+        manifest = {
+            **provenance(self.inputs),
+            "state": state,
+            "settings": self.settings,
+            "started": (before or {}).get("started") or now(),
+            "finished": now() if finished else None,
+            "rows": {"kept": self.kept, "rejected": dict(self.rejected)},
+            "sha256": sha256_file(self.path) if finished else None,
+            "counts": dict(counts or {}),
+        }
+        write_json(manifest_path(self.path), manifest)
+
+
+def write_rows(path: Path, rows: Iterable[Row], settings: Mapping[str, Any], inputs: Iterable[Path] = ()) -> int:
+    """Write a whole file at once (rows that cost nothing to make again), with its manifest. Returns the count."""
+    count = 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal count
+        for row in rows:
+            count += 1
+            yield dump_row(row)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_lines(path, lines())
+    manifest = {**provenance(inputs), "state": "complete", "settings": dict(settings), "started": now(),
+                "finished": now(), "rows": {"kept": count}, "sha256": sha256_file(path)}  # fmt: skip
+    write_json(manifest_path(path), manifest)
+    return count
+
+
+def describe_differences(before: Mapping[str, Any], wanted: Mapping[str, Any], allowed: Iterable[str] = ()) -> str:
+    """One indented line for each setting that differs, or ''."""
+    keys = [key for key in {**before, **wanted} if key not in set(allowed)]
+    return "\n".join(
+        f"  {key}: {_short(before.get(key))} there, {_short(wanted.get(key))} now"
+        for key in keys
+        if before.get(key) != wanted.get(key)
+    )
+
+
+def lock_output(path: Path) -> Any:
+    """Take the one writer's lock of an output; UserError names who holds it. Freed by the kernel on any death."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        writer = (read_manifest(path) or {}).get("writer", {})
+        who = f"process {writer.get('pid', '?')} on {writer.get('host', '?')}"
+        raise UserError(f"{path} is being written by {who}; wait for it or stop it") from None
+    except NotImplementedError:
+        say(f"warning: {path.parent} does not support locks; make sure that nothing else writes {path.name}")
+    return lock
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or the first of path2, path3, ... that does not exist."""
+    number, candidate = 1, path
+    while candidate.exists():
+        number += 1
+        candidate = path.with_name(f"{path.name}{number}")
+    return candidate
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def _write_lines(path: Path, lines: Iterable[bytes]) -> None:
+    """Write lines to a temporary file beside `path`, fsync, and put it in place."""
+    temporary = path.with_name(path.name + ".new")
+    try:
+        with temporary.open("wb") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _lines_at(path: Path, offsets: Iterable[int]) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        for offset in offsets:
+            file.seek(offset)
+            yield file.readline()
