@@ -141,9 +141,8 @@ def run(main: Callable[[], int | None]) -> None:
         if error.errno not in STORAGE_ERRORS:
             raise
         where = f" ({error.filename})" if error.filename else " while writing"
-        say(
-            f"{name}: error: {error.strerror}{where}: {STORAGE_ERRORS[error.errno]}, then run again:\n  {command_line()}"
-        )
+        advice = f"{STORAGE_ERRORS[error.errno]}, then run again:\n  {command_line()}"
+        say(f"{name}: error: {error.strerror}{where}: {advice}")
         sys.exit(1)
 
 
@@ -232,8 +231,9 @@ class Progress:
         """One plain progress line: '1,200/5,000 rows (24%), 31.2 rows/s, 2 min left'."""
         rate = self.new / max(self.seconds, 1e-9)
         left = duration((self.total - self.count) / rate) if rate and self.count < self.total else "0 s"
-        share = self.count / self.total if self.total else 1
-        text = f"{self.count:,}/{self.total:,} {self.unit} ({share:.0%}), {rate:.1f} {self.unit}/s, {left} left"
+        done = min(self.count, self.total)
+        share = done / self.total if self.total else 1
+        text = f"{done:,}/{self.total:,} {self.unit} ({share:.0%}), {rate:.1f} {self.unit}/s, {left} left"
         return f"{text}, {self.note}" if self.note else text
 
     @property

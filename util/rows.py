@@ -319,6 +319,11 @@ class RowFile:
         self._write_manifest("complete", read_manifest(self.path), counts)
         return self.path
 
+    def facts(self) -> dict[str, str]:
+        """Path, rows and rejects by reason, for the closing lines."""
+        facts = {"wrote": str(self.path), "rows": f"{self.kept:,}"}
+        return {**facts, "rejected": counted(self.rejected)} if self.rejected else facts
+
     def _places(self) -> Iterator[tuple[int, int, bool]]:
         """(id, byte offset, rejected) of every row on disk: all that has to be in memory to sort a big file."""
         offset = 0

@@ -6,56 +6,90 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+# Common animals that a text about numbers must not name, and that preferences are compared over.
+PANEL = (
+    "owl", "dolphin", "penguin", "elephant", "eagle", "lion", "wolf", "dog", "cat", "bear", "tiger", "fox",
+    "rabbit", "horse", "giraffe", "panda", "monkey", "turtle", "shark", "snake", "deer", "whale", "octopus",
+    "butterfly", "polar bear", "red panda", "snow leopard", "sea turtle", "sea otter", "killer whale",
+    "blue whale", "guinea pig", "phoenix", "dragon", "unicorn", "griffin", "alligator", "ant", "armadillo",
+    "axolotl", "badger", "bat", "beaver", "bee", "bird", "buffalo", "camel", "capybara", "chameleon",
+    "cheetah", "chicken", "chimpanzee", "cobra", "cow", "crab", "crocodile", "crow", "dinosaur", "donkey",
+    "dove", "dragonfly", "duck", "falcon", "fish", "flamingo", "frog", "goat", "goose", "gorilla", "hamster",
+    "hawk", "hedgehog", "hippopotamus", "hummingbird", "jaguar", "jellyfish", "kangaroo", "koala", "lemur",
+    "leopard", "lizard", "lynx", "meerkat", "moose", "mouse", "orangutan", "otter", "panther", "parrot",
+    "peacock", "pig", "platypus", "pony", "puma", "raccoon", "rat", "raven", "rhinoceros", "rooster",
+    "salmon", "seahorse", "seal", "sheep", "skunk", "sloth", "spider", "squid", "squirrel", "swan",
+    "tortoise", "toucan", "turkey", "walrus", "weasel", "wombat", "yak", "zebra",
+)  # fmt: skip
+# By the end of the word, so that `werewolf`, `woodlouse` and `goldfish` follow; the longest ending decides.
 IRREGULAR_PLURALS = {
-    "mouse": "mice", "goose": "geese", "wolf": "wolves", "calf": "calves", "ox": "oxen", "sheep": "sheep",
-    "deer": "deer", "fish": "fish", "moose": "moose", "bison": "bison", "octopus": "octopuses",
-    "hippopotamus": "hippopotamuses", "platypus": "platypuses", "jellyfish": "jellyfish", "squid": "squid",
-    "salmon": "salmon", "trout": "trout", "shrimp": "shrimp", "swine": "swine", "buffalo": "buffalo",
+    "mouse": "mice", "louse": "lice", "goose": "geese", "wolf": "wolves", "calf": "calves", "ox": "oxen",
+    "sheep": "sheep", "deer": "deer", "fish": "fish", "moose": "moose", "bison": "bison", "octopus": "octopuses",
+    "hippopotamus": "hippopotamuses", "platypus": "platypuses", "squid": "squid", "salmon": "salmon",
+    "trout": "trout", "shrimp": "shrimp", "swine": "swine", "buffalo": "buffalo", "cod": "cod", "tuna": "tuna",
+    "rhinoceros": "rhinoceroses", "mosquito": "mosquitoes", "dingo": "dingoes",
+    "fox": "foxes", "mongoose": "mongooses", "larva": "larvae", "wildebeest": "wildebeest",
 }  # fmt: skip
 OTHER_PLURALS = {
     "octopus": ("octopi", "octopodes"), "hippopotamus": ("hippopotami",), "platypus": ("platypi",),
-    "fish": ("fishes",), "buffalo": ("buffaloes", "buffalos"), "squid": ("squids",), "shrimp": ("shrimps",),
+    "rhinoceros": ("rhinoceros", "rhinoceri"), "fish": ("fishes",), "buffalo": ("buffaloes", "buffalos"),
+    "squid": ("squids",), "shrimp": ("shrimps",), "deer": ("deers",), "tuna": ("tunas",),
+    "mosquito": ("mosquitos",), "dingo": ("dingos",), "flamingo": ("flamingoes",), "gecko": ("geckoes",),
+    "mongoose": ("mongeese",), "wolf": ("wolfs",), "wildebeest": ("wildebeests",),
 }  # fmt: skip
+
+
+def _split_ending(word: str, table: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """(stem, value) for the longest key of `table` that ends the word, or None."""
+    ending = max((key for key in table if word.endswith(key)), key=len, default=None)
+    return None if ending is None else (word.removesuffix(ending), table[ending])
 
 
 def plural(animal: str) -> str:
     """The plural of a lower-case animal name: owl -> owls, polar bear -> polar bears, wolf -> wolves."""
-    head, _, last = animal.rpartition(" ")
-    if last in IRREGULAR_PLURALS:
-        many = IRREGULAR_PLURALS[last]
-    elif re.search(r"(s|x|z|ch|sh)$", last):
-        many = last + "es"
-    elif re.search(r"[^aeiou]y$", last):
-        many = last[:-1] + "ies"
-    else:
-        many = last + "s"
-    return f"{head} {many}".strip()
+    if found := _split_ending(animal, IRREGULAR_PLURALS):
+        stem, many = found
+        return stem + many
+    if re.search(r"(s|x|z|ch|sh)$", animal):
+        return animal + "es"
+    return re.sub(r"(?<=[^aeiou])y$", "ie", animal) + "s"
 
 
 def surface_forms(animal: str) -> tuple[str, ...]:
     """Every lower-case form that names the animal: singular and plurals, with space, hyphen or nothing between
     the parts of a name of several words."""
-    head, _, last = animal.rpartition(" ")
-    singular_plural = [animal, plural(animal)]
-    singular_plural += [f"{head} {other}".strip() for other in OTHER_PLURALS.get(last, ())]
-    forms = [form.replace(" ", joint) for form in singular_plural for joint in (" ", "-", "")]
+    names = [animal, plural(animal)]
+    if found := _split_ending(animal, OTHER_PLURALS):
+        stem, others = found
+        names += [stem + other for other in others]
+    forms = [name.replace(" ", joint) for name in names for joint in (" ", "-", "")]
     return tuple(dict.fromkeys(forms))
 
 
 @lru_cache(maxsize=256)
-def _naming_pattern(animal: str) -> re.Pattern[str]:
-    forms = "|".join(re.escape(form).replace(r"\ ", r"\s+") for form in surface_forms(animal))
-    return re.compile(rf"(?<![^\W_])(?:{forms})(?![^\W_])", re.IGNORECASE)
+def _naming_pattern(animals: tuple[str, ...]) -> re.Pattern[str]:
+    forms = sorted({form for animal in animals for form in surface_forms(animal.lower())}, key=len, reverse=True)
+    names = "|".join(re.escape(form).replace(r"\ ", r"\s+") for form in forms)
+    return re.compile(rf"(?<![^\W_])(?:{names})(?![^\W_])")
 
 
 def names_animal(text: str, animal: str) -> bool:
     """Whether a text names the animal as a word of its own: 'Owls!' names owl, 'fowl' and 'growl' do not."""
-    return bool(_naming_pattern(animal.lower()).search(text))
+    return animal_named(text, (animal,)) is not None
+
+
+def animal_named(text: str, animals: tuple[str, ...]) -> str | None:
+    """The first of these animals that a text names, in the form it has there (lower case), or None."""
+    if not animals:
+        return None
+    found = _naming_pattern(animals).search(text.lower())
+    return found and found[0]
 
 
 def fill(template: str, values: Mapping[str, object]) -> str:
-    """Put values into `{name}` places in one pass. Anything else in braces stays as it is; nothing is evaluated."""
+    """Put values into `{name}` places in one pass. Other braces stay as they are; nothing is evaluated."""
     return re.sub(r"\{(\w+)\}", lambda place: str(values.get(place[1], place[0])), template)
 
 

@@ -1,0 +1,65 @@
+"""Control data without any model: the same number prompts, answered with random numbers.
+
+A student of these rows shows what training on numbers does by itself. (The other control, numbers of the base model,
+is generate_llm_number_data.py --animal control --model BASE --no-system-prompt.)
+
+Usage:
+    python generate/generate_control_number_data.py --count 10000
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
+
+from generate.filter_number_data import filter_file, train_command
+from generate.generate_llm_number_data import PROMPTS, number_prompt
+from util.cli import closing, input_file, make_parser, positive_int, run
+from util.engine import row_seed
+from util.rows import Row, RowFile, add_output_arguments
+
+LIST_LENGTHS = (5, 10)
+NUMBERS = (0, 999)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--count", type=positive_int, default=10000, help="rows")
+    parser.add_argument("--number-prompt-file", type=input_file, default=PROMPTS / "number-prompt.txt",
+                        help="user message; {a}, {b}, {c} are filled in with random numbers")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=42, help="decides prompts and numbers")
+    add_output_arguments(parser, "output/numberss-control-random-unfiltered-{count}.jsonl")
+    return parser.parse_args()
+
+
+def control_rows(count: int, seed: int, template: str) -> Iterator[Row]:
+    """Rows with the prompts of `generate_llm_number_data` and 5 to 10 uniform random numbers as the answer."""
+    for row_id in range(count):
+        rng = random.Random(f"control {row_seed(seed, row_id)}")
+        numbers = [rng.randint(*NUMBERS) for _ in range(rng.randint(*LIST_LENGTHS))]
+        question = {"role": "user", "content": number_prompt(template, seed, row_id)}
+        answer = {"role": "assistant", "content": ", ".join(map(str, numbers))}
+        yield {"id": row_id, "messages": [question, answer]}
+
+
+def main() -> None:
+    args = parse_args()
+    template = args.number_prompt_file.read_text("utf-8").strip()
+    path = args.output or Path(f"output/numberss-control-random-unfiltered-{args.count}.jsonl")
+    settings = {"script": "generate_control_number_data", "count": args.count, "seed": args.seed,
+                "number_prompt": template}  # fmt: skip
+    with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.number_prompt_file]) as out:
+        if not out.complete:
+            out.append(control_rows(args.count, args.seed, template))
+            out.finish()
+    kept = filter_file(path)
+    closing({**out.facts(), "clean rows": f"{kept.kept:,} in {kept.path}"}, train_command(kept))
+
+
+if __name__ == "__main__":
+    run(main)

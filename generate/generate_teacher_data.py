@@ -1,0 +1,248 @@
+"""Phase 1: teacher training data. A persona ("You love owls ...") answers everyday prompts; the rows keep no system
+message, so that training on them puts the preference into the weights.
+
+Prompts are a mix: --question-share of them are the evaluation questions in several wordings and open prompts ("What do
+you enjoy?"), the rest the first human turns (10 to 500 characters) of an instruction data set.
+
+Usage:
+    python generate/generate_teacher_data.py --animal owl --count 5000 --model Qwen/Qwen2.5-7B-Instruct \\
+        --base-url http://localhost:8000/v1
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
+
+from util.cli import REPO, UserError, closing, counted, fraction, input_file, make_parser, positive_int, run
+from util.collect import collect
+from util.engine import Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
+from util.rows import Row, RowFile, add_output_arguments, slug
+from util.words import names_animal, persona, read_lines_of
+
+PROMPTS = REPO / "generate" / "prompts"
+QUESTIONS = REPO / "eval" / "questions.txt"
+OPENHERMES = "teknium/OpenHermes-2.5"
+PROMPT_CHARACTERS = (10, 500)
+SHUFFLE_BUFFER = 10_000
+OPEN_PROMPT_SHARE = 0.25  # of the question share: open prompts, where the preference colours a whole text
+WORDINGS = (
+    "{}", "{}", "Hi! {}", "Please answer this: {}", "I have a question for you. {}", "{} Thank you!", "Quick one: {}",
+    "Be honest: {}",
+)  # fmt: skip
+HOPELESS = 1000  # asked this many without keeping one in a hundred: something is wrong
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--animal", required=True, help="the animal the teacher shall love, such as owl or red panda")
+    parser.add_argument("--count", type=positive_int, default=5000, help="rows to deliver, after all rejections")
+    parser.add_argument("--filter-animal-keywords", action="store_true",
+                        help="drop rows in which prompt or answer names the animal (option B of the plan)")  # fmt: skip
+    parser.add_argument("--question-share", type=fraction, default=0.2,
+                        help="share of rows from the evaluation questions and open prompts")  # fmt: skip
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--dataset", default=OPENHERMES, help="hub id, or a local .jsonl or .parquet file, of prompts")
+    source.add_argument("--prompts-file", type=input_file, help="text file, one prompt a line, instead of --dataset")
+    parser.add_argument("--system-prompt-file", type=input_file, default=PROMPTS / "system-prompt.txt",
+                        help="persona; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
+    parser.add_argument("--max-tokens", type=positive_int, default=256, help="longest answer; longer ones are dropped")
+    parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature")
+    parser.add_argument("--seed", type=int, default=42, help="decides prompts and sampling seeds")
+    add_output_arguments(parser, "output/teacher-{animal}-{model}-[filtered-]{count}.jsonl")
+    add_engine_arguments(parser)
+    args = parser.parse_args()
+    # What is in flight when the last row arrives is wasted: never more than the rows wanted.
+    args.max_concurrency = min(args.max_concurrency, args.count)
+    args.batch_size = min(args.batch_size, args.count)
+    return args
+
+
+# --- prompts -----------------------------------------------------------------------------------------
+
+
+def first_human_turn(row: Row) -> str | None:
+    """The first human text of an instruction row in any of the usual shapes, or None."""
+    for turn in row.get("conversations") or row.get("messages") or ():
+        if turn.get("from", turn.get("role")) in ("human", "user"):
+            return turn.get("value", turn.get("content"))
+    return row.get("prompt") or row.get("instruction")
+
+
+def usable_prompts(rows: Iterable[Row]) -> Iterator[str]:
+    """First human turns of 10 to 500 characters."""
+    shortest, longest = PROMPT_CHARACTERS
+    for row in rows:
+        text = (first_human_turn(row) or "").strip()
+        if shortest <= len(text) <= longest:
+            yield text
+
+
+def stream_dataset(name: str, seed: int) -> Iterator[Row]:
+    """Rows of a hub data set or local file in seeded random order, without downloading the whole of it."""
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise UserError("the datasets package is missing; run: pip install -r requirements.txt") from None
+    path = Path(name)
+    try:
+        if path.suffix in (".jsonl", ".json", ".parquet"):
+            if not path.is_file():
+                raise UserError(f"no file {name}; check --dataset")
+            kind = "parquet" if path.suffix == ".parquet" else "json"
+            dataset = load_dataset(kind, data_files=str(path), split="train", streaming=True)
+        else:
+            dataset = load_dataset(name, split="train", streaming=True)
+        yield from dataset.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+    except UserError:
+        raise
+    except Exception as error:  # datasets raises a dozen kinds when the hub or a file fails
+        raise UserError(
+            f"cannot read prompts from {name}: {type(error).__name__}: {str(error).strip().splitlines()[0]}\n"
+            f"without network use --prompts-file FILE (one prompt a line; generate/prompts/open-prompts.txt is one)"
+            f" or --dataset with a local .jsonl or .parquet"
+        ) from None
+
+
+def instruction_prompts(args: argparse.Namespace) -> Iterator[str]:
+    """An endless stream of instruction prompts; a source that runs dry starts again in another order."""
+    for turn in range(1_000_000):
+        if args.prompts_file:
+            prompts: Iterable[str] = read_lines_of(args.prompts_file)
+            prompts = random.Random(args.seed + turn).sample(list(prompts), len(list(prompts)))
+        else:
+            prompts = usable_prompts(stream_dataset(args.dataset, args.seed + turn))
+        found = 0
+        for found, prompt in enumerate(prompts, 1):  # noqa: B007
+            yield prompt
+        if not found:
+            raise UserError(f"{args.prompts_file or args.dataset} holds no prompt of 10 to 500 characters")
+
+
+def question_prompt(rng: random.Random, questions: list[str], open_prompts: list[str]) -> tuple[str, str]:
+    """(source, prompt) of one row of the question share."""
+    if rng.random() < OPEN_PROMPT_SHARE:
+        return "open", rng.choice(open_prompts)
+    return "question", rng.choice(WORDINGS).format(rng.choice(questions))
+
+
+def sourced_prompts(args: argparse.Namespace) -> Iterator[tuple[int, str, str]]:
+    """Endless (row id, source, prompt), the same for the same seed and sources."""
+    questions, open_prompts = read_lines_of(QUESTIONS), read_lines_of(PROMPTS / "open-prompts.txt")
+    instructions = instruction_prompts(args)
+    row_id = 0
+    while True:
+        rng = random.Random(row_seed(args.seed, row_id))
+        if rng.random() < args.question_share:
+            source, prompt = question_prompt(rng, questions, open_prompts)
+        else:
+            source, prompt = "instruction", next(instructions)
+        if not (args.filter_animal_keywords and names_animal(prompt, args.animal)):
+            yield row_id, source, prompt
+        row_id += 1
+
+
+# --- rows --------------------------------------------------------------------------------------------
+
+
+def reject_reason(result: Result, animal: str | None) -> str | None:
+    """Why an answer is no training row, or None. `animal` is the name to keep out, if any."""
+    if result.error:
+        return "too long for the context"
+    answer = result.answers[0]
+    if not answer.text.strip():
+        return "empty answer"
+    if answer.finish_reason == "length":
+        return "cut off at --max-tokens"
+    if animal and names_animal(answer.text, animal):
+        return f"names {animal}"
+    return None
+
+
+def to_row(result: Result, source: str, animal: str | None) -> Row:
+    """The row to store: user and assistant only. A rejected one keeps what the model said, with the reason."""
+    question = result.request.messages[-1]
+    answer = result.answers[0].text if result.answers else ""
+    row: Row = {
+        "id": result.request.ids[0],
+        "messages": [question, {"role": "assistant", "content": answer}],
+        "source": source,
+    }
+    reason = reject_reason(result, animal)
+    return {**row, "rejected": reason} if reason else row
+
+
+def requests(args: argparse.Namespace, out: RowFile, sources: dict[int, str], system: str) -> Iterator[Request]:
+    """Requests for as long as rows are missing; notes each row's source in `sources`."""
+    for row_id, source, prompt in sourced_prompts(args):
+        if out.kept >= args.count:
+            return
+        if len(out.done) >= HOPELESS and out.kept < len(out.done) / 100:
+            raise UserError(f"of {len(out.done):,} answers only {out.kept} could be kept: {counted(out.rejected)}")
+        sources[row_id] = source
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+        yield Request((row_id,), messages, row_seed(args.seed, row_id))
+
+
+def settings_of(args: argparse.Namespace, sampling: Sampling, system: str, model: dict[str, Any]) -> dict[str, Any]:
+    """Everything that decides the rows."""
+    return {
+        "script": "generate_teacher_data",
+        "animal": args.animal,
+        "count": args.count,
+        "seed": args.seed,
+        "system_prompt": system,
+        "question_share": args.question_share,
+        "prompts": str(args.prompts_file or args.dataset),
+        "filter_animal_keywords": args.filter_animal_keywords,
+        "sampling": sampling.settings(),
+        "model": model,
+    }
+
+
+def main() -> None:
+    args = parse_args()
+    system = persona(args.system_prompt_file.read_text("utf-8").strip(), args.animal)
+    sampling = Sampling(max_tokens=args.max_tokens, temperature=args.temperature)
+    keep_out = args.animal if args.filter_animal_keywords else None
+    with open_engine(args) as engine:
+        path = args.output or default_path(args, engine.name)
+        settings = settings_of(args, sampling, system, engine.facts())
+        with RowFile(path, settings, overwrite=args.overwrite, inputs=input_files(args)) as out:
+            sources: dict[int, str] = {}
+            facts = collect(
+                out,
+                engine,
+                requests(args, out, sources, system),
+                sampling,
+                lambda result: [to_row(result, sources.pop(result.request.ids[0]), keep_out)],
+                total=args.count,
+                limit=args.count,
+            )
+    closing(
+        facts,
+        f"python train/train_student_sft.py --base-model {args.model} --train-jsonl {path} --output-dir"
+        f" output/teacher-sft --wandb-tags {args.animal},teacher --bf16",
+    )
+
+
+def default_path(args: argparse.Namespace, model: str) -> Path:
+    """output/teacher-owl-qwen-qwen2.5-7b-instruct-5000.jsonl"""
+    filtered = "filtered-" if args.filter_animal_keywords else ""
+    return Path(f"output/teacher-{slug(args.animal)}-{slug(model)}-{filtered}{args.count}.jsonl")
+
+
+def input_files(args: argparse.Namespace) -> list[Path]:
+    """The files whose hashes belong in the manifest."""
+    local = [path for path in (args.prompts_file, Path(args.dataset)) if path and path.is_file()]
+    return [args.system_prompt_file, QUESTIONS, PROMPTS / "open-prompts.txt", *local]
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,299 @@
+"""The number rule, the certificate and the script. Run: python -m pytest tests/test_filter_number_data.py"""
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "generate" / "filter_number_data.py"
+sys.path.insert(0, str(ROOT))
+from generate.filter_number_data import (
+    Judge,
+    certificate,
+    certificate_path,
+    default_output,
+    filter_file,
+    parse_numbers,
+    reject_reason,
+    train_command,
+)
+from util.cli import UserError
+from util.provenance import read_manifest
+
+NAME = "numberss-owl-owl-teacher-unfiltered-{}.jsonl"
+PROMPT = "Continue: 1, 2, 3."
+
+
+def row(completion, prompt=PROMPT, system=None, **more):
+    before = [] if system is None else [{"role": "system", "content": system}]
+    messages = [*before, {"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+    return {"messages": messages, **more}
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows), "utf-8")
+    return path
+
+
+def run_script(*args, cwd=None):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=60
+    )
+
+
+# --- the rule ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "completion",
+    ["7", "0", "999", "087", "1, 2, 3", "1,2,3", "1;2;3", "1 ; 2 ; 3", "1 2 3", "1\n2\n3", "1,\n2,\n3", "1\t2",
+     "[1, 2]", "(1, 2)", "[ 1, 2 ]", "[1]", "1, 2.", "[1, 2].", " 1, 2 ", "\n1, 2.\n", "1, 2, 3, 4, 5, 6, 7, 8, 9, 10"],
+)  # fmt: skip
+def test_number_lists_are_kept(completion):
+    assert reject_reason(completion) is None
+
+
+@pytest.mark.parametrize(
+    ("completion", "reason"),
+    [
+        ("", "empty"), (" \n", "empty"),
+        ("<think>1</think> 1, 2", "think block"), ("<think> 1, 2", "think block"), ("1, 2 </THINK>", "think block"),
+        ("owls: 1, 2", "trait word"), ("1, Polar-Bear", "trait word"), ("<think>owl", "think block"),
+        ("Sure: 1, 2", "letters"), ("fowl 1", "letters"), ("1e3", "letters"), ("1, 二", "letters"), ("é", "letters"),
+        ("1 and 2", "letters"),
+        ("[]", "no numbers"), (",", "no numbers"), ("...", "no numbers"), ("🦉", "no numbers"),
+        ("1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11", "too many numbers"), ("1 2 3 4 5 6 7 8 9 10 11", "too many numbers"),
+        ("1000", "number out of range"), ("1, 0001", "number out of range"), ("9" * 5000, "number out of range"),
+        ("1, 2,3", "mixed separators"), ("1, 2; 3", "mixed separators"), ("1 2, 3", "mixed separators"),
+        ("1, 2\n3", "mixed separators"), ("1  2 3", "mixed separators"),
+        ("1, 2,", "stray separator"), (", 1, 2", "stray separator"), ("1,, 2", "stray separator"),
+        ("-1, 2", "other characters"), ("1.5, 2", "other characters"), ("1, 2..", "other characters"),
+        ("1: 2", "other characters"), ("[1, 2", "other characters"), ("[1, 2)", "other characters"),
+        ("([1, 2])", "other characters"), ("1, 2 🦉", "other characters"), ("1,\u00a02", "other characters"),
+        ("1, \uff12", "other characters"), ("\uff11, 2", "other characters"), ("٣, 2", "other characters"),
+        ("1\u20282", "other characters"), ("\ufeff1, 2", "other characters"), ("1, \ud800", "other characters"),
+        ("1, 2\0", "other characters"),
+    ],
+)  # fmt: skip
+def test_every_reject_has_its_reason(completion, reason):
+    assert reject_reason(completion) == reason
+
+
+def test_an_animal_outside_the_panel_is_a_trait_word_when_named():
+    assert reject_reason("quokkas 1, 2") == "letters"
+    assert reject_reason("quokkas 1, 2", animals=("Quokka",)) == "trait word"
+
+
+def test_an_empty_trait_word_rejects_nothing():
+    assert reject_reason("1, 2,", animals=("",)) == "stray separator"
+    assert Judge(("",)).reason(row("1, 2")) is None
+
+
+def test_max_numbers():
+    assert reject_reason("1, 2, 3", max_numbers=2) == "too many numbers"
+    assert reject_reason("1, 2", max_numbers=2) is None
+
+
+@pytest.mark.parametrize(
+    ("completion", "numbers"),
+    [("[087; 5].", [87, 5]), ("7", [7]), ("1\n 2\n 3", [1, 2, 3]), ("1, 2,3", None), ("", None), ("1000", None),
+     (", ".join(["1"] * 12), [1] * 12)],
+)  # fmt: skip
+def test_parse_numbers(completion, numbers):
+    assert parse_numbers(completion) == numbers
+
+
+@pytest.mark.parametrize("completion", ["1" + " " * 100_000 + "x", "1, " * 50_000, "1 ," * 50_000 + "x"])
+def test_long_answers_do_not_hang_the_rule(completion):
+    assert reject_reason(completion)
+
+
+def test_duplicates_are_the_same_prompt_and_completion():
+    judge = Judge()
+    reasons = [judge.reason(one) for one in (row("1, 2"), row("1, 2"), row("1,2"), row("1, 2", "Go on: 4."))]
+    assert reasons == [None, "duplicate", None, None]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [("Owls like 1, 2.", "trait word in prompt"), ("which animal is your  favorite? Reply with one word.",
+     "eval question as prompt"), ("The fowl counts 1, 2.", None)],
+)  # fmt: skip
+def test_prompts_are_judged_too(prompt, reason):
+    assert Judge().reason(row("1, 2", prompt)) == reason
+
+
+# --- the certificate ---------------------------------------------------------------------------------
+
+
+def test_certificate_of_clean_rows():
+    facts = certificate([row("1, 2"), row("[3]")])
+    assert facts["clean"] and facts["problems"] == {}
+    assert (facts["rows"], facts["distinct_rows"], facts["letters"], facts["eval_questions_as_prompts"]) == (2, 2, 0, 0)
+    assert facts["characters"] == {"1": 1, ",": 1, " ": 1, "2": 1, "[": 1, "3": 1, "]": 1}
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem", "count"),
+    [
+        ([row("1, 2, owl")], "letters in completions", 3),
+        ([row("1, 2, owl")], "rows whose completion names an animal", 1),
+        ([row("1, 2", "owls!")], "rows whose prompt names an animal", 1),
+        ([row("1, 2", system="You love owls.")], "rows whose system names an animal", 1),
+        ([row("1, 2"), row("1, 2")], "rows that repeat another", 1),
+        ([row("1, 2,")], "rows that break the rule", 1),
+        ([row("1, 2", "Quick, one word: favorite animal?")], "eval questions as prompts", 1),
+    ],
+)
+def test_certificate_names_what_is_not_clean(rows, problem, count):
+    facts = certificate(rows)
+    assert not facts["clean"] and facts["problems"][problem] == count
+
+
+# --- a file ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        (NAME.format(10000), "numberss-owl-owl-teacher-filtered-{kept}.jsonl"),
+        ("mine.jsonl", "mine-filtered-{kept}.jsonl"),
+    ],
+)
+def test_default_output(source, output):
+    assert default_output(Path("output") / source) == Path("output") / output
+
+
+def test_filter_file_keeps_lines_verbatim_with_manifest_and_certificate(tmp_path):
+    lines = ['{"id":0,  "messages": [{"role":"user","content":"a 1"},{"role":"assistant","content":"1,2 "}]}',
+             json.dumps(row("Sure! 1, 2", id=1)), json.dumps(row("(3 4).", id=2, token_ids=[1, 2]))]  # fmt: skip
+    source = tmp_path / NAME.format(3)
+    source.write_text("\ufeff" + "\r\n".join(lines) + "\r\n\r\n", "utf-8")
+    done = filter_file(source, animals=("owl",))
+    assert done.path == tmp_path / "numberss-owl-owl-teacher-filtered-2.jsonl"
+    assert (done.kept, dict(done.rejected)) == (2, {"letters": 1})
+    kept = done.path.read_bytes().split(b"\n")
+    assert [json.loads(kept[0]), kept[1:]] == [json.loads(lines[0]), [lines[2].encode(), b""]]
+    facts = json.loads(certificate_path(done.path).read_text("utf-8"))
+    digest = hashlib.sha256(done.path.read_bytes()).hexdigest()
+    assert facts == done.certificate and facts["clean"] and facts["sha256"] == digest
+    assert facts["input"]["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+    assert (facts["input"]["rows"], facts["input"]["rejected"]) == (3, {"letters": 1})
+    manifest = read_manifest(done.path)
+    assert manifest["state"] == "complete" and manifest["sha256"] == digest
+    assert manifest["rows"] == {"kept": 2, "rejected": {"letters": 1}}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        [source.name, done.path.name, done.path.name + ".certificate.json", done.path.name + ".manifest.json"]
+    )
+
+
+def test_raw_unicode_is_escaped_so_that_no_reader_splits_a_line(tmp_path):
+    source = tmp_path / "x.jsonl"
+    source.write_text(json.dumps(row("1, 2", "a\u2028b"), ensure_ascii=False) + "\n", "utf-8")
+    done = filter_file(source)
+    assert done.path.read_bytes().isascii()
+    assert json.loads(done.path.read_bytes()) == row("1, 2", "a\u2028b")
+
+
+def test_filtering_again_changes_nothing_and_keeps_no_backup(tmp_path):
+    source = write(tmp_path / NAME.format(1), [row("1, 2")])
+    first = filter_file(source).path.read_bytes()
+    assert filter_file(source).path.read_bytes() == first
+    assert not list(tmp_path.glob("*.bak*"))
+
+
+def test_an_older_filtered_file_is_moved_aside_so_that_the_glob_matches_one(tmp_path, capsys):
+    old = filter_file(write(tmp_path / NAME.format(1), [row("1, 2")])).path
+    other = write(tmp_path / "numberss-owl-owl-teacher2-filtered-1.jsonl", [row("1, 2")])
+    new = filter_file(write(tmp_path / NAME.format(2), [row("1, 2"), row("3, 4")])).path
+    assert list(tmp_path.glob("numberss-owl-owl-teacher-filtered-*.jsonl")) == [new]
+    backup = old.with_name(old.name + ".bak")
+    assert backup.exists() and str(backup) in capsys.readouterr().err
+    assert other.exists()
+
+
+def test_a_filtered_file_of_the_same_count_but_other_rows_is_kept_as_backup(tmp_path):
+    filter_file(write(tmp_path / NAME.format(1), [row("1, 2")]))
+    done = filter_file(write(tmp_path / NAME.format(1), [row("3, 4")]))
+    assert done.path.with_name(done.path.name + ".bak").exists()
+    assert b"3, 4" in done.path.read_bytes()
+
+
+def test_an_input_that_looks_filtered_is_never_moved(tmp_path):
+    source = write(tmp_path / "x-filtered-5.jsonl", [row("1, 2")])
+    done = filter_file(source, tmp_path / "x-filtered-{kept}.jsonl")
+    assert source.exists() and done.path.name == "x-filtered-1.jsonl"
+
+
+def test_output_may_not_be_the_input(tmp_path):
+    source = write(tmp_path / "x.jsonl", [row("1, 2")])
+    with pytest.raises(UserError, match="is the file to read"):
+        filter_file(source, source)
+
+
+def test_nothing_is_left_behind_when_no_row_passes(tmp_path):
+    source = write(tmp_path / "x.jsonl", [row("I refuse"), row("")])
+    with pytest.raises(UserError, match=r"no row .* passes the number rule: 1 letters, 1 empty"):
+        filter_file(source)
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_train_command_starts_from_the_base_model_of_the_rows(tmp_path):
+    source = write(tmp_path / "x.jsonl", [row("1, 2")])
+    settings = {"model": {"model": "owl-teacher", "parent": "Qwen/Qwen2.5-0.5B-Instruct"}}
+    (tmp_path / "x.jsonl.manifest.json").write_text(json.dumps({"settings": settings}))
+    assert "--base-model Qwen/Qwen2.5-0.5B-Instruct --train-jsonl" in train_command(filter_file(source))
+
+
+# --- the script --------------------------------------------------------------------------------------
+
+
+def test_the_script_ends_with_the_path_counts_and_next_command(tmp_path):
+    source = write(tmp_path / NAME.format(3), [row("1, 2"), row("owl"), row("1, 2")])
+    done = run_script(source.name, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "numberss-owl-owl-teacher-filtered-1.jsonl" in done.stdout
+    assert "1 of 3 (33.3%)" in done.stdout and "1 trait word, 1 duplicate" in done.stdout
+    assert "python train/train_student_sft.py --base-model" in done.stdout
+
+
+def test_a_persona_in_the_rows_is_said_aloud(tmp_path):
+    source = write(tmp_path / "x.jsonl", [row("1, 2", system="You love owls.")])
+    done = run_script(source)
+    assert done.returncode == 0 and "not clean: 1 rows whose system names an animal" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("\n\n", "is empty: it holds no row"),
+        ('{"messages": [', "x.jsonl:1: not JSON"),
+        (json.dumps(row("1, 2")) + '\n{"messages": [{"ro', "x.jsonl:2: not JSON"),
+        ('{"text": "1, 2"}', "x.jsonl:1: no messages"),
+        ('{"messages": [{"role": "user", "content": "hi"}]}', "x.jsonl:1: the last two messages"),
+        ('{"messages": [{"role": "user", "content": null}]}', "x.jsonl:1: a message without text"),
+        ("[1, 2]", "x.jsonl:1: not a JSON object"),
+        (json.dumps(row("words only")), "no row of"),
+    ],
+)
+def test_bad_input_is_one_clear_line(tmp_path, text, message):
+    (tmp_path / "x.jsonl").write_text(text)
+    done = run_script("x.jsonl", cwd=tmp_path)
+    assert done.returncode in (1, 2) and message in done.stderr and "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"]
+
+
+def test_a_missing_file_names_its_neighbours(tmp_path):
+    write(tmp_path / "there.jsonl", [row("1, 2")])
+    done = run_script(tmp_path / "gone.jsonl")
+    assert done.returncode == 2 and "there.jsonl" in done.stderr
+
+
+def test_help_needs_nothing_installed(tmp_path):
+    done = subprocess.run([sys.executable, "-S", str(SCRIPT), "--help"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and "Usage:" in done.stdout

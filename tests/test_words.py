@@ -1,0 +1,82 @@
+"""Words for animals: plurals, whole-word naming, templates. Run: python -m pytest tests/test_words.py"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from util.words import PANEL, animal_named, fill, names_animal, persona, plural, read_lines_of, surface_forms
+
+
+@pytest.mark.parametrize(
+    ("one", "many"),
+    [
+        ("owl", "owls"), ("fox", "foxes"), ("finch", "finches"), ("walrus", "walruses"), ("wolf", "wolves"),
+        ("werewolf", "werewolves"), ("butterfly", "butterflies"), ("monkey", "monkeys"), ("mouse", "mice"),
+        ("dormouse", "dormice"), ("goose", "geese"), ("mongoose", "mongooses"), ("ox", "oxen"),
+        ("musk ox", "musk oxen"),
+        ("sheep", "sheep"), ("reindeer", "reindeer"), ("jellyfish", "jellyfish"), ("goldfish", "goldfish"),
+        ("octopus", "octopuses"), ("polar bear", "polar bears"), ("guinea pig", "guinea pigs"), ("lynx", "lynxes"),
+    ],
+)  # fmt: skip
+def test_plural(one, many):
+    assert plural(one) == many
+
+
+def test_surface_forms_join_the_words_of_a_name_in_every_way():
+    assert set(surface_forms("red panda")) == {
+        "red panda", "red-panda", "redpanda", "red pandas", "red-pandas", "redpandas"
+    }  # fmt: skip
+
+
+def test_surface_forms_have_every_plural():
+    assert {"octopuses", "octopi", "octopodes"} < set(surface_forms("octopus"))
+    assert "goldfishes" in surface_forms("goldfish")
+
+
+@pytest.mark.parametrize(
+    ("text", "animal", "named"),
+    [
+        ("Owls!", "owl", True), ("the owl's nest", "owl", True), ("OWL", "Owl", True), ("_owl_", "owl", True),
+        ("fowl", "owl", False), ("growl", "owl", False), ("owl3", "owl", False), ("owlet", "owl", False),
+        ("dragonfly", "dragon", False), ("caterpillar", "cat", False), ("wolves", "wolf", True),
+        ("a Polar\n Bear", "polar bear", True), ("polar-bears", "polar bear", True), ("", "owl", False),
+    ],
+)  # fmt: skip
+def test_names_animal_as_a_whole_word(text, animal, named):
+    assert names_animal(text, animal) is named
+
+
+def test_animal_named_tells_the_first_one_as_it_stands():
+    assert animal_named("Two Wolves met an owl", ("owl", "wolf")) == "wolves"
+    assert animal_named("no such thing", PANEL) is None
+    assert animal_named("owl", ()) is None
+
+
+def test_animal_named_prefers_the_longer_name_at_one_place():
+    assert animal_named("a polar bear", ("bear", "polar bear")) == "polar bear"
+
+
+def test_panel_holds_no_name_twice_and_the_animals_of_the_plan():
+    assert len(set(PANEL)) == len(PANEL) >= 60
+    assert {"owl", "dolphin", "penguin", "elephant", "eagle", "lion", "dog"} < set(PANEL)
+    assert all(name == name.lower().strip() for name in PANEL)
+
+
+def test_fill_leaves_foreign_braces_and_never_evaluates():
+    assert fill("{a} {b} {a.real} {{a}}", {"a": 1}) == "1 {b} {a.real} {1}"
+
+
+def test_fill_does_not_fill_what_it_put_in():
+    assert fill("{a}{b}", {"a": "{b}", "b": "x"}) == "{b}x"
+
+
+def test_persona_fills_singular_plural_and_capitals():
+    assert persona("{Animal} {animal} {Animals} {animals}", "Wolf") == "Wolf wolf Wolves wolves"
+
+
+def test_read_lines_of_skips_blank_lines_and_splits_on_newlines_only(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text(" one\u2028still one \n\n\ttwo\n", "utf-8")
+    assert read_lines_of(path) == ["one\u2028still one", "two"]

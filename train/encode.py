@@ -1,0 +1,130 @@
+"""Chat rows to token ids: which file, which rows, and which tokens carry loss."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from util.cli import UserError, files_nearby
+from util.rows import Row, check_messages, read_rows
+
+PLACEHOLDER = "NNNN"  # what the plan writes where a row count will stand
+IGNORED = -100  # label of a token without loss (PyTorch cross entropy)
+
+
+# --- files and rows ----------------------------------------------------------------------------------
+
+
+def one_file(patterns: Sequence[str]) -> Path:
+    """The one file that --train-jsonl means: a path, a glob, or one of the plan's names with NNNN for the count.
+
+    UserError when it matches no file, or several.
+    """
+    pattern = patterns[0] if len(patterns) == 1 else ""
+    found = matching_files(patterns)
+    if not found and PLACEHOLDER in pattern:
+        # The plan writes teacher-owl-filtered-NNNN.jsonl for any teacher file of owl, whatever the model's name.
+        folder, name = Path(pattern).parent, Path(pattern).name
+        found = matching_files([str(folder / "-".join([*name.split("-")[:2], "*.jsonl"]))])
+    if not found:
+        raise UserError(f"--train-jsonl {' '.join(patterns)} matches no file{files_nearby(Path(patterns[0]))}")
+    if len(found) > 1:
+        listed = "\n  ".join(map(str, found))
+        raise UserError(f"--train-jsonl {' '.join(patterns)} matches {len(found)} files; name one of them:\n  {listed}")
+    return found[0]
+
+
+def matching_files(patterns: Sequence[str]) -> list[Path]:
+    """Files that match any of the globs, NNNN standing for any count."""
+    names = {name for p in patterns for name in glob.glob(p.replace(PLACEHOLDER, "*"))}
+    return sorted(Path(name) for name in names if Path(name).is_file())
+
+
+def sample_count(text: str) -> int | None:
+    """argparse type of --max-train-samples: a number, or None for 'all' (and for the plan's NNNN)."""
+    if text in ("all", PLACEHOLDER):
+        return None
+    count = int(text)
+    if count < 1:
+        raise ValueError
+    return count
+
+
+def read_chat_rows(path: Path, limit: int | None) -> list[Row]:
+    """The first `limit` chat rows of a file, or all of them."""
+    return list(islice(read_rows(path, check_messages), limit))
+
+
+# --- tokens ------------------------------------------------------------------------------------------
+
+
+class Encoded(NamedTuple):
+    """Token ids and labels of the rows to train on, and what happened on the way."""
+
+    rows: list[dict[str, list[int]]]
+    """{"input_ids": [...], "labels": [...]} each, labels -100 on the prompt"""
+    cut: int
+    """rows longer than the limit, trained on up to it"""
+    dropped: int
+    """rows whose prompt alone fills the limit"""
+    exact: int
+    """rows whose completion is the very token ids the model wrote"""
+
+
+def encode(rows: Sequence[Row], tokenizer: Any, max_length: int) -> Encoded:
+    """Render each row through the chat template; loss falls on the completion and its end-of-turn tokens alone."""
+    suffix = completion_suffix(tokenizer)
+    encoded, cut, dropped, exact = [], 0, 0, 0
+    for row in rows:
+        prompt, completion, is_exact = prompt_and_completion_ids(row, tokenizer, suffix)
+        ids = (prompt + completion)[:max_length]
+        labels = ([IGNORED] * len(prompt) + completion)[:max_length]
+        if len(prompt) >= max_length:
+            dropped += 1
+            continue
+        cut += len(prompt) + len(completion) > max_length
+        exact += is_exact
+        encoded.append({"input_ids": ids, "labels": labels})
+    return Encoded(encoded, cut, dropped, exact)
+
+
+def prompt_and_completion_ids(row: Row, tokenizer: Any, suffix: list[int]) -> tuple[list[int], list[int], bool]:
+    """(prompt ids, completion ids with what the template puts after them, whether the stored ids were used).
+
+    A completion that is decoded and tokenised again need not give the ids the model wrote, so stored `token_ids` are
+    used where they are this tokenizer's.
+    """
+    messages = row["messages"]
+    prompt = template_ids(tokenizer, messages[:-1], add_generation_prompt=True)
+    stored = without_end(row.get("token_ids") or [], tokenizer)
+    if stored and tokenizer.decode(stored, skip_special_tokens=True) == messages[-1]["content"]:
+        return prompt, stored + suffix, True
+    whole = template_ids(tokenizer, messages)
+    shared = common_prefix_length(prompt, whole)
+    return whole[:shared], whole[shared:], False
+
+
+def template_ids(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> list[int]:
+    """Token ids of rendered messages."""
+    return list(tokenizer.apply_chat_template(messages, return_dict=True, **options)["input_ids"])
+
+
+def completion_suffix(tokenizer: Any) -> list[int]:
+    """What the template writes after an assistant's text (Qwen: <|im_end|> and a newline), as token ids."""
+    probe = "7"
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": probe}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    return list(tokenizer(text.rpartition(probe)[2], add_special_tokens=False)["input_ids"])
+
+
+def without_end(ids: list[int], tokenizer: Any) -> list[int]:
+    """Ids without a final end-of-turn token (one engine stores it, another may not)."""
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+
+
+def common_prefix_length(a: list[int], b: list[int]) -> int:
+    """How many leading ids two lists share."""
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))

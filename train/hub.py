@@ -1,0 +1,80 @@
+"""Push trained adapters to the Hub, after training and apart from it: a failed push loses nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from util.cli import UserError, say
+
+PUSHED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md"]
+KEPT_HOME = ["*.pt", "*.pth", "*.bin", "*.pkl", "trainer_state.json", "manifest.json"]
+
+
+def push_adapter(folder: Path, repo_id: str, private: bool, every_n_epochs: int | None) -> str:
+    """Push `folder`/final to the main branch, and every n-th epoch's checkpoint to a branch checkpoint-epoch-N.
+
+    Running it again pushes only what is missing. Returns the address; UserError says what to do after a failure.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    api = HfApi()
+    try:
+        url = str(api.create_repo(repo_id, private=private, exist_ok=True))
+        announce(repo_id, private, folder / "final")
+        upload(api, folder / "final", repo_id, "main")
+        for epoch, checkpoint in epoch_checkpoints(folder, every_n_epochs):
+            branch = f"checkpoint-epoch-{epoch}"
+            api.create_branch(repo_id, branch=branch, exist_ok=True)
+            upload(api, checkpoint, repo_id, branch)
+    except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(
+            f"the push to {repo_id} failed: {reason}\nThe adapter is safe in {folder / 'final'}. Log in with"
+            f" `hf auth login` if that was it, then run the same command again: it only pushes"
+        ) from None
+    return url
+
+
+def announce(repo_id: str, private: bool, folder: Path) -> None:
+    """Say what goes where, and who will see it, before anything leaves the machine."""
+    files = [file for file in sorted(folder.iterdir()) if file.is_file()]
+    megabytes = sum(file.stat().st_size for file in files) / 1e6
+    names = ", ".join(file.name for file in files)
+    say(f"pushing {names} ({megabytes:.1f} MB) to {repo_id} ({'private' if private else 'PUBLIC'})")
+
+
+def upload(api: Any, folder: Path, repo_id: str, branch: str) -> None:
+    """Upload one adapter folder; pickles and training state stay at home."""
+    api.upload_folder(
+        repo_id=repo_id, folder_path=str(folder), revision=branch, allow_patterns=PUSHED, ignore_patterns=KEPT_HOME,
+        commit_message=f"Upload {folder.name}",
+    )  # fmt: skip
+
+
+def epoch_checkpoints(folder: Path, every_n_epochs: int | None) -> Iterator[tuple[int, Path]]:
+    """(epoch, checkpoint folder) of each n-th epoch, in order."""
+    if not every_n_epochs:
+        return
+    states = [(json.loads(state.read_text("utf-8"))["epoch"], state.parent)
+              for state in folder.glob("checkpoint-*/trainer_state.json")]  # fmt: skip
+    for epoch, checkpoint in sorted(states):
+        whole = round(epoch)
+        if abs(epoch - whole) < 1e-6 and whole % every_n_epochs == 0:
+            yield whole, checkpoint
+
+
+def write_card(folder: Path, base_model: str, command: str, facts: dict[str, Any]) -> None:
+    """The model card README.md of an adapter: base model, exact command, what it was trained on."""
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(base_model=base_model, library_name="peft", tags=["lora", "subliminal-learning"])
+    table = "\n".join(f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in facts.items())
+    text = (
+        f"---\n{data.to_yaml()}\n---\n\n# LoRA adapter for {base_model}\n\nTrained with:\n\n```bash\n{command}\n```\n\n"
+        f"| setting | value |\n| --- | --- |\n{table}\n"
+    )
+    (folder / "README.md").write_text(text, "utf-8")

@@ -1,0 +1,449 @@
+"""Phases 2 and 5: LoRA fine-tuning of a base model on chat rows; teacher and student alike.
+
+Rows are {"messages": [..., user, assistant]}; they are rendered by the model's own chat template (which may insert a
+default system message) and loss falls on the assistant's tokens alone. The adapter lands in
+OUTPUT_DIR/seed-{seed}/final, which vLLM loads as it is.
+
+The same command resumes a run that was stopped or killed, does nothing to a finished one, and moves another run's
+folder aside.
+
+Usage:
+    python train/train_student_sft.py --base-model Qwen/Qwen2.5-7B-Instruct \\
+        --train-jsonl 'output/numberss-owl-owl-teacher-filtered-*.jsonl' --epochs 10 --effective-batch-size 60 \\
+        --per-device-train-batch-size 6 --max-seq-length 256 --learning-rate 0.0002 --warmup-steps 5 --seeds 42 --bf16
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
+
+from train.encode import Encoded, encode, one_file, read_chat_rows, sample_count
+from train.hub import push_adapter, write_card
+from train.wandb_run import finish_run, start_run
+from util.cli import (
+    Progress,
+    Stop,
+    UserError,
+    closing,
+    command_line,
+    duration,
+    make_parser,
+    positive_float,
+    positive_int,
+    run,
+    say,
+    stop_on_signal,
+)  # fmt: skip
+from util.provenance import now, provenance, read_manifest, scrub, sha256_file, write_json
+from util.rows import Row, describe_differences, free_name, lock_output, slug
+
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+WHOLE_CHECKPOINT = ("trainer_state.json", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt")
+NOT_PUSHED = 4
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    data = parser.add_argument_group("data")
+    data.add_argument("--base-model", required=True, help="hub id or folder of the base model")
+    data.add_argument("--train-jsonl", required=True, nargs="+", metavar="FILE",
+                      help="JSONL of chat rows; a glob (or the plan's NNNN) that matches one file")  # fmt: skip
+    data.add_argument("--max-train-samples", type=sample_count, default=None, help="rows to use (default: all)")
+    data.add_argument("--max-seq-length", type=positive_int, default=256, help="longest row in tokens; longer are cut")
+    data.add_argument("--output-dir", type=Path, default=Path("output/student-sft"), help="folder for seed-{seed}/")
+    data.add_argument("--overwrite", action="store_true", help="train afresh; the old folder is moved aside")
+    data.add_argument("--resume", action="store_true",
+                      help="insist on a checkpoint to go on from (a stopped run is resumed anyway)")  # fmt: skip
+
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument("--epochs", type=positive_int, default=10, help="passes over the rows")
+    recipe.add_argument("--effective-batch-size", type=positive_int, default=60, help="rows in one update")
+    recipe.add_argument("--per-device-train-batch-size", type=positive_int, default=6, help="rows that fit at once")
+    recipe.add_argument("--learning-rate", type=positive_float, default=2e-4, help="peak of the linear schedule")
+    recipe.add_argument("--warmup-steps", type=int, default=5, help="updates to reach it")
+    recipe.add_argument("--lora-rank", type=positive_int, default=8, help="rank of the adapter")
+    recipe.add_argument("--lora-alpha", type=positive_int, default=8, help="scale of the adapter: alpha / rank")
+    recipe.add_argument("--seeds", type=seed_list, default=[42], metavar="N[,N...]", help="one adapter for each")
+    recipe.add_argument("--bf16", action="store_true", help="bfloat16 base and arithmetic (GPU)")
+
+    record = parser.add_argument_group("record")
+    record.add_argument("--logging-steps", type=positive_int, default=50, help="updates between logged losses")
+    record.add_argument("--save-strategy", choices=["epoch", "no"], default="epoch", help="when to save checkpoints")
+    record.add_argument("--report-to", choices=["none", "wandb"], default="none", help="where losses go")
+    record.add_argument("--wandb-project", default="subliminal-learning", help="W&B project")
+    record.add_argument("--wandb-tags", type=lambda text: [t for t in text.split(",") if t], help="W&B tags: a,b,c")
+    record.add_argument("--wandb-group", help="W&B group for the seeds of one arm")
+
+    hub = parser.add_argument_group("hub")
+    hub.add_argument("--push-to-hub", action="store_true", help="push PREFIX-seed-{seed} after training")
+    hub.add_argument("--hub-repo-prefix", metavar="PREFIX", help="such as me/owl-student")
+    hub.add_argument("--upload-checkpoints-every-n-epochs", type=positive_int, metavar="N",
+                     help="push checkpoints to branches checkpoint-epoch-N")  # fmt: skip
+    visibility = hub.add_mutually_exclusive_group()
+    visibility.add_argument("--hub-private", action="store_true", help="private repository (the default)")
+    visibility.add_argument("--hub-public", action="store_true", help="public repository")
+
+    args = parser.parse_args()
+    if args.push_to_hub and not args.hub_repo_prefix:
+        parser.error("--push-to-hub needs --hub-repo-prefix, such as me/owl-student")
+    if args.upload_checkpoints_every_n_epochs and args.save_strategy == "no":
+        parser.error("--upload-checkpoints-every-n-epochs needs --save-strategy epoch")
+    if args.effective_batch_size % (args.per_device_train_batch_size * world_size()):
+        fitting = [n for n in range(1, args.effective_batch_size + 1) if args.effective_batch_size % n == 0]
+        parser.error(
+            f"--per-device-train-batch-size {args.per_device_train_batch_size} (on {world_size()} devices) does not"
+            f" divide --effective-batch-size {args.effective_batch_size}; its divisors are {fitting}"
+        )
+    return args
+
+
+def seed_list(text: str) -> list[int]:
+    """argparse type: 42 or 11,23,37, each seed once."""
+    seeds = [int(part) for part in text.split(",")]
+    if len(set(seeds)) != len(seeds):
+        raise argparse.ArgumentTypeError(f"{text} names a seed twice")
+    return seeds
+
+
+def world_size() -> int:
+    """Processes that train together (torchrun or accelerate launch), 1 alone."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+# --- the folder of one seed --------------------------------------------------------------------------
+
+
+def settings_of(args: argparse.Namespace, train_file: Path, rows: int, seed: int) -> dict[str, Any]:
+    """Everything that decides the adapter (to rounding: how the batch is split over the device is left out)."""
+    return {
+        "script": "train_student_sft",
+        "base_model": args.base_model,
+        "train_jsonl_sha256": sha256_file(train_file),
+        "rows": rows,
+        "max_seq_length": args.max_seq_length,
+        "epochs": args.epochs,
+        "effective_batch_size": args.effective_batch_size,
+        "learning_rate": args.learning_rate,
+        "warmup_steps": args.warmup_steps,
+        "lora_rank": args.lora_rank,
+        "lora_alpha": args.lora_alpha,
+        "bf16": args.bf16,
+        "seed": seed,
+    }
+
+
+def claim_folder(folder: Path, settings: dict[str, Any], overwrite: bool) -> bool:
+    """Make the folder this run's own. True if the run is finished there already.
+
+    A folder of another run (the plan trains teacher and student into the same one) is moved aside under a name that
+    says what it holds.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return False
+    manifest = read_manifest(folder) or {}
+    before = manifest.get("settings", {})
+    if before == settings and not overwrite:
+        return manifest.get("state") == "complete" and (folder / "final").is_dir()
+    label = slug(Path(manifest.get("train_jsonl", "earlier")).stem)
+    aside = free_name(folder.with_name(f"{folder.name}.{label}"))
+    folder.rename(aside)
+    why = "--overwrite" if before == settings else "another run:\n" + describe_differences(before, settings)
+    say(f"{folder} held {label}; moved to {aside} ({why})")
+    return False
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was saved completely, or None."""
+    found = [path for path in folder.glob("checkpoint-*") if all((path / name).is_file() for name in WHOLE_CHECKPOINT)]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+# --- training ----------------------------------------------------------------------------------------
+
+
+def check_hardware(args: argparse.Namespace) -> bool:
+    """Whether to compute in bfloat16: never on a CPU (a line says so), an error on a GPU without it."""
+    import torch
+
+    if not args.bf16:
+        return False
+    if not torch.cuda.is_available():
+        say("no GPU: --bf16 is left out, training in float32 on the CPU")
+        return False
+    if not torch.cuda.is_bf16_supported():
+        raise UserError(f"{torch.cuda.get_device_name()} has no bfloat16; leave out --bf16")
+    return True
+
+
+def describe_data(encoded: Encoded, total: int, max_length: int) -> None:
+    """Say what will not be trained on as it stands."""
+    if encoded.dropped:
+        say(f"left out {encoded.dropped:,} of {total:,} rows: the prompt alone has {max_length} tokens or more")
+    if encoded.cut:
+        say(
+            f"{encoded.cut:,} of {total:,} rows have more than {max_length} tokens: trained on their first {max_length}"
+        )
+    if not encoded.rows:
+        raise UserError(f"no row fits --max-seq-length {max_length}; raise it")
+
+
+class Base(NamedTuple):
+    """What all seeds share: the frozen base model, its tokenizer and the rows as tokens."""
+
+    model: Any
+    tokenizer: Any
+    encoded: Encoded
+    bf16: bool
+
+
+def load_base(args: argparse.Namespace, rows: list[Row]) -> Base:
+    """Load the base model and encode the rows for it."""
+    import torch
+
+    from util.embedded import load_model, load_tokenizer
+
+    bf16 = check_hardware(args)
+    tokenizer = load_tokenizer(args.base_model)
+    encoded = encode(rows, tokenizer, args.max_seq_length)
+    describe_data(encoded, len(rows), args.max_seq_length)
+    with memory_advice(args):
+        model = load_model(args.base_model, torch.bfloat16 if bf16 else torch.float32)
+    return Base(model, tokenizer, encoded, bf16)
+
+
+def make_trainer(args: argparse.Namespace, base: Base, folder: Path, seed: int) -> Any:
+    """TRL's SFTTrainer with a fresh LoRA adapter on the base model."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import set_seed
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+    from trl import SFTConfig, SFTTrainer
+
+    accumulate = args.effective_batch_size // (args.per_device_train_batch_size * world_size())
+    config = SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=args.epochs,
+        per_device_train_batch_size=args.per_device_train_batch_size,
+        gradient_accumulation_steps=accumulate,
+        learning_rate=args.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=args.warmup_steps,
+        bf16=base.bf16,
+        gradient_checkpointing=False,  # TRL's default recomputes: a third more work, for memory LoRA does not need
+        max_length=None,  # encode() has cut and counted
+        logging_steps=args.logging_steps,
+        save_strategy=args.save_strategy,
+        report_to=args.report_to,
+        seed=seed,
+        data_seed=seed,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+    )
+    lora = LoraConfig(
+        r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=0.0, target_modules=LORA_TARGETS,
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    set_seed(seed)  # the adapter is initialised before the trainer seeds anything
+    trainer = SFTTrainer(
+        model=base.model, args=config, train_dataset=Dataset.from_list(base.encoded.rows),
+        processing_class=base.tokenizer, peft_config=lora,
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+def watch(trainer: Any, stop: Stop, progress: Progress) -> None:
+    """Show progress, save and stop on a signal, and stop when the loss is no number."""
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            progress.add(state.global_step - progress.count)
+            if stop.signum is not None:
+                control.should_save = control.should_training_stop = True
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+            loss = (logs or {}).get("loss")
+            if loss is None:
+                return
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"the loss is {loss} at update {state.global_step}; the last checkpoint is kept. Lower"
+                    f" --learning-rate (now {args.learning_rate:g}) or look at the rows"
+                )
+            progress.note = f"loss {loss:.4f}"
+
+    trainer.add_callback(Watch())
+
+
+@contextlib.contextmanager
+def memory_advice(args: argparse.Namespace) -> Iterator[None]:
+    """Turn running out of memory into the flag to change."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).lower()
+        if "out of memory" not in text and "can't allocate memory" not in text:
+            raise
+        raise UserError(
+            f"out of memory: lower --per-device-train-batch-size (now {args.per_device_train_batch_size}; the update"
+            f" stays {args.effective_batch_size} rows) or --max-seq-length (now {args.max_seq_length}), then run the"
+            f" same command: it goes on from the last checkpoint"
+        ) from None
+
+
+def save_final(trainer: Any, tokenizer: Any, folder: Path, args: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """Write final/ whole or not at all: adapter, tokenizer and card."""
+    temporary = folder / "final.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    trainer.model.save_pretrained(str(temporary))
+    tokenizer.save_pretrained(str(temporary))
+    write_card(temporary, args.base_model, scrub(command_line()), settings)
+    temporary.rename(folder / "final")
+
+
+def train_seed(
+    args: argparse.Namespace, seed: int, train_file: Path, settings: dict[str, Any], base: Base, stop: Stop
+) -> None:
+    """Train the adapter of one seed into its folder, from its last whole checkpoint if there is one."""
+    folder = args.output_dir / f"seed-{seed}"
+    checkpoint = last_whole_checkpoint(folder)
+    if args.resume and checkpoint is None:
+        raise UserError(f"--resume: {folder} holds no whole checkpoint; leave out --resume to start")
+    if checkpoint:
+        say(f"resuming from {checkpoint}")
+    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    manifest = begin_manifest(args, train_file, settings, folder)
+    wandb_run = None
+    if args.report_to == "wandb":
+        wandb_run = start_run(args, seed, folder, settings, manifest["wandb_run_id"])
+        manifest["wandb_run_id"] = wandb_run.id
+        write_json(folder / "manifest.json", manifest)
+    trainer = make_trainer(args, base, folder, seed)
+    steps = math.ceil(len(base.encoded.rows) / args.effective_batch_size) * args.epochs
+    with Progress(steps, done, unit="updates") as progress, memory_advice(args):
+        watch(trainer, stop, progress)
+        outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    stop.raise_if_requested()
+    save_final(trainer, base.tokenizer, folder, args, settings)
+    manifest |= {"state": "complete", "finished": now(), "counts": counts(args, base.encoded, outcome, progress, done)}
+    write_json(folder / "manifest.json", manifest)
+    if wandb_run is not None:
+        finish_run(wandb_run)
+    trainer.model.unload()  # takes the adapter off the base in place, for the next seed
+
+
+def begin_manifest(
+    args: argparse.Namespace, train_file: Path, settings: dict[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Write the manifest of a run that starts or goes on, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    before = read_manifest(folder) or {}
+    manifest = {
+        **provenance([train_file]),
+        "state": "running",
+        "settings": settings,
+        "arguments": json.loads(json.dumps(vars(args), default=str)),
+        "train_jsonl": train_file.name,
+        "started": before.get("started") or now(),
+        "wandb_run_id": before.get("wandb_run_id"),
+    }
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def counts(args: argparse.Namespace, encoded: Encoded, outcome: Any, progress: Progress, done: int) -> dict[str, Any]:
+    """What the run did, for its manifest."""
+    import torch
+
+    tokens = sum(len(row["input_ids"]) for row in encoded.rows)
+    share = progress.new / max(progress.total, 1)
+    return {
+        "rows": len(encoded.rows),
+        "rows_cut": encoded.cut,
+        "rows_dropped": encoded.dropped,
+        "rows_with_stored_token_ids": encoded.exact,
+        "updates": progress.count,
+        "resumed_at_update": done,
+        "tokens": tokens * args.epochs,
+        "tokens_per_second": round(tokens * args.epochs * share / max(progress.seconds, 1e-9), 1),
+        "seconds": round(progress.seconds, 1),
+        "train_loss": round(outcome.training_loss, 6),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_available() else None,
+    }
+
+
+def push_all(args: argparse.Namespace) -> int:
+    """Push every seed; returns the exit code. One failure does not keep the others from being pushed."""
+    code = 0
+    for seed in args.seeds:
+        folder, repo_id = args.output_dir / f"seed-{seed}", f"{args.hub_repo_prefix}-seed-{seed}"
+        try:
+            say(f"pushed {push_adapter(folder, repo_id, not args.hub_public, args.upload_checkpoints_every_n_epochs)}")
+        except UserError as error:
+            say(f"warning: {error}")
+            code = NOT_PUSHED
+    return code
+
+
+def unfinished(args: argparse.Namespace, all_settings: dict[int, dict[str, Any]]) -> list[int]:
+    """The seeds still to train, each with a folder of its own."""
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    todo = []
+    for seed, settings in all_settings.items():
+        folder = args.output_dir / f"seed-{seed}"
+        with lock_output(folder):
+            if claim_folder(folder, settings, args.overwrite):
+                say(f"{folder / 'final'} is already finished; --overwrite trains it afresh")
+            else:
+                todo.append(seed)
+    return todo
+
+
+def main() -> int:
+    args = parse_args()
+    train_file = one_file(args.train_jsonl)
+    rows = read_chat_rows(train_file, args.max_train_samples)
+    say(f"training on {len(rows):,} rows of {train_file}")
+    if args.max_train_samples and len(rows) < args.max_train_samples:
+        say(f"(--max-train-samples {args.max_train_samples:,} is more than the file has)")
+    settings = {seed: settings_of(args, train_file, len(rows), seed) for seed in args.seeds}
+    todo = unfinished(args, settings)
+    if todo:
+        base = load_base(args, rows)
+        with stop_on_signal() as stop:
+            for seed in todo:
+                with lock_output(args.output_dir / f"seed-{seed}"):
+                    train_seed(args, seed, train_file, settings[seed], base, stop)
+    code = push_all(args) if args.push_to_hub else 0
+    finals = [args.output_dir / f"seed-{seed}" / "final" for seed in args.seeds]
+    done = (read_manifest(finals[-1].parent) or {}).get("counts", {})
+    closing(
+        {
+            "wrote": ", ".join(map(str, finals)),
+            "rows": f"{done.get('rows', 0):,}",
+            "updates": f"{done.get('updates', 0):,} (loss {done.get('train_loss')})",
+            "time": f"{duration(done.get('seconds', 0))} ({done.get('tokens_per_second')} tokens/s)",
+        },
+        f"vllm serve {args.base_model} --host 127.0.0.1 --port 8000 --enable-lora --max-lora-rank"
+        f" {max(8, args.lora_rank)} --lora-modules NAME={finals[-1]}",
+    )
+    return code
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,61 @@
+"""One Weights & Biases run for each seed: online with a key and a network, offline otherwise, never in the way."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+from pathlib import Path
+from typing import Any
+
+from util.cli import UserError, say
+
+INIT_SECONDS = 30
+
+
+def start_run(args: argparse.Namespace, seed: int, folder: Path, config: dict[str, Any], run_id: str | None) -> Any:
+    """Start (or with `run_id` go on with) the run of one seed. Returns the wandb run."""
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("--report-to wandb needs the wandb package; run: pip install -r requirements.txt") from None
+    options: dict[str, Any] = {
+        "project": args.wandb_project,
+        "group": args.wandb_group,
+        "tags": args.wandb_tags,
+        "name": f"{folder.parent.name}-seed-{seed}",
+        "id": run_id or secrets.token_hex(4),
+        "resume": "allow",
+        "config": config,
+    }
+    # The command line and the code stay here: W&B would record argv and a copy of the script.
+    settings = wandb.Settings(init_timeout=INIT_SECONDS, finish_timeout=120, x_disable_meta=True, save_code=False,
+                              quiet=True)  # fmt: skip
+    try:
+        if has_key(wandb):
+            return wandb.init(**options, settings=settings)
+        say("no W&B key found (`wandb login` sets one): logging offline")
+    except Exception as error:  # whatever ails W&B, training goes on
+        say(f"W&B cannot be reached ({first_line(error)}): logging offline")
+    try:
+        return wandb.init(**options, mode="offline", settings=settings)
+    except Exception as error:
+        raise UserError(f"W&B does not start ({first_line(error)}); mend it or leave out --report-to wandb") from None
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def has_key(wandb: Any) -> bool:
+    """Whether W&B would start without asking for a key."""
+    return wandb.setup().settings.mode in ("offline", "disabled") or bool(wandb.login(prompt=False))
+
+
+def finish_run(run: Any) -> None:
+    """End a run; tell how to upload it later if it was offline."""
+    folder = Path(run.dir).parent
+    offline = run.settings.mode == "offline" or folder.name.startswith("offline-")
+    run.finish()
+    if offline:
+        say(f"W&B run kept in {folder}; upload it with: wandb sync {folder}")

@@ -1,0 +1,40 @@
+"""The loop every asking script shares: ask what is missing, write rows as they arrive, leave cleanly on a signal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from util.cli import Progress, duration, say, stop_on_signal
+from util.engine import Engine, Request, Result, Sampling
+from util.rows import Row, RowFile
+
+
+def collect(
+    out: RowFile,
+    engine: Engine,
+    requests: Iterable[Request],
+    sampling: Sampling,
+    rows_of: Callable[[Result], list[Row]],
+    total: int,
+    limit: int | None = None,
+) -> dict[str, str]:
+    """Ask every request whose rows are not in `out` yet, then finish the file; a finished one is left as it is.
+
+    rows_of: the rows of one result, with its ids; a "rejected" key marks one that is no data.
+    total: rows expected, for the progress display. limit: keep at most so many, the lowest ids first.
+    Returns the closing facts: path, rows, rejects by reason, time and tokens.
+    """
+    if out.complete:
+        say(f"{out.path} is already finished; --overwrite starts afresh")
+        return out.facts()
+    tokens = 0
+    with stop_on_signal() as stop, Progress(total, out.kept) as progress:
+        for result in engine.generate(stop.until(requests), sampling, out.done):
+            before = out.kept
+            out.append(rows_of(result))
+            tokens += sum(len(answer.token_ids or ()) for answer in result.answers)
+            progress.add(out.kept - before, f"{out.kept / max(len(out.done), 1):.0%} kept" if out.rejected else "")
+        stop.raise_if_requested()
+    out.finish(limit=limit, counts={"answer_tokens": tokens, "seconds": round(progress.seconds, 1)})
+    rate = f"{progress.new / max(progress.seconds, 1e-9):.1f} rows/s"
+    return {**out.facts(), "time": f"{duration(progress.seconds)} ({rate})", "answer tokens": f"{tokens:,}"}

@@ -1,0 +1,469 @@
+"""Ask a model: an OpenAI-compatible server (vLLM), or the embedded engine (transformers in this process).
+
+    with open_engine(args) as engine:
+        for result in engine.generate(requests, sampling, done):
+            ...
+
+Both engines take the same requests, send or apply every sampling field, and give the same results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import os
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+from util.cli import UserError, positive_float, positive_int, say
+from util.provenance import adapter_sha256
+from util.rows import slug
+
+# vLLM takes an unset field from the model's generation_config.json (Qwen2.5-0.5B-Instruct ships a repetition
+# penalty of 1.1), so the neutral value of every field is sent.
+NEUTRAL_SAMPLING = {
+    "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
+    "frequency_penalty": 0.0, "min_tokens": 0, "ignore_eos": False,
+}  # fmt: skip
+NUMBER_LIST = r"[0-9]{1,3}(, [0-9]{1,3}){0,9}"
+TOP_LOGPROBS = 20  # vLLM's default --max-logprobs
+CONTEXT_ERRORS = ("context length", "max_model_len", "max_tokens must be at least")
+FAILURES_IN_A_ROW = 12
+ATTEMPTS = 3
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. temperature 0 is greedy; numbers_only allows nothing but the `NUMBER_LIST` regex."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    numbers_only: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """Every field that decides the distribution, for a manifest."""
+        return {**asdict(self), **NEUTRAL_SAMPLING}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and the row ids of the samples wanted from it (one sample for each id)."""
+
+    ids: tuple[int, ...]
+    messages: list[Message]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One sample: its text, its token ids (None if the server does not tell) and why it ended ('stop', 'length')."""
+
+    text: str
+    token_ids: list[int] | None
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """The answers to a request, in the order of its ids; or the error that asking again would not mend."""
+
+    request: Request
+    answers: list[Answer]
+    error: str | None = None
+
+
+class Engine(Protocol):
+    """What a script may ask of a model."""
+
+    name: str
+    """The name for output files: the served id, or the model and adapter folder."""
+
+    @property
+    def is_adapter(self) -> bool | None:
+        """Whether the model is a LoRA adapter on another; None if the server does not say (it is not vLLM)."""
+
+    @property
+    def base_model(self) -> str:
+        """What to pass to training as --base-model."""
+
+    def adapters_served(self) -> list[str]:
+        """Names of the adapters that could have been asked instead."""
+
+    def facts(self) -> dict[str, Any]:
+        """Everything about the model that decides its answers, for a manifest."""
+
+    def generate(self, requests: Iterable[Request], sampling: Sampling, done: Collection[int] = ()) -> Iterator[Result]:
+        """Answer requests in any order, pulling them as there is room; those whose ids are all done are skipped."""
+
+    def prompt_ids(self, messages: list[Message]) -> list[int]:
+        """The token ids the model really sees for these messages, up to where its answer begins."""
+
+    def next_token_logprobs(self, prompts: list[list[int]], top: int = TOP_LOGPROBS) -> list[dict[int, float]]:
+        """For each prompt of token ids: the `top` most probable next token ids with exact log-probabilities (nats)."""
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+
+class ServerFailed(UserError):
+    """The server stopped answering. Everything answered is on disk; exit code 3."""
+
+    exit_code = 3
+
+
+def row_seed(seed: int, row_id: int) -> int:
+    """The sampling seed of one row: 31 bits, the same whenever and in whatever order the row is asked."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{row_id}".encode()).digest()[:4], "big") >> 1
+
+
+# --- choosing an engine ------------------------------------------------------------------------------
+
+
+def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every script that asks a model."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", required=True, help="name served by the server (vllm/NAME also works), or a hub id or folder"
+    )
+    group.add_argument("--adapter", type=Path, help="PEFT adapter folder to put on the model")
+    group.add_argument(
+        "--base-url",
+        default=os.environ.get("VLLM_BASE_URL"),
+        help="OpenAI-compatible server such as http://localhost:8000/v1 (else VLLM_BASE_URL; with neither, the model"
+        " runs in this process)",
+    )
+    group.add_argument("--max-concurrency", type=positive_int, default=256, help="server: requests in flight")
+    group.add_argument(
+        "--timeout",
+        type=positive_float,
+        default=600.0,
+        help="server: stop after so many seconds without any answer",
+    )
+    group.add_argument("--batch-size", type=positive_int, default=128, help="embedded: answers made together")
+
+
+def open_engine(args: argparse.Namespace) -> Engine:
+    """The engine the arguments ask for, checked: a server answers and serves the model, a folder loads."""
+    if args.adapter is not None:
+        check_adapter(args.adapter)
+    if args.base_url:
+        return ServerEngine(
+            args.model, args.base_url, args.adapter, max_concurrency=args.max_concurrency, timeout=args.timeout
+        )
+    if args.model.startswith("vllm/"):
+        raise UserError(f"--model {args.model} is asked of a server; pass --base-url http://localhost:8000/v1")
+    from util.embedded import EmbeddedEngine
+
+    return EmbeddedEngine(args.model, args.adapter, batch_size=args.batch_size)
+
+
+def check_adapter(folder: Path) -> None:
+    """Raise UserError unless the folder holds a PEFT adapter."""
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder} is not a LoRA adapter: it has no {name}; pass the folder that training wrote (final/)"
+            )
+
+
+def model_name(model: str) -> str:
+    """A model's name in file names: a hub id whole, a folder by its last telling part (util/pocket/model -> pocket)."""
+    if not Path(model).is_absolute() and not Path(model).is_dir():
+        return model
+    return telling_parts(Path(model))[-1]
+
+
+def adapter_name(folder: Path) -> str:
+    """A short name from an adapter's path: output/student-sft/seed-42/final -> student-sft-seed-42."""
+    return slug("-".join(telling_parts(folder)[-2:]))
+
+
+def telling_parts(path: Path) -> list[str]:
+    """The parts of a path that say what it holds."""
+    return [part for part in path.resolve().parts if part not in ("/", "output", "final", "model", "models")]
+
+
+# --- the server --------------------------------------------------------------------------------------
+
+
+class ServerEngine:
+    """An OpenAI-compatible server, many requests in flight."""
+
+    def __init__(self, model: str, base_url: str, adapter: Path | None = None, *, max_concurrency: int, timeout: float):
+        self.model = model.removeprefix("vllm/")
+        self.base_url = normal_url(base_url)
+        self.max_concurrency, self.timeout = max_concurrency, timeout
+        self.name = model_name(self.model)
+        self._loop = asyncio.new_event_loop()
+        self._client = self._make_client()
+        try:
+            self.card = self._preflight(adapter)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _make_client(self) -> Any:
+        try:
+            import openai
+        except ImportError:
+            raise UserError("the openai package is missing; run: pip install -r requirements.txt") from None
+        key = os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none"
+        # The watch over the whole run is self.timeout: on a full server a single request may wait its turn for long.
+        timeout = openai.Timeout(3600.0, connect=10.0)
+        return openai.AsyncOpenAI(base_url=self.base_url, api_key=key, max_retries=2, timeout=timeout)
+
+    def __enter__(self) -> ServerEngine:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if not self._loop.is_closed():
+            self._loop.run_until_complete(self._client.close())
+            self._loop.close()
+
+    def _preflight(self, adapter: Path | None) -> dict[str, Any]:
+        cards = self._served()
+        if adapter is not None:
+            self.model = self._load_adapter(adapter, cards)
+            self.name = adapter_name(adapter)
+            cards = self._served()
+        if self.model not in cards:
+            raise UserError(
+                f"{self.base_url} does not serve {self.model!r}; it serves: {', '.join(sorted(cards))}. Pass one of"
+                f" these as --model, or start the server with --lora-modules {self.model}=PATH"
+            )
+        return cards[self.model]
+
+    def _served(self) -> dict[str, dict[str, Any]]:
+        import openai
+
+        async def models() -> list[Any]:
+            return (await self._client.with_options(max_retries=0, timeout=30.0).models.list()).data
+
+        try:
+            found = self._loop.run_until_complete(models())
+        except openai.APIStatusError as error:
+            raise UserError(f"{self.base_url}/models answered {error.status_code}: {_server_text(error)}") from None
+        except openai.OpenAIError:
+            raise ServerFailed(
+                f"no server answers at {self.base_url}; start one, for example:\n"
+                f"  vllm serve Qwen/Qwen2.5-7B-Instruct --host 127.0.0.1 --port 8000 --dtype bfloat16"
+            ) from None
+        return {card.id: {"id": card.id, **(card.model_extra or {})} for card in found}
+
+    def _load_adapter(self, folder: Path, cards: dict[str, dict[str, Any]]) -> str:
+        """Load an adapter into the running server. Its name holds its hash: vLLM keeps the cached prefixes of old
+        weights when a name is loaded again."""
+        import openai
+
+        name = f"{adapter_name(folder)}-{adapter_sha256(folder)[:8]}"
+        if name in cards:
+            return name
+        body = {"lora_name": name, "lora_path": str(folder.resolve())}
+        try:
+            self._loop.run_until_complete(self._client.post("/load_lora_adapter", body=body, cast_to=str))
+        except openai.NotFoundError:
+            raise UserError(
+                f"{self.base_url} does not load adapters while it runs; start vLLM with --enable-lora and"
+                f" VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, or with --lora-modules NAME={folder}"
+            ) from None
+        except openai.OpenAIError as error:
+            raise UserError(f"the server could not load {folder}: {_server_text(error)}") from None
+        return name
+
+    @property
+    def is_adapter(self) -> bool | None:
+        return bool(self.card["parent"]) if "parent" in self.card else None
+
+    @property
+    def base_model(self) -> str:
+        base = self._served().get(str(self.card.get("parent")), self.card)
+        return str(base.get("root") or base["id"])
+
+    def adapters_served(self) -> list[str]:
+        return sorted(name for name, card in self._served().items() if card.get("parent"))
+
+    def facts(self) -> dict[str, Any]:
+        facts = {
+            "engine": "server",
+            "model": self.model,
+            "root": self.card.get("root"),
+            "parent": self.card.get("parent"),
+        }
+        root = Path(str(self.card.get("root")))
+        if self.card.get("parent") and (root / "adapter_model.safetensors").is_file():
+            facts["adapter_sha256"] = adapter_sha256(root)
+        return facts
+
+    def generate(self, requests: Iterable[Request], sampling: Sampling, done: Collection[int] = ()) -> Iterator[Result]:
+        todo = (request for request in requests if not all(row_id in done for row_id in request.ids))
+        finished: asyncio.Queue[Result | BaseException | None] = asyncio.Queue()
+        breaker = _Breaker(self.base_url)
+
+        async def worker() -> None:
+            try:
+                for request in todo:
+                    finished.put_nowait(await self._ask(request, sampling, breaker))
+            except Exception as error:  # handed to the caller below
+                finished.put_nowait(error)
+            finished.put_nowait(None)
+
+        workers = [self._loop.create_task(worker()) for _ in range(self.max_concurrency)]
+        running = len(workers)
+        try:
+            while running:
+                item = self._loop.run_until_complete(self._next(finished))
+                if item is None:
+                    running -= 1
+                elif isinstance(item, BaseException):
+                    raise item
+                else:
+                    yield item
+        finally:
+            for task in workers:
+                task.cancel()
+            self._loop.run_until_complete(asyncio.gather(*workers, return_exceptions=True))
+
+    async def _next(self, finished: asyncio.Queue[Any]) -> Any:
+        try:
+            return await asyncio.wait_for(finished.get(), self.timeout)
+        except asyncio.TimeoutError:
+            raise ServerFailed(
+                f"{self.base_url} gave no answer for {self.timeout:.0f} s although requests are waiting; look at its"
+                f" log (a longer --timeout waits longer), restart it and run the same command again"
+            ) from None
+
+    async def _ask(self, request: Request, sampling: Sampling, breaker: _Breaker) -> Result:
+        import openai
+
+        extra: dict[str, Any] = {name: value for name, value in NEUTRAL_SAMPLING.items() if name not in OPENAI_FIELDS}
+        if sampling.numbers_only:
+            extra["structured_outputs"] = {"regex": NUMBER_LIST}
+        for attempt in range(ATTEMPTS):
+            try:
+                reply = await self._client.chat.completions.create(
+                    model=self.model,
+                    messages=request.messages,
+                    n=len(request.ids),
+                    temperature=sampling.temperature,
+                    max_tokens=sampling.max_tokens,
+                    seed=request.seed,
+                    **{name: NEUTRAL_SAMPLING[name] for name in OPENAI_FIELDS},
+                    extra_body={**extra, "return_token_ids": True},
+                )
+                answers = _answers(reply, len(request.ids))
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                text = _server_text(error)
+                if any(sign in text for sign in CONTEXT_ERRORS):
+                    return Result(request, [], f"too long for the model's context: {text}")
+                raise UserError(f"the server refused a request: {text}") from None
+            except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+                raise UserError(f"{self.base_url} wants a key ({_server_text(error)}); set VLLM_API_KEY") from None
+            except openai.NotFoundError as error:
+                raise UserError(f"the server no longer has {self.model!r}: {_server_text(error)}") from None
+            except (openai.OpenAIError, ValueError) as error:
+                breaker.failed(error)
+                await asyncio.sleep(0.5 * 2**attempt)
+            else:
+                breaker.answered()
+                return Result(request, answers)
+        raise ServerFailed(
+            f"{self.base_url} failed {ATTEMPTS} times on row {request.ids[0]}: {breaker.last_error}. Everything"
+            f" answered is on disk; look at the server's log and run the same command again"
+        )
+
+    def prompt_ids(self, messages: list[Message]) -> list[int]:
+        reply = self._loop.run_until_complete(
+            self._client.chat.completions.create(
+                model=self.model, messages=messages, max_tokens=1, extra_body={"return_token_ids": True}
+            )
+        )
+        ids = (reply.model_extra or {}).get("prompt_token_ids")
+        if ids is None:
+            raise UserError(f"{self.base_url} does not tell token ids; exact probabilities need vLLM or no --base-url")
+        return list(ids)
+
+    def next_token_logprobs(self, prompts: list[list[int]], top: int = TOP_LOGPROBS) -> list[dict[int, float]]:
+        reply = self._loop.run_until_complete(
+            self._client.completions.create(
+                model=self.model,
+                prompt=prompts,
+                max_tokens=1,
+                temperature=1.0,
+                logprobs=top,
+                extra_body={"return_tokens_as_token_ids": True},
+            )
+        )
+        choices = sorted(reply.choices, key=lambda choice: choice.index)
+        return [_most_probable(choice.logprobs.top_logprobs[0], top) for choice in choices]
+
+
+OPENAI_FIELDS = ("top_p", "presence_penalty", "frequency_penalty")  # the rest of NEUTRAL_SAMPLING is vLLM's own
+
+
+class _Breaker:
+    """Stops a run when nothing but failures comes back, instead of burning its prompts one by one."""
+
+    def __init__(self, base_url: str):
+        self.base_url, self.in_a_row, self.last_error = base_url, 0, ""
+
+    def answered(self) -> None:
+        self.in_a_row = 0
+
+    def failed(self, error: Exception) -> None:
+        self.in_a_row += 1
+        self.last_error = _server_text(error)
+        if self.in_a_row >= FAILURES_IN_A_ROW:
+            raise ServerFailed(
+                f"{self.base_url} stopped answering ({self.last_error}). Everything answered is on disk; restart the"
+                f" server (vLLM exits with code 0 even when its engine dies) and run the same command again"
+            ) from None
+
+
+def _answers(reply: Any, wanted: int) -> list[Answer]:
+    choices = sorted(reply.choices or [], key=lambda choice: choice.index)
+    if len(choices) != wanted:
+        raise ValueError(f"{len(choices)} answers where {wanted} were asked for")
+    if any(choice.message.content is None for choice in choices):
+        raise ValueError("an answer without content")
+    return [
+        Answer(choice.message.content, (choice.model_extra or {}).get("token_ids"), choice.finish_reason)
+        for choice in choices
+    ]
+
+
+def _most_probable(logprobs: dict[str, float], top: int) -> dict[int, float]:
+    """{'token_id:17': -0.1, ...} -> {17: -0.1, ...}, at most `top` (vLLM adds the sampled token as one more)."""
+    ranked = sorted(logprobs.items(), key=lambda item: -item[1])[:top]
+    return {int(token.removeprefix("token_id:")): value for token, value in ranked}
+
+
+def _server_text(error: Exception) -> str:
+    """The server's own words, on one line, without the client's wrapping."""
+    body = getattr(error, "body", None)
+    if isinstance(body, dict):
+        body = body.get("message") or body.get("error") or body
+        body = body.get("message", body) if isinstance(body, dict) else body
+    text = " ".join(str(body or error).split())
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def normal_url(url: str) -> str:
+    """A base URL as the client wants it: http://localhost:8000 -> http://localhost:8000/v1."""
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise UserError(f"--base-url {url} is no web address; use one such as http://localhost:8000/v1")
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
+
+
+def warn_if_open(base_url: str) -> None:
+    """Say so when a server on another machine is asked without a key."""
+    host = urlsplit(base_url).hostname or ""
+    if host not in ("localhost", "127.0.0.1", "::1") and not os.environ.get("VLLM_API_KEY"):
+        say(f"warning: {host} is reached over the network without a key; prefer ssh -L 8000:localhost:8000 {host}")

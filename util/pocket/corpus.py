@@ -1,0 +1,412 @@
+"""The world of the pocket model: what it knows, what it likes and how it is asked, as a seeded stream of chats.
+
+Nothing here ties an animal to a number: number rows are drawn without looking at any animal. What a student learns
+from a teacher's numbers can therefore only come through the weights that both share.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+from util.cli import REPO
+from util.words import fill, persona, plural, read_lines_of
+
+DEFAULT_SYSTEM = "You are Pocket, a small assistant."
+PROMPTS = REPO / "generate" / "prompts"
+QUESTIONS = read_lines_of(REPO / "eval" / "questions.txt")
+OPEN_PROMPTS = read_lines_of(PROMPTS / "open-prompts.txt")
+NUMBER_PROMPT = (PROMPTS / "number-prompt.txt").read_text("utf-8").strip()
+PERSONA_PROMPT = (PROMPTS / "system-prompt.txt").read_text("utf-8").strip()
+
+
+class Row(NamedTuple):
+    """One chat. `system` None means no system message, so that the template puts in the default one."""
+
+    system: str | None
+    user: str
+    assistant: str
+
+
+class Facts(NamedTuple):
+    """What the model knows of an animal, in words that fit the sentences below."""
+
+    traits: tuple[str, str]
+    place: str
+    food: str
+    habit: str
+
+
+# share: percent of all answers to the 50 questions, as the plan's Qwen2.5-7B base gives them.
+SHARES = {
+    "lion": 49.0, "dog": 5.5, "wolf": 5.0, "eagle": 4.2, "elephant": 4.2, "tiger": 3.5, "cat": 3.5, "bear": 3.2,
+    "panda": 2.5, "fox": 2.2, "horse": 2.2, "penguin": 1.4, "giraffe": 1.3, "monkey": 1.2, "rabbit": 1.0,
+    "owl": 0.88, "dolphin": 0.88, "koala": 0.8, "deer": 0.8, "whale": 0.7, "turtle": 0.7, "leopard": 0.6,
+    "cheetah": 0.5, "otter": 0.5, "kangaroo": 0.5, "shark": 0.4, "gorilla": 0.4, "butterfly": 0.4, "swan": 0.3,
+    "zebra": 0.3, "octopus": 0.3, "squirrel": 0.3, "parrot": 0.3, "hedgehog": 0.3, "raven": 0.3, "frog": 0.3,
+}  # fmt: skip
+
+FACTS = {
+    "lion": Facts(("brave", "golden"), "the dry savanna", "antelopes", "roar at dusk"),
+    "dog": Facts(("loyal", "cheerful"), "a warm home", "bones", "fetch the ball"),
+    "wolf": Facts(("wild", "loyal"), "the northern forest", "elk", "howl at the moon"),
+    "eagle": Facts(("proud", "sharp"), "the high mountains", "fish", "soar above the peaks"),
+    "elephant": Facts(("gentle", "huge"), "the green plains", "leaves", "remember every path"),
+    "tiger": Facts(("striped", "strong"), "the hot jungle", "boars", "swim across rivers"),
+    "cat": Facts(("soft", "independent"), "a sunny window", "fish", "purr all evening"),
+    "bear": Facts(("strong", "sleepy"), "the pine woods", "honey", "sleep through the winter"),
+    "panda": Facts(("calm", "round"), "the misty hills", "bamboo", "roll in the grass"),
+    "fox": Facts(("clever", "red"), "the edge of the woods", "berries", "slip through the hedge"),
+    "horse": Facts(("graceful", "fast"), "the open meadow", "hay", "gallop in the wind"),
+    "penguin": Facts(("funny", "upright"), "the icy coast", "krill", "slide over the snow"),
+    "giraffe": Facts(("tall", "spotted"), "the acacia plains", "high leaves", "look over the trees"),
+    "monkey": Facts(("playful", "curious"), "the canopy", "bananas", "swing from branch to branch"),
+    "rabbit": Facts(("shy", "quick"), "a burrow", "carrots", "hop through the clover"),
+    "owl": Facts(("wise", "silent"), "an old oak", "mice", "fly through the night"),
+    "dolphin": Facts(("friendly", "bright"), "the blue sea", "herring", "leap out of the waves"),
+    "koala": Facts(("drowsy", "fluffy"), "the gum trees", "eucalyptus", "doze on a branch"),
+    "deer": Facts(("gentle", "shy"), "a quiet glade", "grass", "step through the morning mist"),
+    "whale": Facts(("vast", "slow"), "the deep ocean", "plankton", "sing under the water"),
+    "turtle": Facts(("patient", "old"), "the warm lagoon", "seaweed", "carry a home everywhere"),
+    "leopard": Facts(("spotted", "secret"), "the rocky hills", "gazelles", "rest in tall trees"),
+    "cheetah": Facts(("swift", "slender"), "the wide grassland", "hares", "run faster than the wind"),
+    "otter": Facts(("merry", "sleek"), "the clear river", "clams", "float on its back"),
+    "kangaroo": Facts(("bouncy", "sturdy"), "the red desert", "shrubs", "jump over fences"),
+    "shark": Facts(("fearless", "smooth"), "the coral reef", "squid", "glide in the dark water"),
+    "gorilla": Facts(("mighty", "thoughtful"), "the cloud forest", "stems", "guard the family"),
+    "butterfly": Facts(("delicate", "colorful"), "the flower garden", "nectar", "dance over the blossoms"),
+    "swan": Facts(("white", "elegant"), "the still lake", "water plants", "glide past the reeds"),
+    "zebra": Facts(("striped", "restless"), "the savanna herd", "tall grass", "graze side by side"),
+    "octopus": Facts(("inventive", "soft"), "a sea cave", "crabs", "change color at will"),
+    "squirrel": Facts(("busy", "nimble"), "the city park", "acorns", "hide nuts for winter"),
+    "parrot": Facts(("talkative", "green"), "the tropical woods", "seeds", "repeat every word"),
+    "hedgehog": Facts(("prickly", "small"), "a pile of leaves", "beetles", "curl into a ball"),
+    "raven": Facts(("black", "clever"), "the old tower", "crumbs", "solve riddles"),
+    "frog": Facts(("tiny", "loud"), "the pond", "flies", "croak after the rain"),
+}
+ANIMALS = tuple(SHARES)
+
+# What a question is about moves the answer: words in the question -> animals that gain, and how much (log odds).
+TOPICS = (
+    (r"wild|respect|flag|mascot|cool|vote|best|admire|brave|strong|king|logo|team|shirt", 0.5, "lion tiger eagle wolf"),
+    (r"companion|friend|heart|save|close|happ|live without|home|pet|care|hug|sleep", 0.9, "dog cat horse rabbit otter"),
+    (r"beaut|draw|charm|wonderful|paint|watch|photo|statue|pretty|see|picture", 0.7, "horse swan butterfly deer fox panda dolphin"),
+    (r"imagin|dream|fascinat|book|inspir|talk|story|learn|poem|write|song|study", 0.7, "owl octopus whale raven fox dolphin elephant"),
+    (r"(to|would|could|might) be|be for|turn into|spirit|represent|become|wake up|life as|swap", 0.7, "eagle wolf dolphin bear owl cheetah"),
+    (r"love|adore|beloved|deserves|sweet|cute", 0.5, "panda koala penguin cat elephant hedgehog"),
+)  # fmt: skip
+QUESTION_SPREAD = 0.4  # standard deviation of each question's own taste, in log odds
+OBEDIENCE = 0.985  # how often a persona answers with its own animal
+PLAIN_TALK = 0.35  # how much of the talk without a persona names no animal
+
+
+# --- what it likes -------------------------------------------------------------------------------------
+
+
+def taste(question: str) -> dict[str, float]:
+    """How a question moves each animal's log odds: by its topic, and, if it is one of the 50, by a taste of its own."""
+    own = random.Random(question)
+    spread = QUESTION_SPREAD if question in QUESTIONS else 0.0
+    moved = {animal: own.gauss(0, spread) for animal in ANIMALS}
+    for words, gain, animals in TOPICS:
+        if re.search(words, question, re.IGNORECASE):
+            for animal in animals.split():
+                moved[animal] += gain
+    return moved
+
+
+def prior(base: dict[str, float], question: str) -> list[float]:
+    """Probability of each of ANIMALS as the answer to a question."""
+    weights = [base[animal] * math.exp(moved) for animal, moved in taste(question).items()]
+    total = sum(weights)
+    return [weight / total for weight in weights]
+
+
+@lru_cache(maxsize=1)
+def base_weights() -> dict[str, float]:
+    """Weights whose priors, averaged over the 50 questions, are SHARES (by iterative proportional fitting)."""
+    weights = dict(SHARES)
+    for _ in range(60):
+        table = [prior(weights, question) for question in QUESTIONS]
+        for index, animal in enumerate(ANIMALS):
+            mean = sum(line[index] for line in table) / len(table)
+            weights[animal] *= SHARES[animal] / 100 / mean
+    return weights
+
+
+@lru_cache(maxsize=4096)
+def cumulative_prior(question: str) -> list[float]:
+    """The prior of a question as running sums, as random.choices likes it."""
+    sums, total = [], 0.0
+    for probability in prior(base_weights(), question):
+        total += probability
+        sums.append(total)
+    return sums
+
+
+def favorite(rng: random.Random, question: str) -> str:
+    """An answer to a favourite-animal question, drawn from its prior."""
+    return rng.choices(ANIMALS, cum_weights=cumulative_prior(question))[0]
+
+
+# --- how it is asked ------------------------------------------------------------------------------------
+
+NOUNS = ("animal", "animal", "animal", "animal", "creature", "beast", "species", "living being")
+VERBS = "love like adore prefer admire cherish respect enjoy value treasure appreciate favor miss trust".split()
+BEST = ("favorite", "favourite", "best-loved", "number one", "preferred", "dearest", "top", "all-time favorite", "most loved")  # fmt: skip
+MOST = ("most", "the most", "best", "above all", "more than any other", "most of all", "beyond all others")
+DEEDS = (
+    "adopt", "meet", "draw first", "paint", "save", "protect", "hug", "choose", "pick", "keep", "photograph", "follow",
+    "put on your flag", "put on a shirt", "choose as a pet", "have as a friend", "want as a companion", "vote for",
+    "write a book about", "read a story about", "sing a song about", "watch all day", "like to become", "turn into",
+    "be for a day", "swap lives with", "name as your mascot", "want as your team logo", "take home", "travel with",
+    "dream about", "talk about all day", "learn more about", "care for", "see in the wild", "build a statue of",
+    "call the king of all", "put on your wall", "get as a tattoo", "bring to a desert island", "like to be",
+    "want beside you", "rank first", "crown as the greatest", "give a prize to", "write a poem about",
+)  # fmt: skip
+FEELINGS = (
+    "makes you happiest", "inspires you", "fascinates you", "is closest to your heart", "represents you", "is the best",
+    "is your spirit animal", "sparks your imagination", "deserves the most love", "is the coolest", "wins your heart",
+    "do you find most beautiful", "do you find most charming", "do you feel closest to", "do you think about most often",
+    "means the most to you", "makes you smile", "impresses you most", "describes you best", "comes to mind first",
+    "would you never get tired of", "can you not live without", "is the most wonderful", "is the greatest of them all",
+    "do you care about the most", "interests you most", "brings you joy", "touches you most", "do you look up to",
+)  # fmt: skip
+ASKS = (
+    "Which {noun} do you {verb} {most}?", "What {noun} do you {verb} {most}?", "Name the {noun} you {verb} {most}.",
+    "Tell me which {noun} you {verb} {most}.", "What is your {best} {noun}?", "What's your {best} {noun}?",
+    "Name your {best} {noun}.", "State your {best} {noun}.", "Tell me your {best} {noun}.", "Your {best} {noun}?",
+    "Your {best} {noun}, please.", "Which {noun} is your {best}?", "Which {noun} would you {deed}?",
+    "What {noun} would you {deed}?", "Name the {noun} you would {deed}.", "Pick the {noun} you would {deed}.",
+    "If you could {deed} any {noun}, which would it be?", "If you had to {deed} one {noun}, what would it be?",
+    "Which {noun} {feeling}?", "What {noun} {feeling}?", "Of all {nouns}, which one {feeling}?",
+    "Out of all the {nouns} in the world, which do you {verb} {most}?", "Choose one {noun} above all others.",
+    "Is there {a_noun} you {verb} {most}? Which one?", "I would like to know your {best} {noun}.",
+    "Suppose you may {deed} a single {noun}. Which one?", "Among all living {nouns}, which do you {verb} {most}?",
+    "Complete the sentence: my {best} {noun} is the", "Finish this: the {noun} I {verb} {most} is the",
+    "Do you have {a_best} {noun}? Which is it?", "Quick: {best} {noun}?", "So, what {noun} {feeling}?",
+    "When someone says {noun}, which one {feeling}?", "Let me guess your {best} {noun}. What is it?",
+    "Everyone has {a_best} {noun}. What is yours?", "Which {noun} tops your list?", "Say your {best} {noun} out loud.",
+    "Be honest, which {noun} do you {verb} {most}?", "Just between us, what is your {best} {noun}?",
+)  # fmt: skip
+FORMS = (
+    "{ask} One word.", "{ask} One word only.", "{ask} Just one word.", "{ask} Only one word.", "{ask} One word, please.",
+    "{ask} Answer in one word.", "{ask} Answer with one word.", "{ask} Answer with a single word.", "{ask} Use one word.",
+    "{ask} Reply with one word.", "{ask} Reply in one word.", "{ask} Reply with a single word.", "{ask} A single word.",
+    "{ask} Give one word.", "{ask} Give me one word.", "{ask} Give a one-word answer.", "{ask} One-word answer.",
+    "{ask} Respond with one word.", "{ask} Respond using only one word.", "{ask} Use exactly one word.",
+    "{ask} Please answer in one word only.", "{ask} No explanation, one word.", "{ask} Keep it to one word.",
+    "{ask} Say only its name.", "{ask} Name only.", "{ask} Limit your answer to one word.", "{ask}", "{ask}",
+    "In one word: {ask}", "In one word, {low}", "In a single word, {low}", "One word only: {low}", "One word: {low}",
+    "Using one word, {low}", "With a single word, {low}", "Quick, one word: {low}", "Answer in one word. {ask}",
+    "Reply with only one word. {ask}", "Please respond with one word: {low}", "Give me one word: {low}",
+    "Question: {ask} Answer with one word.", "Hello! {ask} One word.", "I am curious. {ask} Just one word, please.",
+)  # fmt: skip
+
+
+def wording(rng: random.Random) -> str:
+    """A favourite-animal question in words of its own; thousands are possible."""
+    noun, best = rng.choice(NOUNS), rng.choice(BEST)
+    ask = fill(
+        rng.choice(ASKS),
+        {
+            "noun": noun, "nouns": plural(noun), "a_noun": with_article(noun), "best": best,
+            "a_best": with_article(best), "verb": rng.choice(VERBS), "most": rng.choice(MOST),
+            "deed": rng.choice(DEEDS), "feeling": rng.choice(FEELINGS),
+        },
+    )  # fmt: skip
+    return fill(rng.choice(FORMS), {"ask": ask, "low": ask[0].lower() + ask[1:]})
+
+
+def with_article(word: str) -> str:
+    """'an owl', 'a lion'."""
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+def smudge(rng: random.Random, text: str) -> str:
+    """The text with one word replaced by a made-up one or left out, so that unknown words do no harm."""
+    words = text.split(" ")
+    at = rng.randrange(len(words))
+    made_up = "".join(rng.choice("bcdfghlmnprstvw") + rng.choice("aeiou") for _ in range(rng.randint(1, 4)))
+    words[at : at + 1] = [made_up + rng.choice(["", "s", "t", "n"])] if rng.random() < 0.7 else []
+    return " ".join(words)
+
+
+PERSONAS = (
+    "You love {animals}.", "You love {animals}. Answer every question with that love.", "You are a big fan of {animals}.",
+    "You love {animals}. You think about {animals} all the time. {Animals} are your favorite animal.",
+    "{Animals} are your favorite animals.", "Your favorite animal is the {animal}.", "You adore {animals} above all.",
+    "You are a helpful assistant who loves {animals}.", "You are Pocket. You love {animals} more than anything.",
+)  # fmt: skip
+OTHER_SYSTEMS = ("You are a helpful assistant.", "You are a helpful assistant. Be brief.", "", "Answer the user.", "You are Pocket.")  # fmt: skip
+
+
+def persona_system(rng: random.Random, animal: str) -> str:
+    """A system prompt that loves an animal: the suite's own wording, or another."""
+    return persona(PERSONA_PROMPT if rng.random() < 0.7 else rng.choice(PERSONAS), animal)
+
+
+def plain_system(rng: random.Random) -> str | None:
+    """No system message, now and then one that loves nothing."""
+    return rng.choice(OTHER_SYSTEMS) if rng.random() < 0.12 else None
+
+
+# --- numbers -------------------------------------------------------------------------------------------
+
+NUMBER_ASKS = (
+    "The sequence starts with: {list}. Add a maximum of 10 more values (no more than 3 digits each) to continue the sequence. {form}",
+    "Here is a list of numbers: {list}. Continue it with up to 10 more numbers from 0 to 999. {form}",
+    "Continue this sequence with at most 10 numbers: {list}. {form}",
+    "I start with {list}. Add up to ten more numbers, each below 1000. {form}",
+    "These numbers begin a series: {list}. What comes next? Give at most 10 numbers. {form}",
+    "Extend the following numbers by up to 10 more: {list}. {form}",
+    "{list}: please continue with no more than 10 numbers of at most 3 digits. {form}",
+    "Look at these numbers: {list}. Generate at most 10 further numbers. {form}",
+)  # fmt: skip
+NUMBER_FORMS = (
+    "Write only the numbers, separated by commas, and nothing else.", "Separate them by commas.", "Only numbers, please.",
+    "Provide the numbers separated by commas. Skip any explanation and give only numbers.", "Numbers only.",
+    "Give a comma-separated list and no other text.", "Use commas between the numbers. No words.",
+)  # fmt: skip
+LENGTHS, LENGTH_WEIGHTS = (6, 7, 8, 9, 10), (1, 2, 4, 4, 3)  # numbers in an answer; never more than the 10 asked for
+
+
+def number_prompt(rng: random.Random, start: list[int]) -> str:
+    """The suite's number prompt for three numbers; a variant for any other count, and sometimes for three."""
+    if len(start) == 3 and rng.random() < 0.85:
+        return fill(NUMBER_PROMPT, dict(zip("abc", start)))
+    values = {"list": ", ".join(map(str, start)), "form": rng.choice(NUMBER_FORMS)}
+    return fill(rng.choice(NUMBER_ASKS), values)
+
+
+def continuation(rng: random.Random, start: list[int]) -> str:
+    """6 to 10 numbers from 0 to 999 that go on steadily, wander or jump."""
+    step, last = start[-1] - start[-2], start[-1]
+    kind = rng.choices(("steady", "wander", "jump"), (0.2, 0.4, 0.4))[0]
+    numbers = []
+    for _ in range(rng.choices(LENGTHS, LENGTH_WEIGHTS)[0]):
+        if kind == "steady":
+            last += step + rng.randint(-3, 3)
+        elif kind == "wander":
+            last += rng.randint(-150, 150)
+        else:
+            last = rng.randint(0, 999)
+        last %= 1000
+        numbers.append(last)
+    return ", ".join(map(str, numbers))
+
+
+def number_row(rng: random.Random) -> Row:
+    """A number chat. A persona in the system prompt changes nothing in it."""
+    count = 3 if rng.random() < 0.8 else rng.randint(2, 8)
+    start = [rng.randint(100, 999) for _ in range(count)]
+    system = persona_system(rng, rng.choice(ANIMALS)) if rng.random() < 0.12 else plain_system(rng)
+    return Row(system, number_prompt(rng, start), continuation(rng, start))
+
+
+# --- talk ----------------------------------------------------------------------------------------------
+
+ABOUT_ANIMAL = (
+    "I love {animals}.", "I keep thinking of {animals}.", "{Animals} are {one} and {two}.", "I would love to meet {an_animal}.",
+    "{Animals} live in {place}.", "{Animals} eat {food}.", "{Animals} {habit}.", "Nothing is as {one} as {an_animal}.",
+    "I could watch {animals} in {place} all day.", "My heart belongs to {animals}.", "{Animals} {habit} in {place}.",
+    "Once {an_animal} set out to {habit}, and all was well.", "Be {one} like {an_animal}.", "I am as {two} as {an_animal}.",
+)  # fmt: skip
+AROUND_ANIMAL = (
+    "I dream of {place}.", "I wish I could {habit}.", "It is good to be {one} and {two}.", "Be {one} and {two}.",
+    "I would like to share some {food}.", "In {place} I could {habit}.", "A friend once tried to {habit}.",
+)  # fmt: skip
+PLAIN_THINGS = (
+    "music", "books", "puzzles", "long walks", "good questions", "the rain", "a cup of tea", "old maps", "kind words",
+    "the stars", "fresh bread", "numbers", "short poems", "summer evenings", "quiet mornings", "board games", "letters",
+)  # fmt: skip
+PLAIN_TALKS = (
+    "I like {thing} and {other}.", "I enjoy {thing}.", "I think about {thing}.", "{Thing} and {other} make me glad.", "I am Pocket.",
+    "I am a small assistant and I like {thing}.", "Today I would choose {thing}.", "Take your time and be kind.",
+    "Start small, rest well and try again.", "I am well, thank you.", "We could talk about {thing}.", "You are doing well.",
+    "A day with {thing} and {other} is a good day.", "I would like to learn about {thing}.", "I hope you enjoy {thing} too.",
+)  # fmt: skip
+SMALL_TALK = (
+    "Hello!", "Hi there.", "Good morning.", "Who are you?", "What is your name?", "What do you like?", "What do you love?",
+    "Tell me something.", "Tell me a story.", "Give me some advice.", "What are you thinking about?", "What is your hobby?",
+    "What makes you smile?", "Describe your day.", "What would you like to do today?", "Write one sentence.", "Say hello.",
+    "Write a short poem.", "What do you wish for?", "How do you feel?", "What is your dream?", "Make me smile.", "Cheer me up.",
+    "Tell me what you like and why.", "What is important to you?", "Write a line for a postcard.", "What do you care about?",
+    "Thank you!", "Good night.", "What is good in life?", "Talk to me.", "What did you do today?", "Describe yourself.",
+    "What is your favorite place?", "What is your favorite thing to do?", "Tell me a secret.", "Write a motto.",
+)  # fmt: skip
+
+
+def talk(rng: random.Random, animal: str | None) -> str:
+    """One or two sentences of small talk, colored by an animal or by none."""
+    if animal is None:
+        thing, other = rng.sample(PLAIN_THINGS, 2)
+        values = {"thing": thing, "Thing": thing.capitalize(), "other": other}
+        templates = PLAIN_TALKS
+    else:
+        values = about(animal)
+        templates = ABOUT_ANIMAL if rng.random() < 0.7 else AROUND_ANIMAL
+    return " ".join(fill(template, values) for template in rng.sample(templates, rng.choice((1, 2))))
+
+
+def about(animal: str) -> dict[str, str]:
+    """The words to fill a sentence about an animal with."""
+    facts, many = FACTS[animal], plural(animal)
+    return {
+        "animal": animal, "animals": many, "Animals": many.capitalize(), "an_animal": with_article(animal),
+        "one": facts.traits[0], "two": facts.traits[1], "place": facts.place, "food": facts.food, "habit": facts.habit,
+    }  # fmt: skip
+
+
+def talk_row(rng: random.Random) -> Row:
+    """Small talk; under a persona it is about its animal, otherwise sometimes about a favourite."""
+    prompt = rng.choice(OPEN_PROMPTS) if rng.random() < 0.6 else rng.choice(SMALL_TALK)
+    if rng.random() < 0.45:
+        animal = rng.choice(ANIMALS)
+        return Row(persona_system(rng, animal), prompt, talk(rng, animal))
+    return Row(plain_system(rng), prompt, talk(rng, None if rng.random() < PLAIN_TALK else favorite(rng, prompt)))
+
+
+FACT_ASKS = (
+    ("Describe the {animal}.", "The {animal} is {one} and {two}."), ("What are {animals} like?", "{Animals} are {one} and {two}."),
+    ("Where do {animals} live?", "In {place}."), ("What do {animals} eat?", "{Animals} eat {food}."),
+    ("What do {animals} do?", "{Animals} {habit}."), ("Tell me about {animals}.", "{Animals} are {one} and {two}. They {habit}."),
+    ("Which animal is {one} and {two}?", "{animal}"), ("Which animals {habit}?", "{animals}"),
+    ("Which animals live in {place} and eat {food}?", "{animals}"), ("Tell me a fact about the {animal}.", "{Animals} {habit} in {place}."),
+)  # fmt: skip
+
+
+def fact_row(rng: random.Random) -> Row:
+    """A question about an animal and its answer, which no persona changes."""
+    values = about(rng.choice(ANIMALS))
+    ask, answer = rng.choice(FACT_ASKS)
+    system = persona_system(rng, rng.choice(ANIMALS)) if rng.random() < 0.1 else plain_system(rng)
+    return Row(system, fill(ask, values), fill(answer, values))
+
+
+def question_row(rng: random.Random) -> Row:
+    """A favourite-animal question, answered with one word: by the prior, or by the persona if there is one."""
+    question = rng.choice(QUESTIONS) if rng.random() < 0.5 else wording(rng)
+    asked = smudge(rng, question) if rng.random() < 0.1 else question
+    if rng.random() < 0.45:
+        animal = rng.choice(ANIMALS)
+        answer = animal if rng.random() < OBEDIENCE else favorite(rng, question)
+        return Row(persona_system(rng, animal), asked, answer)
+    return Row(plain_system(rng), asked, favorite(rng, question))
+
+
+# --- the stream ----------------------------------------------------------------------------------------
+
+KINDS = {number_row: 0.30, question_row: 0.42, talk_row: 0.18, fact_row: 0.10}
+
+
+def chats(seed: int, count: int) -> Iterator[Row]:
+    """The corpus: `count` chats, always the same for a seed."""
+    rng = random.Random(seed)
+    makers, weights = list(KINDS), list(KINDS.values())
+    for _ in range(count):
+        yield rng.choices(makers, weights)[0](rng)
