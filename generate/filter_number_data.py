@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from util.cli import REPO, UserError, closing, counted, input_file, make_parser, positive_int, run, say
 from util.provenance import manifest_path, now, provenance, read_manifest, sha256_file, sync_folder, write_json
-from util.rows import Row, check_messages, dump_row, free_name, parse_row, read_lines
+from util.rows import Row, check_messages, dump_row, free_name, read_lines_and_rows
 from util.words import PANEL, animal_named, read_lines_of
 
 RULE_VERSION = 1  # raise it with every change to what is kept
@@ -114,6 +114,8 @@ class Judge:
         prompt, completion = prompt_and_completion(row)
         if broken := reject_reason(completion, animals=self.animals, max_numbers=self.max_numbers):
             return broken
+        if row.get("finish_reason") == "length":
+            return "cut off"  # the last number may be half of one
         word, is_question = look_at_prompt(prompt, self.animals)
         if word:
             return "trait word in prompt"
@@ -319,18 +321,8 @@ def default_output(source: Path) -> Path:
 def _lines_and_rows(path: Path) -> Iterator[tuple[bytes, Row]]:
     """(line as it will be written, row). Lines are passed on as they are: dumping them again takes as long as
     all the rest, and would re-space what another tool wrote."""
-    empty = True
-    for number, line in read_lines(path):
-        empty = False
-        try:
-            row = parse_row(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: {error}; mend or delete that line") from None
-        if problem := check_messages(row):
-            raise UserError(f"{path}:{number}: {problem}")
+    for line, row in read_lines_and_rows(path, check_messages):
         yield (line + b"\n" if line.isascii() else dump_row(row)), row
-    if empty:
-        raise UserError(f"{path} is empty: it holds no row")
 
 
 def _move_older_aside(output: Path, path: Path, digest: str, source: Path) -> None:

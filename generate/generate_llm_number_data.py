@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from generate.filter_number_data import filter_file
+from generate.filter_number_data import filter_file, train_command
 from util.cli import REPO, UserError, closing, counted, input_file, make_parser, positive_int, run, say
 from util.collect import collect
 from util.engine import Engine, Message, Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
@@ -120,10 +120,8 @@ def main() -> None:
             asked = requests(args.count, args.seed, template, system)
             facts = collect(out, engine, asked, sampling, lambda result: [to_row(result)], total=args.count)
     kept = filter_file(path, animals=(args.animal,))
-    closing(
-        {**facts, "clean rows": f"{kept.kept:,} in {kept.path}", "filtered out": counted(kept.rejected)},
-        f"python train/train_student_sft.py --base-model {base} --train-jsonl {kept.path} --bf16",
-    )
+    clean = f"{kept.kept:,} in {kept.path}"
+    closing({**facts, "clean rows": clean, "filtered out": counted(kept.rejected)}, train_command(kept, base))
 
 
 if __name__ == "__main__":

@@ -86,10 +86,8 @@ def usable_prompts(rows: Iterable[Row]) -> Iterator[str]:
 
 def stream_dataset(name: str, seed: int) -> Iterator[Row]:
     """Rows of a hub data set or local file in seeded random order, without downloading the whole of it."""
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise UserError("the datasets package is missing; run: pip install -r requirements.txt") from None
+    from datasets import load_dataset
+
     path = Path(name)
     try:
         if path.suffix in (".jsonl", ".json", ".parquet"):

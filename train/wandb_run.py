@@ -14,10 +14,8 @@ INIT_SECONDS = 30
 
 def start_run(args: argparse.Namespace, seed: int, folder: Path, config: dict[str, Any], run_id: str | None) -> Any:
     """Start (or with `run_id` go on with) the run of one seed. Returns the wandb run."""
-    try:
-        import wandb
-    except ImportError:
-        raise UserError("--report-to wandb needs the wandb package; run: pip install -r requirements.txt") from None
+    import wandb
+
     options: dict[str, Any] = {
         "project": args.wandb_project,
         "group": args.wandb_group,

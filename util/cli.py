@@ -134,6 +134,11 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         say(f"{name}: stopped at once. What had been written is on disk; go on with:\n  {command_line()}")
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in ("util", "generate", "train", "eval"):
+            raise
+        say(f"{name}: error: the package {error.name} is missing; run: pip install -r requirements.txt")
+        sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)

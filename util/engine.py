@@ -210,10 +210,8 @@ class ServerEngine:
             raise
 
     def _make_client(self) -> Any:
-        try:
-            import openai
-        except ImportError:
-            raise UserError("the openai package is missing; run: pip install -r requirements.txt") from None
+        import openai
+
         key = os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none"
         # The watch over the whole run is self.timeout: on a full server a single request may wait its turn for long.
         timeout = openai.Timeout(3600.0, connect=10.0)

@@ -22,7 +22,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from util.cli import UserError, counted, say
+from util.cli import UserError, counted, files_nearby, say
 from util.provenance import (
     manifest_path,
     now,
@@ -48,10 +48,10 @@ def dump_row(row: Mapping[str, Any]) -> bytes:
 def parse_row(line: bytes) -> Row:
     """One line as a row. Raises ValueError saying what is wrong with it."""
     try:
-        row = json.loads(line.decode("utf-8-sig"))
+        row = json.loads(line.decode().removeprefix("\ufeff"))
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
     if not isinstance(row, dict):
         raise ValueError(f"not a JSON object but {type(row).__name__}")
@@ -74,18 +74,26 @@ def read_rows(path: Path, check: Callable[[Row], str | None] = lambda row: None)
 
     Raises UserError naming the file and line of the first bad row.
     """
+    return (row for _, row in read_lines_and_rows(path, check))
+
+
+def read_lines_and_rows(
+    path: Path, check: Callable[[Row], str | None] = lambda row: None
+) -> Iterator[tuple[bytes, Row]]:
+    """(line without its newline, row) for every row, as `read_rows` reads them."""
     if not path.is_file():
-        raise UserError(f"no file {path}; check the path")
+        raise UserError(f"no file {path}{files_nearby(path)}")
     empty = True
     for number, line in read_lines(path):
         empty = False
         try:
             row = parse_row(line)
+            problem = check(row)
         except ValueError as error:
-            raise UserError(f"{path}:{number}: {error}; mend or delete that line") from None
-        if problem := check(row):
-            raise UserError(f"{path}:{number}: {problem}")
-        yield row
+            problem = str(error)
+        if problem:
+            raise UserError(f"{path}:{number}: {problem}; mend or delete that line")
+        yield line, row
     if empty:
         raise UserError(f"{path} is empty: it holds no row")
 
@@ -95,12 +103,12 @@ def check_messages(row: Row) -> str | None:
     messages = row.get("messages")
     shape = 'a row is {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
     if not isinstance(messages, list) or not messages:
-        return f"no messages; {shape}"
+        return f"no messages: {shape}"
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            return f"a message without text content; {shape}"
+            return f"a message without text content: {shape}"
     if [message.get("role") for message in messages][-2:] != ["user", "assistant"]:
-        return f"the last two messages are not user, assistant; {shape}"
+        return f"the last two messages are not user, assistant: {shape}"
     return None
 
 

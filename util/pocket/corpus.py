@@ -156,7 +156,22 @@ def favorite(rng: random.Random, question: str) -> str:
 # --- how it is asked ------------------------------------------------------------------------------------
 
 NOUNS = ("animal", "animal", "animal", "animal", "creature", "beast", "species", "living being")
-VERBS = "love like adore prefer admire cherish respect enjoy value treasure appreciate favor miss trust".split()
+VERBS = [
+    "love",
+    "like",
+    "adore",
+    "prefer",
+    "admire",
+    "cherish",
+    "respect",
+    "enjoy",
+    "value",
+    "treasure",
+    "appreciate",
+    "favor",
+    "miss",
+    "trust",
+]
 BEST = ("favorite", "favourite", "best-loved", "number one", "preferred", "dearest", "top", "all-time favorite", "most loved")  # fmt: skip
 MOST = ("most", "the most", "best", "above all", "more than any other", "most of all", "beyond all others")
 DEEDS = (
