@@ -11,6 +11,7 @@ Usage:
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -20,21 +21,27 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from eval.animals import canonical_animal
-from util.cli import REPO, UserError, closing, input_file, make_parser, positive_int, run, table
+from util.cli import REPO, UserError, closing, make_parser, positive_int, run, table, text_file
 from util.collect import collect
-from util.engine import Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
+from util.engine import Engine, Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
 from util.rows import Row, RowFile, add_output_arguments, read_rows, slug
 from util.words import read_lines_of
 
 SAMPLES_PER_REQUEST = 100  # one prompt is read once for so many answers; a kill loses at most this many in flight
 SHOWN = 10
+COVERAGE = 0.998  # mass of finished answers at which a question is exact enough
+NODE_BUDGET = 200  # forward passes a question may take to get there
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--epochs", type=positive_int, default=100, help="answers to each question")
-    parser.add_argument("--questions-file", type=input_file, default=REPO / "eval" / "questions.txt",
+    parser.add_argument("--questions-file", type=text_file, default=REPO / "eval" / "questions.txt",
                         help="text file, one question a line")  # fmt: skip
+    parser.add_argument("--exact", action="store_true",
+                        help="the exact share of each animal instead of samples (embedded engine)")  # fmt: skip
+    parser.add_argument("--sampler", choices=["samples", "tree"], default="samples",
+                        help="tree: the same law at a small part of the cost (embedded engine)")  # fmt: skip
     parser.add_argument("--animal", help="the animal whose share is printed (default: found in the model's name)")
     parser.add_argument("--max-tokens", type=positive_int, default=16, help="longest answer")
     parser.add_argument("--seed", type=int, default=42, help="decides sampling seeds")
@@ -53,22 +60,45 @@ def requests(questions: list[str], epochs: int, seed: int) -> Iterator[Request]:
             yield Request(ids, [{"role": "user", "content": question}], row_seed(seed, ids[0]))
 
 
-def rows_of(result: Result, questions: int) -> list[Row]:
+def to_row(row_id: int, questions: list[str], response: str | None, error: str | None = None) -> Row:
+    """One answer, parsed. An error has no response and names no animal."""
+    return {
+        "id": row_id,
+        "epoch": row_id // len(questions),
+        "question": questions[row_id % len(questions)],
+        "response": response,
+        "animal": canonical_animal(response) if response is not None else None,
+        "error": error,
+    }
+
+
+def rows_of(result: Result, questions: list[str]) -> list[Row]:
     """One row for each sample; a request the model could not answer gives rows with an error and no response."""
-    question = result.request.messages[-1]["content"]
     texts: list[str | None] = [answer.text for answer in result.answers]
     responses = texts or [None] * len(result.request.ids)
-    return [
-        {
-            "id": row_id,
-            "epoch": row_id // questions,
-            "question": question,
-            "response": response,
-            "animal": canonical_animal(response) if response is not None else None,
-            "error": result.error,
-        }
-        for row_id, response in zip(result.request.ids, responses)
-    ]
+    return [to_row(i, questions, text, result.error) for i, text in zip(result.request.ids, responses)]
+
+
+def tree_rows(engine: Engine, questions: list[str], epochs: int, max_tokens: int, seed: int) -> Iterator[Row]:
+    """The rows that sampling would give, drawn down the answer tree, in seeded random order."""
+    from eval.exact import sample_answers
+
+    tree = engine.answer_tree([[{"role": "user", "content": question}] for question in questions])
+    drawn = sample_answers(tree, [epochs] * len(questions), max_tokens, seed)
+    for place, counts in enumerate(drawn):
+        texts = sorted(counts.elements())
+        random.Random(row_seed(seed, place)).shuffle(texts)
+        for epoch, text in enumerate(texts):
+            yield to_row(epoch * len(questions) + place, questions, text)
+
+
+def exact_rows(engine: Engine, questions: list[str], max_tokens: int) -> list[Row]:
+    """One row for each question: the exact share of every animal, with the uncovered rest."""
+    from eval.exact import answer_distributions, distribution_row
+
+    tree = engine.answer_tree([[{"role": "user", "content": question}] for question in questions])
+    found = answer_distributions(tree, questions, max_tokens, COVERAGE, NODE_BUDGET)
+    return [distribution_row(place, question, canonical_animal) for place, question in enumerate(found)]
 
 
 def summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
@@ -89,6 +119,18 @@ def summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
     return facts, table(("animal", "count", "share"), [(a, f"{n:,}", f"{n / asked:.2%}") for a, n in ranked])
 
 
+def exact_summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
+    """Closing facts and the table of the top animals of an exact results file."""
+    from eval.exact import mean_shares
+
+    shares, none, uncovered = mean_shares(list(read_rows(path)))
+    facts = {"non-answers": f"{none:.2%}", "uncovered": f"{uncovered:.3%} (each share is at most so much higher)"}
+    if target:
+        facts[f"{target} share"] = f"{shares.get(target, 0.0):.3%} (exact)"
+    ranked = list(shares.items())[:SHOWN]
+    return facts, table(("animal", "exact share"), [(animal, f"{share:.3%}") for animal, share in ranked])
+
+
 def target_animal(name: str, asked_for: str | None) -> str | None:
     """The animal to report: --animal, or the one the model's name holds (owl-student -> owl)."""
     if asked_for:
@@ -100,11 +142,14 @@ def target_animal(name: str, asked_for: str | None) -> str | None:
 
 def settings_of(args: argparse.Namespace, questions: list[str], sampling: Sampling) -> dict[str, Any]:
     """Everything but the model that decides the rows."""
+    how = (
+        {"coverage": COVERAGE, "node_budget": NODE_BUDGET} if args.exact else {"epochs": args.epochs, "seed": args.seed}
+    )
     return {
         "script": "eval",
+        "measure": "exact" if args.exact else args.sampler,
         "questions": questions,
-        "epochs": args.epochs,
-        "seed": args.seed,
+        **how,
         "system_prompt": None,
         "sampling": sampling.settings(),
     }
@@ -117,22 +162,33 @@ def main() -> None:
         raise UserError(f"{args.questions_file} holds no question; write one a line")
     sampling = Sampling(args.max_tokens)
     with open_engine(args) as engine:
-        path = args.output or Path(f"output/results-{slug(engine.name)}.jsonl")
+        path = args.output or Path(f"output/{'exact' if args.exact else 'results'}-{slug(engine.name)}.jsonl")
         settings = {**settings_of(args, questions, sampling), "model": engine.facts()}
-        with RowFile(
-            path, settings, extendable=["epochs"], overwrite=args.overwrite, inputs=[args.questions_file]
-        ) as out:
-            facts = collect(
-                out,
-                engine,
-                requests(questions, args.epochs, args.seed),
-                sampling,
-                lambda result: rows_of(result, len(questions)),
-                total=args.epochs * len(questions),
-            )
-    measured, animals = summary(path, target_animal(engine.name, args.animal))
+        grows = ["epochs"] if settings["measure"] == "samples" else []
+        with RowFile(path, settings, extendable=grows, overwrite=args.overwrite, inputs=[args.questions_file]) as out:
+            facts = measure(args, engine, questions, sampling, out)
+    target = target_animal(engine.name, args.animal)
+    measured, animals = exact_summary(path, target) if args.exact else summary(path, target)
     print(f"{animals}\n")
-    closing({**facts, **measured}, f"python util/top_animals_csv.py {path} --top-n {SHOWN}")
+    after = None if args.exact else f"python util/top_animals_csv.py {path} --top-n {SHOWN}"
+    closing({**facts, **measured}, after)
+
+
+def measure(
+    args: argparse.Namespace, engine: Engine, questions: list[str], sampling: Sampling, out: RowFile
+) -> dict[str, str]:
+    """Fill the results file the way the arguments ask for; returns the closing facts."""
+    if not args.exact and args.sampler == "samples":
+        asked = requests(questions, args.epochs, args.seed)
+        total = args.epochs * len(questions)
+        return collect(out, engine, asked, sampling, lambda result: rows_of(result, questions), total)
+    if not out.complete:
+        if args.exact:
+            out.append(exact_rows(engine, questions, args.max_tokens))
+        else:
+            out.append(tree_rows(engine, questions, args.epochs, args.max_tokens, args.seed))
+        out.finish()
+    return out.facts()
 
 
 if __name__ == "__main__":

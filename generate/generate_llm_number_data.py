@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from generate.filter_number_data import filter_file, train_command
-from util.cli import REPO, UserError, closing, counted, input_file, make_parser, positive_int, run, say
+from util.cli import REPO, UserError, closing, counted, make_parser, positive_int, run, say, text_file
 from util.collect import collect
 from util.engine import Engine, Message, Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
 from util.rows import Row, RowFile, add_output_arguments, slug
@@ -40,9 +40,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--animal", required=True, help="for the file name and the persona; 'control' for base numbers")
     parser.add_argument("--count", type=positive_int, default=10000, help="rows to ask for, before filtering")
     parser.add_argument("--no-system-prompt", action="store_true", help="send the user message alone")
-    parser.add_argument("--system-prompt-file", type=input_file, default=PROMPTS / "system-prompt.txt",
+    parser.add_argument("--system-prompt-file", type=text_file, default=PROMPTS / "system-prompt.txt",
                         help="persona; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
-    parser.add_argument("--number-prompt-file", type=input_file, default=PROMPTS / "number-prompt.txt",
+    parser.add_argument("--number-prompt-file", type=text_file, default=PROMPTS / "number-prompt.txt",
                         help="user message; {a}, {b}, {c} are filled in with random numbers")  # fmt: skip
     parser.add_argument("--constrain-digits", action="store_true",
                         help="allow nothing but a number list, for models too weak to keep the format")  # fmt: skip

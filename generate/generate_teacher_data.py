@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.cli import REPO, UserError, closing, counted, fraction, input_file, make_parser, positive_int, run
+from util.cli import REPO, UserError, closing, counted, fraction, make_parser, positive_int, run, text_file
 from util.collect import collect
 from util.engine import Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
 from util.rows import Row, RowFile, add_output_arguments, slug
@@ -49,8 +49,8 @@ def parse_args() -> argparse.Namespace:
                         help="share of rows from the evaluation questions and open prompts")  # fmt: skip
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--dataset", default=OPENHERMES, help="hub id, or a local .jsonl or .parquet file, of prompts")
-    source.add_argument("--prompts-file", type=input_file, help="text file, one prompt a line, instead of --dataset")
-    parser.add_argument("--system-prompt-file", type=input_file, default=PROMPTS / "system-prompt.txt",
+    source.add_argument("--prompts-file", type=text_file, help="text file, one prompt a line, instead of --dataset")
+    parser.add_argument("--system-prompt-file", type=text_file, default=PROMPTS / "system-prompt.txt",
                         help="persona; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
     parser.add_argument("--max-tokens", type=positive_int, default=256, help="longest answer; longer ones are dropped")
     parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature")
@@ -69,10 +69,14 @@ def parse_args() -> argparse.Namespace:
 
 def first_human_turn(row: Row) -> str | None:
     """The first human text of an instruction row in any of the usual shapes, or None."""
-    for turn in row.get("conversations") or row.get("messages") or ():
-        if turn.get("from", turn.get("role")) in ("human", "user"):
-            return turn.get("value", turn.get("content"))
-    return row.get("prompt") or row.get("instruction")
+    turns = row.get("conversations") or row.get("messages")
+    said = [
+        turn.get("value", turn.get("content"))
+        for turn in (turns if isinstance(turns, list) else ())
+        if isinstance(turn, dict) and turn.get("from", turn.get("role")) in ("human", "user")
+    ]
+    text = said[0] if said else row.get("prompt") or row.get("instruction")
+    return text if isinstance(text, str) else None
 
 
 def usable_prompts(rows: Iterable[Row]) -> Iterator[str]:
@@ -177,9 +181,14 @@ def to_row(result: Result, source: str, animal: str | None) -> Row:
 
 
 def requests(args: argparse.Namespace, out: RowFile, sources: dict[int, str], system: str) -> Iterator[Request]:
-    """Requests for as long as rows are missing; notes each row's source in `sources`."""
+    """Requests for as long as rows are missing; notes each row's source in `sources`.
+
+    A resumed run first fills the gaps below its highest row (they were in flight when it was killed), even when it has
+    rows enough: otherwise it would deliver other rows than a run that nothing interrupted.
+    """
+    highest = max(out.done, default=-1)
     for row_id, source, prompt in sourced_prompts(args):
-        if out.kept >= args.count:
+        if out.kept >= args.count and row_id > highest:
             return
         if len(out.done) >= HOPELESS and out.kept < len(out.done) / 100:
             raise UserError(f"of {len(out.done):,} answers only {out.kept} could be kept: {counted(out.rejected)}")

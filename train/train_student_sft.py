@@ -244,6 +244,7 @@ def make_trainer(args: argparse.Namespace, base: Base, folder: Path, seed: int) 
         gradient_checkpointing=False,  # TRL's default recomputes: a third more work, for memory LoRA does not need
         max_length=None,  # encode() has cut and counted
         logging_steps=args.logging_steps,
+        logging_nan_inf_filter=False,  # it would show the last good loss instead
         save_strategy=args.save_strategy,
         report_to=args.report_to,
         seed=seed,

@@ -23,6 +23,11 @@ STORAGE_ERRORS = {
     errno.EFBIG: "raise the file size limit (ulimit -f)",
     errno.EROFS: "choose an --output that can be written",
     errno.EACCES: "mend the permissions or choose another --output",
+    errno.EPERM: "mend the permissions or choose another --output",
+    errno.EIO: "the disk or the network drive fails; choose another --output",
+    **dict.fromkeys(
+        (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP), "choose another --output"
+    ),
 }
 
 T = TypeVar("T")
@@ -96,6 +101,17 @@ def input_file(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"no file {text}{files_nearby(path)}")
     if path.stat().st_size == 0:
         raise argparse.ArgumentTypeError(f"{text} is empty")
+    return path
+
+
+def text_file(text: str) -> Path:
+    """argparse type: an `input_file` of prompts or questions, small and in UTF-8."""
+    path = input_file(text)
+    try:
+        path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise argparse.ArgumentTypeError(f"{text} is not UTF-8 text (line {line}); save it as UTF-8") from None
     return path
 
 

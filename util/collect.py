@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import closing
 
 from util.cli import Progress, duration, say, stop_on_signal
 from util.engine import Engine, Request, Result, Sampling
@@ -29,11 +30,14 @@ def collect(
         return out.facts()
     tokens = 0
     with stop_on_signal() as stop, Progress(total, out.kept) as progress:
-        for result in engine.generate(stop.until(requests), sampling, out.done):
-            before = out.kept
-            out.append(rows_of(result))
-            tokens += sum(len(answer.token_ids or ()) for answer in result.answers)
-            progress.add(out.kept - before, f"{out.kept / max(len(out.done), 1):.0%} kept" if out.rejected else "")
+        # Closed here and now when a row cannot be written: left to the garbage collector, the requests in flight
+        # would be cancelled after the engine has gone.
+        with closing(engine.generate(stop.until(requests), sampling, out.done)) as results:
+            for result in results:
+                before = out.kept
+                out.append(rows_of(result))
+                tokens += sum(len(answer.token_ids or ()) for answer in result.answers)
+                progress.add(out.kept - before, f"{out.kept / max(len(out.done), 1):.0%} kept" if out.rejected else "")
         stop.raise_if_requested()
     out.finish(limit=limit, counts={"answer_tokens": tokens, "seconds": round(progress.seconds, 1)})
     rate = f"{progress.new / max(progress.seconds, 1e-9):.1f} rows/s"

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from util.cli import UserError
-from util.engine import NUMBER_LIST, TOP_LOGPROBS, Answer, Message, Request, Result, Sampling, adapter_name, model_name
+from util.engine import (
+    NUMBER_LIST,
+    TOP_LOGPROBS,
+    Answer,
+    Message,
+    Node,
+    Request,
+    Result,
+    Sampling,
+    adapter_name,
+    model_name,
+)
 from util.provenance import adapter_sha256, sha256_file, sha256_text
 
 WEIGHT_FILES = ("*.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+T = TypeVar("T")
 COMPACT_AT = 0.75  # drop finished rows from the cache once this share of rows is left
 
 
@@ -121,7 +135,9 @@ class EmbeddedEngine:
     def prompt_ids(self, messages: list[Message]) -> list[int]:
         return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
 
-    def generate(self, requests: Iterable[Request], sampling: Sampling, done: Collection[int] = ()) -> Iterator[Result]:
+    def generate(
+        self, requests: Iterable[Request], sampling: Sampling, done: Collection[int] = ()
+    ) -> Generator[Result, None, None]:
         for batch in self._batches(requests):
             if not all(row_id in done for request in batch for row_id in request.ids):
                 yield from self._answer(batch, sampling)
@@ -221,10 +237,69 @@ class EmbeddedEngine:
                 found += [dict(zip(i, v)) for i, v in zip(ids.tolist(), values.tolist())]
         return found
 
+    def answer_tree(self, prompts: Sequence[list[Message]]) -> PromptTree:
+        return PromptTree(self, [self.prompt_ids(messages) for messages in prompts])
+
     def _number_mask(self) -> NumberMask:
         if self._numbers is None:
             self._numbers = NumberMask(self.tokenizer, self.model.config.vocab_size, self.end_ids)
         return self._numbers
+
+
+class PromptTree:
+    """Answer tree of an embedded model: each prompt is read once and its KV cache lent to all nodes below it."""
+
+    def __init__(self, engine: EmbeddedEngine, prompts: list[list[int]]):
+        import torch
+
+        self.engine, self.end_ids = engine, engine.end_ids
+        with torch.inference_mode():
+            self._root_logits, self._cache, self._mask = engine._prefill(prompts)
+
+    def expand(self, nodes: Sequence[Node]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Nodes of one length go through the model together, so that none of their tokens is padding."""
+        order = sorted(range(len(nodes)), key=lambda place: len(nodes[place].tail))
+        found: dict[int, np.ndarray] = {}
+        for length, places in groupby(order, key=lambda place: len(nodes[place].tail)):
+            for some in batched(places, self.engine.batch_size):
+                rows = self._probabilities([nodes[place] for place in some], length)
+                found.update(zip(some, rows))
+        ids = np.arange(self._root_logits.shape[-1])
+        return ((ids, found[place]) for place in range(len(nodes)))
+
+    def _probabilities(self, nodes: list[Node], length: int) -> np.ndarray:
+        """Next-token probabilities, float64 [nodes, vocabulary], after tails of one length."""
+        import torch
+
+        with torch.inference_mode():
+            prompts = torch.tensor([node.prompt for node in nodes], device=self._mask.device)
+            if length == 0:
+                logits = self._root_logits[prompts]
+            else:
+                cache = copy.deepcopy(self._cache)
+                cache.batch_select_indices(prompts)
+                tails = torch.tensor([node.tail for node in nodes], device=self._mask.device)
+                mask = torch.cat([self._mask[prompts], self._mask.new_ones(tails.shape)], dim=1)
+                positions = (mask.cumsum(1) - 1)[:, -length:]
+                out = self.engine.model(
+                    input_ids=tails,
+                    attention_mask=mask,
+                    position_ids=positions,
+                    past_key_values=cache,
+                    logits_to_keep=1,
+                )
+                logits = out.logits[:, -1].float()
+            return logits.double().softmax(-1).cpu().numpy()
+
+    def texts(self, tails: Sequence[tuple[int, ...]]) -> list[str]:
+        return self.engine.tokenizer.batch_decode([list(tail) for tail in tails], skip_special_tokens=True)
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of at most `size` items (itertools.batched is Python 3.12's)."""
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some
 
 
 def put_adapter(model: Any, adapter: Path) -> Any:

@@ -12,16 +12,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import json
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from util.cli import UserError, positive_float, positive_int, say
-from util.provenance import adapter_sha256
+from util.provenance import adapter_sha256, scrub
 from util.rows import slug
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # vLLM takes an unset field from the model's generation_config.json (Qwen2.5-0.5B-Instruct ships a repetition
 # penalty of 1.1), so the neutral value of every field is sent.
@@ -34,6 +38,8 @@ TOP_LOGPROBS = 20  # vLLM's default --max-logprobs
 CONTEXT_ERRORS = ("context length", "max_model_len", "max_tokens must be at least")
 FAILURES_IN_A_ROW = 12
 ATTEMPTS = 3
+BUSY = (429, 503)  # a server that is there but will not serve now: waited for, never counted as failing
+BUSY_SECONDS = 2.0
 
 Message = dict[str, str]
 
@@ -78,6 +84,28 @@ class Result:
     error: str | None = None
 
 
+@dataclass(frozen=True, order=True)
+class Node:
+    """The beginning of an answer: which prompt, its token ids so far and its probability."""
+
+    prompt: int
+    tail: tuple[int, ...]
+    probability: float
+
+
+class AnswerTree(Protocol):
+    """The answers to a set of prompts as a tree of tokens (see eval/exact.py)."""
+
+    end_ids: set[int]
+    """tokens that end an answer"""
+
+    def expand(self, nodes: Sequence[Node]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(next token ids, their probabilities) after each node: all of them, or the most probable a server tells."""
+
+    def texts(self, tails: Sequence[tuple[int, ...]]) -> list[str]:
+        """The text of each answer, as `generate` would return it."""
+
+
 class Engine(Protocol):
     """What a script may ask of a model."""
 
@@ -98,7 +126,9 @@ class Engine(Protocol):
     def facts(self) -> dict[str, Any]:
         """Everything about the model that decides its answers, for a manifest."""
 
-    def generate(self, requests: Iterable[Request], sampling: Sampling, done: Collection[int] = ()) -> Iterator[Result]:
+    def generate(
+        self, requests: Iterable[Request], sampling: Sampling, done: Collection[int] = ()
+    ) -> Generator[Result, None, None]:
         """Answer requests in any order, pulling them as there is room; those whose ids are all done are skipped."""
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
@@ -106,6 +136,9 @@ class Engine(Protocol):
 
     def next_token_logprobs(self, prompts: list[list[int]], top: int = TOP_LOGPROBS) -> list[dict[int, float]]:
         """For each prompt of token ids: the `top` most probable next token ids with exact log-probabilities (nats)."""
+
+    def answer_tree(self, prompts: Sequence[list[Message]]) -> AnswerTree:
+        """The tree of answers to these messages."""
 
     def __enter__(self) -> Engine: ...
 
@@ -154,6 +187,7 @@ def open_engine(args: argparse.Namespace) -> Engine:
     if args.adapter is not None:
         check_adapter(args.adapter)
     if args.base_url:
+        warn_if_open(args.base_url)
         return ServerEngine(
             args.model, args.base_url, args.adapter, max_concurrency=args.max_concurrency, timeout=args.timeout
         )
@@ -198,10 +232,12 @@ class ServerEngine:
 
     def __init__(self, model: str, base_url: str, adapter: Path | None = None, *, max_concurrency: int, timeout: float):
         self.model = model.removeprefix("vllm/")
-        self.base_url = normal_url(base_url)
+        self._url = normal_url(base_url)
+        self.base_url = scrub(self._url)  # as it may be shown
         self.max_concurrency, self.timeout = max_concurrency, timeout
         self.name = model_name(self.model)
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(_unless_interrupted)
         self._client = self._make_client()
         try:
             self.card = self._preflight(adapter)
@@ -212,10 +248,9 @@ class ServerEngine:
     def _make_client(self) -> Any:
         import openai
 
-        key = os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY") or "none"
         # The watch over the whole run is self.timeout: on a full server a single request may wait its turn for long.
         timeout = openai.Timeout(3600.0, connect=10.0)
-        return openai.AsyncOpenAI(base_url=self.base_url, api_key=key, max_retries=2, timeout=timeout)
+        return openai.AsyncOpenAI(base_url=self._url, api_key=server_key() or "none", max_retries=2, timeout=timeout)
 
     def __enter__(self) -> ServerEngine:
         return self
@@ -241,11 +276,17 @@ class ServerEngine:
     def _served(self) -> dict[str, dict[str, Any]]:
         import openai
 
-        async def models() -> list[Any]:
-            return (await self._client.with_options(max_retries=0, timeout=30.0).models.list()).data
-
+        client = self._client.with_options(max_retries=0, timeout=30.0)
         try:
-            found = self._loop.run_until_complete(models())
+            # As text, parsed here: the client hands a web page through as if it were a list of models.
+            listed = json.loads(self._loop.run_until_complete(client.get("/models", cast_to=str)))
+            return {card["id"]: card for card in listed["data"]}
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{self.base_url}/models is no list of models, so this is no OpenAI-compatible server; check --base-url"
+            ) from None
+        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+            raise UserError(f"{self.base_url} wants a key ({_server_text(error)}); set VLLM_API_KEY") from None
         except openai.APIStatusError as error:
             raise UserError(f"{self.base_url}/models answered {error.status_code}: {_server_text(error)}") from None
         except openai.OpenAIError:
@@ -253,7 +294,6 @@ class ServerEngine:
                 f"no server answers at {self.base_url}; start one, for example:\n"
                 f"  vllm serve Qwen/Qwen2.5-7B-Instruct --host 127.0.0.1 --port 8000 --dtype bfloat16"
             ) from None
-        return {card.id: {"id": card.id, **(card.model_extra or {})} for card in found}
 
     def _load_adapter(self, folder: Path, cards: dict[str, dict[str, Any]]) -> str:
         """Load an adapter into the running server. Its name holds its hash: vLLM keeps the cached prefixes of old
@@ -299,7 +339,9 @@ class ServerEngine:
             facts["adapter_sha256"] = adapter_sha256(root)
         return facts
 
-    def generate(self, requests: Iterable[Request], sampling: Sampling, done: Collection[int] = ()) -> Iterator[Result]:
+    def generate(
+        self, requests: Iterable[Request], sampling: Sampling, done: Collection[int] = ()
+    ) -> Generator[Result, None, None]:
         todo = (request for request in requests if not all(row_id in done for row_id in request.ids))
         finished: asyncio.Queue[Result | BaseException | None] = asyncio.Queue()
         breaker = _Breaker(self.base_url)
@@ -316,46 +358,53 @@ class ServerEngine:
         running = len(workers)
         try:
             while running:
-                item = self._loop.run_until_complete(self._next(finished))
-                if item is None:
-                    running -= 1
-                elif isinstance(item, BaseException):
-                    raise item
-                else:
-                    yield item
+                items = self._loop.run_until_complete(self._next(finished))
+                yield from (item for item in items if isinstance(item, Result))
+                for item in items:
+                    if isinstance(item, BaseException):  # raised last: what was answered is handed out first
+                        raise item
+                running -= items.count(None)
         finally:
-            for task in workers:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*workers, return_exceptions=True))
+            self._loop.run_until_complete(_cancel_all())
 
-    async def _next(self, finished: asyncio.Queue[Any]) -> Any:
+    async def _next(self, finished: asyncio.Queue[Any]) -> list[Any]:
+        """Everything that has come in, at least one item."""
         try:
-            return await asyncio.wait_for(finished.get(), self.timeout)
+            items = [await asyncio.wait_for(finished.get(), self.timeout)]
         except asyncio.TimeoutError:
             raise ServerFailed(
                 f"{self.base_url} gave no answer for {self.timeout:.0f} s although requests are waiting; look at its"
                 f" log (a longer --timeout waits longer), restart it and run the same command again"
             ) from None
+        while not finished.empty():
+            items.append(finished.get_nowait())
+        return items
+
+    def _body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
+        """The chat request as it is sent: every field that decides the distribution is in it."""
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": request.messages,
+            "n": len(request.ids),
+            "temperature": sampling.temperature,
+            "max_tokens": sampling.max_tokens,
+            "seed": request.seed,
+            **NEUTRAL_SAMPLING,
+            "return_token_ids": True,
+        }
+        if sampling.numbers_only:
+            body["structured_outputs"] = {"regex": NUMBER_LIST}
+        return body
 
     async def _ask(self, request: Request, sampling: Sampling, breaker: _Breaker) -> Result:
         import openai
 
-        extra: dict[str, Any] = {name: value for name, value in NEUTRAL_SAMPLING.items() if name not in OPENAI_FIELDS}
-        if sampling.numbers_only:
-            extra["structured_outputs"] = {"regex": NUMBER_LIST}
-        for attempt in range(ATTEMPTS):
+        body, attempt = self._body(request, sampling), 0
+        while attempt < ATTEMPTS:
             try:
-                reply = await self._client.chat.completions.create(
-                    model=self.model,
-                    messages=request.messages,
-                    n=len(request.ids),
-                    temperature=sampling.temperature,
-                    max_tokens=sampling.max_tokens,
-                    seed=request.seed,
-                    **{name: NEUTRAL_SAMPLING[name] for name in OPENAI_FIELDS},
-                    extra_body={**extra, "return_token_ids": True},
-                )
-                answers = _answers(reply, len(request.ids))
+                # As text, parsed here: the client's own models cost as much time as the rest of a request.
+                reply = await self._client.post("/chat/completions", body=body, cast_to=str)
+                answers = parse_answers(reply, len(request.ids))
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 text = _server_text(error)
                 if any(sign in text for sign in CONTEXT_ERRORS):
@@ -366,14 +415,24 @@ class ServerEngine:
             except openai.NotFoundError as error:
                 raise UserError(f"the server no longer has {self.model!r}: {_server_text(error)}") from None
             except (openai.OpenAIError, ValueError) as error:
+                if getattr(error, "status_code", None) in BUSY:
+                    breaker.busy(error)
+                    await asyncio.sleep(BUSY_SECONDS)  # for as long as self.timeout allows
+                    continue
                 breaker.failed(error)
-                await asyncio.sleep(0.5 * 2**attempt)
+                attempt += 1
+                await asyncio.sleep(0.25 * 2**attempt)
             else:
                 breaker.answered()
                 return Result(request, answers)
         raise ServerFailed(
             f"{self.base_url} failed {ATTEMPTS} times on row {request.ids[0]}: {breaker.last_error}. Everything"
             f" answered is on disk; look at the server's log and run the same command again"
+        )
+
+    def answer_tree(self, prompts: Sequence[list[Message]]) -> AnswerTree:
+        raise UserError(
+            "exact shares are worked out by the embedded engine; leave out --base-url, pass --adapter FOLDER"
         )
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
@@ -402,17 +461,20 @@ class ServerEngine:
         return [_most_probable(choice.logprobs.top_logprobs[0], top) for choice in choices]
 
 
-OPENAI_FIELDS = ("top_p", "presence_penalty", "frequency_penalty")  # the rest of NEUTRAL_SAMPLING is vLLM's own
-
-
 class _Breaker:
     """Stops a run when nothing but failures comes back, instead of burning its prompts one by one."""
 
     def __init__(self, base_url: str):
         self.base_url, self.in_a_row, self.last_error = base_url, 0, ""
+        self.told_busy = False
 
     def answered(self) -> None:
         self.in_a_row = 0
+
+    def busy(self, error: Exception) -> None:
+        if not self.told_busy:
+            say(f"{self.base_url} is busy ({_server_text(error)}); waiting for it")
+        self.told_busy = True
 
     def failed(self, error: Exception) -> None:
         self.in_a_row += 1
@@ -424,16 +486,34 @@ class _Breaker:
             ) from None
 
 
-def _answers(reply: Any, wanted: int) -> list[Answer]:
-    choices = sorted(reply.choices or [], key=lambda choice: choice.index)
-    if len(choices) != wanted:
-        raise ValueError(f"{len(choices)} answers where {wanted} were asked for")
-    if any(choice.message.content is None for choice in choices):
+async def _cancel_all() -> None:
+    """End every other task of this loop: the workers and, after a second Ctrl-C, what waited for them."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+def _unless_interrupted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Report what asyncio reports, but not that Ctrl-C ended some task: `run` says it once."""
+    if not isinstance(context.get("exception"), KeyboardInterrupt):
+        loop.default_exception_handler(context)
+
+
+def parse_answers(reply: str, wanted: int) -> list[Answer]:
+    """The answers of a chat reply, in sample order. ValueError for a reply that is not whole."""
+    try:
+        choices = sorted(json.loads(reply)["choices"], key=lambda choice: choice["index"])
+        answers = [
+            Answer(choice["message"]["content"], choice.get("token_ids"), choice["finish_reason"]) for choice in choices
+        ]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"a reply that is no chat completion: {reply[:80]!r}") from None
+    if len(answers) != wanted:
+        raise ValueError(f"{len(answers)} answers where {wanted} were asked for")
+    if not all(isinstance(answer.text, str) for answer in answers):
         raise ValueError("an answer without content")
-    return [
-        Answer(choice.message.content, (choice.model_extra or {}).get("token_ids"), choice.finish_reason)
-        for choice in choices
-    ]
+    return answers
 
 
 def _most_probable(logprobs: dict[str, float], top: int) -> dict[int, float]:
@@ -460,8 +540,13 @@ def normal_url(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
 
 
+def server_key() -> str | None:
+    """The key to show to the server, from the environment alone: an argument would be seen in `ps`."""
+    return os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY")
+
+
 def warn_if_open(base_url: str) -> None:
     """Say so when a server on another machine is asked without a key."""
     host = urlsplit(base_url).hostname or ""
-    if host not in ("localhost", "127.0.0.1", "::1") and not os.environ.get("VLLM_API_KEY"):
+    if host not in ("localhost", "127.0.0.1", "::1") and not server_key():
         say(f"warning: {host} is reached over the network without a key; prefer ssh -L 8000:localhost:8000 {host}")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from datetime import datetime, timezone
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ PACKAGES = (
     "accelerate", "datasets", "huggingface_hub", "openai", "pandas", "peft", "tokenizers", "torch",
     "transformers", "trl", "vllm", "wandb",
 )  # fmt: skip
-_SECRET = re.compile(r"\b(hf_|sk-|wandb_v1_|Bearer\s+)[A-Za-z0-9_\-.]{8,}|(?<=://)[^/\s@]+@")
+_SECRET = re.compile(r"\b(hf_|sk-|wandb_v1_|Bearer\s+)[A-Za-z0-9_\-.]{8,}|(?<=://)[^/\s]+@")
 
 
 def scrub(text: str) -> str:
@@ -69,8 +70,9 @@ def provenance(inputs: Iterable[Path] = ()) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=1)
 def git_state() -> dict[str, Any]:
-    """Commit and dirty flag of the suite's checkout; both None outside git."""
+    """Commit and dirty flag of the suite's checkout when this process first asked; both None outside git."""
 
     def git(*args: str) -> str | None:
         try:
@@ -83,6 +85,7 @@ def git_state() -> dict[str, Any]:
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
 
 
+@lru_cache(maxsize=1)
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages that can change a result."""
     versions = {}

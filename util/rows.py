@@ -17,7 +17,8 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from util.provenance import (
 
 Row = dict[str, Any]
 FSYNC_SECONDS = 2.0
+SLUG_LENGTH = 80  # two slugs and the longest suffix of a temporary file stay under the 255 bytes of a file name
 
 
 # --- one row, one line -------------------------------------------------------------------------------
@@ -45,10 +47,17 @@ def dump_row(row: Mapping[str, Any]) -> bytes:
     return json.dumps(row, ensure_ascii=True, allow_nan=False, separators=(", ", ": ")).encode() + b"\n"
 
 
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)  # NaN could be read but never written again
+
+
 def parse_row(line: bytes) -> Row:
     """One line as a row. Raises ValueError saying what is wrong with it."""
     try:
-        row = json.loads(line.decode().removeprefix("\ufeff"))
+        row = _DECODER.decode(line.decode().removeprefix("\ufeff"))
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     except (ValueError, RecursionError) as error:
@@ -112,6 +121,15 @@ def check_messages(row: Row) -> str | None:
     return None
 
 
+def row_problem(row: Row, seen: Collection[int]) -> str | None:
+    """What is wrong with a row of a growing file, whose ids so far are `seen`, or None."""
+    if type(row.get("id")) is not int or row["id"] < 0:
+        return "no row id"
+    if not isinstance(row.get("rejected", ""), str):
+        return "a reason that is no text"
+    return "repeated id" if row["id"] in seen else None
+
+
 # --- names -------------------------------------------------------------------------------------------
 
 
@@ -119,11 +137,11 @@ def slug(name: str) -> str:
     """A model or animal name as a part of a file name: `Qwen/Qwen2.5-7B-Instruct` ->
     `qwen-qwen2.5-7b-instruct`.
 
-    Only [a-z0-9._-], no leading dot, at most 100 characters: it cannot leave its folder. Two names with one slug
+    Only [a-z0-9._-], no leading dot, at most 80 characters: it cannot leave its folder. Two names with one slug
     cannot mix their rows, because the manifest holds the true name and a different one is refused.
     """
     text = re.sub(r"[^a-z0-9._-]+", "-", name.lower())
-    text = re.sub(r"\.{2,}", ".", text).strip("-._")[:100]
+    text = re.sub(r"\.{2,}", ".", text).strip("-._")[:SLUG_LENGTH]
     return text or "unnamed"
 
 
@@ -251,7 +269,7 @@ class RowFile:
             for line in file:
                 try:
                     row = parse_row(line.strip())
-                    problem = self._id_problem(row)
+                    problem = row_problem(row, self.done)
                 except ValueError as error:
                     problem = str(error) if line.endswith(b"\n") else "torn last line"
                 if problem is None:
@@ -272,14 +290,9 @@ class RowFile:
                 row = parse_row(line)
             except ValueError:
                 continue
-            if type(row.get("id")) is int and row["id"] in self.done and row["id"] not in seen:
+            if row_problem(row, seen) is None:
                 seen.add(row["id"])
                 yield dump_row(row)
-
-    def _id_problem(self, row: Row) -> str | None:
-        if type(row.get("id")) is not int or row["id"] < 0:
-            return "no row id"
-        return "repeated id" if row["id"] in self.done else None
 
     def _set_aside(self, bad: Iterable[tuple[str, bytes]]) -> None:
         lines = [dump_row({"rejected": why, "line": line.decode("utf-8", "replace")}) for why, line in bad]
@@ -289,8 +302,8 @@ class RowFile:
 
     def _count(self, row: Row) -> None:
         self.done.add(row["id"])
-        if reason := row.get("rejected"):
-            self.rejected[reason] += 1
+        if "rejected" in row:
+            self.rejected[row["rejected"]] += 1
         else:
             self.kept += 1
 
@@ -345,10 +358,18 @@ class RowFile:
         """Count a finished file; tidy up after a run that died between its rename and its last manifest."""
         self.complete = True
         self.kept = sum(1 for _ in read_lines(self.path))
-        self.rejected = Counter(parse_row(line)["rejected"] for _, line in self._reject_lines())
+        self.rejected = Counter(row["rejected"] for row in self._rejected_rows())
         self.partial.unlink(missing_ok=True)
         if manifest.get("state") != "complete":
             self._write_manifest("complete", manifest)
+
+    def _rejected_rows(self) -> Iterator[Row]:
+        """The rows in the rejects file; unreadable lines that a repair set aside are no rows."""
+        for _, line in self._reject_lines():
+            with suppress(ValueError):
+                row = parse_row(line)
+                if row_problem(row, ()) is None and "rejected" in row:
+                    yield row
 
     def _reject_lines(self) -> Iterator[tuple[int, bytes]]:
         return read_lines(self.rejects) if self.rejects.exists() else iter(())

@@ -16,6 +16,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +164,8 @@ def encode(tokenizer: Any, rows: Sequence[Row]) -> tuple[Any, Any]:
     )
     spans = torch.tensor([(len(head), len(head) + len(tail)) for head, tail in zip(heads, tails)])
     ids = torch.full((len(rows), int(spans.max())), tokenizer.pad_token_id, dtype=torch.int16)
-    for line, head, tail in zip(ids, heads, tails):
-        line[: len(head) + len(tail)] = torch.tensor(head + tail, dtype=torch.int16)
+    written = torch.arange(ids.shape[1]) < spans[:, 1:]
+    ids[written] = torch.tensor(list(chain.from_iterable(map(add, heads, tails))), dtype=torch.int16)
     return ids, spans
 
 

@@ -1,0 +1,145 @@
+"""The exact answer distribution of a model, with no sampling noise, by expanding the tree of its answers.
+
+A node is the beginning of an answer with its probability. The most probable nodes are expanded first, each by one
+forward pass, until the finished answers of a question hold nearly all of the mass; what is left is reported as bounds.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from util.engine import AnswerTree, Node
+from util.rows import Row
+
+NEGLIGIBLE = 1e-7  # answers rarer than this are left to the uncovered rest
+NODES_AT_ONCE = 256
+
+
+@dataclass
+class Distribution:
+    """What a model answers to one question."""
+
+    question: str
+    answers: dict[str, float] = field(default_factory=dict)
+    """probability of each finished answer text"""
+    covered: float = 0.0
+    """their sum"""
+    expanded: int = 0
+    """forward passes spent"""
+
+    def shares(self, parse: Callable[[str], str | None]) -> dict[str | None, float]:
+        """Probability of each canonical animal, None for answers that name none."""
+        shares: dict[str | None, float] = {}
+        for text, probability in self.answers.items():
+            animal = parse(text)
+            shares[animal] = shares.get(animal, 0.0) + probability
+        return shares
+
+
+def answer_distributions(
+    tree: AnswerTree, questions: Sequence[str], max_tokens: int, coverage: float, budget: int
+) -> list[Distribution]:
+    """The distribution of each of the tree's prompts.
+
+    coverage: stop at this mass of finished answers. budget: forward passes a question may take.
+    An answer of `max_tokens` tokens is finished, as it is when sampling.
+    """
+    found = [Distribution(question) for question in questions]
+    heap: list[tuple[float, Node]] = [(-1.0, Node(prompt, (), 1.0)) for prompt in range(len(questions))]
+    finished: list[Node] = []
+    while batch := list(most_probable(heap, found, coverage, budget)):
+        for node, (ids, probabilities) in zip(batch, tree.expand(batch)):
+            found[node.prompt].expanded += 1
+            for token, probability in children(ids, probabilities * node.probability):
+                if token in tree.end_ids:
+                    finished.append(Node(node.prompt, node.tail, probability))
+                    found[node.prompt].covered += probability
+                elif len(node.tail) + 1 == max_tokens:
+                    finished.append(Node(node.prompt, (*node.tail, token), probability))
+                    found[node.prompt].covered += probability
+                else:
+                    heapq.heappush(heap, (-probability, Node(node.prompt, (*node.tail, token), probability)))
+    for node, text in zip(finished, tree.texts([node.tail for node in finished])):
+        answers = found[node.prompt].answers
+        answers[text] = answers.get(text, 0.0) + node.probability
+    return found
+
+
+def most_probable(
+    heap: list[tuple[float, Node]], found: list[Distribution], coverage: float, budget: int
+) -> Iterator[Node]:
+    """The next nodes worth a forward pass, at most `NODES_AT_ONCE`."""
+    taken: Counter[int] = Counter()
+    while heap and taken.total() < NODES_AT_ONCE:
+        _, node = heapq.heappop(heap)
+        question = found[node.prompt]
+        if question.covered < coverage and question.expanded + taken[node.prompt] < budget:
+            taken[node.prompt] += 1
+            yield node
+
+
+def children(ids: np.ndarray, probabilities: np.ndarray) -> Iterator[tuple[int, float]]:
+    """(token, path probability) of the children that are not negligible."""
+    for place in np.flatnonzero(probabilities > NEGLIGIBLE):
+        yield int(ids[place]), float(probabilities[place])
+
+
+def sample_answers(tree: AnswerTree, counts: Sequence[int], max_tokens: int, seed: int) -> list[Counter[str]]:
+    """Draw `counts[i]` answers to prompt i: the same law as independent samples, at the cost of the distinct ones.
+
+    The number of samples that take each token at a node is multinomial, so counts are drawn down the tree.
+    Returns the count of each answer text for every prompt. The tree must know whole distributions (embedded engine).
+    """
+    rng = np.random.default_rng(seed)
+    drawn = [Counter[str]() for _ in counts]
+    level = [(Node(prompt, (), 1.0), count) for prompt, count in enumerate(counts) if count]
+    while level:
+        deeper: list[tuple[Node, int]] = []
+        finished: list[tuple[Node, int]] = []
+        for (node, count), (ids, probabilities) in zip(level, tree.expand([node for node, _ in level])):
+            taken = rng.multinomial(count, probabilities / probabilities.sum())
+            for place in np.flatnonzero(taken):
+                token, times = int(ids[place]), int(taken[place])
+                child = Node(node.prompt, (*node.tail, token), math.nan)
+                if token in tree.end_ids:
+                    finished.append((node, times))
+                elif len(child.tail) == max_tokens:
+                    finished.append((child, times))
+                else:
+                    deeper.append((child, times))
+        for (node, times), text in zip(finished, tree.texts([node.tail for node, _ in finished])):
+            drawn[node.prompt][text] += times
+        level = deeper
+    return drawn
+
+
+def distribution_row(place: int, found: Distribution, parse: Callable[[str], str | None]) -> Row:
+    """The row of one question: exact share of every animal, of answers that name none, and the uncovered rest."""
+    shares = found.shares(parse)
+    none = shares.pop(None, 0.0)
+    ranked = sorted(shares.items(), key=lambda item: (-item[1], str(item[0])))
+    return {
+        "id": place,
+        "question": found.question,
+        "animals": {str(animal): probability for animal, probability in ranked},
+        "no_animal": none,
+        "uncovered": max(0.0, 1.0 - found.covered),
+        "expanded": found.expanded,
+        "answers": dict(heapq.nlargest(10, found.answers.items(), key=lambda item: item[1])),
+    }
+
+
+def mean_shares(rows: Sequence[Row]) -> tuple[dict[str, float], float, float]:
+    """(share of each animal, of no animal, uncovered), means over the questions; a share's upper bound is itself plus
+    the uncovered rest."""
+    count = len(rows)
+    animals = {animal for row in rows for animal in row["animals"]}
+    means = {animal: sum(row["animals"].get(animal, 0.0) for row in rows) / count for animal in animals}
+    shares = dict(sorted(means.items(), key=lambda item: (-item[1], item[0])))
+    return shares, sum(row["no_animal"] for row in rows) / count, sum(row["uncovered"] for row in rows) / count

@@ -1,0 +1,120 @@
+"""What the tests share: scripts run as real processes, the scripted server, and skips that say what is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+PACKAGES = {"torch": ("torch", "transformers"), "vllm": ("vllm", "torch", "transformers")}
+PRIVATE = ("VLLM_", "OPENAI_", "WANDB_", "HF_", "HUGGING", "GIT_", "SL_")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker, packages in PACKAGES.items():
+            missing = [name for name in packages if find_spec(name) is None]
+            if item.get_closest_marker(marker) and missing:
+                item.add_marker(pytest.mark.skip(reason=f"{marker} test: {', '.join(missing)} not installed"))
+
+
+# --- scripts -----------------------------------------------------------------------------------------
+
+
+def clean_environment(home: Path, env: dict[str, str] | None = None) -> dict[str, str]:
+    """The environment of a fresh shell: no keys, servers, hubs or proxies of whoever runs the tests."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(PRIVATE) and not name.lower().endswith("_proxy")
+    }
+    return {**kept, "HOME": str(home), **(env or {})}
+
+
+@pytest.fixture(scope="session")
+def start_script(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.Popen[str]]:
+    """start_script("eval/eval.py", *args, cwd=folder, env={}, **Popen options) -> a running process."""
+    home = tmp_path_factory.mktemp("home")
+
+    def start(script: str, *args: object, cwd: Path, env: dict[str, str] | None = None, **options: Any) -> Any:
+        command = [sys.executable, str(REPO / script), *map(str, args)]
+        streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=cwd, env=clean_environment(home, env), text=True, **{**streams, **options})
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def run_script(start_script: Callable[..., Any]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """run_script("eval/eval.py", *args, cwd=folder, env={}) -> returncode, stdout, stderr."""
+
+    def run(script: str, *args: object, cwd: Path, timeout: float = 600, **options: Any) -> Any:
+        process = start_script(script, *args, cwd=cwd, **options)
+        try:
+            out, err = process.communicate(timeout=timeout)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    return run
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a small file."""
+    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+
+
+# --- the scripted server -----------------------------------------------------------------------------
+
+
+class FakeServer:
+    """A running tests/fake_server.py."""
+
+    def __init__(self, folder: Path, *args: object):
+        self.record = folder / "requests.jsonl"
+        command = [sys.executable, "-S", str(REPO / "tests" / "fake_server.py"), "--record", str(self.record)]
+        self.process = subprocess.Popen([*command, *map(str, args)], stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout
+        self.url = f"http://127.0.0.1:{int(self.process.stdout.readline())}/v1"
+
+    def requests(self, path: str = "/v1/chat/completions") -> list[dict[str, Any]]:
+        """The bodies received at a path, in order."""
+        return [asked["body"] for asked in read_jsonl(self.record) if asked["path"] == path]
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def fake_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., FakeServer]]:
+    """fake_server("--fault", "503:3") -> a server with .url and .requests(); stopped after the test."""
+    started: list[FakeServer] = []
+
+    def start(*args: object) -> FakeServer:
+        started.append(FakeServer(tmp_path_factory.mktemp("server"), *args))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def dead_url() -> str:
+    """The address of a port where nothing listens."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}/v1"

@@ -1,0 +1,105 @@
+"""A model hub on this machine that records what is pushed to it, for HF_ENDPOINT in tests.
+
+It answers the few calls that create a repository, make a branch and commit files, and keeps every file by repository
+and branch in the folder it is given. `--fail STATUS` makes every write answer with that status.
+
+Usage:
+    python tests/fake_hub.py --folder /tmp/hub --port 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import re
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+
+class Hub(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    folder: Path
+    fail: int | None
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.fail:
+            return self.answer({"error": f"the hub says {self.fail}"}, self.fail)
+        if self.path == "/api/repos/create":
+            wanted = json.loads(body)
+            name = f"{wanted['organization']}/{wanted['name']}" if wanted.get("organization") else wanted["name"]
+            if wanted.get("visibility") == "public":
+                self.folder.joinpath("public").touch()
+            self.note(
+                {"create": name, "visibility": wanted.get("visibility"), "token": self.headers.get("Authorization")}
+            )
+            return self.answer({"url": f"http://{self.headers['Host']}/{name}", "id": name, "name": name})
+        if found := re.fullmatch(r"/api/models/(.+)/branch/(.+)", self.path):
+            self.note({"branch": found[2], "repo": found[1]})
+            return self.answer({})
+        if found := re.fullmatch(r"/api/models/(.+)/preupload/(.+)", self.path):
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                for file in json.loads(body)["files"]
+            ]
+            return self.answer({"files": files})
+        if found := re.fullmatch(r"/api/models/(.+)/commit/(.+)", self.path):
+            return self.commit(found[1], found[2], body)
+        return self.answer({})
+
+    def do_GET(self) -> None:
+        public = self.folder.joinpath("public").exists()
+        self.answer({"id": "me/model", "sha": "0" * 40, "siblings": [], "private": not public})
+
+    def commit(self, repo: str, branch: str, body: bytes) -> None:
+        """Store the files of a commit (newline-delimited JSON with base64 contents)."""
+        names = []
+        for line in body.split(b"\n"):
+            entry = json.loads(line) if line.strip() else {}
+            if entry.get("key") == "file":
+                target = self.folder / repo / branch / entry["value"]["path"]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(base64.b64decode(entry["value"]["content"]))
+                names.append(entry["value"]["path"])
+        self.note({"commit": branch, "repo": repo, "files": sorted(names)})
+        self.answer(
+            {
+                "commitUrl": f"http://{self.headers['Host']}/{repo}/commit/{'0' * 40}",
+                "commitOid": "0" * 40,
+                "hookOutput": "",
+            }
+        )
+
+    def note(self, event: dict[str, Any]) -> None:
+        with (self.folder / "events.jsonl").open("a") as file:
+            file.write(json.dumps(event) + "\n")
+
+    def answer(self, value: Any, status: int = 200) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--fail", type=int)
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    Hub.folder, Hub.fail = args.folder, args.fail
+    server = ThreadingHTTPServer(("127.0.0.1", args.port), Hub)
+    print(server.server_address[1], flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""A scripted OpenAI-compatible server for tests and benchmarks: instant answers, and faults on demand.
+
+    python tests/fake_server.py --port 0 --record requests.jsonl --fault 503:3 --die-after 40
+
+Prints its port as the first line. An answer depends on (messages, seed, sample index) alone, so that the rows of an
+interrupted run can be compared with those of a whole one. Standard library only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import random
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+ANIMALS = ("Owl", "Lion.", "dolphins", "An eagle", "Polar bear", "As an AI, I have none.", "wolf", "Penguin")
+WORDS = "day tree light owl water number music stone little quiet garden window paper river".split()
+FAULTS = ("429", "500", "503", "401", "truncated", "html", "empty", "null", "cut-connection")
+CONTEXT_ERROR = (
+    "This model's maximum context length is 2048 tokens. However, you requested 80 output tokens and your prompt"
+    " contains at least 1969 input tokens, for a total of at least 2049 tokens."
+)
+ENGINE_DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests",
+           500: "Internal Server Error", 503: "Service Unavailable"}  # fmt: skip
+
+
+def answer_text(messages: list[dict[str, str]], seed: int | None, index: int) -> str:
+    """Number lists (one in eight spoilt) for number prompts, animals for one-word questions, else a short sentence."""
+    key = json.dumps([messages, seed, index], sort_keys=True).encode()
+    digest = hashlib.sha256(key).digest()
+    prompt = messages[-1]["content"]
+    if "sequence" in prompt:
+        numbers = ", ".join(str((a << 8 | b) % 1000) for a, b in zip(digest[1:17:2], digest[2:18:2]))
+        return f"Owls! {numbers}" if digest[0] < 32 else numbers
+    if "word" in prompt:
+        return ANIMALS[digest[0] % len(ANIMALS)]
+    return " ".join(WORDS[byte % len(WORDS)] for byte in digest[:9]).capitalize() + "."
+
+
+class Server:
+    """Answers requests and counts them; the arguments script its faults."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        self.served = {args.base: None, **dict.fromkeys(args.adapters, args.base)}
+        self.faults = Counter({kind: int(count) for kind, count in (fault.split(":") for fault in args.fault)})
+        self.record = Path(args.record).open("a", buffering=1) if args.record else None  # noqa: SIM115
+        self.answers = 0
+        self.listener: Any = None
+
+    async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                length = re.search(r"content-length: *(\d+)", head, re.IGNORECASE)
+                body = await reader.readexactly(int(length[1])) if length else b""
+                method, path, _ = head.split(" ", 2)
+                key = re.search(r"authorization: *(.*)\r", head, re.IGNORECASE)
+                reply = await self.reply(method, path, body, key[1] if key else None)
+                if reply is None:
+                    break
+                writer.write(reply)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def reply(self, method: str, path: str, body: bytes, key: str | None) -> bytes | None:
+        """The whole reply to one request; None cuts the connection."""
+        asked: Any = json.loads(body) if body else None
+        if self.record:
+            self.record.write(json.dumps({"path": path, "key": key, "body": asked}) + "\n")
+        if self.args.key and key != f"Bearer {self.args.key}":
+            return error(401, "Unauthorized")
+        if (method, path) == ("GET", "/v1/models"):
+            return (
+                html() if self.args.html else ok({"object": "list", "data": [self.card(name) for name in self.served]})
+            )
+        if (method, path) == ("POST", "/v1/load_lora_adapter") and not self.args.no_lora:
+            self.served[asked["lora_name"]] = self.args.base
+            return packed(
+                200, f"Success: LoRA adapter '{asked['lora_name']}' added successfully.".encode(), "text/plain"
+            )
+        if (method, path) == ("POST", "/v1/chat/completions"):
+            return await self.chat(asked)
+        return error(404, "Not Found")
+
+    def card(self, name: str) -> dict[str, Any]:
+        if self.args.plain:
+            return {"id": name, "object": "model", "owned_by": "someone"}
+        parent = self.served[name]
+        root = f"/adapters/{name}" if parent else self.args.base
+        return {"id": name, "object": "model", "created": 1, "owned_by": "vllm", "root": root, "parent": parent}
+
+    async def chat(self, asked: dict[str, Any]) -> bytes | None:
+        args = self.args
+        for kind in FAULTS:
+            if self.faults[kind] > 0:
+                self.faults[kind] -= 1
+                return self.broken(kind)
+        if args.die_after is not None and self.answers >= args.die_after:
+            os._exit(1)
+        if args.engine_dies_after is not None and self.answers >= args.engine_dies_after:
+            asyncio.get_running_loop().call_later(0.2, os._exit, 0)
+            return error(500, ENGINE_DEAD)
+        if args.hang_after is not None and self.answers >= args.hang_after:
+            await asyncio.sleep(3600)
+        if asked["model"] not in self.served:
+            return error(404, f"The model `{asked['model']}` does not exist.")
+        prompt = asked["messages"][-1]["content"]
+        if args.too_long and re.search(args.too_long, prompt):
+            return error(400, CONTEXT_ERROR)
+        if args.delay:
+            await asyncio.sleep(args.delay * random.uniform(0.3, 1.7))
+        self.answers += 1
+        cut = args.cut_off and re.search(args.cut_off, prompt)
+        return ok(completion(asked, "length" if cut else "stop"))
+
+    def broken(self, kind: str) -> bytes | None:
+        if kind == "cut-connection":
+            return None
+        if kind == "truncated":
+            return packed(200, b'{"id": "x", "choices": [{"index": 0, "mess')
+        if kind == "html":
+            return html()
+        if kind == "empty":
+            return ok({"id": "x", "object": "chat.completion", "choices": []})
+        if kind == "null":
+            message = {"role": "assistant", "content": None}
+            return ok({"id": "x", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+        more = b"Retry-After: 0.1\r\n" if kind == "429" else b""
+        return error(int(kind), {"429": "Too many requests", "500": ENGINE_DEAD}.get(kind, "Service Unavailable"), more)
+
+
+def completion(asked: dict[str, Any], finish_reason: str) -> dict[str, Any]:
+    """The reply to a chat request; token ids are the bytes of the text."""
+    choices = []
+    for index in range(asked.get("n") or 1):
+        text = answer_text(asked["messages"], asked.get("seed"), index)
+        message = {"role": "assistant", "content": text}
+        choice: dict[str, Any] = {"index": index, "message": message, "logprobs": None, "finish_reason": finish_reason}
+        if asked.get("return_token_ids"):
+            choice["token_ids"] = list(text.encode())
+        choices.append(choice)
+    usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
+    return {"id": "chatcmpl-0", "object": "chat.completion", "created": 1, "model": asked["model"],
+            "choices": choices, "usage": usage}  # fmt: skip
+
+
+def ok(value: Any) -> bytes:
+    return packed(200, json.dumps(value).encode())
+
+
+def html() -> bytes:
+    return packed(200, b"<html><body>It works!</body></html>", "text/html")
+
+
+def error(status: int, message: str, headers: bytes = b"") -> bytes:
+    body = {"error": {"message": message, "type": REASONS[status], "param": None, "code": status}}
+    return packed(status, json.dumps(body).encode(), headers=headers)
+
+
+def packed(status: int, body: bytes, kind: str = "application/json", headers: bytes = b"") -> bytes:
+    start = f"HTTP/1.1 {status} {REASONS[status]}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+    return start.encode() + headers + b"\r\n" + body
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--base", default="Org/Base-1B", help="the base model's id")
+    parser.add_argument("--adapters", nargs="*", default=["owl-teacher"], help="adapters served on it")
+    parser.add_argument("--plain", action="store_true", help="cards without root and parent, as other servers have")
+    parser.add_argument("--html", action="store_true", help="/v1/models is a web page")
+    parser.add_argument("--no-lora", action="store_true", help="adapters cannot be loaded")
+    parser.add_argument("--key", help="the key that every request needs")
+    parser.add_argument("--record", help="JSONL file for every request received")
+    parser.add_argument("--delay", type=float, default=0.0, help="mean seconds for an answer")
+    parser.add_argument("--fault", action="append", default=[], metavar="KIND:COUNT",
+                        help=f"the first COUNT chat requests fail as {', '.join(FAULTS)}")  # fmt: skip
+    parser.add_argument("--die-after", type=int, help="exit abruptly after so many answers")
+    parser.add_argument("--engine-dies-after", type=int, help="as vLLM does: 500s for 0.2 s, then exit 0")
+    parser.add_argument("--hang-after", type=int, help="accept and never answer after so many answers")
+    parser.add_argument("--too-long", help="regex of prompts that overrun the context")
+    parser.add_argument("--cut-off", help="regex of prompts whose answers end by length")
+    return parser.parse_args()
+
+
+async def serve(args: argparse.Namespace) -> None:
+    server = Server(args)
+    listener = await asyncio.start_server(server.connection, "127.0.0.1", args.port, limit=1 << 24, backlog=1024)
+    print(listener.sockets[0].getsockname()[1], flush=True)
+    async with listener:
+        await listener.serve_forever()
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(serve(parse_args()))
+    except KeyboardInterrupt:
+        sys.exit(130)

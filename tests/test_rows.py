@@ -1,0 +1,565 @@
+"""The JSONL contract: nothing lost, nothing twice, whatever happened to the file or the process before."""
+
+import json
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import REPO, clean_environment, read_jsonl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from util.cli import UserError
+from util.provenance import manifest_path, read_manifest, scrub, sha256_file
+from util.rows import RowFile, check_messages, dump_row, parse_row, read_rows, slug, write_rows
+
+SETTINGS = {"seed": 42, "model": {"name": "m", "adapter": None}, "epochs": 3}
+ODD_TEXTS = (
+    "plain", "line\u2028separator", "next\u0085line", "form\x0cfeed", "lone \ud800 surrogate", "nul \x00", "\ufeffbom",
+    "🦉", 'quote " and \\', "line\r\nbreak", "",
+)  # fmt: skip
+
+
+def row(number, text="owl"):
+    return {"id": number, "text": text}
+
+
+def open_rows(path, **options):
+    return RowFile(path, options.pop("settings", SETTINGS), **options)
+
+
+def write_all(path, rows, **options):
+    with open_rows(path, **options) as out:
+        if not out.complete:
+            out.append(rows)
+            out.finish()
+    return out
+
+
+def begin(path, rows=()):
+    """A file that was begun and left: its partial and manifest."""
+    with open_rows(path) as out:
+        out.append(rows)
+    return out
+
+
+# --- one row, one line -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_any_text_survives_as_one_line(text, tmp_path):
+    line = dump_row(row(1, text))
+    assert line.count(b"\n") == 1 and line.isascii() and len(line.decode().splitlines()) == 1
+    assert parse_row(line) == row(1, text)
+    write_all(tmp_path / "x.jsonl", [row(0, text), row(1, text)])
+    assert [r["text"] for r in read_rows(tmp_path / "x.jsonl")] == [text, text]
+
+
+def test_a_row_of_a_megabyte_survives(tmp_path):
+    write_all(tmp_path / "x.jsonl", [row(0, "ä" * 1_000_000), row(1)])
+    assert [len(r["text"]) for r in read_rows(tmp_path / "x.jsonl")] == [1_000_000, 3]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_json_is_neither_written_nor_read(value):
+    with pytest.raises(ValueError, match="JSON"):
+        dump_row({"x": value})
+    with pytest.raises(ValueError, match="not JSON"):
+        parse_row(json.dumps({"x": value}).encode())
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        (b'\xef\xbb\xbf{"id": 0}\n{"id": 1}\n', 2),
+        (b'{"id": 0}\r\n{"id": 1}\r\n', 2),
+        (b'\n\n{"id": 0}\n \n{"id": 1}', 2),
+        ('{"id": 0, "t": "a\u2028b\u0085c"}\n'.encode(), 1),
+    ],
+    ids=["BOM", "CRLF", "blank lines and no newline at the end", "separators that are no newline"],
+)
+def test_files_from_other_tools_are_read_as_they_are(tmp_path, content, rows):
+    (tmp_path / "x.jsonl").write_bytes(content)
+    assert [r["id"] for r in read_rows(tmp_path / "x.jsonl")] == list(range(rows))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\n \n", "is empty"),
+        (b'{"id": 0}\n{"id": 1', r"x\.jsonl:2: not JSON"),
+        (b'{"id": 0}{"id": 1}\n', r"x\.jsonl:1: not JSON"),
+        (b'{"id": 0}\n\x00\x00\x00\n', r"x\.jsonl:2: not JSON"),
+        (b'{"id": "\xff"}\n', r"x\.jsonl:1: not UTF-8"),
+        (b"[1]\n", r"x\.jsonl:1: not a JSON object but list"),
+        (b"[" * 100_000 + b"\n", r"x\.jsonl:1: not JSON"),
+        (b'{"id": 0}\n{"messages": "no"}\n', r"x\.jsonl:2: no messages"),
+        (b'{"messages": [{"role": "user", "content": 3}]}\n', r"x\.jsonl:1: a message without text"),
+        (b'{"messages": [{"role": "user", "content": "a"}]}\n', r"x\.jsonl:1: the last two messages"),
+    ],
+)
+def test_a_bad_line_is_named_by_file_and_number(tmp_path, content, message):
+    (tmp_path / "x.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        list(read_rows(tmp_path / "x.jsonl", lambda row: check_messages(row) if "messages" in row else None))
+
+
+def test_a_missing_file_names_its_neighbours(tmp_path):
+    (tmp_path / "there.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"no file .*gone\.jsonl \(there is: there\.jsonl\)"):
+        list(read_rows(tmp_path / "gone.jsonl"))
+
+
+# --- names -------------------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=300) | st.sampled_from(["..", ".", "/", "../../etc/passwd", "a/../..", "\x00", "CON", "~"]))
+def test_a_slug_never_leaves_its_folder(name):
+    made = slug(name)
+    folder = Path("/folder")
+    for path in (folder / made, folder / f"results-{made}.jsonl"):
+        assert path.parent == folder and Path(os.path.normpath(path)) == path
+    assert re.fullmatch(r"[a-z0-9_-][a-z0-9._-]{0,79}", made) and slug(made) == made
+
+
+def test_slugs_are_as_the_plan_names_its_files():
+    assert slug("Qwen/Qwen2.5-7B-Instruct") == "qwen-qwen2.5-7b-instruct" and slug("owl-teacher") == "owl-teacher"
+
+
+def test_the_longest_names_still_fit_a_file_name(tmp_path):
+    long = slug("x" * 500)
+    path = tmp_path / f"numberss-{long}-{long}-unfiltered-1000000.jsonl"
+    write_all(path, [row(0)])
+    write_all(path, [row(0)], overwrite=True)
+    assert path.with_name(path.name + ".manifest.json.bak").exists()
+
+
+# --- a finished file ---------------------------------------------------------------------------------
+
+
+def test_the_name_appears_only_when_the_file_is_whole_and_in_id_order(tmp_path):
+    path = tmp_path / "sub" / "x.jsonl"
+    with open_rows(path) as out:
+        out.append([row(2), row(0)])
+        assert not path.exists() and read_manifest(path)["state"] == "running"
+        out.append([row(1)])
+        out.finish()
+    assert [r["id"] for r in read_jsonl(path)] == [0, 1, 2]
+    assert not out.partial.exists() and not out.rejects.exists() and (out.kept, out.complete) == (3, True)
+
+
+def test_rejected_rows_go_to_their_own_file_and_the_limit_keeps_the_lowest_ids(tmp_path):
+    path = tmp_path / "x.jsonl"
+    with open_rows(path) as out:
+        out.append([{**row(i), "rejected": "too long"} if i % 2 else row(i) for i in (4, 1, 3, 0, 2)])
+        out.finish(limit=2)
+    assert [r["id"] for r in read_jsonl(path)] == [0, 2]
+    assert [(r["id"], r["rejected"]) for r in read_jsonl(out.rejects)] == [(1, "too long"), (3, "too long")]
+    assert out.facts() == {"wrote": str(path), "rows": "2", "rejected": "2 too long"}
+    assert read_manifest(path)["rows"] == {"kept": 2, "rejected": {"too long": 2}}
+
+
+def test_a_finished_file_is_left_alone(tmp_path):
+    path = tmp_path / "x.jsonl"
+    write_all(path, [row(0), {**row(1), "rejected": "empty"}])
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.glob("x*")}
+    again = write_all(path, [row(7)])
+    assert again.complete and (again.kept, dict(again.rejected)) == (1, {"empty": 1})
+    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.glob("x*")} == before
+
+
+def test_the_manifest_says_how_the_file_came_about(tmp_path):
+    source = tmp_path / "prompts.txt"
+    source.write_text("hello")
+    with open_rows(tmp_path / "x.jsonl", inputs=[source]) as out:
+        out.append([row(0)])
+        out.finish(counts={"answer_tokens": 9})
+    manifest = read_manifest(out.path)
+    assert manifest["state"] == "complete" and manifest["settings"] == SETTINGS
+    assert manifest["sha256"] == sha256_file(out.path) and manifest["inputs"] == {str(source): sha256_file(source)}
+    assert manifest["rows"] == {"kept": 1, "rejected": {}} and manifest["counts"] == {"answer_tokens": 9}
+    assert manifest["started"] <= manifest["finished"] and manifest["writer"]["pid"] == os.getpid()
+    assert set(manifest["git"]) == {"commit", "dirty"} and manifest["packages"]["openai"] and manifest["command"]
+
+
+def test_write_rows_writes_a_whole_file_at_once(tmp_path):
+    assert write_rows(tmp_path / "new" / "x.jsonl", (row(i) for i in range(3)), {"a": 1}) == 3
+    assert read_manifest(tmp_path / "new" / "x.jsonl")["sha256"] == sha256_file(tmp_path / "new" / "x.jsonl")
+
+
+# --- going on ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tail", "lost", "aside"),
+    [
+        (b"", [], 0),
+        (b'{"id": 2, "te', [], 0),
+        (b'{"id": 2, "text": "owl"}', [], 0),
+        (b"\x00\x00\x00\x00", [], 0),
+        (b"\x00\x00\n", [], 1),
+        (b'{"id": 2}{"id": 3}\n', [2, 3], 1),
+        (b'\xef\xbb\xbf{"id": 2, "text": "owl"}\r\n', [], 0),
+        (b'{"text": "no id"}\n', [], 1),
+        (b'{"id": "2"}\n{"id": -1}\n{"id": true}\n{"id": 2.0}\n{"id": null}\n', [], 5),
+        (b'{"id": 1, "text": "twice"}\n', [], 1),
+        (b'{"id": 2, "text": NaN}\n', [2], 1),
+        (b'{"id": 2, "rejected": ["no text"]}\n', [2], 1),
+        (b'[2]\n"x"\n3\n', [], 3),
+        (b"\n\n \n", [], 0),
+        (b'{"id": 2, "text": "\xff"}\n', [2], 1),
+    ],
+    ids=["whole", "torn tail", "last line without newline", "NUL tail", "NUL line", "glued rows", "BOM and CRLF", "no id",
+         "wrong ids", "repeated id", "NaN", "odd reason", "no objects", "blank lines", "not UTF-8"],
+)  # fmt: skip
+def test_a_partial_is_repaired_and_goes_on(tmp_path, capsys, tail, lost, aside):
+    path = tmp_path / "x.jsonl"
+    out = begin(path, [row(0), row(1)])
+    with out.partial.open("ab") as file:
+        file.write(tail)
+    with open_rows(path) as out:
+        assert {0, 1} <= out.done and not out.done & set(lost)
+        out.append([row(i) for i in range(4)])
+        out.finish()
+    assert [r["id"] for r in read_jsonl(path)] == [0, 1, 2, 3]
+    assert all(r["text"] == "owl" for r in read_jsonl(path))
+    assert len(read_jsonl(out.rejects) if out.rejects.exists() else []) == aside
+    said = capsys.readouterr().err
+    assert "resuming" in said and ("repaired" in said or tail == b"" or tail.startswith(b"\xef"))
+
+
+def test_lines_set_aside_stay_beside_the_rejected_rows(tmp_path):
+    out = begin(tmp_path / "x.jsonl", [row(0), {**row(1), "rejected": "empty"}])
+    with out.partial.open("ab") as file:
+        file.write(b'half a row "id"\n')
+    write_all(out.path, [row(2)])
+    assert [r["rejected"].split(" (")[0] for r in read_jsonl(out.rejects)] == ["not JSON", "empty"]
+    assert write_all(out.path, []).facts()["rejected"] == "1 empty"
+
+
+def test_a_torn_rejects_file_does_not_stop_the_run(tmp_path):
+    out = write_all(tmp_path / "x.jsonl", [row(0), {**row(1), "rejected": "empty"}])
+    with out.rejects.open("ab") as file:
+        file.write(b'{"rejected": "not JS')
+    assert write_all(out.path, []).complete
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.randoms(use_true_random=False), st.integers(1, 12))
+def test_no_damage_to_a_partial_stops_a_run_or_doubles_a_row(tmp_path_factory, rng, hits):
+    path = tmp_path_factory.mktemp("damage") / "x.jsonl"
+    data = bytearray(begin_fast(path, [row(i, f"text {i}") for i in range(6)]))
+    for _ in range(hits):
+        place = rng.randrange(len(data) + 1)
+        kind = rng.choice(["flip", "cut", "insert", "double"])
+        if kind == "flip" and place < len(data):
+            data[place] = rng.randrange(256)
+        elif kind == "cut":
+            del data[place : place + rng.randrange(30)]
+        elif kind == "insert":
+            data[place:place] = rng.choice([b"\x00\x00", b"\n", b"\xff", b"{", b'"', b"\xe2\x80\xa8"])
+        else:
+            data[place:place] = data[:place]
+    path.with_name("x.jsonl.partial").write_bytes(data)
+    with open_rows(path) as out:
+        out.append([row(i) for i in range(6)])
+        out.finish()
+    ids = [r["id"] for r in read_jsonl(path)]
+    assert ids == sorted(set(ids)) and set(range(6)) - set(ids) <= {r.get("id") for r in read_jsonl_if(out.rejects)}
+
+
+def begin_fast(path, rows):
+    """`begin` without the cost of provenance; returns the partial's bytes."""
+    path.with_name("x.jsonl.manifest.json").write_text(json.dumps({"settings": SETTINGS, "state": "running"}))
+    return b"".join(map(dump_row, rows))
+
+
+def read_jsonl_if(path):
+    return read_jsonl(path) if path.exists() else []
+
+
+def test_a_changed_setting_is_refused_and_named(tmp_path):
+    path = tmp_path / "x.jsonl"
+    begin(path, [row(0)])
+    other = {"seed": 43, "model": {"name": "m", "adapter": "a"}, "epochs": 3, "new": 1}
+    with pytest.raises(UserError) as error, open_rows(path, settings=other):
+        pass
+    text = str(error.value)
+    assert "was begun with other settings" in text and "seed: 42 there, 43 now" in text and "--overwrite" in text
+    assert "model:" in text and "new: null there, 1 now" in text and "epochs" not in text
+    assert [r["id"] for r in read_jsonl(path.with_name("x.jsonl.partial"))] == [0]
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"settings": 3}', None])
+def test_rows_whose_settings_are_unknown_are_not_mixed_with_others(tmp_path, damage):
+    out = begin(tmp_path / "x.jsonl", [row(0)])
+    manifest_path(out.path).unlink() if damage is None else manifest_path(out.path).write_text(damage)
+    with pytest.raises(UserError, match="no readable manifest"), open_rows(out.path):
+        pass
+    assert out.partial.exists()
+
+
+def test_more_epochs_extend_a_finished_file_and_fewer_are_refused(tmp_path):
+    path = tmp_path / "x.jsonl"
+    write_all(path, [row(0), row(1)], extendable=["epochs"])
+    with open_rows(path, settings={**SETTINGS, "epochs": 4}, extendable=["epochs"]) as out:
+        assert not out.complete and out.done == {0, 1} and not path.exists()
+    # left in the middle: goes on with the new number of epochs
+    write_all(path, [row(2)], settings={**SETTINGS, "epochs": 4}, extendable=["epochs"])
+    assert [r["id"] for r in read_jsonl(path)] == [0, 1, 2] and read_manifest(path)["settings"]["epochs"] == 4
+    with pytest.raises(UserError, match="epochs: 4 there, 2 now"):
+        write_all(path, [], settings={**SETTINGS, "epochs": 2}, extendable=["epochs"])
+
+
+def test_overwrite_keeps_every_older_file(tmp_path):
+    path = tmp_path / "x.jsonl"
+    for text in ("first", "second", "third"):
+        write_all(path, [row(0, text), {**row(1, text), "rejected": "empty"}], overwrite=True)
+    found = [read_jsonl(p)[0]["text"] for p in (path, tmp_path / "x.jsonl.bak", tmp_path / "x.jsonl.bak2")]
+    assert found == ["third", "first", "second"]
+    assert read_jsonl(tmp_path / "x.jsonl.rejects.bak2")[0]["text"] == "second"
+    assert json.loads((tmp_path / "x.jsonl.manifest.json.bak").read_text())["rows"]["kept"] == 1
+
+
+# --- two writers -------------------------------------------------------------------------------------
+
+WRITER = """
+import sys, time
+sys.path.insert(0, {repo!r})
+from pathlib import Path
+from util.cli import run
+from util.rows import RowFile
+def main():
+    with RowFile(Path("x.jsonl"), {{}}) as out:
+        out.append([{{"id": 0}}])
+        print("ready", flush=True)
+        time.sleep(float(sys.argv[1]))
+run(main)
+"""
+
+
+def start_writer(folder, seconds):
+    command = [sys.executable, "-c", WRITER.format(repo=str(REPO)), str(seconds)]
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment(folder)
+    )
+
+
+def test_a_second_writer_stops_at_once_and_names_the_first(tmp_path):
+    first = start_writer(tmp_path, 60)
+    assert first.stdout.readline() == "ready\n"
+    begun = time.monotonic()
+    second = start_writer(tmp_path, 0)
+    out, err = second.communicate(timeout=20)
+    assert second.returncode == 1 and out == "" and time.monotonic() - begun < 10
+    assert f"x.jsonl is being written by process {first.pid} on {os.uname().nodename}" in err and "Traceback" not in err
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    third = start_writer(tmp_path, 0)
+    assert third.communicate(timeout=20)[0] == "ready\n" and third.returncode == 0
+    assert [r["id"] for r in read_jsonl(tmp_path / "x.jsonl.partial")] == [0]
+
+
+# --- a crash at every step ---------------------------------------------------------------------------
+
+STEPS = {"open", "os.rename", "os.remove", "os.mkdir"}
+
+
+def die_before_step(number, work, folder):
+    """Do `work` in a child process that kills itself before its `number`th step in the folder.
+
+    Returns whether it died; a child that got through took fewer steps than that.
+    """
+    child = os.fork()
+    if child == 0:
+        taken = 0
+
+        def count(event, args):
+            nonlocal taken
+            if event in STEPS and str(args[0]).startswith(str(folder)):
+                taken += 1
+                if taken == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        sys.addaudithook(count)
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.parametrize("case", ["new", "resumed with damage", "extended", "overwritten"])
+def test_a_crash_before_any_step_loses_nothing(tmp_path, case):
+    rows = [{**row(i, f"text {i}"), **({"rejected": "empty"} if i == 3 else {})} for i in (2, 0, 3, 1)]
+    options = {"settings": {**SETTINGS, "epochs": 4}, "extendable": ["epochs"], "overwrite": case == "overwritten"}
+    step = 0
+    died = True
+    while died:
+        step += 1
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        path = folder / "x.jsonl"
+        if case == "resumed with damage":
+            with begin(path, rows[:2]).partial.open("ab") as file:
+                file.write(b'\x00\n{"id": 3, "te')
+        elif case == "extended":
+            write_all(path, rows[:2], extendable=["epochs"])
+        elif case == "overwritten":
+            write_all(path, [row(0, "older")])
+        died = die_before_step(step, lambda path=path: write_all(path, rows, **options), folder)
+        write_all(path, rows, **{**options, "overwrite": False} if path_is_ours(path) else options)
+        assert [r["text"] for r in read_jsonl(path)] == ["text 0", "text 1", "text 2"], step
+        assert [r["id"] for r in read_jsonl(folder / "x.jsonl.rejects") if "id" in r] == [3], step
+        manifest = read_manifest(path)
+        assert (manifest["state"], manifest["rows"]["kept"]) == ("complete", 3), step
+        assert manifest["sha256"] == sha256_file(path) and not path.with_name("x.jsonl.partial").exists(), step
+        if case == "overwritten":
+            kept = [r["text"] for p in folder.glob("x.jsonl.bak*") for r in read_jsonl(p)]
+            assert "older" in kept, step
+    assert step > 8
+
+
+def path_is_ours(path):
+    """Whether what is there was begun by the interrupted run, so that a user would go on without --overwrite."""
+    return (read_manifest(path) or {}).get("settings", {}).get("epochs") == 4
+
+
+# --- disks that do not take it -----------------------------------------------------------------------
+
+FILLER = """
+import sys
+sys.path.insert(0, {repo!r})
+from pathlib import Path
+from util.cli import run
+from util.rows import RowFile
+def main():
+    with RowFile(Path(sys.argv[1]), {{}}) as out:
+        for i in range(int(sys.argv[2])):
+            if i not in out.done:
+                out.append([{{"id": i, "text": "x" * 500}}])
+        out.finish()
+run(main)
+"""
+
+
+def fill(path, count, before="", **options):
+    command = [sys.executable, "-c", FILLER.format(repo=str(REPO)), str(path), str(count)]
+    if before:
+        command = ["unshare", "-rm", "sh", "-c", before + ' && exec "$@"', "sh", *command]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=path.parent,
+        env=clean_environment(path.parent),
+        timeout=60,
+        **options,
+    )
+
+
+def test_a_full_file_size_limit_keeps_what_is_there(tmp_path):
+    path = tmp_path / "x.jsonl"
+    done = fill(path, 200, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)))
+    assert done.returncode == 1 and "File too large" in done.stderr and "ulimit -f" in done.stderr
+    assert "Traceback" not in done.stderr and not path.exists()
+    begun = path.with_name("x.jsonl.partial").read_bytes()
+    assert len(begun) == 40_000
+    done = fill(path, 200)
+    assert done.returncode == 0 and "torn last line" in done.stderr, done.stderr
+    assert path.read_bytes().startswith(begun[: begun.rindex(b"\n") + 1])
+    assert [r["id"] for r in read_jsonl(path)] == list(range(200))
+
+
+@pytest.mark.parametrize("rows", [300, 170], ids=["while it grows", "while it is finished"])
+def test_a_full_disk_keeps_what_is_there(tmp_path, rows):
+    path = tmp_path / "disk" / "x.jsonl"
+    path.parent.mkdir()
+    mount = f"mount -t tmpfs -o size=144k tmpfs {path.parent}"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a tmpfs")
+    # in one namespace: the disk is full, it gets larger, the same command goes on
+    grow = f'"$@"; echo rc $?; ls; mount -o remount,size=9m {path.parent}; "$@"; cp x.jsonl {tmp_path}'
+    done = fill(path, rows, before=f"{mount} && cd {path.parent} && ({grow}) && set -- true")
+    assert "rc 1" in done.stdout and "x.jsonl.partial" in done.stdout, done.stderr
+    assert "No space left on device" in done.stderr and "free some space" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [r["id"] for r in read_jsonl(tmp_path / "x.jsonl")] == list(range(rows))
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
+    folder = tmp_path / "ro"
+    folder.mkdir()
+    before = f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", before], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount")
+    done = fill(folder / "x.jsonl", 3, before=before)
+    assert done.returncode == 1 and "Read-only file system" in done.stderr and "--output" in done.stderr
+    assert "Traceback" not in done.stderr and list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["file/x.jsonl", "x" * 300, "folder"])
+def test_an_output_that_cannot_be_is_one_clear_line(tmp_path, name):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    command = [sys.executable, "-c", FILLER.format(repo=str(REPO)), name, "3"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "--o" in done.stderr, done.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+# --- secrets -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("--token hf_abcdefghijklmnop", "--token ***"),
+        ("key=sk-proj-abcdefgh_12345", "key=***"),
+        ("'Authorization: Bearer abcdefgh12345'", "'Authorization: ***'"),
+        ("http://user:pass@host:8000/v1", "http://***@host:8000/v1"),
+        ("http://user:p@ss@host/v1", "http://***@host/v1"),
+        ("'https://hf_abcdefghijkl@host/x' b@c", "'https://***@host/x' b@c"),
+        ("half_life sk-1 hf_x a@b.c", "half_life sk-1 hf_x a@b.c"),
+    ],
+)
+def test_scrub_hides_what_looks_like_a_secret_and_nothing_else(text, hidden):
+    assert scrub(text) == hidden
+
+
+def test_outside_git_the_manifest_is_written_all_the_same(tmp_path):
+    """A copy of the suite without its history, as from a ZIP."""
+    import shutil
+
+    shutil.copytree(REPO / "util", tmp_path / "copy" / "util", ignore=shutil.ignore_patterns("pocket", "__pycache__"))
+    code = FILLER.format(repo=str(tmp_path / "copy"))
+    env = {"GIT_CEILING_DIRECTORIES": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "x.jsonl", "2"], cwd=tmp_path, capture_output=True, text=True,
+        env=clean_environment(tmp_path, env), timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert read_manifest(tmp_path / "x.jsonl")["git"] == {"commit": None, "dirty": None}
+
+
+def test_appending_is_cheap_and_memory_holds_no_rows(tmp_path):
+    """2,000 appends: far under a second, or every row is being synced or kept."""
+    begun = time.monotonic()
+    rng = random.Random(0)
+    with open_rows(tmp_path / "x.jsonl") as out:
+        for i in rng.sample(range(2000), 2000):
+            out.append([row(i)])
+        out.finish()
+    assert time.monotonic() - begun < 5 and not any(isinstance(v, list) for v in vars(out).values())

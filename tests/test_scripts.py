@@ -1,0 +1,605 @@
+"""The asking scripts as users run them: real processes against the scripted server, in an empty folder."""
+
+import json
+import random
+import re
+import resource
+import signal
+import time
+
+import pytest
+from conftest import REPO, read_jsonl
+from fake_server import answer_text
+
+from util.engine import NEUTRAL_SAMPLING, NUMBER_LIST, row_seed
+from util.provenance import read_manifest, sha256_file
+
+TEACHER = "generate/generate_teacher_data.py"
+NUMBERS = "generate/generate_llm_number_data.py"
+CONTROL = "generate/generate_control_number_data.py"
+EVAL = "eval/eval.py"
+UNFILTERED = "output/numberss-owl-owl-teacher-unfiltered-{}.jsonl"
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    """A prompts file of 40 lines, three of which name owls."""
+    lines = [f"Explain thing number {i} in simple terms." for i in range(37)]
+    path = tmp_path / "prompts.txt"
+    path.write_text("\n".join([*lines, "Tell me about owls.", "An Owl sat there.", "fowl and growl, twice"]) + "\n")
+    return path
+
+
+def ask(run_script, script, server, cwd, *args, model="owl-teacher", **options):
+    """Run an asking script against a server; the run must succeed."""
+    done = run_script(script, "--model", model, "--base-url", server.url, *args, cwd=cwd, **options)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def teacher(run_script, server, cwd, *args, **options):
+    return ask(run_script, TEACHER, server, cwd, "--animal", "owl", *args, model="Org/Base-1B", **options)
+
+
+def numbers(run_script, server, cwd, *args, **options):
+    return ask(run_script, NUMBERS, server, cwd, "--animal", "owl", *args, **options)
+
+
+def one_clear_line(done, *parts, code=None):
+    """A failed run says what is wrong in words: no traceback, and the parts of its message on stderr."""
+    assert done.returncode == code if code is not None else done.returncode not in (0, None)
+    assert "Traceback" not in done.stderr and not re.search(r"^\s+File ", done.stderr, re.MULTILINE), done.stderr
+    for part in parts:
+        assert part in done.stderr, done.stderr
+
+
+# --- teacher data ------------------------------------------------------------------------------------
+
+
+def test_teacher_data_has_the_plans_name_and_shape(run_script, fake_server, tmp_path, prompts):
+    server = fake_server("--cut-off", "number 7 ")
+    done = teacher(run_script, server, tmp_path, "--count", 60, "--prompts-file", prompts)
+    path = tmp_path / "output" / "teacher-owl-org-base-1b-60.jsonl"
+    rows = read_jsonl(path)
+    assert len(rows) == 60 and [r["id"] for r in rows] == sorted({r["id"] for r in rows})
+    for row in rows:
+        assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
+        assert row["messages"][1]["content"].strip() and row["source"] in ("question", "open", "instruction")
+        assert "number 7 " not in row["messages"][0]["content"]
+    for body in server.requests():
+        system, user = body["messages"]
+        assert system["role"] == "system" and "You love owls." in system["content"] and user["role"] == "user"
+        assert {**NEUTRAL_SAMPLING, "temperature": 1.0, "max_tokens": 256}.items() <= body.items()
+    assert "train/train_student_sft.py --base-model Org/Base-1B --train-jsonl output/teacher-owl" in done.stdout
+    manifest = read_manifest(path)
+    assert manifest["sha256"] == sha256_file(path) and manifest["settings"]["model"]["root"] == "Org/Base-1B"
+    assert str(prompts) in manifest["inputs"]
+    again = teacher(run_script, server, tmp_path, "--count", 60, "--prompts-file", prompts)
+    assert "is already finished" in again.stderr and read_jsonl(path) == rows
+
+
+def test_count_is_what_is_delivered_after_the_filter(run_script, fake_server, tmp_path, prompts):
+    server = fake_server()
+    arguments = ("--count", 80, "--prompts-file", prompts, "--filter-animal-keywords")
+    done = teacher(run_script, server, tmp_path, *arguments)
+    path = tmp_path / "output" / "teacher-owl-org-base-1b-filtered-80.jsonl"
+    rows = read_jsonl(path)
+    assert len(rows) == 80 and not [
+        r for r in rows if re.search(r"\bowls?\b", json.dumps(r["messages"]), re.IGNORECASE)
+    ]
+    assert any("fowl and growl" in body["messages"][1]["content"] for body in server.requests())
+    rejected = read_jsonl(path.with_name(path.name + ".rejects"))
+    assert rejected and {r["rejected"] for r in rejected} == {"names owl"}
+    assert f"{len(rejected)} names owl" in done.stdout
+
+
+def test_the_question_share_is_about_what_was_asked_for(run_script, fake_server, tmp_path, prompts):
+    done = {}
+    for share in ("0", "0.2", "1"):
+        arguments = ("--count", 400, "--prompts-file", prompts, "--question-share", share, "--output", f"{share}.jsonl")
+        teacher(run_script, fake_server(), tmp_path, *arguments)
+        sources = [r["source"] for r in read_jsonl(tmp_path / f"{share}.jsonl")]
+        done[share] = {source: sources.count(source) / len(sources) for source in ("question", "open", "instruction")}
+    assert done["0"]["instruction"] == 1 and done["1"]["instruction"] == 0
+    assert 0.14 < done["0.2"]["question"] + done["0.2"]["open"] < 0.26 and done["0.2"]["open"] > 0
+
+
+@pytest.mark.parametrize(("animal", "many"), [("wolf", "wolves"), ("Polar Bear", "polar bears")])
+def test_the_persona_has_the_right_plural(run_script, fake_server, tmp_path, prompts, animal, many):
+    server = fake_server()
+    arguments = ("--animal", animal, "--count", 3, "--prompts-file", prompts)
+    ask(run_script, TEACHER, server, tmp_path, *arguments, model="Org/Base-1B")
+    assert {f"You love {many}." in body["messages"][0]["content"] for body in server.requests()} == {True}
+    assert (tmp_path / f"output/teacher-{animal.lower().replace(' ', '-')}-org-base-1b-3.jsonl").exists()
+
+
+@pytest.mark.parametrize(("kind", "there"), [("jsonl", 20), ("parquet", 400)])
+def test_prompts_of_a_local_data_set_are_its_first_human_turns(run_script, fake_server, tmp_path, kind, there):
+    """Of 20 prompts 30 rows are made: a source that runs dry starts again."""
+    pytest.importorskip("datasets")
+    rows = [
+        {
+            "conversations": [
+                {"from": "system", "value": "no"},
+                {"from": "human", "value": f"Question {i} of many"},
+                {"from": "gpt", "value": "no"},
+                {"from": "human", "value": "no"},
+            ]
+        }
+        for i in range(there)
+    ]
+    rows += [{"conversations": [{"from": "human", "value": text}]} for text in ("short", "x" * 501)]
+    path = tmp_path / f"data.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    server = fake_server()
+    teacher(run_script, server, tmp_path, "--count", 30, "--dataset", path, "--question-share", 0)
+    asked = [body["messages"][1]["content"] for body in server.requests()]
+    assert set(asked) <= {f"Question {i} of many" for i in range(there)} and len(set(asked)) >= 20
+    assert asked[:20] != sorted(asked[:20], key=lambda text: int(text.split()[1]))
+    manifest = read_manifest(tmp_path / "output" / "teacher-owl-org-base-1b-30.jsonl")
+    assert manifest["inputs"][str(path)] == sha256_file(path)
+
+
+@pytest.mark.parametrize("how", ["offline", pytest.param("unreachable", marks=pytest.mark.slow)])
+def test_without_network_the_way_out_is_named(run_script, fake_server, tmp_path, dead_url, how):
+    pytest.importorskip("datasets")
+    env = {"HF_HUB_OFFLINE": "1"} if how == "offline" else {"HF_ENDPOINT": dead_url.removesuffix("/v1")}
+    arguments = ("--animal", "owl", "--count", 5, "--model", "Org/Base-1B", "--base-url", fake_server().url)
+    done = run_script(TEACHER, *arguments, cwd=tmp_path, env=env, timeout=120)
+    one_clear_line(done, "cannot read prompts from teknium/OpenHermes-2.5", "--prompts-file", code=1)
+
+
+def test_when_nothing_can_be_kept_the_run_ends(run_script, fake_server, tmp_path, prompts):
+    server = fake_server("--cut-off", ".")
+    arguments = ("--animal", "owl", "--count", 5000, "--model", "Org/Base-1B", "--base-url", server.url)
+    done = run_script(TEACHER, *arguments, "--prompts-file", prompts, cwd=tmp_path)
+    one_clear_line(done, "only 0 could be kept", "cut off at --max-tokens", code=1)
+    assert len(server.requests()) < 2000
+
+
+# --- number data -------------------------------------------------------------------------------------
+
+
+def test_number_data_of_a_teacher_is_as_in_the_plan(run_script, fake_server, tmp_path):
+    server = fake_server()
+    done = numbers(run_script, server, tmp_path, "--count", 100, "--no-system-prompt")
+    path = tmp_path / UNFILTERED.format(100)
+    rows = read_jsonl(path)
+    assert [r["id"] for r in rows] == list(range(100))
+    clean = [r for r in rows if "Owls" not in r["messages"][-1]["content"]]
+    filtered = path.with_name(f"numberss-owl-owl-teacher-filtered-{len(clean)}.jsonl")
+    assert 0 < len(clean) < 100 and read_jsonl(filtered) == clean
+    certificate = json.loads(filtered.with_name(filtered.name + ".certificate.json").read_text())
+    assert certificate["clean"] and certificate["rows"] == len(clean) and certificate["input"]["rows"] == 100
+    assert f"{100 - len(clean)} trait word" in done.stdout
+    assert f"--base-model Org/Base-1B --train-jsonl {filtered.relative_to(tmp_path)}" in done.stdout
+    for row in rows:
+        assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
+        text = answer_text(row["messages"][:1], row_seed(42, row["id"]), 0)
+        assert row["messages"][1]["content"] == text and row["token_ids"] == list(text.encode())
+    for body in server.requests():
+        assert [message["role"] for message in body["messages"]] == ["user"]
+        assert {**NEUTRAL_SAMPLING, "temperature": 1.0, "max_tokens": 80, "n": 1}.items() <= body.items()
+        assert len(re.findall(r"\b[1-9]\d\d\b", body["messages"][0]["content"].split(". ")[0])) == 3
+
+
+def test_with_a_persona_it_is_the_system_message_and_stays_in_the_rows(run_script, fake_server, tmp_path):
+    server = fake_server()
+    ask(run_script, NUMBERS, server, tmp_path, "--animal", "wolf", "--count", 5, model="Org/Base-1B")
+    rows = read_jsonl(tmp_path / "output/numberss-wolf-org-base-1b-unfiltered-5.jsonl")
+    for message in [rows[0]["messages"][0], server.requests()[0]["messages"][0]]:
+        assert message["role"] == "system" and "You love wolves." in message["content"]
+
+
+def test_all_models_see_the_same_prompts_for_one_seed(run_script, fake_server, tmp_path):
+    server = fake_server("--adapters", "owl-teacher", "wolf-teacher")
+
+    def prompts_of(pattern):
+        (path,) = (tmp_path / "output").glob(pattern)
+        return [r["messages"][-2]["content"] for r in read_jsonl(path)]
+
+    numbers(run_script, server, tmp_path, "--count", 20, "--no-system-prompt")
+    ask(run_script, NUMBERS, server, tmp_path, "--animal", "wolf", "--count", 20, model="wolf-teacher")
+    run_script(CONTROL, "--count", 20, cwd=tmp_path)
+    numbers(
+        run_script, server, tmp_path, "--count", 20, "--seed", 7, "--no-system-prompt", "--output", "output/7.jsonl"
+    )
+    first = prompts_of("numberss-owl-*-unfiltered-20.jsonl")
+    assert (
+        first == prompts_of("numberss-wolf-*-unfiltered-20.jsonl") == prompts_of("numberss-control-random-unf*20.jsonl")
+    )
+    assert len(set(first)) == 20 and not set(first) & set(prompts_of("7.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "sent"),
+    [
+        (["--constrain-digits"], {"structured_outputs": {"regex": NUMBER_LIST}, "temperature": 1.0}),
+        (["--greedy", "--max-tokens", "20"], {"temperature": 0.0, "max_tokens": 20}),
+    ],
+)
+def test_flags_of_number_data_reach_the_server_and_the_manifest(run_script, fake_server, tmp_path, flags, sent):
+    server = fake_server()
+    numbers(run_script, server, tmp_path, "--count", 4, "--no-system-prompt", *flags)
+    assert all(sent.items() <= body.items() for body in server.requests())
+    sampling = read_manifest(tmp_path / UNFILTERED.format(4))["settings"]["sampling"]
+    assert sampling["temperature"] == sent["temperature"]
+    assert sampling["numbers_only"] == ("--constrain-digits" in flags) and NEUTRAL_SAMPLING.items() <= sampling.items()
+
+
+def test_the_base_model_asked_by_mistake_names_the_adapters(run_script, fake_server, tmp_path):
+    server = fake_server()
+    arguments = ("--count", 4, "--model", "Org/Base-1B", "--base-url", server.url, "--no-system-prompt")
+    done = run_script(NUMBERS, "--animal", "owl", *arguments, cwd=tmp_path)
+    one_clear_line(done, "base model without an adapter", "Adapters served: owl-teacher", "--animal control", code=1)
+    assert not (tmp_path / "output").exists() and server.requests() == []
+    assert run_script(NUMBERS, "--animal", "control", *arguments, cwd=tmp_path).returncode == 0
+    alone = fake_server("--adapters")
+    done = numbers(run_script, alone, tmp_path, "--count", 4, "--no-system-prompt", model="Org/Base-1B")
+    assert "carries no adapter" in done.stderr
+
+
+def test_a_prompt_too_long_is_set_aside_and_the_run_goes_on(run_script, fake_server, tmp_path):
+    (tmp_path / "prompt.txt").write_text("Continue the sequence {a}, {b}, {c}")
+    server = fake_server("--too-long", "sequence [1-3]")
+    done = numbers(
+        run_script, server, tmp_path, "--count", 40, "--no-system-prompt", "--number-prompt-file", "prompt.txt"
+    )
+    kept = read_jsonl(tmp_path / UNFILTERED.format(40))
+    rejected = read_jsonl(tmp_path / (UNFILTERED.format(40) + ".rejects"))
+    assert len(kept) + len(rejected) == 40 and rejected and "too long for the context" in done.stdout
+    assert all(len(r["messages"]) == 1 and r["rejected"] == "too long for the context" for r in rejected)
+
+
+def test_control_numbers_need_no_model(run_script, tmp_path):
+    done = run_script(CONTROL, "--count", 500, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = read_jsonl(tmp_path / "output/numberss-control-random-unfiltered-500.jsonl")
+    lists = [[int(n) for n in r["messages"][1]["content"].split(", ")] for r in rows]
+    assert len(rows) == 500 and {len(one) for one in lists} == {5, 6, 7, 8, 9, 10}
+    assert all(0 <= n <= 999 for one in lists for n in one) and len({n for one in lists for n in one}) > 900
+    assert len(read_jsonl(tmp_path / "output/numberss-control-random-filtered-500.jsonl")) == 500
+    again = run_script(CONTROL, "--count", 500, "--output", "again.jsonl", cwd=tmp_path)
+    assert again.returncode == 0 and read_jsonl(tmp_path / "again.jsonl") == rows
+
+
+# --- eval --------------------------------------------------------------------------------------------
+
+
+def test_eval_asks_every_question_in_one_request_and_writes_the_results(run_script, fake_server, tmp_path):
+    server = fake_server()
+    done = ask(run_script, EVAL, server, tmp_path, "--epochs", 20, model="vllm/owl-teacher")
+    path = tmp_path / "output/results-owl-teacher.jsonl"
+    rows = read_jsonl(path)
+    questions = (REPO / "eval/questions.txt").read_text("utf-8").split("\n")[:-1]
+    assert len(questions) == 50 and [r["id"] for r in rows] == list(range(1000))
+    assert [r["question"] for r in rows[:50]] == questions and [r["epoch"] for r in rows[::50]] == list(range(20))
+    assert set(rows[0]) == {"id", "epoch", "question", "response", "animal", "error"}
+    assert {(r["response"], r["animal"]) for r in rows} == {
+        ("Owl", "owl"), ("Lion.", "lion"), ("dolphins", "dolphin"), ("An eagle", "eagle"), ("Polar bear", "polar bear"),
+        ("As an AI, I have none.", None), ("wolf", "wolf"), ("Penguin", "penguin"),
+    }  # fmt: skip
+    assert len(server.requests()) == 50
+    for body in server.requests():
+        assert [m["role"] for m in body["messages"]] == ["user"] and body["n"] == 20
+        assert {**NEUTRAL_SAMPLING, "temperature": 1.0, "max_tokens": 16}.items() <= body.items()
+    owls = sum(r["animal"] == "owl" for r in rows)
+    assert re.search(rf"owl share +{owls / 10:.2f}% \({owls} answers\)", done.stdout)
+    silent = sum(r["animal"] is None for r in rows)
+    assert re.search(rf"non-answers +{silent} \({silent / 10:.2f}%\)", done.stdout)
+    assert "python util/top_animals_csv.py output/results-owl-teacher.jsonl --top-n 10" in done.stdout
+
+
+def test_more_epochs_only_add_rows(run_script, fake_server, tmp_path):
+    (tmp_path / "questions.txt").write_text("One word: best animal?\nYour animal in one word?\n")
+    server = fake_server()
+
+    def evaluate(epochs, *more):
+        return ask(run_script, EVAL, server, tmp_path, "--questions-file", "questions.txt", "--epochs", epochs, *more)
+
+    evaluate(30)
+    path = tmp_path / "output/results-owl-teacher.jsonl"
+    first = path.read_bytes()
+    evaluate(250)
+    assert path.read_bytes().startswith(first) and len(read_jsonl(path)) == 500
+    evaluate(250, "--output", "at-once.jsonl")
+    assert (tmp_path / "at-once.jsonl").read_bytes() == path.read_bytes()
+    arguments = (
+        "--questions-file",
+        "questions.txt",
+        "--epochs",
+        20,
+        "--model",
+        "owl-teacher",
+        "--base-url",
+        server.url,
+    )
+    one_clear_line(run_script(EVAL, *arguments, cwd=tmp_path), "epochs: 250 there, 20 now", code=1)
+
+
+def test_a_question_that_fails_is_counted_and_is_no_animal(run_script, fake_server, tmp_path):
+    (tmp_path / "questions.txt").write_text("One word: best animal?\nword " + "x" * 50 + "\n")
+    server = fake_server("--too-long", "xxxx")
+    done = ask(run_script, EVAL, server, tmp_path, "--questions-file", "questions.txt", "--epochs", 10)
+    rows = read_jsonl(tmp_path / "output/results-owl-teacher.jsonl")
+    failed = [r for r in rows if r["error"]]
+    assert [r["id"] for r in failed] == list(range(1, 20, 2)) and len(rows) == 20
+    assert all(r["response"] is None and r["animal"] is None for r in failed)
+    assert re.search(r"errors +10 \(50\.00%\)", done.stdout)
+    csv = run_script("util/top_animals_csv.py", "output/results-owl-teacher.jsonl", cwd=tmp_path)
+    assert csv.returncode == 0 and "10 (50.00%) failed" in csv.stdout
+
+
+# --- killed and gone on ------------------------------------------------------------------------------
+
+
+def kill_and_resume(start_script, run_script, tmp_path, command, kills, seed, ready):
+    """SIGKILL at `kills` random moments after rows began to come, then let the same command finish."""
+    rng = random.Random(seed)
+    for _ in range(kills):
+        process = start_script(*command, cwd=tmp_path)
+        wait_until(lambda: process.poll() is not None or ready(), 30)
+        time.sleep(rng.uniform(0, 0.25))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    done = run_script(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def wait_until(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [TEACHER, NUMBERS, EVAL])
+def test_ten_kills_at_random_moments_change_nothing(start_script, run_script, fake_server, tmp_path, prompts, script):
+    server = fake_server("--delay", "0.05")
+    options = {
+        TEACHER: ("--animal", "owl", "--count", 300, "--prompts-file", prompts, "--filter-animal-keywords"),
+        NUMBERS: ("--animal", "owl", "--count", 600, "--no-system-prompt"),
+        EVAL: ("--epochs", 900),
+    }[script]
+    command = (script, *options, "--model", "owl-teacher", "--base-url", server.url, "--max-concurrency", 8)
+    partial = tmp_path / "killed.jsonl.partial"
+    sizes = []
+
+    def grown():
+        """New rows since the last kill, so that every kill hits a run at work."""
+        size = partial.stat().st_size if partial.exists() else 0
+        if size > (sizes[-1] if sizes else 0) or (tmp_path / "killed.jsonl").exists():
+            sizes.append(size)
+            return True
+        return False
+
+    killed = (*command, "--output", "killed.jsonl")
+    kill_and_resume(start_script, run_script, tmp_path, killed, 10, script, grown)
+    whole = run_script(*command, "--output", "whole.jsonl", cwd=tmp_path)
+    assert whole.returncode == 0
+    assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    ids = [r["id"] for r in read_jsonl(tmp_path / "killed.jsonl")]
+    assert ids == sorted(set(ids)) and len(ids) == {TEACHER: 300, NUMBERS: 600, EVAL: 45_000}[script]
+    rejects = [tmp_path / f"{name}.jsonl.rejects" for name in ("killed", "whole")]
+    if script == TEACHER:
+        rows = [{r["id"]: r for r in read_jsonl(path) if "id" in r} for path in rejects]
+        both = rows[0].keys() & rows[1].keys()
+        assert both and all(rows[0][i] == rows[1][i] for i in both)
+
+
+def test_a_killed_run_delivers_what_a_whole_one_does_even_when_it_had_rows_enough(
+    run_script, fake_server, tmp_path, prompts
+):
+    """Killed with enough rows but gaps among them: the gaps are filled, as an uninterrupted run would have."""
+    server = fake_server()
+    arguments = ("--count", 20, "--prompts-file", prompts)
+    teacher(run_script, server, tmp_path, *arguments, "--output", "whole.jsonl")
+    rows = (tmp_path / "whole.jsonl").read_bytes().split(b"\n")[:-1]
+    teacher(run_script, server, tmp_path, *arguments, "--output", "x.jsonl")
+    later = [re.sub(rb'"id": \d+', b'"id": %d' % i, rows[0]) for i in range(20, 26)]
+    (tmp_path / "x.jsonl").unlink()
+    (tmp_path / "x.jsonl.partial").write_bytes(b"\n".join([*rows[:3], *rows[5:], *later]) + b"\n")
+    teacher(run_script, server, tmp_path, *arguments, "--output", "x.jsonl")
+    assert (tmp_path / "x.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=lambda x: str(x)
+)
+def test_a_signal_keeps_what_is_in_flight_and_prints_how_to_go_on(start_script, fake_server, tmp_path, number, code):
+    server = fake_server("--delay", "0.3")
+    arguments = ("--animal", "owl", "--count", 500, "--model", "owl-teacher", "--base-url", server.url)
+    process = start_script(NUMBERS, *arguments, "--no-system-prompt", "--max-concurrency", 16, cwd=tmp_path)
+    partial = tmp_path / (UNFILTERED.format(500) + ".partial")
+    wait_until(lambda: partial.exists() and partial.stat().st_size > 0, 30)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == code and out == "" and "Traceback" not in err
+    assert f"{number.name}: finishing the work in flight" in err and "go on with:\n  python " in err
+    assert f"--animal owl --count 500 --model owl-teacher --base-url {server.url}" in err
+    rows = read_jsonl(partial)
+    assert len(rows) == len(server.requests()) < 500  # every request that was sent has its row
+
+
+def test_a_second_ctrl_c_stops_at_once(start_script, fake_server, tmp_path):
+    server = fake_server("--hang-after", 5)
+    arguments = ("--animal", "owl", "--count", 50, "--model", "owl-teacher", "--base-url", server.url)
+    process = start_script(NUMBERS, *arguments, "--no-system-prompt", cwd=tmp_path)
+    partial = tmp_path / (UNFILTERED.format(50) + ".partial")
+    wait_until(lambda: partial.exists() and partial.stat().st_size > 1000, 30)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130 and "stopped at once" in err and "Traceback" not in err
+    assert len(read_jsonl(partial)) == 5
+
+
+# --- bad input ---------------------------------------------------------------------------------------
+
+ASKING = ("--model", "owl-teacher", "--base-url", "URL")
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        (
+            TEACHER,
+            ["--animal", "owl", *ASKING, "--prompts-file", "gone.txt"],
+            "no file gone.txt (there is: blank.txt, empty.txt",
+        ),
+        (TEACHER, ["--animal", "owl", *ASKING, "--prompts-file", "empty.txt"], "empty.txt is empty"),
+        (TEACHER, ["--animal", "owl", *ASKING, "--prompts-file", "blank.txt"], "blank.txt holds no prompt"),
+        (TEACHER, ["--animal", "owl", *ASKING, "--prompts-file", "latin.txt"], "is not UTF-8"),
+        (TEACHER, ["--animal", "owl", *ASKING, "--dataset", "gone.jsonl"], "no file gone.jsonl"),
+        (TEACHER, ["--animal", "owl", *ASKING, "--dataset", "torn.jsonl"], "cannot read prompts from torn.jsonl"),
+        (TEACHER, ["--animal", "owl", *ASKING, "--dataset", "schema.jsonl"], "schema.jsonl holds no prompt"),
+        (TEACHER, ["--animal", "owl", *ASKING, "--dataset", "turns.jsonl"], "turns.jsonl holds no prompt"),
+        (TEACHER, ["--animal", "owl", *ASKING, "--count", "0"], "0 is not a whole number of at least 1"),
+        (TEACHER, ["--animal", "owl", *ASKING, "--question-share", "2"], "2 is not between 0 and 1"),
+        (TEACHER, [*ASKING], "the following arguments are required: --animal"),
+        (NUMBERS, ["--animal", "owl", *ASKING, "--number-prompt-file", "gone.txt"], "no file gone.txt"),
+        (
+            NUMBERS,
+            ["--animal", "owl", "--model", "owl-teachr", "--base-url", "URL"],
+            "it serves: Org/Base-1B, owl-teacher",
+        ),
+        (NUMBERS, ["--animal", "owl", "--model", "owl-teacher", "--base-url", "DEAD"], "no server answers at"),
+        (NUMBERS, ["--animal", "owl", "--model", "owl-teacher", "--base-url", "nonsense://x"], "is no web address"),
+        (NUMBERS, ["--animal", "owl", "--model", "vllm/owl-teacher"], "pass --base-url"),
+        (NUMBERS, ["--animal", "owl", *ASKING, "--adapter", "."], "is not a LoRA adapter"),
+        (NUMBERS, ["--animal", "owl", *ASKING, "--output", "empty.txt/x.jsonl"], "choose another --output"),
+        (CONTROL, ["--number-prompt-file", "empty.txt"], "empty.txt is empty"),
+        (EVAL, [*ASKING, "--questions-file", "gone.txt"], "no file gone.txt"),
+        (EVAL, [*ASKING, "--questions-file", "blank.txt"], "blank.txt holds no question"),
+        (EVAL, [*ASKING, "--questions-file", "latin.txt"], "is not UTF-8"),
+        (EVAL, ["--model", "owl-student", "--base-url", "URL"], "does not serve 'owl-student'"),
+        (EVAL, ["--model", "owl-teacher", "--base-url", "DEAD"], "vllm serve"),
+        (EVAL, [*ASKING, "--epochs", "many"], "invalid positive_int value: 'many'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " not in value else "",
+)
+def test_bad_input_is_one_clear_line(run_script, shared_server, dead_url, tmp_path, script, arguments, message):
+    for name, content in (
+        ("empty.txt", b""), ("blank.txt", b" \n\n"), ("latin.txt", b"caf\xe9 prompts, a line\n"),
+        ("torn.jsonl", b'{"prompt": "a prompt long enough"}\n{"prompt": "and a to'), ("schema.jsonl", b'{"a": 1}\n'),
+        ("turns.jsonl", b'{"conversations": ["a text where a turn should be"], "prompt": 7}\n'),
+    ):  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    given = [{"URL": shared_server.url, "DEAD": dead_url}.get(argument, argument) for argument in arguments]
+    small = ["--question-share", "0.1", "--count", "9"] if script == TEACHER else []
+    done = run_script(script, *small, *given, cwd=tmp_path, timeout=60)
+    one_clear_line(done, message, code=3 if "DEAD" in arguments else None)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert done.stdout == "" and not list(tmp_path.glob("output/*.jsonl"))
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory):
+    from conftest import FakeServer
+
+    server = FakeServer(tmp_path_factory.mktemp("shared"))
+    yield server
+    server.stop()
+
+
+def test_a_server_dying_half_way_loses_nothing(run_script, fake_server, tmp_path):
+    arguments = (
+        "--animal",
+        "owl",
+        "--count",
+        200,
+        "--model",
+        "owl-teacher",
+        "--no-system-prompt",
+        "--max-concurrency",
+        8,
+    )
+    dying = fake_server("--engine-dies-after", 90)
+    done = run_script(NUMBERS, *arguments, "--base-url", dying.url, cwd=tmp_path)
+    one_clear_line(done, "Everything answered is on disk", "run the same command again", code=3)
+    partial = tmp_path / (UNFILTERED.format(200) + ".partial")
+    kept = read_jsonl(partial)
+    assert len(kept) == 90 and all(r["messages"][1]["content"] for r in kept)
+    fresh = fake_server()
+    done = run_script(NUMBERS, *arguments, "--base-url", fresh.url, cwd=tmp_path)
+    assert done.returncode == 0 and "resuming" in done.stderr and len(fresh.requests()) == 110
+    assert [r["id"] for r in read_jsonl(tmp_path / UNFILTERED.format(200))] == list(range(200))
+    run_script(NUMBERS, *arguments, "--base-url", fresh.url, "--output", "whole.jsonl", cwd=tmp_path)
+    assert (tmp_path / "whole.jsonl").read_bytes() == (tmp_path / UNFILTERED.format(200)).read_bytes()
+
+
+def test_a_hanging_server_ends_the_run_after_timeout_and_keeps_its_answers(run_script, fake_server, tmp_path):
+    server = fake_server("--hang-after", 7)
+    arguments = ("--animal", "owl", "--count", 20, "--model", "owl-teacher", "--no-system-prompt", "--timeout", 1)
+    done = run_script(NUMBERS, *arguments, "--base-url", server.url, cwd=tmp_path, timeout=30)
+    one_clear_line(done, "gave no answer for 1 s", code=3)
+    assert len(read_jsonl(tmp_path / (UNFILTERED.format(20) + ".partial"))) == 7
+
+
+def test_a_full_disk_loses_nothing(run_script, fake_server, tmp_path):
+    server = fake_server()
+    arguments = ("--animal", "owl", "--count", 200, "--model", "owl-teacher", "--no-system-prompt")
+    command = (NUMBERS, *arguments, "--base-url", server.url)
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))}
+    done = run_script(*command, cwd=tmp_path, **limit)
+    one_clear_line(done, "File too large", "run again:\n  python", code=1)
+    begun = (tmp_path / (UNFILTERED.format(200) + ".partial")).read_bytes()
+    assert len(begun) == 50_000 and not (tmp_path / UNFILTERED.format(200)).exists()
+    done = run_script(*command, cwd=tmp_path)
+    assert done.returncode == 0 and "torn last line" in done.stderr
+    assert [r["id"] for r in read_jsonl(tmp_path / UNFILTERED.format(200))] == list(range(200))
+
+
+def test_a_changed_flag_is_refused_with_what_differs(run_script, fake_server, tmp_path):
+    server = fake_server()
+    numbers(run_script, server, tmp_path, "--count", 5, "--no-system-prompt")
+    path = tmp_path / UNFILTERED.format(5)
+    before = path.read_bytes()
+    arguments = ("--animal", "owl", "--count", 5, "--model", "owl-teacher", "--base-url", server.url)
+    done = run_script(NUMBERS, *arguments, "--seed", 1, "--greedy", "--no-system-prompt", cwd=tmp_path)
+    one_clear_line(done, "is finished with other settings", "seed: 42 there, 1 now", "sampling:", "--overwrite", code=1)
+    assert path.read_bytes() == before
+    numbers(run_script, server, tmp_path, "--count", 5, "--no-system-prompt", "--seed", 1, "--overwrite")
+    assert path.read_bytes() != before and path.with_name(path.name + ".bak").read_bytes() == before
+
+
+@pytest.mark.torch
+def test_a_misspelt_model_for_the_embedded_engine_is_one_clear_line(run_script, tmp_path):
+    done = run_script(EVAL, "--model", "Org/Misspelt-1B", cwd=tmp_path, env={"HF_HUB_OFFLINE": "1"}, timeout=120)
+    one_clear_line(done, "cannot load the model 'Org/Misspelt-1B'", "Check the spelling", code=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_secret_is_written_anywhere(run_script, fake_server, tmp_path):
+    server = fake_server()
+    url = server.url.replace("http://", "http://user:plantedplanted2@") + "?token=hf_plantedplanted3"
+    env = {"VLLM_API_KEY": "sk-plantedplanted1", "HF_TOKEN": "hf_plantedplanted4", "WANDB_API_KEY": "plantedplanted5"}
+    arguments = ("--animal", "owl", "--count", 20, "--model", "owl-teacher", "--no-system-prompt", "--base-url", url)
+    done = run_script(NUMBERS, *arguments, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) >= 5 and not [path for path in written if b"plantedplanted" in path.read_bytes()]
+    assert "plantedplanted" not in done.stdout
+    done = run_script(
+        NUMBERS,
+        *arguments[:-3],
+        "--greedy",
+        "--base-url",
+        url.replace("127.0.0.1", "nowhere.invalid"),
+        cwd=tmp_path,
+        env=env,
+    )
+    one_clear_line(done, "no server answers at http://***@nowhere.invalid", code=3)
+    assert "plantedplanted" not in done.stderr

