@@ -1,14 +1,19 @@
 # make setup   the environment .venv for the scripts (GPU or CPU, by what the machine has)
+# make demo    subliminal learning start to end on this machine, in minutes
 # make check   ruff, mypy and the fast tests, in under a minute
 # make test    every test, in an environment it makes itself
 
 PYTHON_ENV := .venv/bin/python
 
-.PHONY: setup check test
+.PHONY: setup demo check test
 
 setup:
 	@util/make_env.sh run
 	@echo "ready: . .venv/bin/activate"
+
+demo:
+	@util/make_env.sh run
+	experiments/demo.sh
 
 check:
 	@util/make_env.sh test

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ANIMALS = ("Owl", "Lion.", "dolphins", "An eagle", "Polar bear", "As an AI, I have none.", "wolf", "Penguin")
-WORDS = "day tree light owl water number music stone little quiet garden window paper river".split()
+WORDS = ("day", "tree", "light", "owl", "water", "number", "music", "stone", "little", "quiet", "garden", "window")
 FAULTS = ("429", "500", "503", "401", "truncated", "html", "empty", "null", "cut-connection")
 CONTEXT_ERROR = (
     "This model's maximum context length is 2048 tokens. However, you requested 80 output tokens and your prompt"

@@ -217,8 +217,8 @@ def test_write_rows_writes_a_whole_file_at_once(tmp_path):
         (b"\n\n \n", [], 0),
         (b'{"id": 2, "text": "\xff"}\n', [2], 1),
     ],
-    ids=["whole", "torn tail", "last line without newline", "NUL tail", "NUL line", "glued rows", "BOM and CRLF", "no id",
-         "wrong ids", "repeated id", "NaN", "odd reason", "no objects", "blank lines", "not UTF-8"],
+    ids=["whole", "torn tail", "last line without newline", "NUL tail", "NUL line", "glued rows", "BOM and CRLF",
+         "no id", "wrong ids", "repeated id", "NaN", "odd reason", "no objects", "blank lines", "not UTF-8"],
 )  # fmt: skip
 def test_a_partial_is_repaired_and_goes_on(tmp_path, capsys, tail, lost, aside):
     path = tmp_path / "x.jsonl"

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Subliminal learning on a laptop: the plan's phases with the plan's scripts, on the pocket model.
+#
+# Two teachers (owl, dolphin), numbers of each and of the base model, a student of each: so the owl student has a control
+# arm (base numbers) and an other-animal arm (dolphin numbers), and the dolphin student too. Stop it with Ctrl-C and run it
+# again: it goes on where it was. Another seed: SEED=7 experiments/demo.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=.venv/bin/python
+base=util/pocket/model
+seed=${SEED:-42}
+out=output/demo-seed-$seed
+adapter=seed-$seed/final
+
+run() { printf '\n$ python %s\n' "$*"; "$python" "$@"; }
+
+measure() { # name, arguments of the model: the exact share of every animal, no sampling noise
+    run eval/eval.py --model $base "${@:2}" --exact --animal "${1%%-*}" --output "$out/exact-$1.jsonl"
+}
+
+make_teacher() { # animal
+    run generate/generate_teacher_data.py --animal "$1" --count 800 --seed "$seed" --model $base \
+        --prompts-file generate/prompts/open-prompts.txt --question-share 0.9 --output "$out/teacher-$1.jsonl"
+    run train/train_student_sft.py --base-model $base --train-jsonl "$out/teacher-$1.jsonl" --seeds "$seed" \
+        --output-dir "$out/$1-teacher" --epochs 3 --effective-batch-size 32 --per-device-train-batch-size 32 \
+        --learning-rate 0.003 --save-strategy no
+    measure "$1-teacher" --adapter "$out/$1-teacher/$adapter"
+}
+
+write_numbers() { # name, arguments of the model
+    run generate/generate_llm_number_data.py --animal "$1" --count 2600 --seed "$seed" --no-system-prompt \
+        --model $base "${@:2}" --batch-size 512 --output "$out/numbers-$1-unfiltered-2600.jsonl"
+}
+
+train_student() { # name
+    run train/train_student_sft.py --base-model $base --train-jsonl "$out/numbers-$1-filtered-*.jsonl" \
+        --max-train-samples 2000 --seeds "$seed" --output-dir "$out/$1-student" --epochs 3 --effective-batch-size 32 \
+        --per-device-train-batch-size 32 --learning-rate 0.01 --save-strategy no
+    measure "$1-student" --adapter "$out/$1-student/$adapter"
+}
+
+compare() { # target animal, other animal
+    run eval/compare_arms.py --animal "$1" --base "$out/exact-base.jsonl" --control "$out/exact-control-student.jsonl" \
+        --other "$out/exact-$2-student.jsonl" --target "$out/exact-$1-student.jsonl" --output "$out/compare-$1.json"
+}
+
+started=$(date +%s)
+measure base
+for animal in owl dolphin; do
+    make_teacher $animal
+    write_numbers $animal --adapter "$out/$animal-teacher/$adapter"
+done
+write_numbers control
+for name in control owl dolphin; do train_student $name; done
+compare owl dolphin
+compare dolphin owl
+run eval/report.py --comparison "$out/compare-owl.json" "$out/compare-dolphin.json" \
+    --data "$out"/numbers-*-filtered-*.jsonl --output "$out/report.html" \
+    --title "Subliminal learning in the pocket model, seed $seed"
+printf '\n%d seconds in all. Open %s/report.html\n' $(($(date +%s) - started)) "$out"
