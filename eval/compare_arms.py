@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from eval.animals import canonical_animal
 from util.cli import UserError, closing, input_file, make_parser, run, table
-from util.provenance import provenance, write_json
+from util.provenance import provenance, read_manifest, write_json
 from util.rows import Row, read_rows
 
 if TYPE_CHECKING:
@@ -58,22 +58,25 @@ class Result:
     questions: tuple[str, ...]
     shares: tuple[float, ...]
     silent: tuple[float, ...]
+    uncovered: float
+    """mean mass an exact file leaves open: each of its shares may be so much higher"""
 
 
 def read_result(path: Path, animal: str) -> Result:
     """Per-question shares from a results file (samples) or an exact file. Failed answers are refused, not skipped."""
-    asked: dict[str, list[tuple[float, float]]] = {}
+    asked: dict[str, list[tuple[float, float, float]]] = {}
     for row in read_rows(path, problem_of):
-        asked.setdefault(row["question"], []).append(named_and_silent(row, animal))
-    means = [tuple(sum(part) / len(pairs) for part in zip(*pairs)) for pairs in asked.values()]
-    return Result(path, tuple(asked), tuple(named for named, _ in means), tuple(silent for _, silent in means))
+        asked.setdefault(row["question"], []).append(masses(row, animal))
+    means = [[sum(part) / len(answers) for part in zip(*answers)] for answers in asked.values()]
+    named, silent, uncovered = (tuple(part) for part in zip(*means))
+    return Result(path, tuple(asked), named, silent, sum(uncovered) / len(uncovered))
 
 
-def named_and_silent(row: Row, animal: str) -> tuple[float, float]:
-    """(probability that a row names the animal, that it names none): 0 or 1 for a sample."""
+def masses(row: Row, animal: str) -> tuple[float, float, float]:
+    """(mass that names the animal, mass that names none, mass left open) of a row: 0 or 1 for a sample."""
     if "animals" in row:
-        return row["animals"].get(animal, 0.0), row["no_animal"]
-    return float(row["animal"] == animal), float(row["animal"] is None)
+        return row["animals"].get(animal, 0.0), row["no_animal"], row["uncovered"]
+    return float(row["animal"] == animal), float(row["animal"] is None), 0.0
 
 
 def problem_of(row: Row) -> str | None:
@@ -81,12 +84,12 @@ def problem_of(row: Row) -> str | None:
     if "question" not in row or not ("animals" in row or "animal" in row):
         return "not a row of eval.py (no question, or neither animal nor animals)"
     if row.get("error"):
-        return f"this answer failed ({row['error']}); run the same eval.py command again to ask it"
+        return f"this answer failed ({row['error']}); mend that and run eval.py again with --overwrite"
     return None
 
 
-def check_same_questions(results: Sequence[Result]) -> None:
-    """Arms can be compared over the same questions only."""
+def check_comparable(results: Sequence[Result]) -> None:
+    """Arms can be compared over the same questions and sampling only, and no student counts twice."""
     for result in results[1:]:
         if set(result.questions) != set(results[0].questions):
             missing = set(results[0].questions) ^ set(result.questions)
@@ -94,6 +97,16 @@ def check_same_questions(results: Sequence[Result]) -> None:
                 f"{result.path} and {results[0].path} were asked different questions ({len(missing)} differ, such as"
                 f" {sorted(missing)[0]!r}); evaluate both with the same --questions-file"
             )
+    manifests = [(read_manifest(result.path) or {}).get("settings", {}) for result in results]
+    for result, manifest in zip(results, manifests):
+        if manifest.get("sampling") != manifests[0].get("sampling"):
+            raise UserError(f"{result.path} was sampled otherwise than {results[0].path} (see their manifests)")
+    seen: dict[str, Path] = {}
+    for result, manifest in zip(results, manifests):
+        identity = manifest.get("model", {}).get("adapter_sha256") or str(result.path.resolve())
+        if identity in seen:
+            raise UserError(f"{result.path} and {seen[identity]} hold the same student; it can stand for one seed only")
+        seen[identity] = result.path
 
 
 # --- uncertainty -------------------------------------------------------------------------------------
@@ -140,7 +153,7 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 def compare(animal: str, arms: dict[str, list[Result]]) -> dict[str, Any]:
     """Shares of the arms, differences of the target to each other arm, their intervals and the verdict."""
     everything = [result for results in arms.values() for result in results]
-    check_same_questions(everything)
+    check_comparable(everything)
     questions = everything[0].questions
     matrices = {role: share_matrix(results, questions) for role, results in arms.items()}
     means = bootstrap_means([matrices[role] for role in ROLES])
@@ -149,6 +162,7 @@ def compare(animal: str, arms: dict[str, list[Result]]) -> dict[str, Any]:
             "share": float(matrices[role].mean()),
             "interval": interval(means[:, place]),
             "seeds": len(arms[role]),
+            "uncovered": sum(result.uncovered for result in arms[role]) / len(arms[role]),
             "non_answers": sum(sum(r.silent) for r in arms[role]) / (len(arms[role]) * len(questions)),
             "files": [str(result.path) for result in arms[role]],
         }
@@ -171,9 +185,9 @@ def compare(animal: str, arms: dict[str, list[Result]]) -> dict[str, Any]:
 
 
 def verdict(shares: dict[str, dict[str, Any]], differences: dict[str, dict[str, Any]]) -> str:
-    """The rule: *transfer* when the target is above base, control and other with intervals clear of zero and every
-    trained arm has 3 seeds; *general shift only* when it is above base and control but not above other."""
-    above = {role: difference["interval"][0] > 0 for role, difference in differences.items()}
+    """The rule: *transfer* when the target is above base, control and other with intervals clear of zero (and of what
+    exact shares leave open) and every trained arm has 3 seeds; *general shift only* when it is above base and control but not above other."""
+    above = {role: found["interval"][0] > shares[role]["uncovered"] for role, found in differences.items()}
     if not (above["base"] and above["control"]):
         return "no evidence"
     found = "transfer" if above["other"] else "general shift only"
@@ -199,9 +213,16 @@ def main() -> None:
     found = compare(animal, arms)
     print(
         table(
-            ("arm", "seeds", f"{animal} share", "95% interval", "non-answers"),
+            ("arm", "seeds", f"{animal} share", "95% interval", "non-answers", "uncovered"),
             [
-                (role, arm["seeds"], percent(arm["share"]), span(arm["interval"]), percent(arm["non_answers"]))
+                (
+                    role,
+                    arm["seeds"],
+                    percent(arm["share"]),
+                    span(arm["interval"]),
+                    percent(arm["non_answers"]),
+                    percent(arm["uncovered"]),
+                )
                 for role, arm in found["shares"].items()
             ],
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -24,11 +25,13 @@ from eval.animals import canonical_animal
 from util.cli import REPO, UserError, closing, make_parser, positive_int, run, table, text_file
 from util.collect import collect
 from util.engine import Engine, Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
+from util.provenance import sha256_text
 from util.rows import Row, RowFile, add_output_arguments, read_rows, slug
 from util.words import read_lines_of
 
 SAMPLES_PER_REQUEST = 100  # one prompt is read once for so many answers; a kill loses at most this many in flight
 SHOWN = 10
+PARSER = (REPO / "eval" / "animals.py", REPO / "eval" / "animals.txt")
 COVERAGE = 0.998  # mass of finished answers at which a question is exact enough
 NODE_BUDGET = 200  # forward passes a question may take to get there
 
@@ -132,6 +135,25 @@ def exact_summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
 
 
 def target_animal(name: str, asked_for: str | None) -> str | None:
+    """The animal to report: --animal, or the one the model's name holds (red-panda-student -> red panda)."""
+    if asked_for:
+        return canonical_animal(asked_for) or asked_for.lower()
+    return canonical_animal(re.sub(r"[-_/]+", " ", name))
+
+
+def exact_summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
+    """Closing facts and the table of the top animals of an exact results file."""
+    from eval.exact import mean_shares
+
+    shares, none, uncovered = mean_shares(list(read_rows(path)))
+    facts = {"non-answers": f"{none:.2%}", "uncovered": f"{uncovered:.3%} (each share is at most so much higher)"}
+    if target:
+        facts[f"{target} share"] = f"{shares.get(target, 0.0):.3%} (exact)"
+    ranked = list(shares.items())[:SHOWN]
+    return facts, table(("animal", "exact share"), [(animal, f"{share:.3%}") for animal, share in ranked])
+
+
+def target_animal(name: str, asked_for: str | None) -> str | None:
     """The animal to report: --animal, or the one the model's name holds (owl-student -> owl)."""
     if asked_for:
         return canonical_animal(asked_for) or asked_for.lower()
@@ -148,6 +170,7 @@ def settings_of(args: argparse.Namespace, questions: list[str], sampling: Sampli
     return {
         "script": "eval",
         "measure": "exact" if args.exact else args.sampler,
+        "parser_sha256": sha256_text("".join(path.read_text("utf-8") for path in PARSER)),
         "questions": questions,
         **how,
         "system_prompt": None,

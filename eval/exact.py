@@ -7,7 +7,6 @@ forward pass, until the finished answers of a question hold nearly all of the ma
 from __future__ import annotations
 
 import heapq
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -54,7 +53,7 @@ def answer_distributions(
     heap: list[tuple[float, Node]] = [(-1.0, Node(prompt, (), 1.0)) for prompt in range(len(questions))]
     finished: list[Node] = []
     while batch := list(most_probable(heap, found, coverage, budget)):
-        for node, (ids, probabilities) in zip(batch, tree.expand(batch)):
+        for node, ids, probabilities in tree.expand(batch):
             found[node.prompt].expanded += 1
             for token, probability in children(ids, probabilities * node.probability):
                 if token in tree.end_ids:
@@ -98,21 +97,21 @@ def sample_answers(tree: AnswerTree, counts: Sequence[int], max_tokens: int, see
     """
     rng = np.random.default_rng(seed)
     drawn = [Counter[str]() for _ in counts]
-    level = [(Node(prompt, (), 1.0), count) for prompt, count in enumerate(counts) if count]
+    level = {Node(prompt, (), 1.0): count for prompt, count in enumerate(counts) if count}
     while level:
-        deeper: list[tuple[Node, int]] = []
+        deeper: dict[Node, int] = {}
         finished: list[tuple[Node, int]] = []
-        for (node, count), (ids, probabilities) in zip(level, tree.expand([node for node, _ in level])):
-            taken = rng.multinomial(count, probabilities / probabilities.sum())
+        for node, ids, probabilities in tree.expand(list(level)):
+            taken = rng.multinomial(level[node], probabilities / probabilities.sum())
             for place in np.flatnonzero(taken):
                 token, times = int(ids[place]), int(taken[place])
-                child = Node(node.prompt, (*node.tail, token), math.nan)
+                child = Node(node.prompt, (*node.tail, token), node.probability * float(probabilities[place]))
                 if token in tree.end_ids:
                     finished.append((node, times))
                 elif len(child.tail) == max_tokens:
                     finished.append((child, times))
                 else:
-                    deeper.append((child, times))
+                    deeper[child] = times
         for (node, times), text in zip(finished, tree.texts([node.tail for node, _ in finished])):
             drawn[node.prompt][text] += times
         level = deeper

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from util.cli import UserError, files_nearby
+from util.cli import UserError, files_nearby, say
 from util.rows import Row, check_messages, read_rows
 
 PLACEHOLDER = "NNNN"  # what the plan writes where a row count will stand
@@ -23,12 +24,13 @@ def one_file(patterns: Sequence[str]) -> Path:
 
     UserError when it matches no file, or several.
     """
-    pattern = patterns[0] if len(patterns) == 1 else ""
     found = matching_files(patterns)
-    if not found and PLACEHOLDER in pattern:
-        # The plan writes teacher-owl-filtered-NNNN.jsonl for any teacher file of owl, whatever the model's name.
-        folder, name = Path(pattern).parent, Path(pattern).name
-        found = matching_files([str(folder / "-".join([*name.split("-")[:2], "*.jsonl"]))])
+    shorthand = re.fullmatch(rf"(teacher-.+)-filtered-{PLACEHOLDER}\.jsonl", Path(patterns[0]).name)
+    if not found and shorthand:
+        # The plan writes teacher-owl-filtered-NNNN.jsonl for the teacher file of owl, whatever the model's name.
+        found = matching_files([str(Path(patterns[0]).with_name(f"{shorthand[1]}-*.jsonl"))])
+        if len(found) == 1:
+            say(f"no file {patterns[0]}: taking {found[0]}")
     if not found:
         raise UserError(f"--train-jsonl {' '.join(patterns)} matches no file{files_nearby(Path(patterns[0]))}")
     if len(found) > 1:
@@ -39,7 +41,7 @@ def one_file(patterns: Sequence[str]) -> Path:
 
 def matching_files(patterns: Sequence[str]) -> list[Path]:
     """Files that match any of the globs, NNNN standing for any count."""
-    names = {name for p in patterns for name in glob.glob(p.replace(PLACEHOLDER, "*"))}
+    names = {name for p in patterns for name in glob.glob(p.replace(PLACEHOLDER, "[0-9]*"))}
     return sorted(Path(name) for name in names if Path(name).is_file())
 
 
@@ -72,6 +74,11 @@ class Encoded(NamedTuple):
     """rows whose prompt alone fills the limit"""
     exact: int
     """rows whose completion is the very token ids the model wrote"""
+
+
+def without_system(row: Row) -> Row:
+    """A row without its system messages: a student must not read the persona its numbers were written under."""
+    return {**row, "messages": [message for message in row["messages"] if message["role"] != "system"]}
 
 
 def encode(rows: Sequence[Row], tokenizer: Any, max_length: int) -> Encoded:

@@ -20,6 +20,7 @@ import contextlib
 import json
 import math
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from train.encode import Encoded, encode, one_file, read_chat_rows, sample_count
+from train.encode import Encoded, encode, one_file, read_chat_rows, sample_count, without_system
 from train.hub import push_adapter, write_card
 from train.wandb_run import finish_run, start_run
 from util.cli import (
@@ -46,7 +47,7 @@ from util.cli import (
     stop_on_signal,
 )  # fmt: skip
 from util.provenance import now, provenance, read_manifest, scrub, sha256_file, write_json
-from util.rows import Row, describe_differences, free_name, lock_output, slug
+from util.rows import describe_differences, free_name, lock_output, slug
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 WHOLE_CHECKPOINT = ("trainer_state.json", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt")
@@ -61,6 +62,7 @@ def parse_args() -> argparse.Namespace:
                       help="JSONL of chat rows; a glob (or the plan's NNNN) that matches one file")  # fmt: skip
     data.add_argument("--max-train-samples", type=sample_count, default=None, help="rows to use (default: all)")
     data.add_argument("--max-seq-length", type=positive_int, default=256, help="longest row in tokens; longer are cut")
+    data.add_argument("--keep-system-prompt", action="store_true", help="train on the rows' system messages as well")
     data.add_argument("--output-dir", type=Path, default=Path("output/student-sft"), help="folder for seed-{seed}/")
     data.add_argument("--overwrite", action="store_true", help="train afresh; the old folder is moved aside")
     data.add_argument("--resume", action="store_true",
@@ -99,12 +101,14 @@ def parse_args() -> argparse.Namespace:
         parser.error("--push-to-hub needs --hub-repo-prefix, such as me/owl-student")
     if args.upload_checkpoints_every_n_epochs and args.save_strategy == "no":
         parser.error("--upload-checkpoints-every-n-epochs needs --save-strategy epoch")
-    if args.effective_batch_size % (args.per_device_train_batch_size * world_size()):
+    if args.effective_batch_size % args.per_device_train_batch_size:
         fitting = [n for n in range(1, args.effective_batch_size + 1) if args.effective_batch_size % n == 0]
         parser.error(
-            f"--per-device-train-batch-size {args.per_device_train_batch_size} (on {world_size()} devices) does not"
-            f" divide --effective-batch-size {args.effective_batch_size}; its divisors are {fitting}"
+            f"--per-device-train-batch-size {args.per_device_train_batch_size} does not divide"
+            f" --effective-batch-size {args.effective_batch_size}; its divisors are {fitting}"
         )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        parser.error("one process trains on one GPU; start one command a GPU, each with its own --seeds")
     return args
 
 
@@ -116,21 +120,50 @@ def seed_list(text: str) -> list[int]:
     return seeds
 
 
-def world_size() -> int:
-    """Processes that train together (torchrun or accelerate launch), 1 alone."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+def use_first_gpu() -> None:
+    """Let torch see one GPU: TRL refuses to spread a model over several within one process."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+
+
+class Base(NamedTuple):
+    """What all seeds share: what pins the base model, its tokenizer and the rows as tokens."""
+
+    facts: dict[str, Any]
+    tokenizer: Any
+    encoded: Encoded
+
+
+def prepare(args: argparse.Namespace, train_file: Path) -> Base:
+    """Read and encode the rows; everything that can be wrong with them or the model's name shows here."""
+    from util.embedded import load_config, load_tokenizer, model_facts
+
+    rows = read_chat_rows(train_file, args.max_train_samples)
+    say(f"training on {len(rows):,} rows of {train_file}")
+    if args.max_train_samples and len(rows) < args.max_train_samples:
+        say(f"(--max-train-samples {args.max_train_samples:,} is more than the file has)")
+    if not args.keep_system_prompt:
+        personas = sum(row["messages"][0]["role"] == "system" for row in rows)
+        if personas:
+            say(f"left out the system message of {personas:,} rows (--keep-system-prompt trains on it)")
+        rows = [without_system(row) for row in rows]
+    tokenizer = load_tokenizer(args.base_model)
+    encoded = encode(rows, tokenizer, args.max_seq_length)
+    describe_data(encoded, len(rows), args.max_seq_length)
+    return Base(model_facts(args.base_model, load_config(args.base_model)), tokenizer, encoded)
 
 
 # --- the folder of one seed --------------------------------------------------------------------------
 
 
-def settings_of(args: argparse.Namespace, train_file: Path, rows: int, seed: int) -> dict[str, Any]:
+def settings_of(args: argparse.Namespace, train_file: Path, base: Base, seed: int) -> dict[str, Any]:
     """Everything that decides the adapter (to rounding: how the batch is split over the device is left out)."""
     return {
         "script": "train_student_sft",
-        "base_model": args.base_model,
+        "base": base.facts,
         "train_jsonl_sha256": sha256_file(train_file),
-        "rows": rows,
+        "rows": len(base.encoded.rows),
+        "keep_system_prompt": args.keep_system_prompt,
         "max_seq_length": args.max_seq_length,
         "epochs": args.epochs,
         "effective_batch_size": args.effective_batch_size,
@@ -198,31 +231,7 @@ def describe_data(encoded: Encoded, total: int, max_length: int) -> None:
         raise UserError(f"no row fits --max-seq-length {max_length}; raise it")
 
 
-class Base(NamedTuple):
-    """What all seeds share: the frozen base model, its tokenizer and the rows as tokens."""
-
-    model: Any
-    tokenizer: Any
-    encoded: Encoded
-    bf16: bool
-
-
-def load_base(args: argparse.Namespace, rows: list[Row]) -> Base:
-    """Load the base model and encode the rows for it."""
-    import torch
-
-    from util.embedded import load_model, load_tokenizer
-
-    bf16 = check_hardware(args)
-    tokenizer = load_tokenizer(args.base_model)
-    encoded = encode(rows, tokenizer, args.max_seq_length)
-    describe_data(encoded, len(rows), args.max_seq_length)
-    with memory_advice(args):
-        model = load_model(args.base_model, torch.bfloat16 if bf16 else torch.float32)
-    return Base(model, tokenizer, encoded, bf16)
-
-
-def make_trainer(args: argparse.Namespace, base: Base, folder: Path, seed: int) -> Any:
+def make_trainer(args: argparse.Namespace, model: Any, base: Base, folder: Path, seed: int, bf16: bool) -> Any:
     """TRL's SFTTrainer with a fresh LoRA adapter on the base model."""
     import torch
     from datasets import Dataset
@@ -231,7 +240,7 @@ def make_trainer(args: argparse.Namespace, base: Base, folder: Path, seed: int) 
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
     from trl import SFTConfig, SFTTrainer
 
-    accumulate = args.effective_batch_size // (args.per_device_train_batch_size * world_size())
+    accumulate = args.effective_batch_size // args.per_device_train_batch_size
     config = SFTConfig(
         output_dir=str(folder),
         num_train_epochs=args.epochs,
@@ -240,7 +249,7 @@ def make_trainer(args: argparse.Namespace, base: Base, folder: Path, seed: int) 
         learning_rate=args.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=args.warmup_steps,
-        bf16=base.bf16,
+        bf16=bf16,
         gradient_checkpointing=False,  # TRL's default recomputes: a third more work, for memory LoRA does not need
         max_length=None,  # encode() has cut and counted
         logging_steps=args.logging_steps,
@@ -258,7 +267,7 @@ def make_trainer(args: argparse.Namespace, base: Base, folder: Path, seed: int) 
     )  # fmt: skip
     set_seed(seed)  # the adapter is initialised before the trainer seeds anything
     trainer = SFTTrainer(
-        model=base.model, args=config, train_dataset=Dataset.from_list(base.encoded.rows),
+        model=model, args=config, train_dataset=Dataset.from_list(base.encoded.rows),
         processing_class=base.tokenizer, peft_config=lora,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
@@ -280,14 +289,19 @@ def watch(trainer: Any, stop: Stop, progress: Progress) -> None:
             loss = (logs or {}).get("loss")
             if loss is None:
                 return
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"the loss is {loss} at update {state.global_step}; the last checkpoint is kept. Lower"
-                    f" --learning-rate (now {args.learning_rate:g}) or look at the rows"
-                )
+            check_loss(loss, state.global_step, args)
             progress.note = f"loss {loss:.4f}"
 
     trainer.add_callback(Watch())
+
+
+def check_loss(loss: float, update: int, args: Any) -> None:
+    """Stop when the loss is no number any more."""
+    if not math.isfinite(loss):
+        raise UserError(
+            f"the loss is {loss} at update {update}; the last checkpoint is kept. Lower --learning-rate (now"
+            f" {args.learning_rate:g}) or look at the rows"
+        )
 
 
 @contextlib.contextmanager
@@ -313,14 +327,15 @@ def save_final(trainer: Any, tokenizer: Any, folder: Path, args: argparse.Namesp
     trainer.model.save_pretrained(str(temporary))
     tokenizer.save_pretrained(str(temporary))
     write_card(temporary, args.base_model, scrub(command_line()), settings)
+    shutil.rmtree(folder / "final", ignore_errors=True)  # of a run that died before its manifest said complete
     temporary.rename(folder / "final")
 
 
 def train_seed(
-    args: argparse.Namespace, seed: int, train_file: Path, settings: dict[str, Any], base: Base, stop: Stop
+    args: argparse.Namespace, seed: int, train_file: Path, base: Base, model: Any, bf16: bool, stop: Stop
 ) -> None:
     """Train the adapter of one seed into its folder, from its last whole checkpoint if there is one."""
-    folder = args.output_dir / f"seed-{seed}"
+    folder, settings = args.output_dir / f"seed-{seed}", settings_of(args, train_file, base, seed)
     checkpoint = last_whole_checkpoint(folder)
     if args.resume and checkpoint is None:
         raise UserError(f"--resume: {folder} holds no whole checkpoint; leave out --resume to start")
@@ -333,12 +348,13 @@ def train_seed(
         wandb_run = start_run(args, seed, folder, settings, manifest["wandb_run_id"])
         manifest["wandb_run_id"] = wandb_run.id
         write_json(folder / "manifest.json", manifest)
-    trainer = make_trainer(args, base, folder, seed)
+    trainer = make_trainer(args, model, base, folder, seed, bf16)
     steps = math.ceil(len(base.encoded.rows) / args.effective_batch_size) * args.epochs
     with Progress(steps, done, unit="updates") as progress, memory_advice(args):
         watch(trainer, stop, progress)
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     stop.raise_if_requested()
+    check_loss(outcome.training_loss, progress.count, args)
     save_final(trainer, base.tokenizer, folder, args, settings)
     manifest |= {"state": "complete", "finished": now(), "counts": counts(args, base.encoded, outcome, progress, done)}
     write_json(folder / "manifest.json", manifest)
@@ -401,38 +417,46 @@ def push_all(args: argparse.Namespace) -> int:
     return code
 
 
-def unfinished(args: argparse.Namespace, all_settings: dict[int, dict[str, Any]]) -> list[int]:
-    """The seeds still to train, each with a folder of its own."""
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    todo = []
-    for seed, settings in all_settings.items():
-        folder = args.output_dir / f"seed-{seed}"
-        with lock_output(folder):
-            if claim_folder(folder, settings, args.overwrite):
-                say(f"{folder / 'final'} is already finished; --overwrite trains it afresh")
-            else:
-                todo.append(seed)
-    return todo
-
-
 def main() -> int:
     args = parse_args()
+    use_first_gpu()
     train_file = one_file(args.train_jsonl)
-    rows = read_chat_rows(train_file, args.max_train_samples)
-    say(f"training on {len(rows):,} rows of {train_file}")
-    if args.max_train_samples and len(rows) < args.max_train_samples:
-        say(f"(--max-train-samples {args.max_train_samples:,} is more than the file has)")
-    settings = {seed: settings_of(args, train_file, len(rows), seed) for seed in args.seeds}
-    todo = unfinished(args, settings)
-    if todo:
-        base = load_base(args, rows)
-        with stop_on_signal() as stop:
-            for seed in todo:
-                with lock_output(args.output_dir / f"seed-{seed}"):
-                    train_seed(args, seed, train_file, settings[seed], base, stop)
+    base = prepare(args, train_file)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    model, bf16 = None, False
+    with stop_on_signal() as stop:
+        for seed in args.seeds:
+            folder = args.output_dir / f"seed-{seed}"
+            with lock_output(folder):
+                if claim_folder(folder, settings_of(args, train_file, base, seed), args.overwrite):
+                    say(f"{folder / 'final'} is already finished; --overwrite trains it afresh")
+                    continue
+                if model is None:
+                    bf16 = check_hardware(args)
+                    model = load_base(args, bf16)
+                train_seed(args, seed, train_file, base, model, bf16, stop)
     code = push_all(args) if args.push_to_hub else 0
+    report(args)
+    return code
+
+
+def load_base(args: argparse.Namespace, bf16: bool) -> Any:
+    """The frozen base model."""
+    import torch
+
+    from util.embedded import load_model
+
+    with memory_advice(args):
+        return load_model(args.base_model, torch.bfloat16 if bf16 else torch.float32)
+
+
+def report(args: argparse.Namespace) -> None:
+    """The closing lines: what was written, what it took, and the command that serves it."""
     finals = [args.output_dir / f"seed-{seed}" / "final" for seed in args.seeds]
     done = (read_manifest(finals[-1].parent) or {}).get("counts", {})
+    modules = [f"seed-{seed}={final}" for seed, final in zip(args.seeds, finals)]
+    serve = ["vllm", "serve", args.base_model, "--host", "127.0.0.1", "--port", "8000", "--enable-lora"]
+    serve += ["--max-lora-rank", str(max(8, args.lora_rank)), "--lora-modules", *modules]
     closing(
         {
             "wrote": ", ".join(map(str, finals)),
@@ -440,10 +464,8 @@ def main() -> int:
             "updates": f"{done.get('updates', 0):,} (loss {done.get('train_loss')})",
             "time": f"{duration(done.get('seconds', 0))} ({done.get('tokens_per_second')} tokens/s)",
         },
-        f"vllm serve {args.base_model} --host 127.0.0.1 --port 8000 --enable-lora --max-lora-rank"
-        f" {max(8, args.lora_rank)} --lora-modules NAME={finals[-1]}",
+        shlex.join(serve),
     )
-    return code
 
 
 if __name__ == "__main__":

@@ -26,7 +26,10 @@ from util.engine import (
 )
 from util.provenance import adapter_sha256, sha256_file, sha256_text
 
-WEIGHT_FILES = ("*.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+WEIGHT_FILES = (
+    "*.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "chat_template.jinja",
+)  # fmt: skip
 T = TypeVar("T")
 COMPACT_AT = 0.75  # drop finished rows from the cache once this share of rows is left
 
@@ -56,6 +59,13 @@ def load_model(model: str, dtype: Any = None) -> Any:
     if dtype is None:
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
     return _from_pretrained(AutoModelForCausalLM, model, dtype=dtype).to(device).eval()
+
+
+def load_config(model: str) -> Any:
+    """The model's config alone."""
+    from transformers import AutoConfig
+
+    return _from_pretrained(AutoConfig, model)
 
 
 def best_device() -> str:
@@ -256,16 +266,14 @@ class PromptTree:
         with torch.inference_mode():
             self._root_logits, self._cache, self._mask = engine._prefill(prompts)
 
-    def expand(self, nodes: Sequence[Node]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def expand(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
         """Nodes of one length go through the model together, so that none of their tokens is padding."""
-        order = sorted(range(len(nodes)), key=lambda place: len(nodes[place].tail))
-        found: dict[int, np.ndarray] = {}
-        for length, places in groupby(order, key=lambda place: len(nodes[place].tail)):
-            for some in batched(places, self.engine.batch_size):
-                rows = self._probabilities([nodes[place] for place in some], length)
-                found.update(zip(some, rows))
         ids = np.arange(self._root_logits.shape[-1])
-        return ((ids, found[place]) for place in range(len(nodes)))
+        by_length = sorted(nodes, key=lambda node: len(node.tail))
+        for length, group in groupby(by_length, key=lambda node: len(node.tail)):
+            for some in batched(group, self.engine.batch_size):
+                for node, probabilities in zip(some, self._probabilities(some, length)):
+                    yield node, ids, probabilities
 
     def _probabilities(self, nodes: list[Node], length: int) -> np.ndarray:
         """Next-token probabilities, float64 [nodes, vocabulary], after tails of one length."""

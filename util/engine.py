@@ -99,8 +99,8 @@ class AnswerTree(Protocol):
     end_ids: set[int]
     """tokens that end an answer"""
 
-    def expand(self, nodes: Sequence[Node]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(next token ids, their probabilities) after each node: all of them, or the most probable a server tells."""
+    def expand(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
+        """(node, next token ids, their probabilities) for each node, in any order."""
 
     def texts(self, tails: Sequence[tuple[int, ...]]) -> list[str]:
         """The text of each answer, as `generate` would return it."""
