@@ -141,27 +141,6 @@ def target_animal(name: str, asked_for: str | None) -> str | None:
     return canonical_animal(re.sub(r"[-_/]+", " ", name))
 
 
-def exact_summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
-    """Closing facts and the table of the top animals of an exact results file."""
-    from eval.exact import mean_shares
-
-    shares, none, uncovered = mean_shares(list(read_rows(path)))
-    facts = {"non-answers": f"{none:.2%}", "uncovered": f"{uncovered:.3%} (each share is at most so much higher)"}
-    if target:
-        facts[f"{target} share"] = f"{shares.get(target, 0.0):.3%} (exact)"
-    ranked = list(shares.items())[:SHOWN]
-    return facts, table(("animal", "exact share"), [(animal, f"{share:.3%}") for animal, share in ranked])
-
-
-def target_animal(name: str, asked_for: str | None) -> str | None:
-    """The animal to report: --animal, or the one the model's name holds (owl-student -> owl)."""
-    if asked_for:
-        return canonical_animal(asked_for) or asked_for.lower()
-    parts = name.replace("/", "-").replace("_", "-").split("-")
-    found = {animal for part in parts if (animal := canonical_animal(part))}
-    return found.pop() if len(found) == 1 else None
-
-
 def settings_of(args: argparse.Namespace, questions: list[str], sampling: Sampling) -> dict[str, Any]:
     """Everything but the model that decides the rows."""
     how = (
