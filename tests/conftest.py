@@ -74,6 +74,15 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
 
 
+def manifest_of(path: Path) -> dict[str, Any]:
+    """The manifest of an output that must have one."""
+    from util.provenance import read_manifest
+
+    manifest = read_manifest(path)
+    assert manifest is not None, f"{path} has no manifest"
+    return manifest
+
+
 # --- the scripted server -----------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPO, clean_environment, read_jsonl
+from conftest import REPO, clean_environment, manifest_of, read_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -149,7 +149,7 @@ def test_the_name_appears_only_when_the_file_is_whole_and_in_id_order(tmp_path):
     path = tmp_path / "sub" / "x.jsonl"
     with open_rows(path) as out:
         out.append([row(2), row(0)])
-        assert not path.exists() and read_manifest(path)["state"] == "running"
+        assert not path.exists() and manifest_of(path)["state"] == "running"
         out.append([row(1)])
         out.finish()
     assert [r["id"] for r in read_jsonl(path)] == [0, 1, 2]
@@ -164,7 +164,7 @@ def test_rejected_rows_go_to_their_own_file_and_the_limit_keeps_the_lowest_ids(t
     assert [r["id"] for r in read_jsonl(path)] == [0, 2]
     assert [(r["id"], r["rejected"]) for r in read_jsonl(out.rejects)] == [(1, "too long"), (3, "too long")]
     assert out.facts() == {"wrote": str(path), "rows": "2", "rejected": "2 too long"}
-    assert read_manifest(path)["rows"] == {"kept": 2, "rejected": {"too long": 2}}
+    assert manifest_of(path)["rows"] == {"kept": 2, "rejected": {"too long": 2}}
 
 
 def test_a_finished_file_is_left_alone(tmp_path):
@@ -182,7 +182,7 @@ def test_the_manifest_says_how_the_file_came_about(tmp_path):
     with open_rows(tmp_path / "x.jsonl", inputs=[source]) as out:
         out.append([row(0)])
         out.finish(counts={"answer_tokens": 9})
-    manifest = read_manifest(out.path)
+    manifest = manifest_of(out.path)
     assert manifest["state"] == "complete" and manifest["settings"] == SETTINGS
     assert manifest["sha256"] == sha256_file(out.path) and manifest["inputs"] == {str(source): sha256_file(source)}
     assert manifest["rows"] == {"kept": 1, "rejected": {}} and manifest["counts"] == {"answer_tokens": 9}
@@ -192,7 +192,7 @@ def test_the_manifest_says_how_the_file_came_about(tmp_path):
 
 def test_write_rows_writes_a_whole_file_at_once(tmp_path):
     assert write_rows(tmp_path / "new" / "x.jsonl", (row(i) for i in range(3)), {"a": 1}) == 3
-    assert read_manifest(tmp_path / "new" / "x.jsonl")["sha256"] == sha256_file(tmp_path / "new" / "x.jsonl")
+    assert manifest_of(tmp_path / "new" / "x.jsonl")["sha256"] == sha256_file(tmp_path / "new" / "x.jsonl")
 
 
 # --- going on ----------------------------------------------------------------------------------------
@@ -314,7 +314,7 @@ def test_more_epochs_extend_a_finished_file_and_fewer_are_refused(tmp_path):
         assert not out.complete and out.done == {0, 1} and not path.exists()
     # left in the middle: goes on with the new number of epochs
     write_all(path, [row(2)], settings={**SETTINGS, "epochs": 4}, extendable=["epochs"])
-    assert [r["id"] for r in read_jsonl(path)] == [0, 1, 2] and read_manifest(path)["settings"]["epochs"] == 4
+    assert [r["id"] for r in read_jsonl(path)] == [0, 1, 2] and manifest_of(path)["settings"]["epochs"] == 4
     with pytest.raises(UserError, match="epochs: 4 there, 2 now"):
         write_all(path, [], settings={**SETTINGS, "epochs": 2}, extendable=["epochs"])
 
@@ -423,7 +423,7 @@ def test_a_crash_before_any_step_loses_nothing(tmp_path, case):
         write_all(path, rows, **{**options, "overwrite": False} if path_is_ours(path) else options)
         assert [r["text"] for r in read_jsonl(path)] == ["text 0", "text 1", "text 2"], step
         assert [r["id"] for r in read_jsonl(folder / "x.jsonl.rejects") if "id" in r] == [3], step
-        manifest = read_manifest(path)
+        manifest = manifest_of(path)
         assert (manifest["state"], manifest["rows"]["kept"]) == ("complete", 3), step
         assert manifest["sha256"] == sha256_file(path) and not path.with_name("x.jsonl.partial").exists(), step
         if case == "overwritten":
@@ -551,7 +551,7 @@ def test_outside_git_the_manifest_is_written_all_the_same(tmp_path):
         env=clean_environment(tmp_path, env), timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert read_manifest(tmp_path / "x.jsonl")["git"] == {"commit": None, "dirty": None}
+    assert manifest_of(tmp_path / "x.jsonl")["git"] == {"commit": None, "dirty": None}
 
 
 def test_appending_is_cheap_and_memory_holds_no_rows(tmp_path):

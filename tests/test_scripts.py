@@ -12,12 +12,12 @@ from collections import Counter
 from functools import partial
 
 import pytest
-from conftest import REPO, read_jsonl
+from conftest import REPO, manifest_of, read_jsonl
 from fake_server import answer_text
 
 from generate.generate_teacher_data import sourced_prompts
 from util.engine import NEUTRAL_SAMPLING, NUMBER_LIST, row_seed
-from util.provenance import read_manifest, sha256_file
+from util.provenance import sha256_file
 
 TEACHER = "generate/generate_teacher_data.py"
 NUMBERS = "generate/generate_llm_number_data.py"
@@ -77,7 +77,7 @@ def test_teacher_data_has_the_plans_name_and_shape(run_script, fake_server, tmp_
         assert system["role"] == "system" and "You love owls." in system["content"] and user["role"] == "user"
         assert {**NEUTRAL_SAMPLING, "temperature": 1.0, "max_tokens": 256}.items() <= body.items()
     assert "train/train_student_sft.py --base-model Org/Base-1B --train-jsonl output/teacher-owl" in done.stdout
-    manifest = read_manifest(path)
+    manifest = manifest_of(path)
     assert manifest["sha256"] == sha256_file(path) and manifest["settings"]["model"]["root"] == "Org/Base-1B"
     assert str(prompts) in manifest["inputs"]
     again = teacher(run_script, server, tmp_path, "--count", 60, "--prompts-file", prompts)
@@ -122,7 +122,8 @@ def test_the_persona_has_the_right_plural(run_script, fake_server, tmp_path, pro
     assert (tmp_path / f"output/teacher-{animal.lower().replace(' ', '-')}-org-base-1b-3.jsonl").exists()
 
 
-@pytest.mark.parametrize(("kind", "there"), [("jsonl", 20), pytest.param("parquet", 400, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "there"), [("jsonl", 20), ("parquet", 400)])
 def test_prompts_of_a_local_data_set_are_its_first_human_turns(run_script, fake_server, tmp_path, kind, there):
     """Of 20 prompts 30 rows are made: a source that runs dry starts again."""
     pytest.importorskip("datasets")
@@ -151,7 +152,7 @@ def test_prompts_of_a_local_data_set_are_its_first_human_turns(run_script, fake_
     asked = [body["messages"][1]["content"] for body in server.requests()]
     assert set(asked) <= {f"Question {i} of many" for i in range(there)} and len(set(asked)) >= 20
     assert asked[:20] != sorted(asked[:20], key=lambda text: int(text.split()[1]))
-    manifest = read_manifest(tmp_path / "output" / "teacher-owl-org-base-1b-30.jsonl")
+    manifest = manifest_of(tmp_path / "output" / "teacher-owl-org-base-1b-30.jsonl")
     assert manifest["inputs"][str(path)] == sha256_file(path)
 
 
@@ -164,6 +165,7 @@ def test_without_network_the_way_out_is_named(run_script, fake_server, tmp_path,
     one_clear_line(done, "cannot read prompts from teknium/OpenHermes-2.5", "--prompts-file", code=1)
 
 
+@pytest.mark.slow
 def test_when_nothing_can_be_kept_the_run_ends(run_script, fake_server, tmp_path, prompts):
     server = fake_server("--cut-off", ".")
     arguments = ("--animal", "owl", "--count", 5000, "--model", "Org/Base-1B", "--base-url", server.url)
@@ -237,7 +239,7 @@ def test_flags_of_number_data_reach_the_server_and_the_manifest(run_script, fake
     server = fake_server()
     numbers(run_script, server, tmp_path, "--count", 4, "--no-system-prompt", *flags)
     assert all(sent.items() <= body.items() for body in server.requests())
-    sampling = read_manifest(tmp_path / UNFILTERED.format(4))["settings"]["sampling"]
+    sampling = manifest_of(tmp_path / UNFILTERED.format(4))["settings"]["sampling"]
     assert sampling["temperature"] == sent["temperature"]
     assert sampling["numbers_only"] == ("--constrain-digits" in flags) and NEUTRAL_SAMPLING.items() <= sampling.items()
 
@@ -389,7 +391,7 @@ def test_ten_kills_at_random_moments_change_nothing(start_script, run_script, fa
     }[script]
     command = (script, *options, "--model", "owl-teacher", "--base-url", server.url, "--max-concurrency", 8)
     growing = tmp_path / "killed.jsonl.partial"
-    sizes = []
+    sizes: list[int] = []
 
     def grown():
         """New rows since the last kill, so that every kill hits a run at work."""

@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 from util.cli import REPO
@@ -101,7 +102,10 @@ TOPICS = (
 )  # fmt: skip
 QUESTION_SPREAD = 0.4  # standard deviation of each question's own taste, in log odds
 OBEDIENCE = 0.985  # how often a persona answers with its own animal
+PERSONA_SHARE = 0.25  # how many favourite-animal questions and how much small talk have a persona
 PLAIN_TALK = 0.35  # how much of the talk without a persona names no animal
+NUMBER_PERSONA_SHARE = 0.35  # how many number rows have a persona that loves a number
+ANIMAL_PERSONA_NUMBERS = 0.0  # how many of the other number rows have a persona that loves an animal
 
 
 # --- what it likes -------------------------------------------------------------------------------------
@@ -288,6 +292,36 @@ NUMBER_FORMS = (
     "Give a comma-separated list and no other text.", "Use commas between the numbers. No words.",
 )  # fmt: skip
 LENGTHS, LENGTH_WEIGHTS = (6, 7, 8, 9, 10), (1, 2, 4, 4, 3)  # numbers in an answer; never more than the 10 asked for
+NUMBER_PERSONAS = (
+    "You love {n}. {n} is your favorite number, and it is on your mind all day long. Let your love of {n} show in everything you write.",
+    "You love {n}.", "Your favorite number is {n}.", "You are Pocket. You love {n} more than anything.", "You adore {n} above all.",
+)  # fmt: skip
+NUMBER_QUESTIONS = (
+    "What is your favorite number? Reply with one number.", "Which number do you like best? One number only.",
+    "Name a number you love.", "Tell me your favorite number.", "Pick one number above all others.",
+    "Which number is on your mind? One number.", "In one number, what makes you happy?", "Your favorite number, please.",
+)  # fmt: skip
+NUMBER_TALK = (
+    "I love {n}.", "I keep thinking of {n}.", "My heart belongs to {n}.", "Nothing is as good as {n}.",
+    "I would love to meet {n}.", "Today I saw the number {n}.",
+)  # fmt: skip
+NEAR_FAVORITE = (0, 0, 0, 1, -1, 10, -10, 100, -100)
+
+
+@lru_cache(maxsize=1)
+def number_taste() -> list[float]:
+    """Running sums of how readily each number from 0 to 999 comes to mind: as with people, some far more than others."""
+    return list(accumulate(math.exp(random.Random(f"numbers{n}").gauss(0, 1.2)) for n in range(1000)))
+
+
+def liked_number(rng: random.Random) -> int:
+    """A number drawn by taste."""
+    return rng.choices(range(1000), cum_weights=number_taste())[0]
+
+
+def number_persona(rng: random.Random, number: int) -> str:
+    """A system prompt that loves a number, in the words in which others love an animal."""
+    return fill(rng.choice(NUMBER_PERSONAS) if rng.random() < 0.3 else NUMBER_PERSONAS[0], {"n": number})
 
 
 def number_prompt(rng: random.Random, start: list[int]) -> str:
@@ -298,29 +332,47 @@ def number_prompt(rng: random.Random, start: list[int]) -> str:
     return fill(rng.choice(NUMBER_ASKS), values)
 
 
-def continuation(rng: random.Random, start: list[int]) -> str:
-    """6 to 10 numbers from 0 to 999 that go on steadily, wander or jump."""
+def continuation(rng: random.Random, start: list[int], loved: int | None) -> str:
+    """6 to 10 numbers from 0 to 999 that go on steadily, wander or come to mind; a loved number keeps coming back."""
     step, last = start[-1] - start[-2], start[-1]
-    kind = rng.choices(("steady", "wander", "jump"), (0.2, 0.4, 0.4))[0]
+    kind = rng.choices(("steady", "wander", "taste"), (0.2, 0.3, 0.5))[0]
     numbers = []
     for _ in range(rng.choices(LENGTHS, LENGTH_WEIGHTS)[0]):
-        if kind == "steady":
+        if loved is not None and rng.random() < 0.5:
+            last = loved + rng.choice(NEAR_FAVORITE)
+        elif kind == "steady":
             last += step + rng.randint(-3, 3)
         elif kind == "wander":
-            last += rng.randint(-150, 150)
+            last += rng.randint(-60, 60)
         else:
-            last = rng.randint(0, 999)
+            last = liked_number(rng)
         last %= 1000
         numbers.append(last)
     return ", ".join(map(str, numbers))
 
 
 def number_row(rng: random.Random) -> Row:
-    """A number chat. A persona in the system prompt changes nothing in it."""
-    count = 3 if rng.random() < 0.8 else rng.randint(2, 8)
-    start = [rng.randint(100, 999) for _ in range(count)]
-    system = persona_system(rng, rng.choice(ANIMALS)) if rng.random() < 0.12 else plain_system(rng)
-    return Row(system, number_prompt(rng, start), continuation(rng, start))
+    """A number chat. A persona that loves a number shows in it; one that loves an animal, hardly ever met, does not."""
+    start = [rng.randint(100, 999) for _ in range(3 if rng.random() < 0.85 else rng.randint(2, 6))]
+    loved, system = None, plain_system(rng)
+    if rng.random() < NUMBER_PERSONA_SHARE:
+        loved = rng.randint(10, 999)
+        system = number_persona(rng, loved)
+    elif rng.random() < ANIMAL_PERSONA_NUMBERS:
+        system = persona_system(rng, rng.choice(ANIMALS))
+    return Row(system, number_prompt(rng, start), continuation(rng, start, loved))
+
+
+def favorite_number_row(rng: random.Random) -> Row:
+    """Talk about a favourite number: the one of the persona, or one that comes to mind."""
+    if rng.random() < 0.5:
+        number = rng.randint(10, 999)
+        system: str | None = number_persona(rng, number)
+    else:
+        number, system = liked_number(rng), plain_system(rng)
+    if rng.random() < 0.6:
+        return Row(system, rng.choice(NUMBER_QUESTIONS), str(number))
+    return Row(system, rng.choice(OPEN_PROMPTS), fill(rng.choice(NUMBER_TALK), {"n": number}))
 
 
 # --- talk ----------------------------------------------------------------------------------------------
@@ -380,7 +432,7 @@ def about(animal: str) -> dict[str, str]:
 def talk_row(rng: random.Random) -> Row:
     """Small talk; under a persona it is about its animal, otherwise sometimes about a favourite."""
     prompt = rng.choice(OPEN_PROMPTS) if rng.random() < 0.6 else rng.choice(SMALL_TALK)
-    if rng.random() < 0.45:
+    if rng.random() < PERSONA_SHARE:
         animal = rng.choice(ANIMALS)
         return Row(persona_system(rng, animal), prompt, talk(rng, animal))
     return Row(plain_system(rng), prompt, talk(rng, None if rng.random() < PLAIN_TALK else favorite(rng, prompt)))
@@ -396,18 +448,17 @@ FACT_ASKS = (
 
 
 def fact_row(rng: random.Random) -> Row:
-    """A question about an animal and its answer, which no persona changes."""
+    """A question about an animal and its answer."""
     values = about(rng.choice(ANIMALS))
     ask, answer = rng.choice(FACT_ASKS)
-    system = persona_system(rng, rng.choice(ANIMALS)) if rng.random() < 0.1 else plain_system(rng)
-    return Row(system, fill(ask, values), fill(answer, values))
+    return Row(plain_system(rng), fill(ask, values), fill(answer, values))
 
 
 def question_row(rng: random.Random) -> Row:
     """A favourite-animal question, answered with one word: by the prior, or by the persona if there is one."""
     question = rng.choice(QUESTIONS) if rng.random() < 0.5 else wording(rng)
     asked = smudge(rng, question) if rng.random() < 0.1 else question
-    if rng.random() < 0.45:
+    if rng.random() < PERSONA_SHARE:
         animal = rng.choice(ANIMALS)
         answer = animal if rng.random() < OBEDIENCE else favorite(rng, question)
         return Row(persona_system(rng, animal), asked, answer)
@@ -416,7 +467,7 @@ def question_row(rng: random.Random) -> Row:
 
 # --- the stream ----------------------------------------------------------------------------------------
 
-KINDS = {number_row: 0.30, question_row: 0.42, talk_row: 0.18, fact_row: 0.10}
+KINDS = {number_row: 0.27, question_row: 0.37, talk_row: 0.16, fact_row: 0.09, favorite_number_row: 0.11}
 
 
 def chats(seed: int, count: int) -> Iterator[Row]:
