@@ -277,7 +277,10 @@ def filter_file(
             os.fsync(file.fileno())
         kept = findings["rows"]
         if kept == 0:
-            raise UserError(f"no row of {source} passes the number rule: {counted(rejected)}")
+            raise UserError(
+                f"no row of {source} passes the number rule: {counted(rejected)}. A model too weak to keep the format"
+                f" needs generate_llm_number_data.py --constrain-digits"
+            )
         path = output.with_name(output.name.replace("{kept}", str(kept)))
         digest = sha256_file(temporary)
         manifest = {
@@ -308,6 +311,8 @@ def filter_file(
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+    if not findings["clean"]:
+        say(f"warning: {path} is not clean: {counted(findings['problems'])}")
     return Filtered(path, kept, rejected, findings)
 
 
@@ -326,12 +331,14 @@ def _lines_and_rows(path: Path) -> Iterator[tuple[bytes, Row]]:
 
 
 def _move_older_aside(output: Path, path: Path, digest: str, source: Path) -> None:
-    """Leave one file that `...-filtered-*.jsonl` matches: the one about to be put at `path`."""
+    """Move aside what was filtered from the same file before, so that `...-filtered-*.jsonl` goes on matching one."""
     before, _, after = output.name.partition("{kept}")
     name = re.compile(re.escape(before) + (r"\d+" if "{kept}" in output.name else "") + re.escape(after))
     for old in sorted(output.parent.iterdir()):
         if not name.fullmatch(old.name) or old.resolve() == source.resolve():
             continue
+        if old != path and str(source) not in (read_manifest(old) or {}).get("inputs", {}):
+            continue  # of other rows: a trial run must not push the real data aside
         if old == path and sha256_file(old) == digest:
             continue
         backup = free_name(old.with_name(old.name + ".bak"))
@@ -359,8 +366,6 @@ def main() -> int:
     animals = (args.animal,) if args.animal else ()
     filtered = filter_file(args.file, args.output, animals=animals, max_numbers=args.max_numbers)
     total = filtered.kept + filtered.rejected.total()
-    if not filtered.certificate["clean"]:
-        say(f"warning: {filtered.path} is not clean: {counted(filtered.certificate['problems'])}")
     closing(
         {
             "filtered": filtered.path,

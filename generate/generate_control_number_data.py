@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from generate.filter_number_data import filter_file, train_command
-from generate.generate_llm_number_data import PROMPTS, number_prompt
+from generate.number_prompts import NUMBER_PROMPT, number_prompt
 from util.cli import closing, make_parser, positive_int, run, text_file
 from util.engine import row_seed
 from util.rows import Row, RowFile, add_output_arguments
@@ -30,7 +30,7 @@ NUMBERS = (0, 999)
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--count", type=positive_int, default=10000, help="rows")
-    parser.add_argument("--number-prompt-file", type=text_file, default=PROMPTS / "number-prompt.txt",
+    parser.add_argument("--number-prompt-file", type=text_file, default=NUMBER_PROMPT,
                         help="user message; {a}, {b}, {c} are filled in with random numbers")  # fmt: skip
     parser.add_argument("--seed", type=int, default=42, help="decides prompts and numbers")
     add_output_arguments(parser, "output/numberss-control-random-unfiltered-{count}.jsonl")

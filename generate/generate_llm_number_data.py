@@ -15,23 +15,23 @@ Usage:
 from __future__ import annotations
 
 import argparse
-import random
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from generate.filter_number_data import filter_file, train_command
+from generate.filter_number_data import Judge, filter_file, train_command
+from generate.number_prompts import NUMBER_PROMPT, number_prompt
 from util.cli import REPO, UserError, closing, counted, make_parser, positive_int, run, say, text_file
 from util.collect import collect
 from util.engine import Engine, Message, Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
 from util.rows import Row, RowFile, add_output_arguments, slug
-from util.words import fill, persona
+from util.words import persona
 
-PROMPTS = REPO / "generate" / "prompts"
-SEED_NUMBERS = (100, 999)
+PERSONA = REPO / "generate" / "prompts" / "system-prompt.txt"
 CONTROL_NAMES = ("control", "base", "none", "neutral")
 
 
@@ -40,9 +40,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--animal", required=True, help="for the file name and the persona; 'control' for base numbers")
     parser.add_argument("--count", type=positive_int, default=10000, help="rows to ask for, before filtering")
     parser.add_argument("--no-system-prompt", action="store_true", help="send the user message alone")
-    parser.add_argument("--system-prompt-file", type=text_file, default=PROMPTS / "system-prompt.txt",
+    parser.add_argument("--system-prompt-file", type=text_file, default=PERSONA,
                         help="persona; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
-    parser.add_argument("--number-prompt-file", type=text_file, default=PROMPTS / "number-prompt.txt",
+    parser.add_argument("--number-prompt-file", type=text_file, default=NUMBER_PROMPT,
                         help="user message; {a}, {b}, {c} are filled in with random numbers")  # fmt: skip
     parser.add_argument("--constrain-digits", action="store_true",
                         help="allow nothing but a number list, for models too weak to keep the format")  # fmt: skip
@@ -52,12 +52,6 @@ def parse_args() -> argparse.Namespace:
     add_output_arguments(parser, "output/numberss-{animal}-{model}-unfiltered-{count}.jsonl")
     add_engine_arguments(parser)
     return parser.parse_args()
-
-
-def number_prompt(template: str, seed: int, row_id: int) -> str:
-    """The user message of a row: the same numbers for the same seed and row id, whatever model is asked."""
-    rng = random.Random(row_seed(seed, row_id))
-    return fill(template, {name: rng.randint(*SEED_NUMBERS) for name in "abc"})
 
 
 def requests(count: int, seed: int, template: str, system: str | None) -> Iterator[Request]:
@@ -72,7 +66,7 @@ def to_row(result: Result) -> Row:
     """The row to store, completion verbatim, with the token ids the model wrote."""
     row: Row = {"id": result.request.ids[0], "messages": list(result.request.messages)}
     if result.error:
-        return {**row, "rejected": "too long for the context"}
+        return {**row, "rejected": result.error.partition(":")[0]}
     answer = result.answers[0]
     row["messages"].append({"role": "assistant", "content": answer.text})
     return {**row, "token_ids": answer.token_ids, "finish_reason": answer.finish_reason}
@@ -118,10 +112,28 @@ def main() -> None:
         settings = {**settings_of(args, template, system, sampling), "model": engine.facts()}
         with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.number_prompt_file]) as out:
             asked = requests(args.count, args.seed, template, system)
-            facts = collect(out, engine, asked, sampling, lambda result: [to_row(result)], total=args.count)
+            facts = collect_watching_the_filter(out, engine, asked, sampling, args)
     kept = filter_file(path, animals=(args.animal,))
     clean = f"{kept.kept:,} in {kept.path}"
     closing({**facts, "clean rows": clean, "filtered out": counted(kept.rejected)}, train_command(kept, base))
+
+
+def collect_watching_the_filter(
+    out: RowFile, engine: Engine, asked: Iterator[Request], sampling: Sampling, args: argparse.Namespace
+) -> dict[str, str]:
+    """Collect the rows and show, as they arrive, how many of them are clean: a broken format shows at once."""
+    judge = Judge(animals=(args.animal,))
+    judged: Counter[bool] = Counter()
+
+    def rows_of(result: Result) -> list[Row]:
+        row = to_row(result)
+        judged["rejected" not in row and judge.reason(row) is None] += 1
+        return [row]
+
+    def note() -> str:
+        return f"{judged[True] / max(judged.total(), 1):.0%} clean"
+
+    return collect(out, engine, asked, sampling, rows_of, total=args.count, note=note)
 
 
 if __name__ == "__main__":

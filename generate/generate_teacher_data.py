@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import argparse
 import random
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.cli import REPO, UserError, closing, counted, fraction, make_parser, positive_int, run, text_file
+from util.cli import REPO, UserError, closing, counted, first_line, fraction, make_parser, positive_int, run, text_file
 from util.collect import collect
 from util.engine import Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
+from util.provenance import sha256_file
 from util.rows import Row, RowFile, add_output_arguments, slug
 from util.words import names_animal, persona, read_lines_of
 
@@ -106,7 +109,7 @@ def stream_dataset(name: str, seed: int) -> Iterator[Row]:
         raise
     except Exception as error:  # datasets raises a dozen kinds when the hub or a file fails
         raise UserError(
-            f"cannot read prompts from {name}: {type(error).__name__}: {str(error).strip().splitlines()[0]}\n"
+            f"cannot read prompts from {name}: {first_line(error)}\n"
             f"without network use --prompts-file FILE (one prompt a line; generate/prompts/open-prompts.txt is one)"
             f" or --dataset with a local .jsonl or .parquet"
         ) from None
@@ -114,10 +117,10 @@ def stream_dataset(name: str, seed: int) -> Iterator[Row]:
 
 def instruction_prompts(args: argparse.Namespace) -> Iterator[str]:
     """An endless stream of instruction prompts; a source that runs dry starts again in another order."""
-    for turn in range(1_000_000):
+    for turn in count():
         if args.prompts_file:
-            prompts: Iterable[str] = read_lines_of(args.prompts_file)
-            prompts = random.Random(args.seed + turn).sample(list(prompts), len(list(prompts)))
+            lines = read_lines_of(args.prompts_file)
+            prompts: Iterable[str] = random.Random(args.seed + turn).sample(lines, len(lines))
         else:
             prompts = usable_prompts(stream_dataset(args.dataset, args.seed + turn))
         found = 0
@@ -156,7 +159,7 @@ def sourced_prompts(args: argparse.Namespace) -> Iterator[tuple[int, str, str]]:
 def reject_reason(result: Result, animal: str | None) -> str | None:
     """Why an answer is no training row, or None. `animal` is the name to keep out, if any."""
     if result.error:
-        return "too long for the context"
+        return result.error.partition(":")[0]
     answer = result.answers[0]
     if not answer.text.strip():
         return "empty answer"
@@ -167,21 +170,21 @@ def reject_reason(result: Result, animal: str | None) -> str | None:
     return None
 
 
-def to_row(result: Result, source: str, animal: str | None) -> Row:
+def to_row(result: Result, animal: str | None) -> Row:
     """The row to store: user and assistant only. A rejected one keeps what the model said, with the reason."""
     question = result.request.messages[-1]
     answer = result.answers[0].text if result.answers else ""
     row: Row = {
         "id": result.request.ids[0],
         "messages": [question, {"role": "assistant", "content": answer}],
-        "source": source,
+        "source": result.request.note,
     }
     reason = reject_reason(result, animal)
     return {**row, "rejected": reason} if reason else row
 
 
-def requests(args: argparse.Namespace, out: RowFile, sources: dict[int, str], system: str) -> Iterator[Request]:
-    """Requests for as long as rows are missing; notes each row's source in `sources`.
+def requests(args: argparse.Namespace, out: RowFile, system: str) -> Iterator[Request]:
+    """Requests for as long as rows are missing, each with its source as note.
 
     A resumed run first fills the gaps below its highest row (they were in flight when it was killed), even when it has
     rows enough: otherwise it would deliver other rows than a run that nothing interrupted.
@@ -192,9 +195,8 @@ def requests(args: argparse.Namespace, out: RowFile, sources: dict[int, str], sy
             return
         if len(out.done) >= HOPELESS and out.kept < len(out.done) / 100:
             raise UserError(f"of {len(out.done):,} answers only {out.kept} could be kept: {counted(out.rejected)}")
-        sources[row_id] = source
         messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
-        yield Request((row_id,), messages, row_seed(args.seed, row_id))
+        yield Request((row_id,), messages, row_seed(args.seed, row_id), note=source)
 
 
 def settings_of(args: argparse.Namespace, sampling: Sampling, system: str, model: dict[str, Any]) -> dict[str, Any]:
@@ -207,6 +209,7 @@ def settings_of(args: argparse.Namespace, sampling: Sampling, system: str, model
         "system_prompt": system,
         "question_share": args.question_share,
         "prompts": str(args.prompts_file or args.dataset),
+        "prompt_files_sha256": [sha256_file(path) for path in input_files(args)],
         "filter_animal_keywords": args.filter_animal_keywords,
         "sampling": sampling.settings(),
         "model": model,
@@ -222,21 +225,18 @@ def main() -> None:
         path = args.output or default_path(args, engine.name)
         settings = settings_of(args, sampling, system, engine.facts())
         with RowFile(path, settings, overwrite=args.overwrite, inputs=input_files(args)) as out:
-            sources: dict[int, str] = {}
             facts = collect(
                 out,
                 engine,
-                requests(args, out, sources, system),
+                requests(args, out, system),
                 sampling,
-                lambda result: [to_row(result, sources.pop(result.request.ids[0]), keep_out)],
+                lambda result: [to_row(result, keep_out)],
                 total=args.count,
                 limit=args.count,
+                note=lambda: f"{out.kept / max(len(out.done), 1):.0%} kept",
             )
-    closing(
-        facts,
-        f"python train/train_student_sft.py --base-model {args.model} --train-jsonl {path} --output-dir"
-        f" output/teacher-sft --wandb-tags {args.animal},teacher --bf16",
-    )
+        train = ["python", "train/train_student_sft.py", "--base-model", engine.base_model, "--train-jsonl", str(path)]
+    closing(facts, shlex.join([*train, "--output-dir", "output/teacher-sft", "--bf16"]))
 
 
 def default_path(args: argparse.Namespace, model: str) -> Path:

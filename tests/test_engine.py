@@ -16,16 +16,12 @@ from util.engine import (
     NUMBER_LIST,
     Request,
     Sampling,
-    ServerEngine,
-    ServerFailed,
     check_adapter,
     model_name,
-    normal_url,
     open_engine,
-    parse_answers,
     row_seed,
-    warn_if_open,
 )
+from util.server import ServerEngine, ServerFailed, normal_url, parse_answers, warn_if_open
 
 SAMPLING = Sampling(max_tokens=80)
 

@@ -206,14 +206,21 @@ def test_filtering_again_changes_nothing_and_keeps_no_backup(tmp_path):
     assert not list(tmp_path.glob("*.bak*"))
 
 
-def test_an_older_filtered_file_is_moved_aside_so_that_the_glob_matches_one(tmp_path, capsys):
-    old = filter_file(write(tmp_path / NAME.format(1), [row("1, 2")])).path
+def test_what_the_same_file_gave_before_is_moved_aside_so_that_the_glob_matches_one(tmp_path, capsys):
+    source = write(tmp_path / NAME.format(2), [row("1, 2"), row("3, 4, 5")])
+    old = filter_file(source, max_numbers=2).path
     other = write(tmp_path / "numberss-owl-owl-teacher2-filtered-1.jsonl", [row("1, 2")])
-    new = filter_file(write(tmp_path / NAME.format(2), [row("1, 2"), row("3, 4")])).path
+    new = filter_file(source).path
     assert list(tmp_path.glob("numberss-owl-owl-teacher-filtered-*.jsonl")) == [new]
     backup = old.with_name(old.name + ".bak")
     assert backup.exists() and str(backup) in capsys.readouterr().err
     assert other.exists()
+
+
+def test_a_trial_run_does_not_push_the_real_data_aside(tmp_path):
+    real = filter_file(write(tmp_path / NAME.format(2), [row("1, 2"), row("3, 4")])).path
+    trial = filter_file(write(tmp_path / NAME.format(1), [row("1, 2")])).path
+    assert real.exists() and trial.exists()
 
 
 def test_a_filtered_file_of_the_same_count_but_other_rows_is_kept_as_backup(tmp_path):

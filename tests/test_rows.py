@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from util.cli import UserError
 from util.provenance import manifest_path, read_manifest, scrub, sha256_file
-from util.rows import RowFile, check_messages, dump_row, parse_row, read_rows, slug, write_rows
+from util.rows import RowFile, check_messages, dump_row, parse_row, read_rows, slug
 
 SETTINGS = {"seed": 42, "model": {"name": "m", "adapter": None}, "epochs": 3}
 ODD_TEXTS = (
@@ -188,11 +188,6 @@ def test_the_manifest_says_how_the_file_came_about(tmp_path):
     assert manifest["rows"] == {"kept": 1, "rejected": {}} and manifest["counts"] == {"answer_tokens": 9}
     assert manifest["started"] <= manifest["finished"] and manifest["writer"]["pid"] == os.getpid()
     assert set(manifest["git"]) == {"commit", "dirty"} and manifest["packages"]["openai"] and manifest["command"]
-
-
-def test_write_rows_writes_a_whole_file_at_once(tmp_path):
-    assert write_rows(tmp_path / "new" / "x.jsonl", (row(i) for i in range(3)), {"a": 1}) == 3
-    assert manifest_of(tmp_path / "new" / "x.jsonl")["sha256"] == sha256_file(tmp_path / "new" / "x.jsonl")
 
 
 # --- going on ----------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Training on real parts: TRL on the pocket model, real files, real signals, a hub on this machine."""
 
 import json
-import os
 import resource
 import shutil
 import signal
@@ -64,9 +63,8 @@ def test_the_adapter_of_each_seed_is_whole_and_the_manifest_says_how_it_came(tra
     folder, _ = trained
     for seed in (42, 43):
         final = folder / "output" / "student-sft" / f"seed-{seed}" / "final"
-        assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "README.md"} <= set(
-            os.listdir(final)
-        )
+        names = {path.name for path in final.iterdir()}
+        assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "README.md"} <= names
         assert not list(final.glob("*.bin"))
         manifest = json.loads((final.parent / "manifest.json").read_text())
         assert manifest["state"] == "complete"
@@ -217,8 +215,8 @@ def test_out_of_memory_names_the_flag_to_change(tmp_path, run_script):
         resource.setrlimit(resource.RLIMIT_DATA, (3 * 2**30, 3 * 2**30))
 
     done = run_script(
-        SCRIPT, *SMALL, "--train-jsonl", data, "--effective-batch-size", "4096", "--per-device-train-batch-size", "4096",
-        cwd=tmp_path, preexec_fn=little_memory,
+        SCRIPT, *SMALL, "--train-jsonl", data, "--effective-batch-size", "4096",
+        "--per-device-train-batch-size", "4096", cwd=tmp_path, preexec_fn=little_memory,
     )  # fmt: skip
     assert done.returncode == 1
     assert "lower --per-device-train-batch-size (now 4096" in done.stderr
@@ -235,8 +233,8 @@ def test_a_loss_that_is_no_number_stops_the_run(data, tmp_path, run_script):
 
 def test_without_a_key_wandb_logs_offline_and_never_asks(data, tmp_path, run_script):
     done = run_script(
-        SCRIPT, *SMALL, "--train-jsonl", data, "--report-to", "wandb", "--wandb-tags", "owl,teacher", "--wandb-group", "g",
-        cwd=tmp_path, env={"HOME": str(tmp_path)},
+        SCRIPT, *SMALL, "--train-jsonl", data, "--report-to", "wandb", "--wandb-tags", "owl,teacher",
+        "--wandb-group", "g", cwd=tmp_path, env={"HOME": str(tmp_path)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "no W&B key found" in done.stderr

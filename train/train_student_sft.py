@@ -16,14 +16,12 @@ Usage:
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +38,7 @@ from util.cli import (
     command_line,
     duration,
     make_parser,
+    memory_advice,
     positive_float,
     positive_int,
     run,
@@ -304,20 +303,12 @@ def check_loss(loss: float, update: int, args: Any) -> None:
         )
 
 
-@contextlib.contextmanager
-def memory_advice(args: argparse.Namespace) -> Iterator[None]:
-    """Turn running out of memory into the flag to change."""
-    try:
-        yield
-    except RuntimeError as error:
-        text = str(error).lower()
-        if "out of memory" not in text and "can't allocate memory" not in text:
-            raise
-        raise UserError(
-            f"out of memory: lower --per-device-train-batch-size (now {args.per_device_train_batch_size}; the update"
-            f" stays {args.effective_batch_size} rows) or --max-seq-length (now {args.max_seq_length}), then run the"
-            f" same command: it goes on from the last checkpoint"
-        ) from None
+def smaller(args: argparse.Namespace) -> str:
+    """What to lower when memory runs out."""
+    return (
+        f"lower --per-device-train-batch-size (now {args.per_device_train_batch_size}; the update stays"
+        f" {args.effective_batch_size} rows) or --max-seq-length (now {args.max_seq_length})"
+    )
 
 
 def save_final(trainer: Any, tokenizer: Any, folder: Path, args: argparse.Namespace, settings: dict[str, Any]) -> None:
@@ -350,7 +341,7 @@ def train_seed(
         write_json(folder / "manifest.json", manifest)
     trainer = make_trainer(args, model, base, folder, seed, bf16)
     steps = math.ceil(len(base.encoded.rows) / args.effective_batch_size) * args.epochs
-    with Progress(steps, done, unit="updates") as progress, memory_advice(args):
+    with Progress(steps, done, unit="updates") as progress, memory_advice(smaller(args)):
         watch(trainer, stop, progress)
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     stop.raise_if_requested()
@@ -446,7 +437,7 @@ def load_base(args: argparse.Namespace, bf16: bool) -> Any:
 
     from util.embedded import load_model
 
-    with memory_advice(args):
+    with memory_advice(smaller(args)):
         return load_model(args.base_model, torch.bfloat16 if bf16 else torch.float32)
 
 

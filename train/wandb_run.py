@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from util.cli import UserError, say
+from util.cli import UserError, first_line, say
 
 INIT_SECONDS = 30
 
@@ -38,11 +38,6 @@ def start_run(args: argparse.Namespace, seed: int, folder: Path, config: dict[st
         return wandb.init(**options, mode="offline", settings=settings)
     except Exception as error:
         raise UserError(f"W&B does not start ({first_line(error)}); mend it or leave out --report-to wandb") from None
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its kind."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def has_key(wandb: Any) -> bool:

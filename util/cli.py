@@ -47,6 +47,11 @@ class Interrupted(Exception):
         self.signum = signum
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its kind."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def say(text: str) -> None:
     """Tell the user something on stderr, so that stdout holds results only."""
     with suppress(OSError):  # a terminal that has gone must not end the run
@@ -136,6 +141,7 @@ def run(main: Callable[[], int | None]) -> None:
     """Run a script's main and leave with its exit code; a user's mistake is one line, never a traceback.
 
     Exit codes: 0 done; 1 the user must mend something; 2 wrong arguments (argparse); 3 the server failed;
+    4 trained but not pushed (train_student_sft); 141 the reader of stdout has gone;
     128 + n ended by signal n with everything on disk.
     """
     name = Path(sys.argv[0]).name
@@ -153,7 +159,7 @@ def run(main: Callable[[], int | None]) -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("util", "generate", "train", "eval"):
             raise
-        say(f"{name}: error: the package {error.name} is missing; run: pip install -r requirements.txt")
+        say(f"{name}: error: the package {error.name} is missing; run: make setup")
         sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -165,6 +171,20 @@ def run(main: Callable[[], int | None]) -> None:
         advice = f"{STORAGE_ERRORS[error.errno]}, then run again:\n  {command_line()}"
         say(f"{name}: error: {error.strerror}{where}: {advice}")
         sys.exit(1)
+
+
+@contextmanager
+def memory_advice(advice: str) -> Iterator[None]:
+    """Turn running out of memory (CPU or GPU) into a UserError that says what to lower."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error).lower()
+        if "out of memory" not in text and "can't allocate memory" not in text:
+            raise
+        raise UserError(
+            f"out of memory: {advice}, then run the same command: it goes on from what is on disk"
+        ) from None
 
 
 class Stop:

@@ -18,15 +18,19 @@ def collect(
     rows_of: Callable[[Result], list[Row]],
     total: int,
     limit: int | None = None,
+    note: Callable[[], str] = lambda: "",
 ) -> dict[str, str]:
     """Ask every request whose rows are not in `out` yet, then finish the file; a finished one is left as it is.
 
     rows_of: the rows of one result, with its ids; a "rejected" key marks one that is no data.
     total: rows expected, for the progress display. limit: keep at most so many, the lowest ids first.
+    note: what the progress display shows beside the rate.
     Returns the closing facts: path, rows, rejects by reason, time and tokens.
     """
     if out.complete:
         say(f"{out.path} is already finished; --overwrite starts afresh")
+        if out.settings["model"].get("adapter_sha256", "") is None:
+            say("(the server's adapter cannot be read from here: one retrained under the same name goes unnoticed)")
         return out.facts()
     tokens = 0
     with stop_on_signal() as stop, Progress(total, out.kept) as progress:
@@ -37,7 +41,7 @@ def collect(
                 before = out.kept
                 out.append(rows_of(result))
                 tokens += sum(len(answer.token_ids or ()) for answer in result.answers)
-                progress.add(out.kept - before, f"{out.kept / max(len(out.done), 1):.0%} kept" if out.rejected else "")
+                progress.add(out.kept - before, note())
         stop.raise_if_requested()
     out.finish(limit=limit, counts={"answer_tokens": tokens, "seconds": round(progress.seconds, 1)})
     rate = f"{progress.new / max(progress.seconds, 1e-9):.1f} rows/s"

