@@ -131,6 +131,7 @@ def test_the_model_is_known_before_the_first_prompt(fake_server):
         assert engine.adapters_served() == ["owl-student", "owl-teacher"]
         assert engine.facts() == {
             "engine": "server", "model": "owl-student", "root": "/adapters/owl-student", "parent": "Org/Base-1B",
+            "adapter_sha256": None,
         }  # fmt: skip
     with engine_for(server, "Org/Base-1B") as engine:
         assert engine.is_adapter is False and engine.base_model == "Org/Base-1B"
