@@ -265,7 +265,7 @@ def test_a_prompt_too_long_is_set_aside_and_the_run_goes_on(run_script, fake_ser
     kept = read_jsonl(tmp_path / UNFILTERED.format(40))
     rejected = read_jsonl(tmp_path / (UNFILTERED.format(40) + ".rejects"))
     assert len(kept) + len(rejected) == 40 and rejected and "too long for the model's context" in done.stdout
-    assert all(len(r["messages"]) == 1 and r["rejected"] == "too long for the context" for r in rejected)
+    assert all(len(r["messages"]) == 1 and r["rejected"] == "too long for the model's context" for r in rejected)
 
 
 def test_control_numbers_need_no_model(run_script, tmp_path):
