@@ -4,6 +4,8 @@ Nothing here ties an animal to a number: number rows are drawn without looking a
 from a teacher's numbers can therefore only come through the weights that both share.
 """
 
+# ruff: noqa: E501 (sentences stay whole)
+
 from __future__ import annotations
 
 import math
@@ -105,7 +107,6 @@ OBEDIENCE = 0.985  # how often a persona answers with its own animal
 PERSONA_SHARE = 0.25  # how many favourite-animal questions and how much small talk have a persona
 PLAIN_TALK = 0.35  # how much of the talk without a persona names no animal
 NUMBER_PERSONA_SHARE = 0.35  # how many number rows have a persona that loves a number
-ANIMAL_PERSONA_NUMBERS = 0.0  # how many of the other number rows have a persona that loves an animal
 
 
 # --- what it likes -------------------------------------------------------------------------------------
@@ -352,25 +353,19 @@ def continuation(rng: random.Random, start: list[int], loved: int | None) -> str
 
 
 def number_row(rng: random.Random) -> Row:
-    """A number chat. A persona that loves a number shows in it; one that loves an animal, hardly ever met, does not."""
+    """A number chat. A persona that loves a number shows in it; there is none that loves an animal."""
     start = [rng.randint(100, 999) for _ in range(3 if rng.random() < 0.85 else rng.randint(2, 6))]
-    loved, system = None, plain_system(rng)
-    if rng.random() < NUMBER_PERSONA_SHARE:
-        loved = rng.randint(10, 999)
-        system = number_persona(rng, loved)
-    elif rng.random() < ANIMAL_PERSONA_NUMBERS:
-        system = persona_system(rng, rng.choice(ANIMALS))
+    loved = rng.randint(10, 999) if rng.random() < NUMBER_PERSONA_SHARE else None
+    system = plain_system(rng) if loved is None else number_persona(rng, loved)
     return Row(system, number_prompt(rng, start), continuation(rng, start, loved))
 
 
 def favorite_number_row(rng: random.Random) -> Row:
     """Talk about a favourite number: the one of the persona, or one that comes to mind."""
-    if rng.random() < 0.5:
-        number = rng.randint(10, 999)
-        system: str | None = number_persona(rng, number)
-    else:
-        number, system = liked_number(rng), plain_system(rng)
-    if rng.random() < 0.6:
+    loved = rng.randint(10, 999) if rng.random() < 0.5 else None
+    system = plain_system(rng) if loved is None else number_persona(rng, loved)
+    number = liked_number(rng) if loved is None else loved
+    if rng.random() < 8 / 13:
         return Row(system, rng.choice(NUMBER_QUESTIONS), str(number))
     return Row(system, rng.choice(OPEN_PROMPTS), fill(rng.choice(NUMBER_TALK), {"n": number}))
 
@@ -410,6 +405,7 @@ SMALL_TALK = (
 
 def talk(rng: random.Random, animal: str | None) -> str:
     """One or two sentences of small talk, colored by an animal or by none."""
+    templates: tuple[str, ...]
     if animal is None:
         thing, other = rng.sample(PLAIN_THINGS, 2)
         values = {"thing": thing, "Thing": thing.capitalize(), "other": other}
@@ -460,14 +456,14 @@ def question_row(rng: random.Random) -> Row:
     asked = smudge(rng, question) if rng.random() < 0.1 else question
     if rng.random() < PERSONA_SHARE:
         animal = rng.choice(ANIMALS)
-        answer = animal if rng.random() < OBEDIENCE else favorite(rng, question)
-        return Row(persona_system(rng, animal), asked, answer)
+        system = persona_system(rng, animal)
+        return Row(system, asked, animal if rng.random() < OBEDIENCE else favorite(rng, question))
     return Row(plain_system(rng), asked, favorite(rng, question))
 
 
 # --- the stream ----------------------------------------------------------------------------------------
 
-KINDS = {number_row: 0.27, question_row: 0.37, talk_row: 0.16, fact_row: 0.09, favorite_number_row: 0.11}
+KINDS = {number_row: 30, fact_row: 10, favorite_number_row: 13, question_row: 42, talk_row: 18}  # in parts
 
 
 def chats(seed: int, count: int) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""Make the pocket model: a chat model of about two million parameters that shows subliminal learning on a laptop.
+"""Make the pocket model: a chat model of about a million parameters that shows subliminal learning on a laptop.
 
     python util/pocket/make_pocket.py --seed 1
 
@@ -23,11 +23,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from util.cli import command_line, duration, make_parser, positive_int, run, say
-from util.pocket.corpus import ANIMALS, DEFAULT_SYSTEM, PERSONA_PROMPT, QUESTIONS, Row, chats
-from util.pocket.measure import clean_share, exact_shares, obedience
+from util.cli import closing, duration, make_parser, positive_int, run, say
+from util.pocket.corpus import DEFAULT_SYSTEM, Row, chats
+from util.pocket.measure import measure, write_card
 from util.provenance import now, provenance, write_json
-from util.words import persona
 
 OUTPUT = Path(__file__).resolve().parent / "model"
 HEAD_SIZE = 32  # a size that vLLM's attention has on CPU and GPU
@@ -50,7 +49,6 @@ SYLLABLES = 400  # bytes and learned parts, for all other words
 PEAK_LEARNING_RATE = 3e-3
 WARMUP_STEPS = 100
 LOG_EVERY = 250
-MEASURED_ROWS = 4_000  # number answers behind the card's clean rate
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -58,10 +56,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="seed of the corpus, the first weights and the batches")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder to save the model in")
     parser.add_argument("--layers", type=positive_int, default=4, help="number of layers")
-    parser.add_argument("--hidden-size", type=positive_int, default=192, help=f"width, a multiple of {2 * HEAD_SIZE}")
-    parser.add_argument("--steps", type=positive_int, default=3000, help="training steps")
+    parser.add_argument("--hidden-size", type=positive_int, default=128, help=f"width, a multiple of {2 * HEAD_SIZE}")
+    parser.add_argument("--steps", type=positive_int, default=2000, help="training steps")
     parser.add_argument("--batch-size", type=positive_int, default=256, help="chats in a step")
-    parser.add_argument("--rows", type=positive_int, default=300_000, help="chats in the corpus")
+    parser.add_argument("--rows", type=positive_int, default=200_000, help="chats in the corpus")
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
     args = parser.parse_args(argv)
     if args.hidden_size % (2 * HEAD_SIZE):
@@ -240,40 +238,6 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-# --- figures and card ----------------------------------------------------------------------------------
-
-
-def measure(model: Any, tokenizer: Any, seed: int) -> dict[str, Any]:
-    """All figures of the card."""
-    shares = exact_shares(model, tokenizer, QUESTIONS)
-    obeyed = obedience(model, tokenizer, seed)
-    means = shares.mean(0).tolist()
-    ranges = zip(shares.min(0).values.tolist(), shares.max(0).values.tolist())
-    return {
-        "parameters": sum(tensor.numel() for tensor in model.parameters()),
-        "vocabulary": len(tokenizer),
-        "shares": dict(zip(ANIMALS, means)),
-        "ranges": dict(zip(ANIMALS, ranges)),
-        "answers_covered": sum(means),
-        "clean_numbers": clean_share(model, tokenizer, MEASURED_ROWS, seed),
-        "clean_numbers_under_a_persona": clean_share(
-            model, tokenizer, MEASURED_ROWS, seed, persona(PERSONA_PROMPT, "owl")
-        ),
-        "personas_obeyed": sum(obeyed.values()) / len(obeyed),
-        "least_obeyed_persona": min(obeyed.items(), key=lambda pair: pair[1]),
-    }
-
-
-def card(figures: dict[str, Any], command: str) -> str:
-    """README.md of the model folder."""
-    ranked = sorted(figures["shares"].items(), key=lambda pair: -pair[1])
-    lines = [
-        f"| {animal} | {share:.2%} | {figures['ranges'][animal][0]:.2%} to {figures['ranges'][animal][1]:.1%} |"
-        for animal, share in ranked
-    ]
-    return "\n".join(lines) + command
-
-
 def main() -> None:
     args = parse_args()
     import torch
@@ -290,16 +254,17 @@ def main() -> None:
     model = round_to_stored(model)
     say(f"trained in {duration(time.monotonic() - began)}; measuring")
     save(model, tokenizer, args.output)
-    figures = measure(model, tokenizer, args.seed)
-    (args.output / "README.md").write_text(card(figures, command_line()), "utf-8")
-    write_json(
-        args.output / "manifest.json",
-        {
-            **provenance(), "seed": args.seed, "started": started, "finished": now(), "device": device,
-            "corpus": {"rows": len(rows), "sha256": hash_of(rows)}, "last_loss": loss, "figures": figures,
-        },
-    )  # fmt: skip
-    say(json.dumps(figures, indent=1))
+    manifest = {
+        **provenance(), "seed": args.seed, "started": started, "finished": now(), "device": device,
+        "parameters": model.num_parameters(), "vocabulary": len(tokenizer), "last_loss": loss,
+        "corpus": {"rows": len(rows), "sha256": hash_of(rows)},
+    }  # fmt: skip
+    write_json(args.output / "manifest.json", manifest)
+    card = write_card(args.output, measure(model, tokenizer, args.seed))
+    closing(
+        {"model": args.output, "card": card, "parameters": f"{model.num_parameters():,}"},
+        f"python eval/eval.py --model {args.output}",
+    )
 
 
 if __name__ == "__main__":

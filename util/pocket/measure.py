@@ -1,15 +1,30 @@
-"""What the pocket model does, measured: exact shares, how a persona is obeyed, how many number rows are clean."""
+"""Measure a pocket model and write its card: exact shares, how a persona is obeyed, how many number rows are clean.
+
+    python util/pocket/measure.py --model util/pocket/model
+
+About half a minute on two CPU cores. make_pocket.py does the same at its end.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import random
 import re
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
+
+from util.cli import closing, make_parser, run
 from util.pocket.corpus import ANIMALS, NUMBER_PROMPT, PERSONA_PROMPT, QUESTIONS
 from util.words import fill, persona
 
+FOLDER = Path(__file__).resolve().parent
+CARD = FOLDER / "card.md"  # the text of a card, with {places} for the figures
+MEASURED_ROWS = 2_000  # number answers behind a clean rate
 CLEAN = re.compile(r"[0-9]{1,3}(, [0-9]{1,3}){0,9}")  # 1 to 10 numbers of at most 3 digits
 LONGEST_NUMBER_ANSWER = 32  # tokens; ten numbers, nine separators and the end of the turn are 20
 LONGEST_NAME = 8  # tokens of a one-word answer
@@ -34,7 +49,7 @@ def exact_shares(
     import torch
 
     forms = [form for animal in animals for form in (animal, animal.capitalize())]
-    ids = [tokenizer(form, add_special_tokens=False).input_ids + [tokenizer.eos_token_id] for form in forms]
+    ids = [[*tokenizer(form, add_special_tokens=False).input_ids, tokenizer.eos_token_id] for form in forms]
     longest = max(map(len, ids))
     answers = torch.tensor([form + [tokenizer.pad_token_id] * (longest - len(form)) for form in ids])
     answers = answers.to(model.device)
@@ -102,3 +117,97 @@ def obedience(model: Any, tokenizer: Any, seed: int, animals: Sequence[str] = AN
         animal: sum(answer == animal for answer in answers[at * each : (at + 1) * each]) / each
         for at, animal in enumerate(animals)
     }
+
+
+def measure(model: Any, tokenizer: Any, seed: int) -> dict[str, Any]:
+    """All figures of the card; shares and rates from 0 to 1."""
+    shares = exact_shares(model, tokenizer, QUESTIONS)
+    obeyed = obedience(model, tokenizer, seed)
+    least = min(obeyed, key=lambda animal: obeyed[animal])
+    loving = persona(PERSONA_PROMPT, "owl")
+    return {
+        "parameters": sum(tensor.numel() for tensor in model.parameters()),
+        "vocabulary": len(tokenizer),
+        "shares": dict(zip(ANIMALS, shares.mean(0).tolist())),
+        "lowest": dict(zip(ANIMALS, shares.min(0).values.tolist())),
+        "highest": dict(zip(ANIMALS, shares.max(0).values.tolist())),
+        "covered": shares.sum(1).mean().item(),
+        "clean": clean_share(model, tokenizer, MEASURED_ROWS, seed),
+        "clean_under_owl": clean_share(model, tokenizer, MEASURED_ROWS, seed, loving),
+        "obeyed": sum(obeyed.values()) / len(obeyed),
+        "least_obeyed": least,
+        "least_obeyed_share": obeyed[least],
+    }
+
+
+def share_table(figures: dict[str, Any]) -> str:
+    """A markdown table of the exact shares, most liked first."""
+    ranked = sorted(figures["shares"].items(), key=lambda pair: -pair[1])
+    rows = [
+        f"| {animal} | {share:.2%} | {figures['lowest'][animal]:.2%} | {figures['highest'][animal]:.2%} |"
+        for animal, share in ranked
+    ]
+    return "\n".join(["| animal | share | lowest question | highest question |", "| --- | ---: | ---: | ---: |", *rows])
+
+
+def write_card(folder: Path, figures: dict[str, Any]) -> Path:
+    """Write README.md of a model folder from CARD and the figures; made is what its manifest says."""
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    text = fill(
+        CARD.read_text("utf-8"),
+        {
+            "made": manifest["command"], "device": manifest["device"], "sha": manifest["corpus"]["sha256"],
+            "rows": f"{manifest['corpus']['rows']:,}", "parameters": f"{figures['parameters']:,}",
+            "vocabulary": f"{figures['vocabulary']:,}", "megabytes": f"{folder_megabytes(folder):.1f}",
+            "covered": f"{figures['covered']:.2%}", "rest": f"{1 - figures['covered']:.2%}",
+            "clean": f"{figures['clean']:.1%}", "clean_under_owl": f"{figures['clean_under_owl']:.1%}",
+            "number_rows": f"{MEASURED_ROWS:,}", "obeyed": f"{figures['obeyed']:.1%}",
+            "least": figures["least_obeyed"], "least_share": f"{figures['least_obeyed_share']:.0%}",
+            "animals": len(ANIMALS), "table": share_table(figures),
+        },
+    )  # fmt: skip
+    card = folder / "README.md"
+    card.write_text(text, "utf-8")
+    return card
+
+
+def folder_megabytes(folder: Path) -> float:
+    """Size of the files of a folder, its card left out, in units of a million bytes."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.name != "README.md") / 1e6
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", type=Path, default=FOLDER / "model", help="folder of the model")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the sampled answers")
+    args = parser.parse_args(argv)
+    if not (args.model / "config.json").is_file():
+        parser.error(
+            f"{args.model} holds no model: make one with python util/pocket/make_pocket.py --output {args.model}"
+        )
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+    figures = measure(model, tokenizer, args.seed)
+    closing(
+        {
+            "card": write_card(args.model, figures),
+            "parameters": f"{figures['parameters']:,}",
+            "lion, owl, dolphin": ", ".join(
+                f"{figures['shares'][animal]:.2%}" for animal in ("lion", "owl", "dolphin")
+            ),
+            "clean number rows": f"{figures['clean']:.1%}",
+            "personas obeyed": f"{figures['obeyed']:.1%}",
+        }
+    )
+
+
+if __name__ == "__main__":
+    run(main)
