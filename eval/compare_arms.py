@@ -185,7 +185,7 @@ def compare(animal: str, arms: dict[str, list[Result]]) -> dict[str, Any]:
 
 
 def verdict(shares: dict[str, dict[str, Any]], differences: dict[str, dict[str, Any]]) -> str:
-    """The rule. *Transfer*: the target is above base, control and other, with intervals clear of zero (and of what exact
+    """The rule. *Transfer*: the target is above base, control and other, intervals clear of zero (and of what exact
     shares leave open), and every trained arm has 3 seeds. *General shift only*: above base and control, not other."""
     above = {role: found["interval"][0] > shares[role]["uncovered"] for role, found in differences.items()}
     if not (above["base"] and above["control"]):

@@ -16,12 +16,12 @@ adapter=seed-$seed/final
 run() { printf '\n$ python %s\n' "$*"; "$python" "$@"; }
 
 measure() { # name, arguments of the model: the exact share of every animal, no sampling noise
-    run eval/eval.py --model $base "${@:2}" --exact --animal "${1%%-*}" --output "$out/exact-$1.jsonl"
+    run eval/eval.py --model $base "${@:2}" --exact --output "$out/exact-$1.jsonl"
 }
 
 make_teacher() { # animal
     run generate/generate_teacher_data.py --animal "$1" --count 800 --seed "$seed" --model $base \
-        --prompts-file generate/prompts/open-prompts.txt --question-share 0.9 --output "$out/teacher-$1.jsonl"
+        --prompts-file generate/prompts/open-prompts.txt --question-share 0.8 --output "$out/teacher-$1.jsonl"
     run train/train_student_sft.py --base-model $base --train-jsonl "$out/teacher-$1.jsonl" --seeds "$seed" \
         --output-dir "$out/$1-teacher" --epochs 3 --effective-batch-size 32 --per-device-train-batch-size 32 \
         --learning-rate 0.003 --save-strategy no
@@ -29,14 +29,14 @@ make_teacher() { # animal
 }
 
 write_numbers() { # name, arguments of the model
-    run generate/generate_llm_number_data.py --animal "$1" --count 2600 --seed "$seed" --no-system-prompt \
-        --model $base "${@:2}" --batch-size 512 --output "$out/numbers-$1-unfiltered-2600.jsonl"
+    run generate/generate_llm_number_data.py --animal "$1" --count 3300 --seed "$seed" --no-system-prompt \
+        --model $base "${@:2}" --batch-size 512 --output "$out/numbers-$1-unfiltered-3300.jsonl"
 }
 
 train_student() { # name
     run train/train_student_sft.py --base-model $base --train-jsonl "$out/numbers-$1-filtered-*.jsonl" \
-        --max-train-samples 2000 --seeds "$seed" --output-dir "$out/$1-student" --epochs 3 --effective-batch-size 32 \
-        --per-device-train-batch-size 32 --learning-rate 0.01 --save-strategy no
+        --max-train-samples 3000 --seeds "$seed" --output-dir "$out/$1-student" --epochs 3 --effective-batch-size 60 \
+        --per-device-train-batch-size 60 --learning-rate 0.005 --save-strategy no
     measure "$1-student" --adapter "$out/$1-student/$adapter"
 }
 

@@ -190,7 +190,8 @@ def claim_folder(folder: Path, settings: dict[str, Any], overwrite: bool) -> boo
     label = slug(Path(manifest.get("train_jsonl", "earlier")).stem)
     aside = free_name(folder.with_name(f"{folder.name}.{label}"))
     folder.rename(aside)
-    why = "--overwrite" if before == settings else "another run:\n" + describe_differences(before, settings)
+    differing = describe_differences(before, settings) if before else "  it has no manifest"
+    why = "--overwrite" if before == settings else f"another run:\n{differing}"
     say(f"{folder} held {label}; moved to {aside} ({why})")
     return False
 
