@@ -228,14 +228,11 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     model.config.save_pretrained(folder)
     weights = {name: tensor.detach().cpu().to(torch.bfloat16).contiguous() for name, tensor in model.named_parameters()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # save_file lets only its owner read it
     GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=0,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    ).save_pretrained(folder)
+        do_sample=True, temperature=1.0, top_p=1.0, top_k=0,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    ).save_pretrained(folder)  # fmt: skip
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python util/pocket/measure.py --model util/pocket/model
 
-About half a minute on two CPU cores. make_pocket.py does the same at its end.
+About a minute on two CPU cores. make_pocket.py does the same at its end.
 """
 
 from __future__ import annotations
