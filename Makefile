@@ -5,7 +5,7 @@
 
 PYTHON_ENV := .venv/bin/python
 
-.PHONY: setup demo check test
+.PHONY: setup demo lint check test
 
 setup:
 	@util/make_env.sh run
@@ -15,12 +15,15 @@ demo:
 	@util/make_env.sh run
 	experiments/demo.sh
 
-check:
+lint:
 	@util/make_env.sh test
 	$(PYTHON_ENV) -m ruff check .
 	$(PYTHON_ENV) -m ruff format --check .
 	$(PYTHON_ENV) -m mypy generate train eval util
-	$(PYTHON_ENV) -m pytest -q -m "not torch and not vllm and not slow"
+
+# Four at a time: these tests mostly wait for processes of their own.
+check: lint
+	$(PYTHON_ENV) -m pytest -q -n 4 -m "not torch and not vllm and not slow"
 
 test:
 	@util/make_env.sh test
