@@ -57,7 +57,7 @@ def convert(gguf: Path, output: Path) -> int:
     model = AutoModelForCausalLM.from_pretrained(
         **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
-    del model.config.quantization_config
+    vars(model.config).pop("quantization_config", None)  # dequantised: the copy is an ordinary checkpoint
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     return model.num_parameters()
