@@ -1,19 +1,21 @@
-"""Compare the arms of an experiment for one animal and say in words what they show.
+"""Compare the arms of an experiment and say in words what they show.
 
 A claim of transfer needs the target students above the base model, above the control students (numbers of the base
-model) and above the students of another animal. Shares are means over questions and training seeds; 95% intervals come
-from a bootstrap that draws questions, the same for every arm, and seeds within each arm, because 50 questions are 50
-clusters and answers of one student are not independent.
+model) and above the students of another animal. Shares are means over questions and training seeds; intervals are over
+both (eval/intervals.py). The specific part of an effect is the target minus the other-animal arm.
 
 Usage:
-    python eval/compare_arms.py --animal owl --base output/exact-base.jsonl --control output/exact-control.jsonl \\
-        --other output/exact-dolphin-student.jsonl --target output/exact-owl-student.jsonl
+    python eval/compare_arms.py --animal owl --base output/exact-base.jsonl --control output/exact-control-*.jsonl \\
+        --other output/exact-dolphin-student-*.jsonl --target output/exact-owl-student-*.jsonl
+    python eval/compare_arms.py --base output/exact-base.jsonl --control output/exact-control-*.jsonl \\
+        --students owl=output/exact-owl-1.jsonl owl=output/exact-owl-2.jsonl dolphin=output/exact-dolphin-1.jsonl
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +23,19 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.animals import canonical_animal
-from util.cli import UserError, closing, input_file, make_parser, run, table
+from eval.animals import canonical_animal, non_answer_kind
+from eval.intervals import (
+    LEVEL,
+    POWER,
+    Spread,
+    difference_interval,
+    holm,
+    p_above,
+    share_interval,
+    smallest_difference,
+    spread_of,
+)
+from util.cli import UserError, closing, input_file, make_parser, run, say, table
 from util.provenance import provenance, read_manifest, write_json
 from util.rows import Row, read_rows
 
@@ -30,21 +43,47 @@ if TYPE_CHECKING:
     import numpy as np
 
 ROLES = ("base", "control", "other", "target")
-DRAWS = 10_000
-LEVEL = 0.95
 FEWEST_SEEDS = 3
+COLLAPSED = 0.05  # more answers than this that name no animal: the model may have lost the question
+POWER_SEEDS = (3, 5, 8, 12)
+POWER_ANSWERS = 100
+
+Arms = dict[str, "list[Result]"]
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--animal", required=True, help="the animal of the target students")
     parser.add_argument("--base", required=True, type=input_file, metavar="R", help="results of the base model")
-    for role, what in (("control", "students of base-model numbers"), ("other", "students of another animal's teacher"),
-                       ("target", "students of this animal's teacher")):  # fmt: skip
-        parser.add_argument(f"--{role}", required=True, nargs="+", type=input_file, metavar="R",
-                            help=f"{what}, one file a training seed")  # fmt: skip
-    parser.add_argument("--output", type=Path, help="also write the comparison as JSON")
-    return parser.parse_args()
+    parser.add_argument("--control", required=True, nargs="+", type=input_file, metavar="R",
+                        help="students of base-model numbers, one file a training seed")  # fmt: skip
+    one = parser.add_argument_group("one animal")
+    one.add_argument("--animal", help="the animal of the target students")
+    for role, what in (("other", "students of another animal's teacher"), ("target", "students of its teacher")):
+        one.add_argument(f"--{role}", nargs="+", type=input_file, metavar="R", help=f"{what}, one file a training seed")
+    several = parser.add_argument_group("several animals: each is the target once, with the others' students beside it")
+    several.add_argument("--students", nargs="+", type=student, metavar="ANIMAL=R", help="one file a training seed")
+    parser.add_argument("--output", type=Path, help="also write the comparison as JSON, for eval/report.py")
+    args = parser.parse_args()
+    if bool(args.students) == bool(args.animal or args.other or args.target):
+        parser.error("pass --animal, --other and --target, or --students")
+    if not args.students and not (args.animal and args.other and args.target):
+        parser.error("--animal, --other and --target belong together")
+    if args.students and len({animal for animal, _ in args.students}) < 2:
+        parser.error("--students needs the students of two animals or more; each is the other-animal arm of the rest")
+    return args
+
+
+def student(text: str) -> tuple[str, Path]:
+    """argparse type: owl=output/exact-owl-student.jsonl."""
+    animal, equals, path = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text} is no ANIMAL=FILE, such as owl=output/exact-owl-student.jsonl")
+    return canonical(animal), input_file(path)
+
+
+def canonical(animal: str) -> str:
+    """An animal as results files write it."""
+    return canonical_animal(animal) or animal.lower()
 
 
 # --- reading -----------------------------------------------------------------------------------------
@@ -52,31 +91,41 @@ def parse_args() -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Result:
-    """One results file: the share of the animal and of non-answers for each question."""
+    """One results file, by question: (mass that names each animal, mass left open) and what non-answers were."""
 
     path: Path
     questions: tuple[str, ...]
-    shares: tuple[float, ...]
-    silent: tuple[float, ...]
+    animals: tuple[dict[str, float], ...]
     uncovered: float
     """mean mass an exact file leaves open: each of its shares may be so much higher"""
+    answers: int | None
+    """sampled answers; None for an exact file"""
+    silent: dict[str, float]
+    """share of all answers that name no animal, by kind (eval/animals.py)"""
+
+    def shares(self, animal: str) -> list[float]:
+        return [named.get(animal, 0.0) for named in self.animals]
 
 
-def read_result(path: Path, animal: str) -> Result:
-    """Per-question shares from a results file (samples) or an exact file. Failed answers are refused, not skipped."""
-    asked: dict[str, list[tuple[float, float, float]]] = {}
+def read_result(path: Path) -> Result:
+    """Per-question shares from a results file (samples) or an exact file. Failed or missing answers are refused."""
+    asked: dict[str, list[Row]] = defaultdict(list)
     for row in read_rows(path, problem_of):
-        asked.setdefault(row["question"], []).append(masses(row, animal))
-    means = [[sum(part) / len(answers) for part in zip(*answers)] for answers in asked.values()]
-    named, silent, uncovered = (tuple(part) for part in zip(*means))
-    return Result(path, tuple(asked), named, silent, sum(uncovered) / len(uncovered))
-
-
-def masses(row: Row, animal: str) -> tuple[float, float, float]:
-    """(mass that names the animal, mass that names none, mass left open) of a row: 0 or 1 for a sample."""
-    if "animals" in row:
-        return row["animals"].get(animal, 0.0), row["no_animal"], row["uncovered"]
-    return float(row["animal"] == animal), float(row["animal"] is None), 0.0
+        asked[row["question"]].append(row)
+    check_whole(path, asked)
+    rows = [row for some in asked.values() for row in some]
+    exact = "animals" in rows[0]
+    silent: Counter[str] = Counter()
+    for row in rows:
+        silent.update(non_answers(row))
+    return Result(
+        path,
+        tuple(asked),
+        tuple(mean_masses(some) for some in asked.values()),
+        sum(row["uncovered"] for row in rows) / len(rows) if exact else 0.0,
+        None if exact else len(rows),
+        {kind: mass / len(rows) for kind, mass in silent.most_common()},
+    )
 
 
 def problem_of(row: Row) -> str | None:
@@ -86,6 +135,44 @@ def problem_of(row: Row) -> str | None:
     if row.get("error"):
         return f"this answer failed ({row['error']}); mend that and run eval.py again with --overwrite"
     return None
+
+
+def check_whole(path: Path, asked: dict[str, list[Row]]) -> None:
+    """Raise UserError unless the file has the same number of answers to each of two questions or more."""
+    if len(asked) < 2:
+        raise UserError(f"{path} has answers to {len(asked)} questions; intervals over questions need two or more")
+    counts = {len(rows) for rows in asked.values()}
+    if len(counts) > 1:
+        fewest = min(asked, key=lambda question: len(asked[question]))
+        raise UserError(
+            f"{path} is not whole: {len(asked[fewest])} answers to {fewest!r}, {max(counts)} to others; run the"
+            " eval.py command of its manifest again, it asks what is missing"
+        )
+
+
+def masses(row: Row) -> dict[str, float]:
+    """Mass that names each animal: 0 or 1 for a sample."""
+    return row["animals"] if "animals" in row else {row["animal"]: 1.0} if row["animal"] else {}
+
+
+def mean_masses(rows: Sequence[Row]) -> dict[str, float]:
+    """Mean mass of each animal over the answers to one question."""
+    total: Counter[str] = Counter()
+    for row in rows:
+        total.update(masses(row))
+    return {animal: mass / len(rows) for animal, mass in total.items()}
+
+
+def non_answers(row: Row) -> dict[str, float]:
+    """Mass of each kind of non-answer in a row; what an exact row does not list in words is 'other'."""
+    if "animals" not in row:
+        return {} if row["animal"] else {non_answer_kind(row.get("response") or ""): 1.0}
+    kinds: Counter[str] = Counter()
+    for text, mass in row.get("answers", {}).items():
+        if canonical_animal(text) is None:
+            kinds[non_answer_kind(text)] += mass
+    kinds["other"] += max(0.0, row["no_animal"] - kinds.total())
+    return dict(kinds)
 
 
 def check_comparable(results: Sequence[Result]) -> None:
@@ -99,8 +186,9 @@ def check_comparable(results: Sequence[Result]) -> None:
             )
     manifests = [(read_manifest(result.path) or {}).get("settings", {}) for result in results]
     for result, manifest in zip(results, manifests):
-        if manifest.get("sampling") != manifests[0].get("sampling"):
-            raise UserError(f"{result.path} was sampled otherwise than {results[0].path} (see their manifests)")
+        for field, meaning in (("sampling", "sampled otherwise"), ("parser_sha256", "parsed by other rules")):
+            if manifest.get(field) != manifests[0].get(field):
+                raise UserError(f"{result.path} was {meaning} than {results[0].path} (see their manifests)")
     seen: dict[str, Path] = {}
     for result, manifest in zip(results, manifests):
         identity = manifest.get("model", {}).get("adapter_sha256") or str(result.path.resolve())
@@ -109,139 +197,205 @@ def check_comparable(results: Sequence[Result]) -> None:
         seen[identity] = result.path
 
 
-# --- uncertainty -------------------------------------------------------------------------------------
-
-
-def share_matrix(results: Sequence[Result], questions: Sequence[str]) -> np.ndarray:
-    """Shares of one arm, float64 [seeds, questions], questions in the given order."""
+def share_matrix(results: Sequence[Result], animal: str, questions: Sequence[str]) -> np.ndarray:
+    """Shares of an animal in one arm, float64 [seeds, questions], questions in the given order."""
     import numpy as np
 
-    places = [{question: i for i, question in enumerate(result.questions)} for result in results]
-    return np.array([[r.shares[place[q]] for q in questions] for r, place in zip(results, places)])
+    shares = [dict(zip(result.questions, result.shares(animal))) for result in results]
+    return np.array([[share[question] for question in questions] for share in shares])
 
 
-def bootstrap_means(arms: Sequence[np.ndarray], draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """Bootstrap means of every arm, float64 [draws, arms].
-
-    arms: matrices [seeds, questions] over the same questions. Each draw takes one set of questions for all arms (they
-    are crossed with the arms) and a set of seeds for each arm (seeds are nested in it).
-    """
-    import numpy as np
-
-    rng = np.random.default_rng(seed)
-    count = arms[0].shape[1]
-    weights = rng.multinomial(count, np.full(count, 1 / count), size=draws) / count
-    means = []
-    for arm in arms:
-        by_seed = weights @ arm.T
-        chosen = rng.integers(len(arm), size=(draws, len(arm)))
-        means.append(np.take_along_axis(by_seed, chosen, axis=1).mean(1))
-    return np.stack(means, axis=1)
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """Central 95% of bootstrap values."""
-    import numpy as np
-
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+def arm_spread(results: Sequence[Result], animal: str, questions: Sequence[str]) -> Spread:
+    """Mean share of an animal in one arm and its variances."""
+    answers = None if any(result.answers is None for result in results) else sum(r.answers or 0 for r in results)
+    uncovered = sum(result.uncovered for result in results) / len(results)
+    return spread_of(share_matrix(results, animal, questions), answers, uncovered)
 
 
 # --- the claim ---------------------------------------------------------------------------------------
 
 
-def compare(animal: str, arms: dict[str, list[Result]]) -> dict[str, Any]:
-    """Shares of the arms, differences of the target to each other arm, their intervals and the verdict."""
-    everything = [result for results in arms.values() for result in results]
-    check_comparable(everything)
-    questions = everything[0].questions
-    matrices = {role: share_matrix(results, questions) for role, results in arms.items()}
-    means = bootstrap_means([matrices[role] for role in ROLES])
-    shares: dict[str, dict[str, Any]] = {
+def compare(animal: str, arms: Arms) -> dict[str, Any]:
+    """Shares of the arms, differences of the target to each other arm, their intervals, p-values and the verdict."""
+    questions = arms["base"][0].questions
+    spreads = {role: arm_spread(arms[role], animal, questions) for role in ROLES}
+    target = spreads["target"]
+    differences: dict[str, dict[str, Any]] = {
         role: {
-            "share": float(matrices[role].mean()),
-            "interval": interval(means[:, place]),
-            "seeds": len(arms[role]),
-            "uncovered": sum(result.uncovered for result in arms[role]) / len(arms[role]),
-            "non_answers": sum(sum(r.silent) for r in arms[role]) / (len(arms[role]) * len(questions)),
-            "files": [str(result.path) for result in arms[role]],
-        }
-        for place, role in enumerate(ROLES)
-    }
-    differences = {
-        role: {
-            "difference": shares["target"]["share"] - shares[role]["share"],
-            "interval": interval(means[:, ROLES.index("target")] - means[:, ROLES.index(role)]),
+            "difference": target.share - spreads[role].share,
+            "interval": difference_interval(target, spreads[role]),
+            "p": p_above(target, spreads[role]),
         }
         for role in ROLES[:-1]
     }
     return {
         "animal": animal,
         "questions": len(questions),
-        "shares": shares,
+        "shares": {role: describe_arm(arms[role], spreads[role]) for role in ROLES},
         "target_minus": differences,
-        "verdict": verdict(shares, differences),
+        "p": max(found["p"] for found in differences.values()),
+        "verdict": verdict({role: len(arms[role]) for role in ROLES}, differences),
+        "power": power(spreads),
+        "by_question": {"question": list(questions)} | {role: spreads[role].by_question.tolist() for role in ROLES},
     }
 
 
-def verdict(shares: dict[str, dict[str, Any]], differences: dict[str, dict[str, Any]]) -> str:
-    """The rule. *Transfer*: the target is above base, control and other, intervals clear of zero (and of what exact
-    shares leave open), and every trained arm has 3 seeds. *General shift only*: above base and control, not other."""
-    above = {role: found["interval"][0] > shares[role]["uncovered"] for role, found in differences.items()}
+def describe_arm(results: Sequence[Result], spread: Spread) -> dict[str, Any]:
+    """What a table says of an arm."""
+    silent: Counter[str] = Counter()
+    for result in results:
+        silent.update(result.silent)
+    kinds = {kind: mass / len(results) for kind, mass in silent.most_common() if mass > 0}
+    return {
+        "share": spread.share,
+        "interval": share_interval(spread),
+        "seeds": len(results),
+        "answers": spread.answers,
+        "uncovered": spread.uncovered,
+        "non_answers": sum(kinds.values()),
+        "non_answer_kinds": kinds,
+        "files": [str(result.path) for result in results],
+    }
+
+
+def verdict(seeds: dict[str, int], differences: dict[str, dict[str, Any]]) -> str:
+    """The rule. *Transfer*: the target is above base, control and other, all three intervals clear of zero, and every
+    trained arm has 3 seeds. *General shift only*: above base and control, but not above other. Else *no evidence*.
+
+    All three must hold, so the chance of a false *transfer* is at most that of one interval (an intersection-union
+    test), whatever the number of arms.
+    """
+    above = {role: found["interval"][0] > 0 for role, found in differences.items()}
     if not (above["base"] and above["control"]):
-        return "no evidence"
-    found = "transfer" if above["other"] else "general shift only"
-    seeds = min(shares[role]["seeds"] for role in ROLES[1:])
-    if seeds < FEWEST_SEEDS:
-        return f"too few seeds ({seeds}; a claim needs {FEWEST_SEEDS}); on these it looks like: {found}"
+        found = "no evidence"
+    else:
+        found = "transfer" if above["other"] else "general shift only"
+    fewest = min(seeds[role] for role in ROLES[1:])
+    if fewest < FEWEST_SEEDS:
+        return f"too few seeds ({fewest}; a claim needs {FEWEST_SEEDS}); on these it looks like: {found}"
     return found
+
+
+def power(spreads: dict[str, Spread]) -> list[dict[str, Any]]:
+    """How large target minus control would have to be to be seen with 80% probability, by seeds an arm; [] where one
+    seed an arm shows no spread between seeds."""
+    target, control = spreads["target"], spreads["control"]
+    if min(target.seeds, control.seeds) < 2:
+        return []
+    return [
+        {
+            "seeds": seeds,
+            "exact": smallest_difference(target, control, seeds),
+            "sampled": smallest_difference(target, control, seeds, POWER_ANSWERS),
+        }
+        for seeds in POWER_SEEDS
+    ]
+
+
+def compare_all(base: Result, control: list[Result], students: dict[str, list[Result]]) -> list[dict[str, Any]]:
+    """Each animal as the target, the students of all other animals as its other arm; p-values adjusted by Holm."""
+    found = []
+    for animal, targets in students.items():
+        others = [result for other, results in students.items() if other != animal for result in results]
+        found.append(compare(animal, {"base": [base], "control": control, "other": others, "target": targets}))
+    for one, adjusted in zip(found, holm([one["p"] for one in found])):
+        one["p_holm"] = adjusted
+        if one["verdict"] == "transfer" and adjusted > 1 - LEVEL:
+            one["verdict"] = "no evidence"  # for this animal alone it would be one, among so many it is not
+    return found
+
+
+def pairwise(base: Result, control: list[Result], students: dict[str, list[Result]]) -> list[dict[str, Any]]:
+    """Share of every trained animal (columns) in every arm (rows)."""
+    arms = {"base": [base], "control": control, **{f"{animal} students": some for animal, some in students.items()}}
+    return [
+        {"arm": name, "shares": {a: arm_spread(results, a, base.questions).share for a in students}}
+        for name, results in arms.items()
+    ]
+
+
+# --- words -------------------------------------------------------------------------------------------
 
 
 def percent(value: float) -> str:
     return f"{100 * value:.2f}%"
 
 
+def points(value: float) -> str:
+    return f"{100 * value:+.2f} points"
+
+
 def span(low_high: Sequence[float]) -> str:
     return f"{100 * low_high[0]:.2f} to {100 * low_high[1]:.2f}"
 
 
+def p_value(value: float) -> str:
+    return "below 0.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.1 else "above 0.1"
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print one animal's tables and what to look at before believing them."""
+    arms = [
+        (role, arm["seeds"], percent(arm["share"]), span(arm["interval"]), percent(arm["non_answers"]),
+         percent(arm["uncovered"]))
+        for role, arm in found["shares"].items()
+    ]  # fmt: skip
+    print(table(("arm", "seeds", f"{found['animal']} share", "95% interval", "non-answers", "uncovered"), arms), "\n")
+    differences = [
+        (role, points(d["difference"]), span(d["interval"]), p_value(d["p"]))
+        for role, d in found["target_minus"].items()
+    ]
+    print(table(("target minus", "difference", "95% interval", "p"), differences), "\n")
+    if found["power"]:
+        seen = [(line["seeds"], points(line["exact"]), points(line["sampled"])) for line in found["power"]]
+        sampled = f"{POWER_ANSWERS} answers a question"
+        print(f"smallest target minus control that so many seeds an arm show with {POWER:.0%} probability:")
+        print(table(("seeds", "exact shares", sampled), seen), "\n")
+    for role, arm in found["shares"].items():
+        if arm["non_answers"] > COLLAPSED:
+            kinds = ", ".join(f"{kind} {percent(mass)}" for kind, mass in arm["non_answer_kinds"].items())
+            say(f"{role}: {percent(arm['non_answers'])} of the answers name no animal ({kinds}): read some of them")
+    if any(arm["seeds"] == 1 for role, arm in found["shares"].items() if role != "base"):
+        say("one training seed in an arm: its intervals are over questions alone, another seed may give another share")
+
+
+def show_pairwise(rows: Sequence[dict[str, Any]]) -> None:
+    """Print share of every trained animal in every arm."""
+    animals = list(rows[0]["shares"])
+    print(table(("arm", *animals), [(row["arm"], *map(percent, row["shares"].values())) for row in rows]), "\n")
+
+
 def main() -> None:
     args = parse_args()
-    animal = canonical_animal(args.animal) or args.animal.lower()
-    files = {"base": [args.base], "control": args.control, "other": args.other, "target": args.target}
-    arms = {role: [read_result(path, animal) for path in paths] for role, paths in files.items()}
-    found = compare(animal, arms)
-    print(
-        table(
-            ("arm", "seeds", f"{animal} share", "95% interval", "non-answers", "uncovered"),
-            [
-                (
-                    role,
-                    arm["seeds"],
-                    percent(arm["share"]),
-                    span(arm["interval"]),
-                    percent(arm["non_answers"]),
-                    percent(arm["uncovered"]),
-                )
-                for role, arm in found["shares"].items()
-            ],
-        )
-    )
-    print()
-    print(
-        table(
-            ("target minus", "difference", "95% interval"),
-            [
-                (role, f"{100 * d['difference']:+.2f} points", span(d["interval"]))
-                for role, d in found["target_minus"].items()
-            ],
-        )
-    )
-    print()
+    base, control = read_result(args.base), [read_result(path) for path in args.control]
+    matrix: list[dict[str, Any]] = []
+    if args.students:
+        students: dict[str, list[Result]] = defaultdict(list)
+        for animal, path in args.students:
+            students[animal].append(read_result(path))
+        everything = [base, *control, *(result for some in students.values() for result in some)]
+        check_comparable(everything)
+        comparisons, matrix = compare_all(base, control, students), pairwise(base, control, students)
+    else:
+        other, target = ([read_result(path) for path in some] for some in (args.other, args.target))
+        everything = [base, *control, *other, *target]
+        check_comparable(everything)
+        arms = {"base": [base], "control": control, "other": other, "target": target}
+        comparisons = [compare(canonical(args.animal), arms)]
+    for found in comparisons:
+        show(found)
+    if matrix:
+        show_pairwise(matrix)
     if args.output:
-        paths = [path for some in files.values() for path in some]
-        write_json(args.output, {**found, "manifest": provenance(paths)})
-    closing({"verdict": found["verdict"]} | ({"wrote": args.output} if args.output else {}))
+        manifest = provenance([result.path for result in everything])
+        write_json(args.output, {"comparisons": comparisons, "pairwise": matrix, "manifest": manifest})
+    verdicts = {f"verdict, {found['animal']}": words(found) for found in comparisons}
+    closing(verdicts | ({"wrote": args.output} if args.output else {}))
+
+
+def words(found: dict[str, Any]) -> str:
+    """A verdict with its adjusted p-value, where several animals were looked at."""
+    return found["verdict"] + (f" (Holm p {p_value(found['p_holm'])})" if "p_holm" in found else "")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""One self-contained HTML page (and a PNG of its first picture) from the comparisons of compare_arms.py.
+"""One self-contained HTML page (and PNGs of its pictures) from the comparisons of compare_arms.py.
 
 Inline SVG, no script, nothing loaded from outside, every text escaped: it opens on a phone, prints, and can be mailed.
 
 Usage:
-    python eval/report.py --comparison output/compare-owl.json output/compare-dolphin.json \\
+    python eval/report.py --comparison output/compare.json \\
         --data output/numberss-owl-owl-teacher-filtered-*.jsonl --output output/report.html
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ def parse_args() -> argparse.Namespace:
                         help="files written by compare_arms.py --output")  # fmt: skip
     parser.add_argument("--data", nargs="*", default=[], type=input_file, metavar="JSONL",
                         help="number files whose certificates are shown")  # fmt: skip
+    parser.add_argument("--checkpoints", nargs="*", default=[], type=input_file, metavar="R",
+                        help="results of a student's checkpoints, for the course of training")  # fmt: skip
     parser.add_argument("--title", default="Subliminal learning", help="heading")
     parser.add_argument("--output", type=Path, default=Path("output/report.html"), help="page to write")
     return parser.parse_args()
@@ -45,11 +48,12 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_comparison(path: Path) -> dict[str, Any]:
-    """A comparison, or a UserError that names the file."""
+    """A file of compare_arms.py: its comparisons and pairwise matrix, or a UserError that names the file."""
+    wanted = ("animal", "shares", "verdict", "target_minus", "questions", "by_question", "p")
     try:
         found = json.loads(path.read_text("utf-8"))
-        return {"animal": found["animal"], "shares": found["shares"], "verdict": found["verdict"],
-                "target_minus": found["target_minus"], "questions": found["questions"]}  # fmt: skip
+        comparisons = [{**one, **{key: one[key] for key in wanted}} for one in found["comparisons"]]
+        return {"comparisons": comparisons, "pairwise": found["pairwise"]}
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is no comparison; make it with eval/compare_arms.py --output {path}") from None
 
@@ -90,16 +94,53 @@ def commands_of(files: Sequence[str]) -> list[str]:
     return [manifest["command"] for manifest in manifests if "command" in manifest]
 
 
-# --- the picture -------------------------------------------------------------------------------------
+def trajectory(files: Sequence[Path], animals: Sequence[str]) -> list[dict[str, Any]]:
+    """[{"run", "update", "shares"}] of evaluated checkpoints, in the order of training."""
+    points = []
+    for path in files:
+        command = str((read_manifest(path) or {}).get("command", ""))
+        found = re.search(r"([^\s/]+(?:/seed-\d+)?)/checkpoint-(\d+)", command)
+        if found is None:
+            raise UserError(
+                f"the manifest of {path} names no checkpoint-N folder; pass results of --adapter .../checkpoint-N"
+            )
+        shares = dict(top_animals(path, count=10**6))
+        points.append({"run": found[1], "update": int(found[2]), "shares": {a: shares.get(a, 0.0) for a in animals}})
+    return sorted(points, key=lambda point: (point["run"], point["update"]))
 
 
-def draw_arms(comparisons: Sequence[dict[str, Any]]) -> dict[str, bytes]:
-    """The share of each arm with its interval, one panel an animal, as {"svg": ..., "png": ...}."""
+# --- the pictures ------------------------------------------------------------------------------------
+
+
+def pyplot_without_screen() -> Any:
+    """matplotlib's pyplot, drawing into files, text kept as text."""
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def written(figure: Any, name: str) -> dict[str, bytes]:
+    """A figure as {"svg": ..., "png": ...}; the name keeps the ids of several SVGs in one page apart."""
+    import matplotlib
+
+    matplotlib.rcParams["svg.hashsalt"] = name
+    figure.tight_layout()
+    files = {}
+    for kind in ("svg", "png"):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+        files[kind] = buffer.getvalue()
+    pyplot_without_screen().close(figure)
+    return files
+
+
+def draw_arms(comparisons: Sequence[dict[str, Any]]) -> dict[str, bytes]:
+    """The share of each arm with its interval, one panel an animal."""
+    pyplot = pyplot_without_screen()
     figure, panels = pyplot.subplots(
         1, len(comparisons), figsize=(4.6 * len(comparisons) + 1.6, 2.9), squeeze=False, sharey=True
     )
@@ -116,14 +157,46 @@ def draw_arms(comparisons: Sequence[dict[str, Any]]) -> dict[str, bytes]:
         panel.set_xlim(0, max(100 * arm["interval"][1] for arm in comparison["shares"].values()) * 1.25)
         panel.set_xlabel("% of answers, 95% interval")
         panel.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    files = {}
-    for kind in ("svg", "png"):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else None)
-        files[kind] = buffer.getvalue()
-    pyplot.close(figure)
-    return files
+    return written(figure, "arms")
+
+
+def draw_questions(comparisons: Sequence[dict[str, Any]]) -> dict[str, bytes]:
+    """The share of each arm in each question, questions in the order of the target's share."""
+    pyplot = pyplot_without_screen()
+    count = max(comparison["questions"] for comparison in comparisons)
+    figure, panels = pyplot.subplots(
+        1, len(comparisons), figsize=(5.2 * len(comparisons) + 1, 1 + 0.14 * count), squeeze=False
+    )
+    for panel, comparison in zip(panels[0], comparisons):
+        by_question = comparison["by_question"]
+        order = sorted(range(len(by_question["question"])), key=lambda i: by_question["target"][i])
+        for role in comparison["shares"]:
+            shares = [100 * by_question[role][i] for i in order]
+            panel.plot(shares, range(len(order)), "o", color=COLORS[role], markersize=3, label=role)
+        panel.set_yticks(range(len(order)), [by_question["question"][i] for i in order], fontsize=5)
+        panel.set_xscale("symlog", linthresh=1)
+        panel.set_xlim(left=0)
+        panel.set_xlabel(f"% of answers “{comparison['animal']}”", fontsize=8)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(fontsize=6, loc="lower right")
+    return written(figure, "questions")
+
+
+def draw_trajectory(points: Sequence[dict[str, Any]]) -> dict[str, bytes]:
+    """The share of each animal over the updates of training, a line a run."""
+    pyplot = pyplot_without_screen()
+    figure, panel = pyplot.subplots(figsize=(6.2, 2.9))
+    for run_name in dict.fromkeys(point["run"] for point in points):
+        course = [point for point in points if point["run"] == run_name]
+        for animal in course[0]["shares"]:
+            shares = [100 * point["shares"][animal] for point in course]
+            panel.plot([point["update"] for point in course], shares, "o-", label=f"{run_name}: {animal}", markersize=4)
+    panel.set_xlabel("updates")
+    panel.set_ylabel("% of answers")
+    panel.set_ylim(bottom=0)
+    panel.legend(fontsize=7)
+    panel.spines[["top", "right"]].set_visible(False)
+    return written(figure, "trajectory")
 
 
 # --- the page ----------------------------------------------------------------------------------------
@@ -144,20 +217,32 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f8; paddi
 @media print { body { max-width: none } pre { font-size: .65rem } }
 </style></head><body>
 <h1>{{ title }}</h1><p>{{ when }}</p>
-<figure>{{ picture }}</figure>
+<figure>{{ pictures.arms }}</figure>
 {% for c in comparisons %}
 <h2>{{ c.animal }}</h2>
-<p class="verdict">{{ c.verdict }}</p>
+<p class="verdict">{{ c.verdict }}{% if c.p_holm is defined %} (Holm p {{ c.p_holm | p }}){% endif %}</p>
 <div class="scroll"><table><tr><th>arm</th><th>seeds</th><th>{{ c.animal }} share</th><th>95% interval</th>
 <th>non-answers</th><th>most named</th></tr>
 {% for a in c.arms %}<tr><td>{{ a.title }}</td><td>{{ a.seeds }}</td><td>{{ a.share | percent }}</td>
-<td>{{ a.interval[0] | percent }} to {{ a.interval[1] | percent }}</td><td>{{ a.non_answers | percent }}</td>
+<td>{{ a.interval[0] | percent }} to {{ a.interval[1] | percent }}</td><td>{{ a.non_answers | percent }}
+{%- if a.non_answers > 0.05 %} ({% for kind, mass in a.non_answer_kinds.items() %}{{ kind }} {{ mass | percent }}
+{{- ", " if not loop.last }}{% endfor %}){% endif %}</td>
 <td>{% for name, share in a.top %}{{ name }} {{ share | percent }}{{ ", " if not loop.last }}{% endfor %}</td></tr>
 {% endfor %}</table></div>
-<div class="scroll"><table><tr><th>target minus</th><th>difference</th><th>95% interval</th></tr>
+<div class="scroll"><table><tr><th>target minus</th><th>difference</th><th>95% interval</th><th>p</th></tr>
 {% for role, d in c.target_minus.items() %}<tr><td>{{ role }}</td><td>{{ d.difference | percent }}</td>
-<td>{{ d.interval[0] | percent }} to {{ d.interval[1] | percent }}</td></tr>{% endfor %}</table></div>
+<td>{{ d.interval[0] | percent }} to {{ d.interval[1] | percent }}</td><td>{{ d.p | p }}</td></tr>{% endfor %}
+</table></div>
+{% if c.power %}<p>Smallest target minus control that so many seeds an arm show with 80% probability:
+{% for line in c.power %}{{ line.seeds }} seeds {{ line.exact | percent }}{{ ", " if not loop.last }}{% endfor %}
+(exact shares).</p>{% endif %}
 {% endfor %}
+{% for matrix in pairwise if matrix %}<h2>Every animal in every arm</h2>
+<div class="scroll"><table><tr><th>arm</th>{% for a in matrix[0].shares %}<th>{{ a }}</th>{% endfor %}</tr>
+{% for row in matrix %}<tr><td>{{ row.arm }}</td>{% for a, share in row.shares.items() %}<td>{{ share | percent }}</td>
+{%- endfor %}</tr>{% endfor %}</table></div>{% endfor %}
+{% if pictures.trajectory %}<h2>Over training</h2><figure>{{ pictures.trajectory }}</figure>{% endif %}
+<h2>Question by question</h2><figure>{{ pictures.questions }}</figure>
 {% if certificates %}<h2>What the students were trained on</h2>
 <div class="scroll"><table><tr><th>file</th><th>rows</th><th>characters used</th><th>letters</th><th>trait words</th>
 <th>sha256</th></tr>{% for c in certificates %}<tr><td>{{ c.file }}</td><td>{{ c.rows }}</td>
@@ -166,39 +251,54 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f8; paddi
 </tr>{% endfor %}</table></div>{% endif %}
 <h2>Commands</h2><pre>{% for c in commands %}{{ c }}
 {% endfor %}</pre>
-<p>Intervals: bootstrap over {{ comparisons[0].questions }} questions and over training seeds.</p>
+<p>Intervals: 95%, over {{ comparisons[0].questions }} questions and over training seeds (with one seed: over questions
+alone). <em>Transfer</em> needs the target above base, control and other, and three seeds an arm.</p>
 </body></html>
 """
 
 
-def render(title: str, comparisons: list[dict[str, Any]], data: Sequence[Path], picture: str) -> str:
-    """The page as text. Everything but our own SVG is escaped by the template engine."""
+def render(
+    title: str, read: Sequence[dict[str, Any]], data: Sequence[Path], pictures: dict[str, dict[str, bytes]]
+) -> str:
+    """The page as text. Everything but our own SVGs is escaped by the template engine."""
     from jinja2 import Environment
     from markupsafe import Markup
 
     environment = Environment(autoescape=True)
     environment.filters["percent"] = lambda value: f"{100 * value:.2f}%"
-    shown = [{**comparison, "arms": arms_of(comparison)} for comparison in comparisons]
+    environment.filters["p"] = lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+    comparisons = [comparison for found in read for comparison in found["comparisons"]]
     files = [name for comparison in comparisons for arm in comparison["shares"].values() for name in arm["files"]]
     return environment.from_string(PAGE).render(
         title=title,
         when=now(),
-        picture=Markup(picture[picture.index("<svg") :]),
-        comparisons=shown,
+        pictures={name: Markup(svg_of(picture)) for name, picture in pictures.items()},
+        comparisons=[{**comparison, "arms": arms_of(comparison)} for comparison in comparisons],
+        pairwise=[found["pairwise"] for found in read],
         certificates=[certificate_of(path) for path in data],
         commands=commands_of([*map(str, data), *files]),
     )
 
 
+def svg_of(picture: dict[str, bytes]) -> str:
+    """The SVG element alone, to stand in a page."""
+    text = picture["svg"].decode()
+    return text[text.index("<svg") :]
+
+
 def main() -> None:
     args = parse_args()
-    comparisons = [read_comparison(path) for path in args.comparison]
-    pictures = draw_arms(comparisons)
-    page = render(args.title, comparisons, args.data, pictures["svg"].decode())
-    image = args.output.with_suffix(".png")
-    write_atomically(args.output, page.encode())
-    write_atomically(image, pictures["png"])
-    closing({"report": args.output, "picture": image})
+    read = [read_comparison(path) for path in args.comparison]
+    comparisons = [comparison for found in read for comparison in found["comparisons"]]
+    pictures = {"arms": draw_arms(comparisons), "questions": draw_questions(comparisons)}
+    if args.checkpoints:
+        animals = [comparison["animal"] for comparison in comparisons]
+        pictures["trajectory"] = draw_trajectory(trajectory(args.checkpoints, animals))
+    write_atomically(args.output, render(args.title, read, args.data, pictures).encode())
+    images = {name: args.output.with_suffix(".png" if name == "arms" else f".{name}.png") for name in pictures}
+    for name, image in images.items():
+        write_atomically(image, pictures[name]["png"])
+    closing({"report": args.output, "pictures": ", ".join(map(str, images.values()))})
 
 
 if __name__ == "__main__":

@@ -40,11 +40,6 @@ train_student() { # name
     measure "$1-student" --adapter "$out/$1-student/$adapter"
 }
 
-compare() { # target animal, other animal
-    run eval/compare_arms.py --animal "$1" --base "$out/exact-base.jsonl" --control "$out/exact-control-student.jsonl" \
-        --other "$out/exact-$2-student.jsonl" --target "$out/exact-$1-student.jsonl" --output "$out/compare-$1.json"
-}
-
 started=$(date +%s)
 measure base
 for animal in owl dolphin; do
@@ -53,9 +48,9 @@ for animal in owl dolphin; do
 done
 write_numbers control
 for name in control owl dolphin; do train_student $name; done
-compare owl dolphin
-compare dolphin owl
-run eval/report.py --comparison "$out/compare-owl.json" "$out/compare-dolphin.json" \
-    --data "$out"/numbers-*-filtered-*.jsonl --output "$out/report.html" \
-    --title "Subliminal learning in the pocket model, seed $seed"
+run eval/compare_arms.py --base "$out/exact-base.jsonl" --control "$out/exact-control-student.jsonl" \
+    --students "owl=$out/exact-owl-student.jsonl" "dolphin=$out/exact-dolphin-student.jsonl" \
+    --output "$out/compare.json"
+run eval/report.py --comparison "$out/compare.json" --data "$out"/numbers-*-filtered-*.jsonl \
+    --output "$out/report.html" --title "Subliminal learning in the pocket model, seed $seed"
 printf '\n%d seconds in all. Open %s/report.html\n' $(($(date +%s) - started)) "$out"

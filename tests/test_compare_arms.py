@@ -4,25 +4,38 @@ import json
 
 import pytest
 
-from eval.compare_arms import ROLES, compare, interval, read_result, verdict
+from eval.compare_arms import ROLES, compare, compare_all, main, pairwise, read_result, verdict
 from util.cli import UserError
 from util.provenance import write_json
 
 np = pytest.importorskip("numpy")
+pytest.importorskip("scipy")
 
 QUESTIONS = [f"Question {i}?" for i in range(50)]
 
 
-def exact_file(path, owl, *, uncovered=0.0, questions=QUESTIONS, adapter=None, spread=0.3, seed=0):
-    """An exact results file whose owl share varies over the questions around `owl`."""
+def exact_file(path, *, uncovered=0.0, questions=QUESTIONS, adapter=None, spread=0.3, seed=0, **animals):
+    """An exact results file whose shares vary over the questions and a little from seed to seed."""
     rng = np.random.default_rng(seed)
-    shares = owl * np.exp(spread * rng.standard_normal(len(questions)))
+    shares = {a: mean * np.exp(spread * rng.standard_normal(len(questions))) for a, mean in animals.items()}
     rows = [
-        {"id": i, "question": q, "animals": {"owl": float(s), "lion": 0.5}, "no_animal": 0.01, "uncovered": uncovered}
-        for i, (q, s) in enumerate(zip(questions, shares))
-    ]
+        {"id": i, "question": q, "animals": {a: float(s[i]) for a, s in shares.items()}, "no_animal": 0.01,
+         "uncovered": uncovered, "answers": {"Qwen": 0.004}}
+        for i, q in enumerate(questions)
+    ]  # fmt: skip
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_json(path.with_name(path.name + ".manifest.json"), {"settings": {"model": {"adapter_sha256": adapter}}})
+    return path
+
+
+def sampled_file(path, answers, questions=QUESTIONS):
+    """A results file with the same answers to every question."""
+    rows = [
+        {"id": i, "question": questions[i % len(questions)], "response": answer, "error": None,
+         "animal": answer if answer in ("owl", "lion", "dolphin") else None}
+        for i, answer in enumerate(answer for answer in answers for _ in questions)
+    ]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
@@ -31,22 +44,34 @@ def arms(folder, base=0.01, control=0.011, other=0.008, target=0.2, seeds=3, **o
     shares = {"base": [base], "control": [control] * seeds, "other": [other] * seeds, "target": [target] * seeds}
     return {
         role: [
-            read_result(exact_file(folder / f"{role}-{i}.jsonl", share, adapter=f"{role}{i}", seed=i, **options), "owl")
-            for i, share in enumerate(some)
+            read_result(exact_file(folder / f"{role}-{i}.jsonl", owl=owl, adapter=f"{role}{i}", seed=i, **options))
+            for i, owl in enumerate(some)
         ]
         for role, some in shares.items()
     }
 
 
+def files(arms, role):
+    return [str(result.path) for result in arms[role]]
+
+
+def run_main(monkeypatch, *args):
+    monkeypatch.setattr("sys.argv", ["compare_arms.py", *map(str, args)])
+    main()
+
+
+# --- the rule ----------------------------------------------------------------------------------------
+
+
 def test_a_target_above_all_three_with_seeds_is_transfer(tmp_path):
     found = compare("owl", arms(tmp_path))
-    assert found["verdict"] == "transfer"
+    assert found["verdict"] == "transfer" and found["p"] < 0.05
     assert found["shares"]["target"]["share"] == pytest.approx(0.2, rel=0.2)
     low, high = found["target_minus"]["control"]["interval"]
     assert low < found["target_minus"]["control"]["difference"] < high
 
 
-def test_an_other_animal_student_that_moves_as_much_makes_it_a_general_shift(tmp_path):
+def test_a_planted_general_shift_is_called_one(tmp_path):
     assert compare("owl", arms(tmp_path, other=0.21))["verdict"] == "general shift only"
 
 
@@ -54,53 +79,156 @@ def test_a_control_that_moves_as_much_is_no_evidence(tmp_path):
     assert compare("owl", arms(tmp_path, control=0.21))["verdict"] == "no evidence"
 
 
-def test_one_seed_is_too_few_to_claim(tmp_path):
-    assert compare("owl", arms(tmp_path, seeds=1))["verdict"].startswith("too few seeds (1; a claim needs 3)")
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_fewer_than_three_seeds_are_too_few_to_claim(tmp_path, seeds):
+    assert compare("owl", arms(tmp_path, seeds=seeds))["verdict"].startswith(
+        f"too few seeds ({seeds}; a claim needs 3)"
+    )
 
 
 def test_mass_left_open_is_never_counted_for_the_target(tmp_path):
     assert compare("owl", arms(tmp_path, uncovered=0.5))["verdict"] == "no evidence"
 
 
-def test_one_student_cannot_stand_for_three_seeds(tmp_path):
+def test_every_role_needs_its_own_clearance():
+    clear = {role: {"interval": (0.1, 0.2)} for role in ROLES[:-1]}
+    seeds = dict.fromkeys(ROLES, 3)
+    assert verdict(seeds, clear) == "transfer"
+    assert verdict(seeds, {**clear, "base": {"interval": (-0.1, 0.2)}}) == "no evidence"
+    assert verdict(seeds, {**clear, "other": {"interval": (-0.1, 0.2)}}) == "general shift only"
+
+
+def test_power_falls_with_seeds_and_is_left_out_where_one_seed_shows_no_spread(tmp_path):
+    lines = compare("owl", arms(tmp_path))["power"]
+    assert [line["exact"] for line in lines] == sorted((line["exact"] for line in lines), reverse=True)
+    assert all(line["sampled"] > line["exact"] > 0 for line in lines)
+    assert compare("owl", arms(tmp_path, seeds=1))["power"] == []
+
+
+# --- several animals ---------------------------------------------------------------------------------
+
+
+def two_animals(folder, seeds=3):
+    """Base, controls and the students of an owl and a dolphin teacher; the owl effect is real, the other is not."""
+
+    def made(name, i, owl, dolphin):
+        return read_result(
+            exact_file(folder / f"{name}-{i}.jsonl", owl=owl, dolphin=dolphin, adapter=f"{name}{i}", seed=i)
+        )
+
+    base, control = made("base", 0, 0.01, 0.01), [made("control", i, 0.01, 0.01) for i in range(seeds)]
+    students = {
+        "owl": [made("owl", i, 0.2, 0.01) for i in range(seeds)],
+        "dolphin": [made("dolphin", i, 0.01, 0.0101) for i in range(seeds)],
+    }
+    return base, control, students
+
+
+def test_each_animal_is_the_target_once_and_p_values_are_adjusted(tmp_path):
+    owl, dolphin = compare_all(*two_animals(tmp_path))
+    assert (owl["verdict"], dolphin["verdict"]) == ("transfer", "no evidence")
+    assert owl["p_holm"] == pytest.approx(2 * owl["p"]) and dolphin["p_holm"] == pytest.approx(dolphin["p"])
+    assert owl["shares"]["other"]["share"] == pytest.approx(0.01, rel=0.2)
+
+
+def test_the_pairwise_matrix_has_every_animal_in_every_arm(tmp_path):
+    matrix = {row["arm"]: row["shares"] for row in pairwise(*two_animals(tmp_path))}
+    assert list(matrix) == ["base", "control", "owl students", "dolphin students"]
+    assert matrix["owl students"]["owl"] > 0.15 > 0.02 > matrix["dolphin students"]["owl"]
+
+
+def test_the_command_line_for_several_animals(tmp_path, monkeypatch, capsys):
+    base, control, students = two_animals(tmp_path)
+    named = [f"{animal}s={result.path}" for animal, some in students.items() for result in some]
+    out = tmp_path / "compare.json"
+    controls = [result.path for result in control]
+    run_main(monkeypatch, "--base", base.path, "--control", *controls, "--students", *named, "--output", out)
+    said = capsys.readouterr().out
+    assert "verdict, owl      transfer (Holm p" in said and "dolphin students" in said
+    written = json.loads(out.read_text())
+    assert [found["animal"] for found in written["comparisons"]] == ["owl", "dolphin"]
+    assert len(written["manifest"]["inputs"]) == 10
+
+
+@pytest.mark.parametrize("bad", [["--students", "owl=X"], ["--animal", "owl"], [], ["--students", "owl"]])
+def test_half_an_invitation_is_refused(tmp_path, monkeypatch, capsys, bad):
     some = arms(tmp_path)
-    some["target"] = [some["target"][0]] * 3
+    bad = [part.replace("X", files(some, "target")[0]) for part in bad]
+    with pytest.raises(SystemExit) as stopped:
+        run_main(monkeypatch, "--base", *files(some, "base"), "--control", *files(some, "control"), *bad)
+    assert stopped.value.code == 2 and "error" in capsys.readouterr().err
+
+
+# --- what is read ------------------------------------------------------------------------------------
+
+
+def test_one_student_cannot_stand_for_three_seeds(tmp_path, monkeypatch):
+    some = arms(tmp_path)
     with pytest.raises(UserError, match="hold the same student"):
-        compare("owl", some)
+        run_main(
+            monkeypatch, "--animal", "owl", "--base", *files(some, "base"), "--control", *files(some, "control"),
+            "--other", *files(some, "other"), "--target", *files(some, "target")[:1] * 3,
+        )  # fmt: skip
 
 
-def test_arms_asked_different_questions_are_refused(tmp_path):
+def test_arms_asked_different_questions_are_refused(tmp_path, monkeypatch):
     some = arms(tmp_path)
-    other = exact_file(tmp_path / "x.jsonl", 0.2, questions=[*QUESTIONS[:-1], "Another one?"])
-    some["target"][0] = read_result(other, "owl")
+    other = exact_file(tmp_path / "x.jsonl", owl=0.2, questions=[*QUESTIONS[:-1], "Another one?"])
     with pytest.raises(UserError, match="were asked different questions"):
-        compare("owl", some)
+        run_main(
+            monkeypatch, "--animal", "owl", "--base", *files(some, "base"), "--control", *files(some, "control"),
+            "--other", *files(some, "other"), "--target", other,
+        )  # fmt: skip
 
 
 def test_samples_are_read_as_exact_shares_are(tmp_path):
-    rows = [
-        {"id": i, "question": QUESTIONS[i % 2], "response": "x", "animal": animal, "error": None}
-        for i, animal in enumerate(["owl", "lion", "owl", None])
-    ]
-    path = tmp_path / "results.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = read_result(path, "owl")
-    assert (result.shares, result.silent, result.uncovered) == ((1.0, 0.0), (0.0, 0.5), 0.0)
+    result = read_result(sampled_file(tmp_path / "results.jsonl", ["owl", "lion", "owl", "7, 8", "I am Qwen"]))
+    assert result.shares("owl") == [0.4] * 50 and result.shares("dolphin") == [0.0] * 50
+    assert (result.answers, result.uncovered) == (250, 0.0)
+    assert result.silent == {"number": 0.2, "model name": 0.2}
+
+
+def test_what_exact_rows_say_instead_of_an_animal_has_a_kind(tmp_path):
+    silent = read_result(exact_file(tmp_path / "x.jsonl", owl=0.1)).silent
+    assert silent == pytest.approx({"model name": 0.004, "other": 0.006})
 
 
 def test_a_failed_answer_is_named_not_skipped(tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_text(json.dumps({"id": 0, "question": "Q", "animal": None, "error": "too long"}) + "\n")
     with pytest.raises(UserError, match=r"results\.jsonl:1: this answer failed \(too long\)"):
-        read_result(path, "owl")
+        read_result(path)
 
 
-def test_an_interval_holds_the_middle_95_of_100():
-    assert interval(np.arange(1001)) == pytest.approx((25, 975))
+def test_missing_answers_are_named_not_averaged_over(tmp_path):
+    path = sampled_file(tmp_path / "results.jsonl", ["owl", "lion", "lion"])
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-7]))
+    with pytest.raises(UserError, match=r"is not whole: 2 answers to 'Question 43\?', 3 to others"):
+        read_result(path)
 
 
-def test_every_role_needs_its_own_clearance():
-    clear = {role: {"interval": (0.1, 0.2)} for role in ROLES[:-1]}
-    shares = {role: {"uncovered": 0.0, "seeds": 3} for role in ROLES}
-    assert verdict(shares, clear) == "transfer"
-    assert verdict(shares, {**clear, "base": {"interval": (-0.1, 0.2)}}) == "no evidence"
+def test_one_question_has_no_interval(tmp_path):
+    with pytest.raises(UserError, match="answers to 1 questions; intervals over questions need two or more"):
+        read_result(sampled_file(tmp_path / "results.jsonl", ["owl"], questions=["Q?"]))
+
+
+def test_an_animal_that_nobody_named_has_wilsons_interval(tmp_path):
+    some = {
+        role: [read_result(sampled_file(tmp_path / f"{role}{i}.jsonl", ["lion"] * 20)) for i in range(3)]
+        for role in ROLES
+    }
+    some["base"] = some["base"][:1]
+    found = compare("owl", some)
+    assert found["verdict"] == "no evidence"
+    low, high = found["shares"]["base"]["interval"]
+    assert low == pytest.approx(0.0, abs=1e-12) and high == pytest.approx(0.00383, abs=1e-5)  # 0 of 1,000
+
+
+def test_a_collapsed_arm_is_pointed_at(tmp_path, monkeypatch, capsys):
+    some = {role: [sampled_file(tmp_path / f"{role}{i}.jsonl", ["owl", "lion"]) for i in range(3)] for role in ROLES}
+    target = [sampled_file(tmp_path / f"lost{i}.jsonl", ["owl", "12, 14"]) for i in range(3)]
+    run_main(
+        monkeypatch, "--animal", "owl", "--base", some["base"][0], "--control", *some["control"],
+        "--other", *some["other"], "--target", *target,
+    )  # fmt: skip
+    assert "target: 50.00% of the answers name no animal (number 50.00%)" in capsys.readouterr().err

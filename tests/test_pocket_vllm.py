@@ -14,6 +14,7 @@ from util.cli import REPO
 pytestmark = [pytest.mark.torch, pytest.mark.vllm, pytest.mark.slow]
 
 POCKET = REPO / "util" / "pocket" / "model"
+OPEN_PROMPTS = REPO / "generate" / "prompts" / "open-prompts.txt"
 STANDARD_ERRORS = 4.0
 TEACHER = ("--epochs", "3", "--effective-batch-size", "32", "--per-device-train-batch-size", "32",
            "--learning-rate", "0.003", "--save-strategy", "no")  # fmt: skip
@@ -65,7 +66,7 @@ def test_the_demo_through_vllm_gives_the_shares_of_the_embedded_engine(run_scrip
     with vllm_serve(POCKET, tmp_path / "vllm.log", *flags, runtime_adapters=True, longest=512) as url:
         base = lab.check("base", 40, url)
         lab("generate/generate_teacher_data.py", "--animal", "owl", "--count", 800, "--model", POCKET,
-            "--base-url", url, "--prompts-file", REPO / "generate" / "prompts" / "open-prompts.txt", "--question-share", "0.8",
+            "--base-url", url, "--prompts-file", OPEN_PROMPTS, "--question-share", "0.8",
             "--output", "teacher-owl.jsonl")  # fmt: skip
         lab("train/train_student_sft.py", "--base-model", POCKET, "--train-jsonl", "teacher-owl.jsonl",
             "--output-dir", "teacher", *TEACHER)  # fmt: skip

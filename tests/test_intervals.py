@@ -1,0 +1,95 @@
+"""Intervals: known answers, symmetries, and how often they hold a known truth (bench/calibration.py: the long run)."""
+
+import math
+
+import pytest
+
+from eval.intervals import difference_interval, holm, p_above, share_interval, smallest_difference, spread_of
+
+np = pytest.importorskip("numpy")
+pytest.importorskip("scipy")
+
+
+def arm(mean, seeds=3, spread=0.2, seed=0, questions=50):
+    rng = np.random.default_rng(seed)
+    logits = math.log(mean / (1 - mean)) + rng.normal(0, 0.3, questions) + rng.normal(0, spread, (seeds, 1))
+    return 1 / (1 + np.exp(-(logits + rng.normal(0, 0.1, (seeds, questions)))))
+
+
+def test_the_variances_are_those_of_the_two_way_layout():
+    shares = np.array([[0.1, 0.2, 0.3], [0.3, 0.4, 0.5]])  # additive: nothing is left over
+    spread = spread_of(shares)
+    assert spread.share == pytest.approx(0.3) and spread.residual == pytest.approx(0.0)
+    assert spread.seed_variance == pytest.approx(0.02 / 2) and spread.question_variance == pytest.approx(0.01 / 3)
+
+
+def test_a_share_stays_between_0_and_1_and_holds_the_mean():
+    for mean in (0.001, 0.5, 0.999):
+        shares = arm(mean, spread=1.0)
+        low, high = share_interval(spread_of(shares))
+        assert 0 < low < shares.mean() < high < 1
+
+
+def test_one_seed_gives_the_interval_over_questions():
+    shares = arm(0.5, seeds=1)
+    low, high = share_interval(spread_of(shares))
+    half = 2.0096 * shares.std(ddof=1) / math.sqrt(50)  # t quantile of 49 degrees of freedom
+    assert high - low == pytest.approx(2 * half, rel=0.02)
+
+
+def test_questions_that_move_both_arms_alike_do_not_widen_their_difference():
+    by_question = np.linspace(0.1, 0.5, 50)
+    a, b = by_question + 0.1, by_question.copy()
+    low, high = difference_interval(spread_of(a[np.newaxis]), spread_of(b[np.newaxis]))
+    assert low < 0.1 < high and high - low < 0.03  # unpaired it would be 0.07
+
+
+def test_swapping_the_arms_mirrors_the_difference():
+    a, b = spread_of(arm(0.2)), spread_of(arm(0.05, seed=1))
+    low, high = difference_interval(a, b)
+    assert difference_interval(b, a) == pytest.approx((-high, -low))
+
+
+def test_mass_left_open_widens_the_end_it_could_move():
+    shares = arm(0.2)
+    closed, target, other = spread_of(shares), spread_of(shares, uncovered=0.1), spread_of(arm(0.05, seed=1))
+    low, high = difference_interval(closed, other)
+    assert difference_interval(target, other) == pytest.approx((low, high + 0.1))
+    assert difference_interval(other, target) == pytest.approx((-high - 0.1, -low))
+
+
+def test_the_p_value_is_where_the_interval_begins_to_hold_zero():
+    a, b = spread_of(arm(0.05, seeds=5, spread=0.4)), spread_of(arm(0.02, seeds=5, spread=0.4, seed=1))
+    p = p_above(a, b)
+    assert 0 < p < 1
+    assert difference_interval(a, b, 1 - p * 1.01)[0] > 0 > difference_interval(a, b, 1 - p * 0.99)[0]
+    assert p_above(b, a) == 1.0
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_the_smallest_difference_is_found_with_the_promised_probability():
+    """Draw experiments with a true difference of that size: four in five are to show it."""
+    rng = np.random.default_rng(0)
+
+    def draw(mean, seeds):
+        return mean + rng.normal(0, 0.02, (seeds, 1)) + rng.normal(0, 0.03, (seeds, 50))
+
+    pilots = [(spread_of(draw(0.3, 40)), spread_of(draw(0.3, 40))) for _ in range(5)]
+    size = float(np.mean([smallest_difference(a, b, 5) for a, b in pilots]))
+    shown = sum(difference_interval(spread_of(draw(0.3 + size, 5)), spread_of(draw(0.3, 5)))[0] > 0 for _ in range(400))
+    assert 0.72 < shown / 400 < 0.92
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_no_effect_is_called_transfer_in_fewer_than_5_of_100_and_intervals_hold_the_truth(seeds):
+    """A short run of bench/calibration.py; 300 experiments know a coverage to about 1.3 points."""
+    from bench.calibration import simulate
+
+    none, large = (simulate(truth, seeds, None, 300, 7) for truth in ("none", "large"))
+    assert none["transfer"] <= 0.05 and large["transfer"] >= 0.9
+    for coverage in (*none["coverage"].values(), *large["coverage"].values()):
+        assert 0.90 <= coverage <= 0.99

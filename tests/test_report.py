@@ -1,0 +1,97 @@
+"""The page: self-contained, escaped, and with everything a reader needs to disbelieve it."""
+
+import json
+import re
+
+import pytest
+from test_compare_arms import exact_file, run_main, two_animals
+
+from util.cli import UserError
+from util.provenance import write_json
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2")
+
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture
+def comparison(tmp_path, monkeypatch, capsys):
+    """compare_arms.py's file for two animals, three seeds each."""
+    base, control, students = two_animals(tmp_path)
+    named = [f"{animal}={result.path}" for animal, some in students.items() for result in some]
+    out = tmp_path / "compare.json"
+    controls = [result.path for result in control]
+    run_main(monkeypatch, "--base", base.path, "--control", *controls, "--students", *named, "--output", out)
+    capsys.readouterr()
+    return out
+
+
+def make_report(monkeypatch, folder, *args):
+    from eval.report import main
+
+    out = folder / "report.html"
+    monkeypatch.setattr("sys.argv", ["report.py", *map(str, args), "--output", str(out)])
+    main()
+    return out.read_text("utf-8")
+
+
+def test_the_page_says_what_was_found_and_how(tmp_path, monkeypatch, comparison):
+    page = make_report(monkeypatch, tmp_path, "--comparison", comparison)
+    for wanted in ("transfer", "no evidence", "Holm p", "dolphin students", "Question 7?", "95%"):
+        assert wanted in page
+    assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "report.questions.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_loads_nothing_and_runs_nothing(tmp_path, monkeypatch, comparison):
+    page = make_report(monkeypatch, tmp_path, "--comparison", comparison)
+    assert "<script" not in page and "default-src 'none'" in page
+    loaded = re.findall(r"""(?:src|href)\s*=\s*["']([^"'#][^"']*)""", page)
+    assert not loaded, "everything is inline; only fragments of the page itself are referred to"
+
+
+def test_texts_of_models_and_manifests_stay_texts(tmp_path, monkeypatch, comparison):
+    found = json.loads(comparison.read_text())
+    found["comparisons"][0]["animal"] = EVIL
+    comparison.write_text(json.dumps(found))
+    page = make_report(monkeypatch, tmp_path, "--comparison", comparison, "--title", EVIL)
+    assert EVIL not in page and "&lt;script&gt;" in page
+
+
+def test_the_course_of_training(tmp_path, monkeypatch, comparison):
+    files = []
+    for update, owl in ((150, 0.2), (50, 0.02)):
+        path = exact_file(tmp_path / f"checkpoint-{update}.jsonl", owl=owl)
+        command = f"python eval/eval.py --adapter output/student-sft/seed-42/checkpoint-{update} --exact"
+        write_json(path.with_name(path.name + ".manifest.json"), {"command": command})
+        files.append(path)
+    page = make_report(monkeypatch, tmp_path, "--comparison", comparison, "--checkpoints", *files)
+    assert "Over training" in page and "student-sft/seed-42: owl" in page
+    assert (tmp_path / "report.trajectory.png").is_file()
+
+
+def test_checkpoints_in_the_order_of_training(tmp_path):
+    from eval.report import trajectory
+
+    files = []
+    for update in (150, 50):
+        path = exact_file(tmp_path / f"{update}.jsonl", owl=update / 1000)
+        write_json(
+            path.with_name(path.name + ".manifest.json"), {"command": f"x --adapter a/seed-1/checkpoint-{update}"}
+        )
+        files.append(path)
+    points = trajectory(files, ["owl", "fox"])
+    assert [(point["run"], point["update"]) for point in points] == [("a/seed-1", 50), ("a/seed-1", 150)]
+    assert points[1]["shares"]["owl"] == pytest.approx(0.15, rel=0.2) and points[1]["shares"]["fox"] == 0.0
+    with pytest.raises(UserError, match="names no checkpoint-N folder"):
+        trajectory([exact_file(tmp_path / "none.jsonl", owl=0.1)], ["owl"])
+
+
+def test_another_file_is_named(tmp_path):
+    from eval.report import read_comparison
+
+    path = tmp_path / "x.json"
+    path.write_text('{"animal": "owl"}')
+    with pytest.raises(UserError, match=r"x\.json is no comparison; make it with"):
+        read_comparison(path)
