@@ -17,11 +17,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("bash") is None,
 TORCH = "2.13.0"
 
 
-def make_wheel(folder: Path, name: str, version: str) -> None:
-    """The smallest package that pip installs: one module that imports."""
+def make_wheel(folder: Path, name: str, version: str, main: str = "raise SystemExit(1)") -> None:
+    """The smallest package that pip installs: it imports, and `python -m` of it runs `main`."""
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         wheel.writestr(f"{name}/__init__.py", "")
+        wheel.writestr(f"{name}/__main__.py", main)
         wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{info}/RECORD", "")
@@ -150,3 +151,25 @@ def test_a_python_that_is_too_old_is_named(clone):
     done = clone.make_env(PYTHON="python2.7")
     assert done.returncode == 1
     assert "python2.7 is not Python 3.10 or newer" in done.stderr and "PYTHON=" in done.stderr
+
+
+OLDER = 'case "$*" in *"(3, 11)"*) exit 1;; *) exec "{python}" "$@";; esac'  # says of itself that it is 3.10
+UV = """import subprocess, sys
+assert sys.argv[1:6] == ["venv", "--quiet", "--seed", "--python", "3.12"], sys.argv
+subprocess.run([{python!r}, "-m", "venv", sys.argv[6]], check=True)
+"""
+
+
+def test_python_3_10_gets_a_newer_one_from_uv(clone):
+    clone.add_tool("python3.10", OLDER.format(python=sys.executable))
+    make_wheel(clone.shelf, "uv", "0.1", main=UV.format(python=sys.executable))
+    done = clone.make_env(PYTHON="python3.10")
+    assert done.returncode == 0, done.stderr
+    assert "older than 3.11" in done.stderr and clone.works()
+
+
+def test_python_3_10_without_network_is_told_what_to_install(clone):
+    clone.add_tool("python3.10", OLDER.format(python=sys.executable))
+    done = clone.make_env(PYTHON="python3.10")  # the shelf's uv does nothing
+    assert done.returncode == 1
+    assert "install Python 3.11 or newer and set PYTHON=" in done.stderr

@@ -10,13 +10,27 @@ python=.venv/bin/python
 fail() { echo "make_env.sh: error: $*" >&2; exit 1; }
 
 base=${PYTHON:-python3}
-"$base" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
-    fail "$base is not Python 3.10 or newer; set PYTHON=/path/to/python3"
+base_is() { "$base" -c "import sys; sys.exit(sys.version_info < (3, $1))" 2>/dev/null; } # base_is 11: 3.11 or newer
+base_is 10 || fail "$base is not Python 3.10 or newer; set PYTHON=/path/to/python3"
+
+# TRL, pandas and vLLM want Python 3.11; Ubuntu 22.04 has 3.10. uv fetches one that lives in .venv's shadow.
+make_venv() {
+    if base_is 11; then
+        "$base" -m venv .venv || fail "cannot make .venv; on Debian and Ubuntu: apt install python3-venv"
+    else
+        echo "$base is older than 3.11: fetching a Python for .venv with uv" >&2
+        "$base" -m venv .venv-uv || fail "cannot make .venv-uv; on Debian and Ubuntu: apt install python3-venv"
+        { .venv-uv/bin/python -m pip install --disable-pip-version-check --quiet uv &&
+            .venv-uv/bin/python -m uv venv --quiet --seed --python 3.12 .venv; } ||
+            fail "cannot fetch Python 3.12; install Python 3.11 or newer and set PYTHON=/path/to/it"
+    fi
+}
+
 if [ -d .venv ] && ! "$python" -m pip --version >/dev/null 2>&1; then
     echo "the environment .venv is broken: making it anew" >&2
     rm -rf .venv
 fi
-[ -d .venv ] || "$base" -m venv .venv || fail "cannot make .venv; on Debian and Ubuntu: apt install python3-venv"
+[ -d .venv ] || make_venv
 
 if nvidia-smi >/dev/null 2>&1; then wanted=requirements.txt; else wanted=requirements-cpu.txt; fi
 files=("$wanted")
