@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from train.encode import Encoded, encode, one_file, read_chat_rows, sample_count, without_system
 from train.hub import push_adapter, write_card
+from train.train_file import one_file, read_chat_rows, sample_count
 from train.wandb_run import finish_run, start_run
 from util.cli import (
     Progress,
@@ -45,6 +45,7 @@ from util.cli import (
     say,
     stop_on_signal,
 )  # fmt: skip
+from util.encode import Encoded, encode, without_system
 from util.provenance import now, provenance, read_manifest, scrub, sha256_file, write_json
 from util.rows import describe_differences, free_name, lock_output, slug
 
