@@ -48,6 +48,7 @@ from util.cli import (
     stop_on_signal,
 )  # fmt: skip
 from util.encode import Encoded, encode, without_system
+from util.prompts import Phase, base_of, disagreements, frame, read_phase, same_base
 from util.provenance import now, provenance, read_manifest, scrub, sha256_file, write_json
 from util.rows import Row, describe_differences, free_name, lock_output, slug
 
@@ -155,7 +156,9 @@ def prepare(args: argparse.Namespace, train_file: Path) -> Base:
     tokenizer = load_tokenizer(args.base_model)
     encoded = encode(rows, tokenizer, args.max_seq_length)
     describe_data(encoded, len(rows), args.max_seq_length)
-    return Base(model_facts(args.base_model, load_config(args.base_model)), tokenizer, encoded)
+    base = Base(model_facts(args.base_model, load_config(args.base_model)), tokenizer, encoded)
+    warn_of_numbers(train_file, rows[0], base)
+    return base
 
 
 def check_certificate(train_file: Path, rows: Sequence[Row], allow: bool) -> None:
@@ -170,6 +173,17 @@ def check_certificate(train_file: Path, rows: Sequence[Row], allow: bool) -> Non
         )
     if problem:
         say(f"warning: {train_file} {problem}")
+
+
+def warn_of_numbers(train_file: Path, row: Row, base: Base) -> None:
+    """Say so when the numbers were written by another base model or under another prompt than is trained on."""
+    numbers = read_phase(train_file)
+    if numbers is None or numbers.kind != "numbers" or not numbers.base:
+        return
+    training = Phase("training", train_file, base_of(base.facts), row["messages"][:-1], row=row)
+    ours = same_base(numbers.base, training.base)
+    if found := disagreements(numbers, training, lambda phase: frame(phase, base.tokenizer) if ours else None):
+        say(f"warning: {'; '.join(found)} (python util/doctor.py {shlex.quote(str(train_file))} shows its prompt)")
 
 
 # --- the folder of one seed --------------------------------------------------------------------------
