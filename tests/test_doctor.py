@@ -184,6 +184,50 @@ def test_files_that_tell_nothing_are_one_clear_line(run_script, tmp_path, name):
     ) in done.stderr
 
 
+def test_an_evaluation_of_another_adapter_is_noted(tmp_path, examine):
+    files = write_run(tmp_path)
+    manifest = manifest_of(files[-1])
+    manifest["settings"]["model"]["adapter_sha256"] = "0" * 64
+    write_json(manifest_path(files[-1]), manifest)
+    code, said = examine(files)
+    assert code == 0 and "asked an adapter that none of these training folders holds" in said
+
+
+def test_eval_warns_of_a_training_on_another_base_or_prompt(tmp_path, capsys):
+    from eval.eval import warn_of_training
+
+    _, student, results = write_run(tmp_path, asked=LOVE, keep=True, eval_base=Path("Org/Other-1B"))
+    (student / "final").mkdir()
+    settings = manifest_of(results)["settings"]
+    warn_of_training(student / "final", settings, "Org/Other-1B")
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"training used {POCKET}" in said and "evaluation Org/Other-1B" in said
+    assert f'training had the system message "{LOVE}"' in said
+    served = {**settings, "system_prompt": LOVE, "model": {"engine": "server", "model": "s", "parent": str(POCKET)}}
+    served["model"]["root"] = str(student / "final")
+    warn_of_training(None, served, str(POCKET))
+    warn_of_training(tmp_path, settings, "Org/Other-1B")  # no training is known of it
+    assert capsys.readouterr().err == ""
+
+
+def test_training_warns_of_numbers_of_another_base_model(tmp_path, capsys):
+    pytest.importorskip("transformers")
+    from train.train_student_sft import Base, warn_of_numbers
+    from util.embedded import load_tokenizer
+    from util.encode import Encoded
+    from util.rows import read_rows
+
+    base = Base(facts(), load_tokenizer(str(POCKET)), Encoded([], 0, 0, 0))
+    said = {}
+    for name, wrote in {"same": POCKET, "other": Path("Org/Other-1B")}.items():
+        (tmp_path / name).mkdir()
+        numbers, *_ = write_run(tmp_path / name, base=wrote)
+        warn_of_numbers(numbers, next(read_rows(numbers)), base)
+        said[name] = capsys.readouterr().err
+    assert said["same"] == ""
+    assert said["other"].count("\n") == 1 and "numbers used Org/Other-1B, training" in said["other"]
+
+
 def test_the_default_system_prompt_of_a_template(tmp_path):
     pytest.importorskip("transformers")
     from util.embedded import load_tokenizer

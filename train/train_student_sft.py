@@ -162,8 +162,8 @@ def prepare(args: argparse.Namespace, train_file: Path) -> Base:
 
 
 def check_certificate(train_file: Path, rows: Sequence[Row], allow: bool) -> None:
-    """Stop before number rows that nobody has certified to be nothing but numbers: 1% of rows that name the animal are
-    enough to fake the effect."""
+    """Stop before number rows that nobody has certified to be nothing but numbers: 1% of rows that name the animal can
+    look like the effect."""
     problem = certificate_problem(train_file) if is_number_file(train_file, rows) else None
     if problem and not allow:
         filter_it = shlex.join(["python", "generate/filter_number_data.py", str(train_file)])

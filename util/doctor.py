@@ -104,7 +104,7 @@ def check_packages(requirements: Path) -> Iterator[Check]:
     found = {name: installed_version(name) for name in wanted}
     good = [name for name, version in found.items() if version and numbers_of(version) >= numbers_of(wanted[name])]
     yield Check("packages", f"{len(good)} of {len(wanted)} as in {requirements.name}, or newer")
-    for name in wanted.keys() - set(good):
+    for name in [name for name in wanted if name not in good]:
         version = found[name]
         yield Check(name, f"{version or 'missing'} ({wanted[name]} wanted)", "run: make setup", broken=version is None)
 
@@ -305,6 +305,11 @@ def compare(phases: Sequence[Phase], tokenizers: dict[str, Any]) -> Findings:
         if first.day != second.day and writes_date(tokenizer_of(first, tokenizers)):
             days = f"{first.kind} saw {first.day}, {second.kind} {second.day}"
             found.mismatches.append(f"the chat template writes the date: {days}{files}")
+    trainings = [phase for phase in phases if phase.kind == "training"]
+    for phase in phases:
+        adapter = phase.settings["model"].get("adapter_sha256") if phase.kind == "evaluation" else None
+        if adapter and trainings and not any(asks(phase, training) for training in trainings):
+            found.notes.append(f"{phase.path} asked an adapter that none of these training folders holds")
     for phase in phases:
         tokenizer = tokenizer_of(phase, tokenizers)
         if tokenizer is None or writes_date(tokenizer) or phase.token_ids is None:
