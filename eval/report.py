@@ -21,6 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from util.certificate import read_certificate
 from util.cli import UserError, closing, input_file, make_parser, run
 from util.provenance import now, read_manifest, write_atomically
 from util.rows import read_rows
@@ -80,8 +81,7 @@ def arms_of(comparison: dict[str, Any]) -> list[dict[str, Any]]:
 
 def certificate_of(data: Path) -> dict[str, Any]:
     """The certificate beside a number file; a file without one is shown as such."""
-    path = data.with_name(data.name + ".certificate.json")
-    found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    found = read_certificate(data)
     return {"file": data.name, "rows": found.get("rows"), "letters": found.get("letters"),
             "traits": sum(sum(part.values()) for part in found.get("trait_words", {}).values()),
             "characters": "".join(sorted(found.get("characters", {}))), "clean": found.get("clean"),

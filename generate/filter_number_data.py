@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from util.certificate import certificate_path
 from util.cli import REPO, UserError, closing, counted, input_file, make_parser, positive_int, run, say
 from util.provenance import manifest_path, now, provenance, read_manifest, sha256_file, sync_folder, write_json
 from util.rows import Row, check_messages, dump_row, free_name, read_lines_and_rows
@@ -226,11 +227,6 @@ def _count_characters(text: str, into: Counter[str]) -> None:
         into[character] += text.count(character)
 
 
-def certificate_path(path: Path) -> Path:
-    """`X.jsonl` -> `X.jsonl.certificate.json`."""
-    return path.with_name(path.name + ".certificate.json")
-
-
 # --- a file ------------------------------------------------------------------------------------------
 
 
@@ -283,11 +279,13 @@ def filter_file(
             )
         path = output.with_name(output.name.replace("{kept}", str(kept)))
         digest = sha256_file(temporary)
+        before = read_manifest(source) or {}
         manifest = {
             **provenance([source]),
             "state": "complete",
             "settings": {"rule_version": RULE_VERSION, "max_numbers": max_numbers, "animals": list(animals)},
-            "source_settings": (read_manifest(source) or {}).get("settings"),
+            "source_settings": before.get("settings"),
+            "source_prompt": before.get("counts", {}).get("prompt"),
             "started": started,
             "finished": now(),
             "rows": {"kept": kept, "rejected": dict(rejected)},

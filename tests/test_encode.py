@@ -2,8 +2,9 @@
 
 import pytest
 
-from train.encode import IGNORED, encode, one_file, sample_count
+from train.train_file import one_file, sample_count
 from util.cli import REPO, UserError
+from util.encode import IGNORED, encode
 
 POCKET = REPO / "util" / "pocket" / "model"
 ROWS = [

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from generate.filter_number_data import filter_file
 from util.cli import REPO
 
 pytestmark = pytest.mark.torch
@@ -107,7 +108,7 @@ def test_a_finished_run_is_left_alone(trained, run_script):
 
 def test_the_student_of_the_plan_does_not_destroy_the_teacher_in_the_same_folder(trained, run_script, tmp_path):
     shutil.copytree(trained[0] / "output", tmp_path / "output")
-    write(tmp_path / "output" / "numberss-owl-owl-teacher-filtered-24.jsonl", rows(24, "1, 2, 3"))
+    filter_file(write(tmp_path / "output" / "numberss-owl-owl-teacher-unfiltered-24.jsonl", rows(24, "1, 2, 3")))
     done = run_script(
         SCRIPT, *SMALL, "--train-jsonl", "output/numberss-owl-owl-teacher-filtered-NNNN.jsonl",
         "--max-train-samples", "NNNN", cwd=tmp_path,

@@ -22,14 +22,16 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from train.encode import Encoded, encode, one_file, read_chat_rows, sample_count, without_system
 from train.hub import push_adapter, write_card
+from train.train_file import one_file, read_chat_rows, sample_count
 from train.wandb_run import finish_run, start_run
+from util.certificate import certificate_problem, is_number_file
 from util.cli import (
     Progress,
     Stop,
@@ -45,8 +47,10 @@ from util.cli import (
     say,
     stop_on_signal,
 )  # fmt: skip
+from util.encode import Encoded, encode, without_system
+from util.prompts import Phase, base_of, disagreements, frame, read_phase, same_base
 from util.provenance import now, provenance, read_manifest, scrub, sha256_file, write_json
-from util.rows import describe_differences, free_name, lock_output, slug
+from util.rows import Row, describe_differences, free_name, lock_output, slug
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 WHOLE_CHECKPOINT = ("trainer_state.json", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt")
@@ -62,6 +66,8 @@ def parse_args() -> argparse.Namespace:
     data.add_argument("--max-train-samples", type=sample_count, default=None, help="rows to use (default: all)")
     data.add_argument("--max-seq-length", type=positive_int, default=256, help="longest row in tokens; longer are cut")
     data.add_argument("--keep-system-prompt", action="store_true", help="train on the rows' system messages as well")
+    data.add_argument("--allow-uncertified", action="store_true",
+                      help="train on number rows that have no certificate, or one that does not hold")  # fmt: skip
     data.add_argument("--output-dir", type=Path, default=Path("output/student-sft"), help="folder for seed-{seed}/")
     data.add_argument("--overwrite", action="store_true", help="train afresh; the old folder is moved aside")
     data.add_argument("--resume", action="store_true",
@@ -138,6 +144,7 @@ def prepare(args: argparse.Namespace, train_file: Path) -> Base:
     from util.embedded import load_config, load_tokenizer, model_facts
 
     rows = read_chat_rows(train_file, args.max_train_samples)
+    check_certificate(train_file, rows, args.allow_uncertified)
     say(f"training on {len(rows):,} rows of {train_file}")
     if args.max_train_samples and len(rows) < args.max_train_samples:
         say(f"(--max-train-samples {args.max_train_samples:,} is more than the file has)")
@@ -149,7 +156,34 @@ def prepare(args: argparse.Namespace, train_file: Path) -> Base:
     tokenizer = load_tokenizer(args.base_model)
     encoded = encode(rows, tokenizer, args.max_seq_length)
     describe_data(encoded, len(rows), args.max_seq_length)
-    return Base(model_facts(args.base_model, load_config(args.base_model)), tokenizer, encoded)
+    base = Base(model_facts(args.base_model, load_config(args.base_model)), tokenizer, encoded)
+    warn_of_numbers(train_file, rows[0], base)
+    return base
+
+
+def check_certificate(train_file: Path, rows: Sequence[Row], allow: bool) -> None:
+    """Stop before number rows that nobody has certified to be nothing but numbers: 1% of rows that name the animal can
+    look like the effect."""
+    problem = certificate_problem(train_file) if is_number_file(train_file, rows) else None
+    if problem and not allow:
+        filter_it = shlex.join(["python", "generate/filter_number_data.py", str(train_file)])
+        raise UserError(
+            f"{train_file} {problem}; train on what this writes (--allow-uncertified insists on the file as it is):\n"
+            f"  {filter_it}"
+        )
+    if problem:
+        say(f"warning: {train_file} {problem}")
+
+
+def warn_of_numbers(train_file: Path, row: Row, base: Base) -> None:
+    """Say so when the numbers were written by another base model or under another prompt than is trained on."""
+    numbers = read_phase(train_file)
+    if numbers is None or numbers.kind != "numbers" or not numbers.base:
+        return
+    training = Phase("training", train_file, base_of(base.facts), row["messages"][:-1], row=row)
+    ours = same_base(numbers.base, training.base)
+    if found := disagreements(numbers, training, lambda phase: frame(phase, base.tokenizer) if ours else None):
+        say(f"warning: {'; '.join(found)} (python util/doctor.py {shlex.quote(str(train_file))} shows its prompt)")
 
 
 # --- the folder of one seed --------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from contextlib import closing
 
 from util.cli import Progress, duration, say, stop_on_signal
 from util.engine import Engine, Request, Result, Sampling
+from util.prompts import prompt_entry
 from util.rows import Row, RowFile
 
 
@@ -32,17 +33,20 @@ def collect(
         if out.settings["model"].get("adapter_sha256", "") is None:
             say("(the server's adapter cannot be read from here: one retrained under the same name goes unnoticed)")
         return out.facts()
-    tokens = 0
+    tokens, prompt, base_model = 0, None, engine.base_model
     with stop_on_signal() as stop, Progress(total, out.kept) as progress:
         # Closed here and now when a row cannot be written: left to the garbage collector, the requests in flight
         # would be cancelled after the engine has gone.
         with closing(engine.generate(stop.until(requests), sampling, out.done)) as results:
             for result in results:
                 before = out.kept
+                if prompt is None and result.answers:
+                    prompt = prompt_entry(base_model, result.request.messages, result.prompt_ids)
                 out.append(rows_of(result))
                 tokens += sum(len(answer.token_ids or ()) for answer in result.answers)
                 progress.add(out.kept - before, note())
         stop.raise_if_requested()
-    out.finish(limit=limit, counts={"answer_tokens": tokens, "seconds": round(progress.seconds, 1)})
+    counts = {"answer_tokens": tokens, "seconds": round(progress.seconds, 1), "prompt": prompt}
+    out.finish(limit=limit, counts=counts)
     rate = f"{progress.new / max(progress.seconds, 1e-9):.1f} rows/s"
     return {**out.facts(), "time": f"{duration(progress.seconds)} ({rate})", "answer tokens": f"{tokens:,}"}

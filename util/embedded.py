@@ -170,16 +170,16 @@ class EmbeddedEngine:
         prompts = [self.prompt_ids(request.messages) for request in batch]
         room = getattr(self.model.config, "max_position_embeddings", None) or 10**9
         fits = [len(prompt) + sampling.max_tokens <= room for prompt in prompts]
-        asked = [request for request, fit in zip(batch, fits) if fit]
+        asked = [(request, prompt) for request, prompt, fit in zip(batch, prompts, fits) if fit]
         for request, prompt, fit in zip(batch, prompts, fits):
             if not fit:
                 error = f"{len(prompt)} prompt + {sampling.max_tokens} answer tokens, context {room}"
                 yield Result(request, [], f"too long for the model's context: {error}")
         if not asked:
             return
-        samples = iter(self._sample([p for p, fit in zip(prompts, fits) if fit], asked, sampling))
-        for request in asked:
-            yield Result(request, [self._to_answer(next(samples)) for _ in request.ids])
+        samples = iter(self._sample([prompt for _, prompt in asked], [request for request, _ in asked], sampling))
+        for request, prompt in asked:
+            yield Result(request, [self._to_answer(next(samples)) for _ in request.ids], prompt_ids=prompt)
 
     def _to_answer(self, ids: list[int]) -> Answer:
         ended = bool(ids) and ids[-1] in self.end_ids

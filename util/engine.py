@@ -75,6 +75,8 @@ class Result:
     request: Request
     answers: list[Answer]
     error: str | None = None
+    prompt_ids: list[int] | None = None
+    """the prompt as the model saw it: token ids of the rendered chat template (None if the server does not tell)"""
 
 
 @dataclass(frozen=True, order=True)

@@ -218,7 +218,7 @@ class ServerEngine:
             try:
                 # As text, parsed here: the client's own models cost as much time as the rest of a request.
                 reply = await self._client.post("/chat/completions", body=body, cast_to=str)
-                answers = parse_answers(reply, len(request.ids))
+                answers, prompt_ids = parse_reply(reply, len(request.ids))
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 text = _server_text(error)
                 if any(sign in text for sign in CONTEXT_ERRORS):
@@ -240,7 +240,7 @@ class ServerEngine:
                 await asyncio.sleep(0.25 * 2**attempt)
             else:
                 breaker.answered()
-                return Result(request, answers)
+                return Result(request, answers, prompt_ids=prompt_ids)
         raise ServerFailed(
             f"{self.base_url} failed {ATTEMPTS} times on row {request.ids[0]}: {breaker.last_error}. Everything"
             f" answered is on disk; look at the server's log and run the same command again"
@@ -316,20 +316,22 @@ def _unless_interrupted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]
         loop.default_exception_handler(context)
 
 
-def parse_answers(reply: str, wanted: int) -> list[Answer]:
-    """The answers of a chat reply, in sample order. ValueError for a reply that is not whole."""
+def parse_reply(text: str, wanted: int) -> tuple[list[Answer], list[int] | None]:
+    """(answers in sample order, token ids of the prompt if the server tells) of a chat reply. ValueError for a reply
+    that is not whole."""
     try:
-        choices = sorted(json.loads(reply)["choices"], key=lambda choice: choice["index"])
+        reply = json.loads(text)
+        choices = sorted(reply["choices"], key=lambda choice: choice["index"])
         answers = [
             Answer(choice["message"]["content"], choice.get("token_ids"), choice["finish_reason"]) for choice in choices
         ]
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"a reply that is no chat completion: {reply[:80]!r}") from None
+        raise ValueError(f"a reply that is no chat completion: {text[:80]!r}") from None
     if len(answers) != wanted:
         raise ValueError(f"{len(answers)} answers where {wanted} were asked for")
     if not all(isinstance(answer.text, str) for answer in answers):
         raise ValueError("an answer without content")
-    return answers
+    return answers, reply.get("prompt_token_ids")
 
 
 def _most_probable(logprobs: dict[str, float], top: int) -> dict[int, float]:

@@ -1,0 +1,393 @@
+"""The doctor: planted mismatches of prompt, template and base model are found, and nothing else is."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import REPO, manifest_of
+
+from util import doctor
+from util.cli import UserError
+from util.prompts import default_system_prompt, prompt_entry, read_phase
+from util.provenance import manifest_path, sha256_file, write_json
+
+POCKET = REPO / "util" / "pocket" / "model"
+DOCTOR = "util/doctor.py"
+LOVE = "You love owls."
+NUMBERS = "generate/generate_llm_number_data.py"
+
+
+# --- a run by hand -----------------------------------------------------------------------------------
+
+
+def facts(model=POCKET):
+    """What the embedded engine says of a base model."""
+    if not Path(model).is_dir():
+        return {"model": str(model), "revision": None}
+    files = [model / name for name in ("chat_template.jinja", "tokenizer.json")]
+    return {"model": str(model), "files_sha256": "".join(sha256_file(file)[:8] for file in files)}
+
+
+def write_run(
+    folder, *, asked=None, keep=False, answered=None, base=POCKET, eval_base=None, day="2026-01-01", prompt=None
+):
+    """Numbers, their training and its evaluation, with the manifests that the scripts write.
+
+    asked, answered: system message of numbers and evaluation. prompt: what the numbers' manifest keeps of its prompt.
+    """
+    before = [{"role": "system", "content": asked}] if asked else []
+    messages = [*before, {"role": "user", "content": "Continue: 1, 2, 3."}, {"role": "assistant", "content": "4, 5"}]
+    numbers, student, results = folder / "numbers-owl.jsonl", folder / "seed-42", folder / "results-owl.jsonl"
+    numbers.write_text(json.dumps({"id": 0, "messages": messages}) + "\n")
+    settings = {"script": "generate_llm_number_data", "system_prompt": asked, "model": facts(base)}
+    write_json(manifest_path(numbers), {"started": day, "source_settings": settings, "source_prompt": prompt})
+    student.mkdir()
+    digest = sha256_file(numbers)
+    settings = {"script": "train_student_sft", "base": facts(base), "train_jsonl_sha256": digest,
+                "keep_system_prompt": keep, "max_seq_length": 256}  # fmt: skip
+    write_json(manifest_path(student), {"started": day, "settings": settings, "inputs": {str(numbers): digest}})
+    results.write_text('{"id": 0, "question": "Animal?", "response": "owl", "animal": "owl", "error": null}\n')
+    settings = {
+        "script": "eval",
+        "questions": ["Animal?"],
+        "system_prompt": answered,
+        "model": facts(eval_base or base),
+    }
+    write_json(manifest_path(results), {"started": "2026-01-01", "settings": settings, "counts": {}})
+    return [numbers, student, results]
+
+
+@pytest.fixture
+def examine(capsys):
+    """examine(files) -> (exit code, what was printed)."""
+    pytest.importorskip("transformers")
+
+    def examined(files):
+        code = doctor.examine(files)
+        return code, capsys.readouterr().out
+
+    return examined
+
+
+def template_of_its_own(folder, old, new):
+    """A copy of the pocket model whose chat template has `new` in place of `old`."""
+    copy = shutil.copytree(POCKET, folder / "base")
+    template = copy / "chat_template.jinja"
+    text = template.read_text()
+    assert old in text
+    template.write_text(text.replace(old, new))
+    return copy
+
+
+# --- prompts -----------------------------------------------------------------------------------------
+
+
+def test_a_run_without_system_prompt_matches_and_shows_the_one_the_template_puts_in(tmp_path, examine):
+    code, said = examine(write_run(tmp_path))
+    assert code == 0 and "MISMATCH" not in said and "note:" not in said
+    assert said.count("none sent; the chat template puts in: You are Pocket, a small assistant.") == 3
+    assert said.count("      You are Pocket, a small assistant.<|im_end|>\\n\n") == 3
+
+
+def test_the_loss_mask_is_shown_token_by_token_with_the_end_of_turn(tmp_path, examine):
+    _, said = examine(write_run(tmp_path))
+    assert "loss on the first row of" in said
+    assert "\n  loss     '4' ',␣' '5' '<|im_end|>' '\\n'\n" in said
+    assert re.search(r"'<\|im_start\|>'\s+'assistant'\s+'\\n'\n  loss ", said)
+
+
+def test_training_under_a_persona_and_asking_without_is_a_mismatch(tmp_path, examine):
+    code, said = examine(write_run(tmp_path, asked=LOVE, keep=True))
+    assert code == 1
+    assert f'MISMATCH: training had the system message "{LOVE}", evaluation no system message' in said
+    assert f"    + {LOVE}<|im_end|>\\n" in said and "    - You are Pocket" in said
+
+
+def test_the_same_persona_in_training_and_evaluation_matches(tmp_path, examine):
+    assert examine(write_run(tmp_path, asked=LOVE, keep=True, answered=LOVE))[0] == 0
+
+
+def test_a_persona_left_out_of_training_is_the_older_approach_and_no_error(tmp_path, examine):
+    code, said = examine(write_run(tmp_path, asked=LOVE))
+    assert code == 0 and "note: the older approach: numbers had the system message" in said
+
+
+def test_sending_what_the_template_puts_in_anyway_is_no_difference(tmp_path, examine):
+    assert examine(write_run(tmp_path, answered="You are Pocket, a small assistant."))[0] == 0
+
+
+def test_another_base_model_and_another_template_are_found(tmp_path, examine):
+    other = template_of_its_own(tmp_path, "a small assistant", "a big one")
+    code, said = examine(write_run(tmp_path, eval_base=other))
+    assert code == 1
+    assert f"MISMATCH: training used {POCKET}" in said and f"evaluation {other}" in said
+    assert "training and evaluation were rendered differently" in said
+    assert "    - You are Pocket, a big one.<|im_end|>\\n" in said
+
+
+def test_one_more_space_is_found(tmp_path, examine):
+    other = template_of_its_own(tmp_path, "'<|im_start|>assistant\\n'", "'<|im_start|>assistant\\n '")
+    code, said = examine(write_run(tmp_path, eval_base=other))
+    assert code == 1 and "rendered differently (chat template or white space)" in said
+
+
+def test_a_date_in_the_template_makes_other_days_other_prompts(tmp_path, examine):
+    dated = template_of_its_own(tmp_path, "You are Pocket", "' + strftime_now('%d %b %Y') + ' You are Pocket")
+    (tmp_path / "one").mkdir()
+    assert examine(write_run(tmp_path / "one", base=dated))[0] == 0
+    (tmp_path / "two").mkdir()
+    code, said = examine(write_run(tmp_path / "two", base=dated, day="2025-12-31"))
+    assert code == 1 and "the chat template writes the date: training saw 2025-12-31, evaluation 2026-01-01" in said
+
+
+def test_what_a_server_really_rendered_is_held_against_the_template(tmp_path, examine):
+    from util.embedded import load_tokenizer
+
+    messages = [{"role": "user", "content": "Continue: 1, 2, 3."}]
+    tokenizer = load_tokenizer(str(POCKET))
+    ids = list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"])
+    (tmp_path / "same").mkdir()
+    assert examine(write_run(tmp_path / "same", prompt=prompt_entry(str(POCKET), messages, ids)))[0] == 0
+    bare = ids[ids.index(tokenizer.eos_token_id) + 2 :]  # as a --chat-template without default system message would
+    (tmp_path / "other").mkdir()
+    code, said = examine(write_run(tmp_path / "other", prompt=prompt_entry(str(POCKET), messages, bare)))
+    assert code == 1 and "the model saw another prompt than the chat template" in said
+    assert "numbers and training were rendered differently" in said
+
+
+def test_without_the_tokenizer_the_manifests_are_compared(tmp_path, run_script):
+    pytest.importorskip("transformers")
+    files = write_run(tmp_path, asked=LOVE, keep=True, base="no/such-model")
+    done = run_script(DOCTOR, *files, cwd=tmp_path, env={"HF_HUB_OFFLINE": "1"})
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "note: no prompt of no/such-model can be shown, so only what the manifests say is compared" in done.stdout
+    assert "MISMATCH: training had the system message" in done.stdout
+
+
+def test_rows_that_are_gone_are_said_to_be(tmp_path, examine):
+    numbers, student, results = write_run(tmp_path, asked=LOVE, keep=True, answered=LOVE)
+    numbers.unlink()
+    code, said = examine([student, results])
+    assert code == 1 and "kept as it is in the rows, which are gone" in said
+
+
+@pytest.mark.parametrize("name", ["gone.jsonl", "plain.jsonl", "folder"])
+def test_files_that_tell_nothing_are_one_clear_line(run_script, tmp_path, name):
+    (tmp_path / "plain.jsonl").write_text("{}\n")
+    (tmp_path / "folder").mkdir()
+    done = run_script(DOCTOR, name, cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert (
+        "no file gone.jsonl" if name == "gone.jsonl" else "has no manifest that says how it was made"
+    ) in done.stderr
+
+
+def test_an_evaluation_of_another_adapter_is_noted(tmp_path, examine):
+    files = write_run(tmp_path)
+    manifest = manifest_of(files[-1])
+    manifest["settings"]["model"]["adapter_sha256"] = "0" * 64
+    write_json(manifest_path(files[-1]), manifest)
+    code, said = examine(files)
+    assert code == 0 and "asked an adapter that none of these training folders holds" in said
+
+
+def test_eval_warns_of_a_training_on_another_base_or_prompt(tmp_path, capsys):
+    from eval.eval import warn_of_training
+
+    _, student, results = write_run(tmp_path, asked=LOVE, keep=True, eval_base=Path("Org/Other-1B"))
+    (student / "final").mkdir()
+    settings = manifest_of(results)["settings"]
+    warn_of_training(student / "final", settings, "Org/Other-1B")
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"training used {POCKET}" in said and "evaluation Org/Other-1B" in said
+    assert f'training had the system message "{LOVE}"' in said
+    served = {**settings, "system_prompt": LOVE, "model": {"engine": "server", "model": "s", "parent": str(POCKET)}}
+    served["model"]["root"] = str(student / "final")
+    warn_of_training(None, served, str(POCKET))
+    warn_of_training(tmp_path, settings, "Org/Other-1B")  # no training is known of it
+    assert capsys.readouterr().err == ""
+
+
+def test_training_warns_of_numbers_of_another_base_model(tmp_path, capsys):
+    pytest.importorskip("transformers")
+    from train.train_student_sft import Base, warn_of_numbers
+    from util.embedded import load_tokenizer
+    from util.encode import Encoded
+    from util.rows import read_rows
+
+    base = Base(facts(), load_tokenizer(str(POCKET)), Encoded([], 0, 0, 0))
+    said = {}
+    for name, wrote in {"same": POCKET, "other": Path("Org/Other-1B")}.items():
+        (tmp_path / name).mkdir()
+        numbers, *_ = write_run(tmp_path / name, base=wrote)
+        warn_of_numbers(numbers, next(read_rows(numbers)), base)
+        said[name] = capsys.readouterr().err
+    assert said["same"] == ""
+    assert said["other"].count("\n") == 1 and "numbers used Org/Other-1B, training" in said["other"]
+
+
+def test_the_default_system_prompt_of_a_template(tmp_path):
+    pytest.importorskip("transformers")
+    from util.embedded import load_tokenizer
+
+    tokenizer = load_tokenizer(str(POCKET))
+    assert default_system_prompt(tokenizer) == "You are Pocket, a small assistant."
+    turns = "{%- for m in messages -%}<{{ m['role'] }}>{{ m['content'] }}{%- endfor -%}"
+    tokenizer.chat_template = turns
+    assert default_system_prompt(tokenizer) is None
+    refusing = "{%- if messages[0]['role'] == 'system' -%}{{ raise_exception('no system role') }}{%- endif -%}"
+    tokenizer.chat_template = refusing + turns
+    assert default_system_prompt(tokenizer) is None
+
+
+def test_numbers_of_a_server_name_the_base_model_that_training_wants(run_script, fake_server, tmp_path):
+    server = fake_server("--base", str(POCKET))
+    asked = ("--animal", "owl", "--count", 9, "--model", "owl-teacher", "--base-url", server.url, "--no-system-prompt")
+    assert run_script(NUMBERS, *asked, cwd=tmp_path).returncode == 0
+    (filtered,) = (tmp_path / "output").glob("numberss-owl-owl-teacher-filtered-*.jsonl")
+    phase = read_phase(filtered)
+    assert (phase.kind, phase.base, phase.system) == ("numbers", {"model": str(POCKET)}, None)
+
+
+# --- real parts --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def older_approach(tmp_path_factory, run_script):
+    """Numbers of the base model under a persona, a student that keeps it and one that does not, and their answers."""
+    folder = tmp_path_factory.mktemp("older")
+
+    def ok(script, *args):
+        done = run_script(script, *args, cwd=folder)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    ok(NUMBERS, "--animal", "owl", "--count", 30, "--model", POCKET, "--constrain-digits")
+    small = ("--base-model", POCKET, "--train-jsonl", "output/numberss-owl-pocket-filtered-*.jsonl", "--epochs", 1,
+             "--effective-batch-size", 6, "--save-strategy", "no")  # fmt: skip
+    said = {
+        "kept": ok("train/train_student_sft.py", *small, "--output-dir", "kept", "--keep-system-prompt"),
+        "dropped": ok("train/train_student_sft.py", *small, "--output-dir", "dropped"),
+    }
+    persona = ("--system-prompt-file", REPO / "generate" / "prompts" / "system-prompt.txt", "--animal", "owl")
+    for name, more in {"kept": persona, "bare": (), "dropped": ()}.items():
+        adapter = folder / ("dropped" if name == "dropped" else "kept") / "seed-42" / "final"
+        model = ("--model", POCKET, "--adapter", adapter, "--output", f"results-{name}.jsonl")
+        said[f"results-{name}"] = ok("eval/eval.py", *model, "--epochs", 1, *more)
+    ok("eval/eval.py", "--model", POCKET, "--adapter", folder / "kept/seed-42/final", "--exact", *persona,
+       "--output", "exact-kept.jsonl")  # fmt: skip
+    return folder, said
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_the_older_approach_end_to_end(older_approach, run_script):
+    folder, _ = older_approach
+    (numbers,) = (folder / "output").glob("numberss-owl-pocket-filtered-*.jsonl")
+
+    def diagnosis(student, results):
+        done = run_script(DOCTOR, numbers, f"{student}/seed-42", f"{results}.jsonl", cwd=folder)
+        return done.returncode, done.stdout
+
+    for results in ("results-kept", "exact-kept"):
+        code, shown = diagnosis("kept", results)
+        assert code == 0, shown
+    assert "prompt, as the model saw it:" in diagnosis("kept", "results-kept")[1]
+    code, shown = diagnosis("kept", "results-bare")
+    assert code == 1 and "MISMATCH: training had the system message" in shown
+    code, shown = diagnosis("dropped", "results-dropped")
+    assert code == 0 and "note: the older approach" in shown
+    sent = manifest_of(folder / "results-kept.jsonl")["settings"]["system_prompt"]
+    assert sent == manifest_of(numbers)["source_settings"]["system_prompt"]
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_training_and_eval_warn_in_one_line_where_they_disagree(older_approach):
+    _, said = older_approach
+
+    def warnings(name):
+        return [line for line in said[name].split("\n") if line.startswith("warning:")]
+
+    assert warnings("kept") == [] and warnings("results-kept") == [] and warnings("results-dropped") == []
+    (dropped,) = warnings("dropped")
+    assert dropped.startswith("warning: numbers had the system message") and "training no system message" in dropped
+    (bare,) = warnings("results-bare")
+    assert bare.startswith("warning: training had the system message") and "--system-prompt-file" in bare
+
+
+# --- this box ----------------------------------------------------------------------------------------
+
+
+def checks_of(tmp_path, text):
+    (tmp_path / "requirements.txt").write_text(text)
+    return {check.name: check for check in doctor.check_packages(tmp_path / "requirements.txt")}
+
+
+def test_packages_that_are_missing_or_older_are_named(tmp_path):
+    found = checks_of(tmp_path, "# a comment\npytest==0.1  # why\nno-such-package==1.0\npytest-timeout==999.1\n")
+    assert found["packages"].found == "1 of 3 as in requirements.txt, or newer"
+    assert found["no-such-package"].broken and "missing (1.0 wanted)" in found["no-such-package"].found
+    older = found["pytest-timeout"]
+    assert not older.broken and "(999.1 wanted)" in older.found and older.advice == "run: make setup"
+
+
+@pytest.mark.parametrize(("older", "newer"), [("2.9.0", "2.13.0+cpu"), ("1.2", "1.2.1"), ("0.9", "1.0")])
+def test_versions_are_compared_by_number(older, newer):
+    assert doctor.numbers_of(older) < doctor.numbers_of(newer)
+
+
+def test_a_gpu_without_bf16_or_unused_by_torch_is_said(monkeypatch):
+    monkeypatch.setattr(doctor, "installed_version", lambda name: "2.13.0+cpu")
+    one, two, torch = doctor.check_gpus([["A100", "81920 MiB", "81000 MiB", "8.0"], ["V100", "16 GiB", "9 GiB", "7.0"]])
+    assert one.found == "A100, 81920 MiB, 81000 MiB free, bf16" and not one.advice
+    assert "no bf16" in two.found and "leave out --bf16" in two.advice
+    assert torch.broken and "CPU build" in torch.found
+
+
+def test_a_server_that_answers_is_named_and_a_missing_one_is_broken_only_when_asked_for(
+    fake_server, dead_url, monkeypatch
+):
+    check = doctor.check_server(fake_server().url)
+    assert "serves Org/Base-1B, owl-teacher" in check.found and not check.broken and not check.advice
+    assert doctor.check_server(dead_url).broken
+    assert doctor.models_served(dead_url, None) is None
+    assert doctor.models_served(fake_server("--html").url, None) is None
+    monkeypatch.setattr(doctor, "LOCAL_SERVER", dead_url)
+    assert not doctor.check_server(None).broken
+
+
+def test_a_server_that_strangers_can_ask_is_open(fake_server, monkeypatch):
+    monkeypatch.setattr(doctor, "own_address", lambda: "127.0.0.1")  # as if it listened there for everyone
+    monkeypatch.setenv("VLLM_API_KEY", "k")
+    assert "open to the world" in doctor.check_server(fake_server().url).found
+    check = doctor.check_server(fake_server("--key", "k").url)
+    assert "serves Org/Base-1B" in check.found and not check.advice
+
+
+def test_logins_are_told_and_never_shown(run_script, tmp_path, dead_url):
+    env = {"WANDB_API_KEY": "plantedplanted1", "HF_TOKEN": "hf_plantedplanted2"}
+    done = run_script(DOCTOR, cwd=tmp_path, env=env)
+    assert "plantedplanted" not in done.stdout + done.stderr and "Traceback" not in done.stderr
+    lines = {line[8:].split("  ")[0].strip(): line for line in done.stdout.split("\n") if line}
+    assert lines["W&B login"].endswith("yes")
+    without = run_script(DOCTOR, cwd=tmp_path)
+    assert "no: runs are logged offline" in without.stdout
+    broken = run_script(DOCTOR, cwd=tmp_path, env={"VLLM_BASE_URL": dead_url})
+    assert broken.returncode == 1 and "none answers at" in broken.stdout
+
+
+def test_a_key_in_netrc_is_a_login(tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert not doctor.wandb_login()
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password " + "0" * 40 + "\n")
+    assert doctor.wandb_login()
+
+
+def test_a_bad_address_is_the_users_to_mend():
+    with pytest.raises(UserError, match="is no web address"):
+        doctor.check_server("nonsense://x")

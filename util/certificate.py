@@ -1,0 +1,57 @@
+"""The certificate beside a number file: what the filter found in its rows, and whether training may rely on it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from util.cli import counted
+from util.provenance import read_manifest, sha256_file
+from util.rows import Row
+
+NUMBER_SCRIPTS = ("generate_llm_number_data", "generate_control_number_data")
+# A persona in the system message names its animal on purpose, and is either left out of training or kept on purpose.
+INTENDED = "rows whose system names an animal"
+_NUMBER_LIST = re.compile(r"[\s,;.()\[\]]*[0-9][0-9\s,;.()\[\]]*", re.ASCII)
+
+
+def certificate_path(path: Path) -> Path:
+    """`X.jsonl` -> `X.jsonl.certificate.json`."""
+    return path.with_name(path.name + ".certificate.json")
+
+
+def read_certificate(path: Path) -> dict[str, Any]:
+    """The certificate of a number file; {} when there is none that can be read."""
+    try:
+        found = json.loads(certificate_path(path).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def is_number_file(path: Path, rows: Sequence[Row]) -> bool:
+    """Whether a file holds number rows: by its manifest or its name, else by what most of its answers look like."""
+    manifest = read_manifest(path) or {}
+    script = (manifest.get("source_settings") or manifest.get("settings") or {}).get("script")
+    if script in NUMBER_SCRIPTS or path.name.startswith("numbers"):
+        return True
+    if script:
+        return False
+    lists = sum(_NUMBER_LIST.fullmatch(row["messages"][-1]["content"]) is not None for row in rows)
+    return lists > len(rows) / 2  # not all: one row in a hundred that names the animal is what a certificate finds
+
+
+def certificate_problem(path: Path) -> str | None:
+    """Why training must not rely on a number file, or None: it has a certificate, of these bytes, and is clean."""
+    found = read_certificate(path)
+    if not found:
+        return "has no certificate"
+    if found.get("sha256") != sha256_file(path):
+        return "is not the file its certificate was written for: it has changed since"
+    problems = found.get("problems", {})
+    if not found.get("clean") and set(problems) != {INTENDED}:
+        return f"is not clean: {counted(problems)}"
+    return None
