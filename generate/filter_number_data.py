@@ -222,6 +222,13 @@ def certificate(rows: Iterable[Row], animals: tuple[str, ...] = (), max_numbers:
     }
 
 
+def certify(path: Path) -> dict[str, Any]:
+    """Write the certificate of a finished number file as it stands; returns it."""
+    findings = {"file": path.name, "sha256": sha256_file(path), **certificate(row for _, row in _lines_and_rows(path))}
+    write_json(certificate_path(path), findings)
+    return findings
+
+
 def _count_characters(text: str, into: Counter[str]) -> None:
     for character in set(text):
         into[character] += text.count(character)

@@ -312,12 +312,15 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield some
 
 
-def put_adapter(model: Any, adapter: Path) -> Any:
-    """The model with a PEFT adapter on it; UserError when the adapter belongs to another model."""
+def put_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
+    """The model with a PEFT adapter on it, beside those it has; UserError when it belongs to another model."""
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(model, str(adapter)).eval()
+        if not isinstance(model, PeftModel):
+            return PeftModel.from_pretrained(model, str(adapter), adapter_name=name).eval()
+        model.load_adapter(str(adapter), adapter_name=name)
+        return model.eval()
     except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(

@@ -1,10 +1,15 @@
-"""Chat rows to token ids, and which of them carry loss."""
+"""Chat rows to token ids, and which of them carry loss.
+
+A row may hold a `loss_mask`: 0 or 1 for each of its completion's token ids, those that the template puts after the text
+included (generate/select_by_divergence.py). It is aligned to stored ids, so a row whose ids are gone is refused.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from util.cli import UserError
 from util.rows import Row
 
 IGNORED = -100  # label of a token without loss (PyTorch cross entropy)
@@ -29,13 +34,14 @@ def without_system(row: Row) -> Row:
 
 
 def encode(rows: Sequence[Row], tokenizer: Any, max_length: int) -> Encoded:
-    """Render each row through the chat template; loss falls on the completion and its end-of-turn tokens alone."""
+    """Render each row through the chat template; loss falls on the completion and its end-of-turn tokens alone, and of
+    these on what a row's `loss_mask` leaves."""
     suffix = completion_suffix(tokenizer)
     encoded, cut, dropped, exact = [], 0, 0, 0
-    for row in rows:
+    for number, row in enumerate(rows, 1):
         prompt, completion, is_exact = prompt_and_completion_ids(row, tokenizer, suffix)
         ids = (prompt + completion)[:max_length]
-        labels = ([IGNORED] * len(prompt) + completion)[:max_length]
+        labels = ([IGNORED] * len(prompt) + masked(completion, row, is_exact, number))[:max_length]
         if len(prompt) >= max_length:
             dropped += 1
             continue
@@ -43,6 +49,20 @@ def encode(rows: Sequence[Row], tokenizer: Any, max_length: int) -> Encoded:
         exact += is_exact
         encoded.append({"input_ids": ids, "labels": labels})
     return Encoded(encoded, cut, dropped, exact)
+
+
+def masked(completion: list[int], row: Row, is_exact: bool, number: int) -> list[int]:
+    """The labels of a completion under the row's `loss_mask`, if it has one."""
+    mask = row.get("loss_mask")
+    if mask is None:
+        return completion
+    if not is_exact or len(mask) != len(completion):
+        raise UserError(
+            f"row {number}: its loss_mask has {len(mask)} places for {len(completion)} tokens"
+            f"{'' if is_exact else ', and its token_ids are not those of its text'}; make the file again with"
+            " generate/select_by_divergence.py, for this base model"
+        )
+    return [token if keep else IGNORED for token, keep in zip(completion, mask)]
 
 
 def prompt_and_completion_ids(row: Row, tokenizer: Any, suffix: list[int]) -> tuple[list[int], list[int], bool]:
