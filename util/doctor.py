@@ -347,7 +347,7 @@ def show_phase(phase: Phase, tokenizers: dict[str, Any], reference: str | None) 
     if phase.kind == "numbers":
         print(f"  certificate {certificate_problem(phase.path) or 'holds'}")
     if tokenizer:
-        seen = "as the model saw it" if phase.token_ids else "as its tokenizer renders it"
+        seen = "as the model saw it" if phase.token_ids else "as training encodes it" if phase.row else "as rendered"
         print(f"  prompt, {seen}:")
         ours = visible_lines(frame(phase, tokenizer))
         lines = ndiff(visible_lines(reference), ours) if reference else [f"  {line}" for line in ours]
