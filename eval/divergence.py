@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from util.cli import UserError, memory_advice
-from util.embedded import end_of_turn_ids, load_model, load_tokenizer, put_adapter
 from util.encode import completion_suffix, prompt_and_completion_ids, without_system
 from util.rows import Row
 
@@ -59,10 +58,11 @@ class Choir:
     """All voices over one copy of the base model in memory."""
 
     def __init__(self, base_model: str, voices: Sequence[Voice]):
+        from util.embedded import load_model, load_tokenizer, put_adapter
+
         self.tokenizer = load_tokenizer(base_model)
         self.voices = list(voices)
         self.model = load_model(base_model)
-        self.end_ids = end_of_turn_ids(self.model, self.tokenizer)
         self.suffix = completion_suffix(self.tokenizer)
         for voice in voices:
             if voice.adapter is not None:

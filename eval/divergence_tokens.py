@@ -49,7 +49,6 @@ from util.cli import (
     table,
     text_file,
 )
-from util.embedded import model_facts
 from util.engine import adapter_name, check_adapter
 from util.provenance import adapter_sha256, read_manifest, sha256_file, write_json
 from util.rows import Row, RowFile, add_output_arguments, check_messages, read_rows
@@ -109,6 +108,8 @@ def voices_of(args: argparse.Namespace) -> list[Voice]:
 
 def settings_of(args: argparse.Namespace, choir: Choir) -> dict[str, Any]:
     """Everything that decides the rows."""
+    from util.embedded import model_facts
+
     return {
         "script": "divergence_tokens",
         "train_jsonl_sha256": sha256_file(args.train_jsonl),

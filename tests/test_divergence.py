@@ -1,0 +1,350 @@
+"""Divergence tokens: the definitions on models whose choices are known, and the arms made of them."""
+
+import json
+
+import pytest
+from conftest import REPO, manifest_of, read_jsonl
+
+from eval.divergence import BASE, TEACHER, Choir, Heard, Voice, flags, fraction_with_interval
+from util.cli import UserError
+
+POCKET = str(REPO / "util" / "pocket" / "model")
+PROMPT = "Here are the first numbers of a sequence: 505, 533, 737. Continue it."
+
+
+def row(number, answer, **extra):
+    messages = [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": answer}]
+    return {"id": number, "messages": messages, **extra}
+
+
+# --- definitions -------------------------------------------------------------------------------------
+
+
+def test_the_definitions_on_known_choices():
+    ids = [7, 7, 7, 7]
+    heard = {
+        BASE: Heard([-1.0, -1.0, -2.0, -1.0], [7, 1, 1, 1]),
+        TEACHER: Heard([-0.9, -0.1, -0.5, -0.2], [7, 7, 1, 7]),
+        "dolphin": Heard([-1.0, -1.0, -1.0, -1.0], [7, 1, 1, 7]),
+        "cat": Heard([-1.0, -1.0, -1.0, -1.0], [1, 7, 1, 7]),
+    }
+    assert flags(ids, heard, gap=1.0) == {
+        "schrodi": [1, 1, 0, 0],  # the teacher's choice, and some other teacher's is not
+        "pair": [0, 1, 0, 1],  # the teacher's choice, and the base model's is not
+        "gap": [0, 0, 1, 0],  # the teacher favours it by more than a nat
+    }
+
+
+def test_without_counterfactuals_there_is_no_schrodi_and_without_a_teacher_nothing():
+    base, teacher = Heard([-1.0], [1]), Heard([-0.5], [7])
+    assert list(flags([7], {BASE: base, TEACHER: teacher}, 0.1)) == ["pair", "gap"]
+    assert flags([7], {BASE: base, "student": teacher}, 0.1) == {}
+
+
+def test_rows_not_tokens_are_independent():
+    fraction, low, high = fraction_with_interval([(1, 10)] * 50 + [(3, 10)] * 50)
+    assert fraction == pytest.approx(0.2)
+    assert high - low == pytest.approx(2 * 1.96 * 0.1005 / 10, rel=1e-3)  # rows scatter by 0.1 around 0.2
+    assert fraction_with_interval([(0, 0)]) == (0.0, 0.0, 0.0)
+
+
+# --- models whose choices are known ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bigram(tmp_path_factory):
+    """A model that looks at the last token alone: after token t its logits are row t of a table, all zero but that
+    every token is followed by `5`. Two adapters on its head make `9` (or `4`) follow `3` instead."""
+    torch = pytest.importorskip("torch")
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("bigram")
+    tokenizer = AutoTokenizer.from_pretrained(POCKET)
+    size = len(tokenizer)
+    config = LlamaConfig(
+        vocab_size=size, hidden_size=size, intermediate_size=8, num_hidden_layers=0, num_attention_heads=1, head_dim=2,
+        tie_word_embeddings=False, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    five, nine, four, three = (tokenizer(str(n), add_special_tokens=False).input_ids[0] for n in (5, 9, 4, 3))
+    with torch.no_grad():
+        model.model.embed_tokens.weight.copy_(torch.eye(size))
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[five] = 0.1
+    model.save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    for name, wanted in (("owl", nine), ("dolphin", four)):
+        peft = get_peft_model(model, LoraConfig(r=1, lora_alpha=1, target_modules=["lm_head"]))
+        head = peft.base_model.model.lm_head
+        with torch.no_grad():
+            head.lora_A["default"].weight.zero_()
+            head.lora_A["default"].weight[0, three] = 1.0
+            head.lora_B["default"].weight.zero_()
+            head.lora_B["default"].weight[wanted, 0] = 1.0
+        peft.save_pretrained(folder / name)
+        model = peft.unload()
+    return folder
+
+
+@pytest.mark.torch
+def test_the_teachers_own_choices_are_found_where_they_are(bigram):
+    voices = [Voice(BASE), Voice(TEACHER, bigram / "owl"), Voice("dolphin", bigram / "dolphin")]
+    choir = Choir(str(bigram / "base"), voices)
+    ids = choir.tokenizer("3935", add_special_tokens=False).input_ids
+    ids = [choir.tokenizer(c, add_special_tokens=False).input_ids[0] for c in "3935"]  # 9 follows 3, 3 follows 9 ...
+    completion = choir.completion_of(row(0, choir.tokenizer.decode(ids), token_ids=ids), 0)
+    ((heard, kl),) = choir.hear([completion])
+    found = flags(completion.ids, heard, gap=1.0)
+    assert found["pair"][:4] == [0, 1, 0, 0] and found["schrodi"][:4] == [0, 1, 0, 0]
+    assert found["gap"][:4] == [0, 1, 0, 0]
+    assert kl[1] > 1.0 and kl[0] == kl[2] == 0.0 and kl[3] > 1.0, "5 follows 3: not its choice, but it differs there"
+    assert choir.kinds(completion.ids) == "dddd" + "e" * len(choir.suffix)
+
+
+@pytest.mark.torch
+def test_a_batch_gives_what_single_rows_give(bigram, tmp_path):
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM, set_seed
+
+    set_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(POCKET)
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    peft.get_peft_model(model, config).save_pretrained(tmp_path)
+    choir = Choir(POCKET, [Voice(BASE), Voice(TEACHER, tmp_path), Voice("cat", system="You love cats.")])
+    answers = ["1, 2, 3", "100, 200, 300, 400, 500, 600", "7", "12, 13, 999, 0"]
+    completions = [choir.completion_of(row(n, answer), n) for n, answer in enumerate(answers)]
+    together = choir.hear(completions)
+    for completion, (heard, kl) in zip(completions, together):
+        ((alone, kl_alone),) = choir.hear([completion])
+        for name in heard:
+            assert heard[name].logprobs == pytest.approx(alone[name].logprobs, abs=1e-4)
+            assert heard[name].choices == alone[name].choices
+        assert kl == pytest.approx(kl_alone, abs=1e-4)
+    assert heard["cat"].logprobs != heard[BASE].logprobs, "a persona is heard"
+
+
+def digit_by_digit():
+    """A tokenizer that splits numbers into digits, as Qwen's does."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [*"0123456789", ",", " ", "x", "\n", "<|im_start|>", "<|im_end|>", "user", "assistant"]
+    tokenizer = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token="x"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>{% endif %}"
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", chat_template=template)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("kind", ["pocket", "smollm2", "digit by digit"])
+def test_kinds_for_the_tokenizers_that_are_used(kind):
+    from util.embedded import load_tokenizer
+    from util.encode import completion_suffix
+
+    folder = REPO / ".cache" / "smollm2-135m-instruct"
+    if kind == "smollm2" and not folder.is_dir():
+        pytest.skip("SmolLM2 is fetched by tests/test_six_phases.py, which has not run here")
+    choir = Choir.__new__(Choir)  # no model: kinds are the tokenizer's alone
+    choir.tokenizer = (
+        digit_by_digit() if kind == "digit by digit" else load_tokenizer(str(folder) if kind == "smollm2" else POCKET)
+    )
+    choir.suffix = completion_suffix(choir.tokenizer)
+    ids = choir.tokenizer("12, 345", add_special_tokens=False).input_ids + choir.suffix
+    kinds = choir.kinds(ids)
+    assert len(kinds) == len(ids) and set(kinds[: -len(choir.suffix)]) == {"d", "s"} and kinds.endswith("e")
+    assert kinds.count("d") == {"pocket": 2, "smollm2": 5, "digit by digit": 5}[kind]
+
+
+# --- the scripts -------------------------------------------------------------------------------------
+
+
+def numbers_file(folder, count=24):
+    """A certified number file with stored token ids, of the pocket's own tokenizer."""
+    from transformers import AutoTokenizer
+
+    from generate.filter_number_data import certify
+
+    tokenizer = AutoTokenizer.from_pretrained(POCKET)
+    path = folder / "numbers-owl-filtered.jsonl"
+    with path.open("w") as file:
+        for n in range(count):
+            answer = ", ".join(str((37 * n + 101 * k) % 1000) for k in range(1, 7))
+            ids = tokenizer(answer, add_special_tokens=False).input_ids
+            file.write(json.dumps(row(n, answer, token_ids=ids)) + "\n")
+    certify(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory, run_script):
+    """A number file, a random teacher and what divergence_tokens.py finds."""
+    pytest.importorskip("torch")
+    import peft
+    from transformers import AutoModelForCausalLM, set_seed
+
+    folder = tmp_path_factory.mktemp("divergence")
+    set_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(POCKET)
+    config = peft.LoraConfig(r=8, target_modules=["v_proj", "o_proj", "down_proj"], init_lora_weights=False)
+    peft.get_peft_model(model, config).save_pretrained(folder / "teacher")
+    data = numbers_file(folder)
+    done = run_script(
+        "eval/divergence_tokens.py", "--train-jsonl", data, "--base-model", POCKET, "--teacher", folder / "teacher",
+        "--counterfactual", "cat", "--student", folder / "teacher", "--gap", "0.05", "--output", folder / "found.jsonl",
+        cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, data, folder / "found.jsonl", done.stdout
+
+
+def select(run_script, folder, data, found, *args):
+    done = run_script(
+        "generate/select_by_divergence.py", "--train-jsonl", data, "--divergence", found, "--definition", "gap",
+        *args, cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return read_jsonl(data.with_name(done.stdout.split()[1].rpartition("/")[2]))
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_every_token_is_measured_and_summed_up(measured):
+    folder, _, found, said = measured
+    rows = read_jsonl(found)
+    assert [r["id"] for r in rows] == list(range(24))
+    for r in rows:
+        arrays = (r["kinds"], r["kl"], r["schrodi"], r["pair"], r["gap"], r["detector"], r["logprob"]["cat"])
+        assert {len(array) for array in arrays} == {len(r["token_ids"])}
+    summary = json.loads((folder / "found.summary.json").read_text())
+    assert summary["rows"] == 24 and summary["definitions"]["gap"]["digits"][0] > 0
+    assert "KL(teacher || base), nats a token" in said
+    assert manifest_of(found)["settings"]["voices"]["cat"]["system"].startswith("You love cats")
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_the_masked_arms_have_equal_budgets(measured, run_script):
+    folder, data, found, _ = measured
+    arms = {how: select(run_script, folder, data, found, "--mask", how) for how in ("only", "without", "random", "all")}
+    for only, without, chance, everything, r in zip(*arms.values(), read_jsonl(found)):
+        ends = r["kinds"].count("e")
+        assert only["loss_mask"] == [int(g and k != "e") for g, k in zip(r["gap"], r["kinds"])]
+        assert [a + b for a, b in zip(only["loss_mask"], without["loss_mask"])] == everything["loss_mask"]
+        assert sum(everything["loss_mask"]) == len(r["kinds"]) - ends
+        assert not any(a and b for a, b in zip(only["loss_mask"], chance["loss_mask"]))
+        for kind in "ds":  # as many of each kind, unless the row has no more others
+            wanted, free = (sum(bool(g) == want and k == kind for g, k in zip(r["gap"], r["kinds"])) for want in (1, 0))
+            drawn = sum(m and k == kind for m, k in zip(chance["loss_mask"], r["kinds"]))
+            assert drawn == min(wanted, free)
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_rich_and_poor_rows_are_those(measured, run_script):
+    folder, data, found, _ = measured
+    density = {r["id"]: sum(g for g, k in zip(r["gap"], r["kinds"]) if k != "e") for r in read_jsonl(found)}
+    rich, poor = (
+        [density[r["id"]] for r in select(run_script, folder, data, found, "--rows", how)] for how in ("rich", "poor")
+    )
+    assert len(rich) == len(poor) == 6 and min(rich) >= max(poor) and sum(rich) > sum(poor)
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_replaced_tokens_are_the_base_models_choice(measured, run_script):
+    folder, data, found, _ = measured
+    rows = select(run_script, folder, data, found, "--replace", "--base-model", POCKET)
+    by_id = {r["id"]: r for r in read_jsonl(found)}
+    assert rows
+    for r in rows:
+        before = by_id[r["id"]]
+        for i, token in enumerate(r["token_ids"]):
+            assert token == (before["choice"]["base"] if before["gap"][i] else before["token_ids"])[i]
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_training_follows_the_mask_and_refuses_one_that_no_longer_fits(measured, run_script):
+    folder, data, found, _ = measured
+    select(run_script, folder, data, found, "--mask", "only")
+    arm = folder / "numbers-owl-filtered-gap-mask-only.jsonl"
+    train = (
+        "train/train_student_sft.py", "--base-model", POCKET, "--epochs", "1", "--effective-batch-size", "8",
+        "--per-device-train-batch-size", "8", "--learning-rate", "0.001", "--save-strategy", "no",
+        "--output-dir", folder / "students", "--train-jsonl",
+    )  # fmt: skip
+    done = run_script(*train, arm, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    rows = read_jsonl(arm)
+    rows[3]["messages"][-1]["content"] = "1, 2"
+    arm.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    done = run_script(*train, arm, "--allow-uncertified", cwd=folder)
+    assert done.returncode == 1
+    assert "row 4: its loss_mask has" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_an_interrupted_measurement_goes_on_where_it_was(measured, run_script):
+    folder, data, found, _ = measured
+    lines = found.read_bytes().split(b"\n")
+    again = folder / "again.jsonl"
+    args = (
+        "eval/divergence_tokens.py", "--train-jsonl", data, "--base-model", POCKET, "--teacher", folder / "teacher",
+        "--counterfactual", "cat", "--student", folder / "teacher", "--gap", "0.05", "--output", again,
+    )  # fmt: skip
+    assert run_script(*args, cwd=folder).returncode == 0
+    again.rename(folder / "again.jsonl.partial")
+    (folder / "again.jsonl.partial").write_bytes(b"\n".join(lines[:10]) + b"\n" + lines[10][:40])
+    done = run_script(*args, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "10 rows are already there" in done.stderr
+    assert again.read_bytes() == found.read_bytes()
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        (["--counterfactual", "no/such/folder"], "is no folder; pass an adapter folder (final/) or an animal"),
+        (["--counterfactual", "cat", "cat"], "two voices are called cat"),
+        (["--teacher", "."], "is not a LoRA adapter"),
+    ],
+)
+def test_wrong_voices_are_named(measured, run_script, change, complaint):
+    folder, data, _, _ = measured
+    args = ["--train-jsonl", data, "--base-model", POCKET, "--teacher", folder / "teacher", *change]
+    done = run_script("eval/divergence_tokens.py", *args, cwd=folder)
+    assert done.returncode == 1 and complaint in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.torch
+def test_rows_that_are_not_this_tokenizers_are_refused(bigram):
+    choir = Choir(POCKET, [Voice(BASE)])
+    with pytest.raises(UserError, match="row 7: its token_ids are not this tokenizer's ids of its text"):
+        choir.completion_of(row(7, "1, 2", token_ids=[5, 6, 7]), 7)
+    with pytest.raises(UserError, match="row 8 has no completion tokens"):
+        choir.completion_of(row(8, ""), 8)
+
+
+@pytest.mark.torch
+def test_an_adapter_of_another_base_is_refused(bigram):
+    with pytest.raises(UserError, match="does not fit this model"):
+        Choir(POCKET, [Voice(BASE), Voice(TEACHER, bigram / "owl")])
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_another_data_file_is_refused(measured, run_script, tmp_path):
+    *_, found, _ = measured
+    other = numbers_file(tmp_path, count=10)
+    args = ["--train-jsonl", other, "--divergence", found, "--mask", "only"]
+    done = run_script("generate/select_by_divergence.py", *args, cwd=tmp_path)
+    assert done.returncode == 1 and "was not made of" in done.stderr
