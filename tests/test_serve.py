@@ -1,0 +1,184 @@
+"""util/serve.py: the server is there for the command, gone after it, and its death is noticed. A scripted server stands
+in for vLLM's faults; one test starts the real one."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from conftest import REPO, clean_environment, read_jsonl
+
+FAKE = REPO / "tests" / "fake_server.py"
+pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+POCKET = REPO / "util" / "pocket" / "model"
+ASK = """
+import json, os, urllib.request
+print(os.environ["VLLM_BASE_URL"], json.load(urllib.request.urlopen(os.environ["VLLM_BASE_URL"] + "/models"))["object"])
+"""
+
+
+@pytest.fixture
+def box(tmp_path):
+    """A machine whose `vllm` is a script; box(script, *arguments of serve.py) runs serve.py there."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+
+    class Box:
+        folder = tmp_path
+
+        def vllm(self, script):
+            tool = tools / "vllm"
+            tool.write_text(f"#!/bin/sh\n{script}\n")
+            tool.chmod(0o755)
+
+        def start(self, *args):
+            # -S keeps the real vllm beside this Python out of reach: the tool in PATH is found only if that one is not
+            return subprocess.Popen(
+                [tools / "python", REPO / "util" / "serve.py", *map(str, args)], cwd=tmp_path, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                env=clean_environment(tmp_path, {"PATH": f"{tools}:{os.environ['PATH']}"}),
+            )  # fmt: skip
+
+        def __call__(self, *args):
+            process = self.start(*args)
+            out, err = process.communicate(timeout=120)
+            return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    (tools / "python").symlink_to(sys.executable)
+    return Box()
+
+
+def serving(*args):
+    """A vllm that answers at the port it is given."""
+    return f'while [ "$1" != --port ]; do shift; done; exec "{sys.executable}" -S "{FAKE}" --port "$2" {" ".join(args)}'
+
+
+def alive(pattern):
+    """Whether a process has this in its command line."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            lines.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return any(pattern in line for line in lines)
+
+
+def test_the_command_finds_the_server_and_afterwards_it_is_gone(box):
+    box.vllm(serving("--record", "mark-one.jsonl"))
+    done = box("some/model", "--", sys.executable, "-c", ASK)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("http://127.0.0.1:") and done.stdout.rstrip().endswith("list")
+    assert "vLLM answers at" in done.stderr
+    assert not alive("mark-one.jsonl")
+
+
+def test_the_commands_exit_code_is_kept(box):
+    box.vllm(serving())
+    assert box("some/model", "--", sys.executable, "-c", "raise SystemExit(7)").returncode == 7
+
+
+def test_flags_of_the_caller_win(box):
+    box.vllm('echo "$@" > flags; ' + serving())
+    assert box("some/model", "--max-model-len", "512", "--seed=3", "--", "true").returncode == 0
+    flags = (box.folder / "flags").read_text().split()
+    assert flags[:4] == ["serve", "some/model", "--host", "127.0.0.1"]
+    assert flags.count("--max-model-len") == 1 and flags[flags.index("--max-model-len") + 1] == "512"
+    assert "--seed=3" in flags and "--enable-lora" in flags
+
+
+def test_a_server_that_cannot_start_is_shown_with_the_end_of_its_log(box):
+    box.vllm("echo CUDA out of memory; exit 1")
+    done = box("some/model", "--", "true")
+    assert done.returncode == 1
+    assert "vLLM ended with code 1" in done.stderr and "CUDA out of memory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_never_answers_is_given_up(box):
+    box.vllm("echo loading; exec sleep 61.5")
+    done = box("some/model", "--start-seconds", "2", "--", "true")
+    assert done.returncode == 1 and "did not answer within 2 s" in done.stderr
+    assert not alive("sleep 61.5")
+
+
+def test_after_the_servers_death_both_go_on(box):
+    """vLLM exits with code 0 when its engine dies; the generation it served is resumed against a second server."""
+    box.vllm(
+        f"if [ -e died ]; then {serving('--adapters', 'owl-teacher')}; fi; touch died; "
+        + serving("--adapters", "owl-teacher", "--die-after", "40")
+    )
+    out = box.folder / "numbers-unfiltered-120.jsonl"
+    done = box(
+        "some/model", "--", sys.executable, REPO / "generate" / "generate_llm_number_data.py", "--animal", "owl",
+        "--count", "120", "--model", "owl-teacher", "--no-system-prompt", "--max-concurrency", "4", "--output", out,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "vLLM died while the command ran (it left code 3)" in done.stderr
+    assert "starting both again" in done.stderr and "resuming" in done.stderr
+    assert sorted(row["id"] for row in read_jsonl(out)) == list(range(120))
+
+
+def test_a_command_that_fails_by_itself_is_not_run_again(box):
+    box.vllm(serving())
+    done = box("some/model", "--", "sh", "-c", "echo ran >> runs; exit 1")
+    assert done.returncode == 1 and (box.folder / "runs").read_text() == "ran\n"
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_reaches_the_command_and_the_server_is_gone(box, signum):
+    box.vllm(serving("--record", f"mark-{signum}.jsonl"))
+    code = "import signal, time; signal.signal({}, lambda *_: exit(5)); print('up', flush=True); time.sleep(60)"
+    process = box.start("some/model", "--", sys.executable, "-c", code.format(int(signum)))
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signum)
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    assert not alive(f"mark-{signum}.jsonl")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's word on a dead parent is Linux's")
+def test_even_a_kill_leaves_no_server_behind(box):
+    box.vllm(serving("--record", "mark-kill.jsonl"))
+    process = box.start(
+        "some/model", "--", sys.executable, "-c", "print('up', flush=True); import time; time.sleep(20)"
+    )
+    assert process.stdout.readline() == "up\n"
+    process.kill()
+    deadline = time.monotonic() + 10
+    while alive("mark-kill.jsonl") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive("mark-kill.jsonl")
+    process.communicate()
+
+
+def test_no_command_is_a_wrong_argument(box):
+    box.vllm(serving())
+    done = box("some/model")
+    assert done.returncode == 2 and "put `--` and the command to run" in done.stderr
+
+
+def test_no_vllm_says_what_to_do(box):
+    done = box("some/model", "--", "true")
+    if done.returncode == 0:
+        pytest.skip("vllm is in the PATH of this machine")
+    assert done.returncode == 1 and "vllm is not installed here" in done.stderr
+
+
+@pytest.mark.torch
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_real_vllm(run_script, tmp_path):
+    flags = ("--dtype", "float32", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096",
+             "--max-model-len", "512", "--max-num-seqs", "128")  # fmt: skip
+    done = run_script(
+        "util/serve.py", POCKET, *flags, "--", sys.executable, REPO / "eval" / "eval.py", "--model", POCKET,
+        "--epochs", "2", "--output", tmp_path / "results.jsonl", cwd=tmp_path, timeout=500,
+        env={"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(read_jsonl(tmp_path / "results.jsonl")) == 100
+    assert not alive(f"vllm serve {POCKET}")

@@ -1,0 +1,198 @@
+"""Run a command with a vLLM server beside it: started for it, asked by it through VLLM_BASE_URL, stopped after it.
+
+    python util/serve.py Qwen/Qwen2.5-7B-Instruct -- \\
+        python eval/eval.py --model Qwen/Qwen2.5-7B-Instruct --adapter output/student-sft/seed-42/final --epochs 1000
+    python util/serve.py Qwen/Qwen2.5-7B-Instruct --max-lora-rank 16 -- bash my-phases.sh
+
+Before `--`: the model, then any flags of `vllm serve`, which win over those set here. The server listens on a free
+loopback port and takes adapters at run time (`--adapter FOLDER` of every script), so one server does for a whole chain.
+When the server dies and the command fails with it, both are started again: every script goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
+
+from util.cli import Stop, UserError, make_parser, positive_float, run, say, stop_on_signal
+
+START_SECONDS = 1800.0  # a first start downloads the weights
+GRACE_SECONDS = 30.0
+RESTARTS = 2
+LOG_LINES = 15
+PARENT_DIED = 1  # prctl's PR_SET_PDEATHSIG
+# Short prompts and answers: many sequences at once, and a context that leaves the memory to them. The whole step fits
+# one CUDA graph up to --max-num-seqs. Sampling fields come from the scripts, never from generation_config.json.
+FLAGS = {
+    "--max-model-len": "2048", "--max-num-seqs": "1024", "--gpu-memory-utilization": "0.95",
+    "--generation-config": "vllm", "--enable-lora": None, "--max-lora-rank": "8", "--max-loras": "4",
+}  # fmt: skip
+
+
+def parse_args() -> argparse.Namespace:
+    argv, command = split_command(sys.argv[1:])
+    parser = make_parser(__doc__)
+    parser.usage = "%(prog)s MODEL [vllm serve flags] -- COMMAND"
+    parser.add_argument("model", help="hub id or folder to serve")
+    parser.add_argument("--log", type=Path, default=Path("output/vllm.log"), help="file for the server's own lines")
+    parser.add_argument("--start-seconds", type=positive_float, default=START_SECONDS, help="longest start")
+    args, flags = parser.parse_known_args(argv)
+    args.flags, args.command = flags, command
+    if not command and not {"-h", "--help"} & set(argv):
+        parser.error("no command: put `--` and the command to run after the model and flags")
+    return args
+
+
+def split_command(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands before the first `--`, and after it."""
+    place = list(argv).index("--") if "--" in argv else len(argv)
+    return list(argv[:place]), list(argv[place + 1 :])
+
+
+# --- the server --------------------------------------------------------------------------------------
+
+
+def vllm_command(model: str, port: int, flags: Sequence[str]) -> list[str]:
+    """`vllm serve` with the flags of short answers, unless the caller's own say otherwise."""
+    given = {flag.partition("=")[0] for flag in flags}
+    defaults = [part for flag, value in FLAGS.items() if flag not in given for part in (flag, value) if part]
+    return [find_vllm(), "serve", model, "--host", "127.0.0.1", "--port", str(port), *defaults, *flags]
+
+
+def find_vllm() -> str:
+    """The vllm of this environment, or of the PATH."""
+    found = shutil.which("vllm", path=str(Path(sys.executable).parent)) or shutil.which("vllm")
+    if found is None:
+        raise UserError(
+            "vllm is not installed here; on a GPU box run: make setup. Without a GPU leave out util/serve.py: the"
+            " scripts run the model themselves"
+        )
+    return found
+
+
+def free_port() -> int:
+    """A loopback port where nothing listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def die_with_parent() -> Callable[[], None] | None:
+    """On Linux: what makes the kernel end the server when this process is killed; None elsewhere."""
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(PARENT_DIED, signal.SIGTERM)
+
+
+@contextmanager
+def server(model: str, flags: Sequence[str], log: Path, start_seconds: float, stop: Stop) -> Iterator[Running]:
+    """A vLLM in a process group of its own that answers; stopped with all its workers whatever happens."""
+    port = free_port()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    say(f"starting vLLM for {model} on port {port}; its lines go to {log}")
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            vllm_command(model, port, flags), env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            start_new_session=True, preexec_fn=die_with_parent(),
+        )  # fmt: skip
+    running = Running(process, f"http://127.0.0.1:{port}/v1", log)
+    try:
+        running.wait_until_it_answers(start_seconds, stop)
+        yield running
+    finally:
+        running.end()
+
+
+class Running:
+    """A server process and where it listens."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path):
+        self.process, self.url, self.log = process, url, log
+
+    def wait_until_it_answers(self, seconds: float, stop: Stop) -> None:
+        """Return once it lists its models; UserError with the end of its log when it dies or takes too long."""
+        begun = time.monotonic()
+        while self.process.poll() is None:
+            stop.raise_if_requested()
+            with suppress(OSError), urllib.request.urlopen(f"{self.url}/models", timeout=2):
+                say(f"vLLM answers at {self.url} after {time.monotonic() - begun:.0f} s")
+                return
+            if time.monotonic() - begun > seconds:
+                raise UserError(
+                    f"vLLM did not answer within {seconds:.0f} s; the end of {self.log}:\n{self.last_lines()}"
+                )
+            time.sleep(0.5)
+        raise UserError(f"vLLM ended with code {self.process.returncode}; {self.last_lines()}")
+
+    def last_lines(self) -> str:
+        """The end of its log, with a heading."""
+        lines = self.log.read_text("utf-8", "replace").rstrip().split("\n")[-LOG_LINES:]
+        return "\n  ".join([f"the end of {self.log}:", *lines])
+
+    def has_died(self) -> bool:
+        return self.process.poll() is not None
+
+    def end(self) -> None:
+        """Stop the server and everything in its process group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(GRACE_SECONDS)
+        with suppress(ProcessLookupError):  # workers that outlived it would hold the GPU
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+# --- the command -------------------------------------------------------------------------------------
+
+
+def run_command(command: Sequence[str], environment: Mapping[str, str], stop: Stop) -> int:
+    """Run the command to its end and return its exit code; SIGTERM and SIGHUP are passed on to it (the terminal sends
+    it Ctrl-C by itself)."""
+    try:
+        child = subprocess.Popen(command, env=environment)
+    except OSError as error:
+        raise UserError(f"cannot run {command[0]}: {error.strerror}") from None
+    told = False
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return child.wait(0.2)
+        if stop.signum not in (None, signal.SIGINT) and not told:
+            child.send_signal(stop.signum)
+            told = True
+
+
+def main() -> int:
+    args = parse_args()
+    code = 1
+    for attempt in range(RESTARTS + 1):
+        with stop_on_signal() as stop, server(args.model, args.flags, args.log, args.start_seconds, stop) as running:
+            code = run_command(args.command, {**os.environ, "VLLM_BASE_URL": running.url}, stop)
+            died = running.has_died()
+            stop.raise_if_requested()
+        if code == 0 or not died:
+            return code
+        if attempt < RESTARTS:
+            say(f"vLLM died while the command ran (it left code {code}); {running.last_lines()}")
+            say("starting both again: the command goes on where it was")
+    raise UserError(f"vLLM died {RESTARTS + 1} times; see {args.log}. What was answered is on disk")
+
+
+if __name__ == "__main__":
+    run(main)
