@@ -16,12 +16,13 @@ from util.engine import (
     NUMBER_LIST,
     Request,
     Sampling,
+    ServerFailed,
     check_adapter,
     model_name,
     open_engine,
     row_seed,
 )
-from util.server import ServerEngine, ServerFailed, normal_url, parse_answers, warn_if_open
+from util.server import ServerEngine, normal_url, parse_reply, warn_if_open
 
 SAMPLING = Sampling(max_tokens=80)
 
@@ -337,14 +338,14 @@ def test_a_fault_in_the_list_of_requests_comes_through(fake_server):
 )  # fmt: skip
 def test_a_reply_that_is_not_whole_is_no_answer(reply):
     with pytest.raises(ValueError, match="no chat completion"):
-        parse_answers(reply, 1)
+        parse_reply(reply, 1)
 
 
 def test_too_many_or_too_few_answers_are_no_answer():
     choice = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
     for found in (0, 2):
         with pytest.raises(ValueError, match=f"{found} answers where 1 were asked for"):
-            parse_answers(json.dumps({"choices": [choice] * found}), 1)
+            parse_reply(json.dumps({"choices": [choice] * found}), 1)
 
 
 # --- the embedded engine, without weights ------------------------------------------------------------

@@ -75,6 +75,8 @@ class Result:
     request: Request
     answers: list[Answer]
     error: str | None = None
+    prompt_ids: list[int] | None = None
+    """the prompt as the model saw it: token ids of the rendered chat template (None if the server does not tell)"""
 
 
 @dataclass(frozen=True, order=True)
@@ -93,10 +95,15 @@ class AnswerTree(Protocol):
     """tokens that end an answer"""
 
     def expand(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
-        """(node, next token ids, their probabilities) for each node, in any order."""
+        """(node, next token ids, their probabilities) for each node, in any order. A server tells the most probable
+        tokens only."""
 
     def texts(self, tails: Sequence[tuple[int, ...]]) -> list[str]:
         """The text of each answer, as `generate` would return it."""
+
+    def log_probabilities(self, answers: Sequence[str]) -> np.ndarray:
+        """Log-probability (nats) that the model says just this and ends its turn, float64 [prompts, answers]. Of the
+        ways to cut an answer into tokens only the tokenizer's own counts."""
 
 
 class Engine(Protocol):
