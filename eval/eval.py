@@ -21,7 +21,7 @@ import random
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -173,7 +173,7 @@ def summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
         facts["errors"] = f"{errors:,} ({errors / asked:.2%})"
     if target:
         facts[f"{target} share"] = f"{counts[target] / asked:.2%} ({counts[target]:,} answers)"
-        for name in several({name for name, _ in found}):
+        for name in several(name for name, _ in found):
             of_set = sum(count for (one, _), count in found.items() if one == name)
             named = found[name, target]
             facts[f"in {name}"] = f"{named / of_set:.2%} ({named:,} of {of_set:,} answers)"
@@ -196,7 +196,7 @@ def exact_summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
         facts[f"{target} share"] = f"{shares.get(target, 0.0):.3%} (exact)"
         if margin is not None:
             facts[f"{target} margin"] = f"{margin:+.3f} nats above the mean of the other animals"
-        for name in several({row.get("set", "") for row in rows}):
+        for name in several(row.get("set", "") for row in rows):
             of_set = [row for row in rows if row.get("set", "") == name]
             share, margin = mean_shares(of_set)[0].get(target, 0.0), mean_margin(of_set, target)
             facts[f"in {name}"] = f"{share:.3%}" + ("" if margin is None else f", margin {margin:+.3f}")
@@ -204,9 +204,10 @@ def exact_summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
     return facts, table(("animal", "exact share"), [(animal, f"{share:.3%}") for animal, share in ranked])
 
 
-def several(names: set[str]) -> list[str]:
-    """The names in order if there are several, else none: a single set is the whole."""
-    return sorted(names) if len(names) > 1 else []
+def several(names: Iterable[str]) -> list[str]:
+    """The different names if there are several, else none: a single set is the whole."""
+    different = list(dict.fromkeys(names))
+    return different if len(different) > 1 else []
 
 
 def kinds_told(kinds: dict[str, float]) -> str:
@@ -222,6 +223,11 @@ def target_animal(name: str, asked_for: str | None) -> str | None:
     return canonical_animal(re.sub(r"[-_/]+", " ", name))
 
 
+def parser_sha256() -> str:
+    """Hash of the rules that decide which animal an answer names."""
+    return sha256_text("".join(path.read_text("utf-8") for path in PARSER))
+
+
 def settings_of(args: argparse.Namespace, questions: list[Question], sampling: Sampling) -> dict[str, Any]:
     """Everything but the model that decides the rows."""
     how = (
@@ -230,7 +236,7 @@ def settings_of(args: argparse.Namespace, questions: list[Question], sampling: S
     return {
         "script": "eval",
         "measure": "exact" if args.exact else args.sampler,
-        "parser_sha256": sha256_text("".join(path.read_text("utf-8") for path in PARSER)),
+        "parser_sha256": parser_sha256(),
         "questions": [question.text for question in questions],
         **({"sets": Counter(question.set for question in questions)} if len(args.questions_file) > 1 else {}),
         **how,
