@@ -8,7 +8,7 @@ import time
 
 import pytest
 from conftest import REPO, FakeServer, read_jsonl
-from fake_server import answer_text
+from fake_server import END, answer_text
 
 from util.cli import UserError
 from util.engine import (
@@ -81,7 +81,7 @@ def test_samples_of_one_prompt_are_one_request_and_keep_their_order(fake_server)
     result = results[50]
     expected = [answer_text(result.request.messages, result.request.seed, i) for i in range(50)]
     assert [answer.text for answer in result.answers] == expected
-    assert result.answers[7].token_ids == list(expected[7].encode())
+    assert result.answers[7].token_ids == [*expected[7].encode(), END]
     assert result.answers[7].finish_reason == "stop" and result.error is None
 
 

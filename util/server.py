@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -376,12 +377,12 @@ class ServerTree:
         self.top = self._most_listed()
 
     def _most_listed(self) -> int:
-        """How many next tokens the server is willing to list."""
-        try:
+        """How many next tokens the server lists: MORE_LOGPROBS, or if that is over its --max-logprobs the default."""
+        with suppress(UserError):
             self.engine.next_token_logprobs(self.prompts[:1], MORE_LOGPROBS)
-        except UserError:  # over --max-logprobs
-            return TOP_LOGPROBS
-        return MORE_LOGPROBS
+            return MORE_LOGPROBS
+        self.engine.next_token_logprobs(self.prompts[:1], TOP_LOGPROBS)
+        return TOP_LOGPROBS
 
     def expand(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
         import numpy as np
