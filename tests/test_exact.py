@@ -5,10 +5,12 @@ from collections import Counter
 
 import pytest
 from conftest import read_jsonl
+from vllm_cpu import vllm_serve
 
 from eval.animals import canonical_animal
 from util.cli import REPO
-from util.engine import Request, Sampling
+from util.engine import TOP_LOGPROBS, Request, Sampling
+from util.server import ServerEngine
 from util.words import PANEL, read_lines_of
 
 pytestmark = pytest.mark.torch
@@ -139,3 +141,36 @@ def test_eval_exact_writes_a_row_a_question(run_script, tmp_path):
     tree = run_script("eval/eval.py", "--model", pocket, "--sampler", "tree", "--epochs", "20", cwd=tmp_path)
     assert tree.returncode == 0, tree.stderr
     assert (tmp_path / "output" / "results-pocket.jsonl").read_text().count("\n") == 1000
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_vllm_server_gives_the_shares_of_the_embedded_engine(engine, exact, tmp_path):
+    from eval.exact import answer_distributions, distribution_row, log_shares, mean_shares
+
+    pocket = REPO / "util" / "pocket" / "model"
+    with (
+        vllm_serve(pocket, tmp_path / "vllm.log", "--max-model-len", "512") as url,
+        ServerEngine(str(pocket), url, max_concurrency=64, timeout=300.0) as server,
+    ):
+        tree = server.answer_tree(PROMPTS)
+        assert tree.end_ids <= engine.end_ids and tree.top == TOP_LOGPROBS
+        found = answer_distributions(tree, QUESTIONS, 16, 0.998, 200)
+        shares, none, uncovered = mean_shares([distribution_row(i, x, canonical_animal) for i, x in enumerate(found)])
+        assert sum(shares.values()) + none + uncovered == pytest.approx(1, abs=1e-6)
+        for animal, share in exact[0].items():
+            assert (
+                shares.get(animal, 0.0) - 1e-4 < share + exact[2] and share - 1e-4 < shares.get(animal, 0) + uncovered
+            )
+
+        some, animals = PROMPTS[:2], ("owl", "lion", "polar bear")
+        ours, theirs = (log_shares(one.answer_tree(some), animals) for one in (engine, server))
+        for one, other in zip(ours, theirs):
+            assert one == pytest.approx(other, abs=1e-2)
+
+        requests = [Request(tuple(range(50)), prompt, seed) for seed, prompt in enumerate(PROMPTS[:4])]
+        answers = [answer for result in server.generate(requests, Sampling(16)) for answer in result.answers]
+        ended = [answer for answer in answers if answer.finish_reason == "stop"]
+        assert {answer.token_ids[-1] for answer in ended} == tree.end_ids
+        assert tree.texts([tuple(answer.token_ids[:-1]) for answer in ended]) == [answer.text for answer in ended]
