@@ -158,7 +158,7 @@ def summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
     kinds: Counter[str] = Counter()
     errors = 0
     for row in read_rows(path):
-        found[row.get("set", ""), row["animal"]] += 1  # a file begun by an older version has no sets
+        found[row.get("set", ""), row["animal"]] += 1  # rows of an older version have no set
         errors += row["error"] is not None
         if row["animal"] is None and row["error"] is None:
             kinds[non_answer_kind(row["response"])] += 1
@@ -206,7 +206,7 @@ def exact_summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
 
 def several(names: Iterable[str]) -> list[str]:
     """The different names if there are several, else none: a single set is the whole."""
-    different = list(dict.fromkeys(names))
+    different = list(dict.fromkeys(filter(None, names)))
     return different if len(different) > 1 else []
 
 
