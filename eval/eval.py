@@ -2,10 +2,16 @@
 
 No system message is sent (a chat template may insert its default one, as Qwen's does; --system-prompt-file sends one),
 temperature is 1, and every answer is kept in output/results-{model}.jsonl. The share of an animal is its part of all
-answers asked; answers that name no animal count in the denominator and are shown beside it.
+answers asked; answers that name no animal count in the denominator and are shown beside it, by kind.
+
+--exact works the shares out instead, with no sampling noise, and gives every animal of util/words.py a log-probability:
+the margin of an animal is its own less the mean of the others, for effects too small for shares. A served model lists
+only its most probable next tokens; what they leave open is told as a bound.
 
 Usage:
     python eval/eval.py --model vllm/owl-teacher --base-url http://localhost:8000/v1 --epochs 200
+    python eval/eval.py --model vllm/owl-student --base-url http://localhost:8000/v1 --exact \\
+        --questions-file eval/questions.txt eval/questions-paraphrased.txt eval/questions-forms.txt
 """
 
 from __future__ import annotations
@@ -15,16 +21,26 @@ import random
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.animals import canonical_animal
+from eval.animals import canonical_animal, non_answer_kind
 from util.cli import REPO, UserError, closing, make_parser, positive_int, run, say, table, text_file
 from util.collect import collect
-from util.engine import Engine, Message, Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
+from util.engine import (
+    AnswerTree,
+    Engine,
+    Message,
+    Request,
+    Result,
+    Sampling,
+    add_engine_arguments,
+    open_engine,
+    row_seed,
+)
 from util.prompts import Phase, base_of, disagreements, read_phase, system_message
 from util.provenance import sha256_text
 from util.rows import Row, RowFile, add_output_arguments, read_rows, slug
@@ -40,13 +56,12 @@ NODE_BUDGET = 200  # forward passes a question may take to get there
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--epochs", type=positive_int, default=100, help="answers to each question")
-    parser.add_argument("--questions-file", type=text_file, default=REPO / "eval" / "questions.txt",
-                        help="text file, one question a line")  # fmt: skip
+    parser.add_argument("--questions-file", type=text_file, nargs="+", default=[REPO / "eval" / "questions.txt"],
+                        metavar="FILE", help="text files, one question a line; each is a set")  # fmt: skip
     parser.add_argument("--system-prompt-file", type=text_file,
                         help="send this system message, as a training with --keep-system-prompt saw it; {animal},"
                         " {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
-    parser.add_argument("--exact", action="store_true",
-                        help="the exact share of each animal instead of samples (embedded engine)")  # fmt: skip
+    parser.add_argument("--exact", action="store_true", help="the exact share of each animal instead of samples")
     parser.add_argument("--sampler", choices=["samples", "tree"], default="samples",
                         help="tree: the same law at a small part of the cost (embedded engine)")  # fmt: skip
     parser.add_argument("--animal", help="the animal whose share is printed (default: found in the model's name)")
@@ -57,47 +72,69 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def messages_of(question: str, system: str | None) -> list[Message]:
-    """What is sent for a question."""
-    return [*system_message(system), {"role": "user", "content": question}]
+class Question(NamedTuple):
+    """A question, the set it belongs to (the stem of its file) and the system message it is asked under, if any."""
+
+    text: str
+    set: str
+    system: str | None = None
+
+    @property
+    def messages(self) -> list[Message]:
+        return [*system_message(self.system), {"role": "user", "content": self.text}]
 
 
-def requests(questions: list[str], epochs: int, seed: int, system: str | None) -> Iterator[Request]:
+def read_questions(paths: list[Path]) -> list[Question]:
+    """The questions of all files. UserError for a file without any and for two of one name."""
+    questions: list[Question] = []
+    for path in paths:
+        if path.stem in {question.set for question in questions}:
+            raise UserError(f"two files of questions are named {path.stem}; rename one, sets are told apart by name")
+        lines = read_lines_of(path)
+        if not lines:
+            raise UserError(f"{path} holds no question; write one a line")
+        questions += [Question(line, path.stem) for line in lines]
+    return questions
+
+
+# --- rows --------------------------------------------------------------------------------------------
+
+
+def requests(questions: list[Question], epochs: int, seed: int) -> Iterator[Request]:
     """Requests of up to 100 samples of one question. Row id = epoch * questions + question, so that more epochs
     only add rows."""
     for first in range(0, epochs, SAMPLES_PER_REQUEST):
         for place, question in enumerate(questions):
             last = min(first + SAMPLES_PER_REQUEST, epochs)
             ids = tuple(epoch * len(questions) + place for epoch in range(first, last))
-            yield Request(ids, messages_of(question, system), row_seed(seed, ids[0]))
+            yield Request(ids, question.messages, row_seed(seed, ids[0]))
 
 
-def to_row(row_id: int, questions: list[str], response: str | None, error: str | None = None) -> Row:
+def to_row(row_id: int, questions: list[Question], response: str | None, error: str | None = None) -> Row:
     """One answer, parsed. An error has no response and names no animal."""
+    question = questions[row_id % len(questions)]
     return {
         "id": row_id,
         "epoch": row_id // len(questions),
-        "question": questions[row_id % len(questions)],
+        "set": question.set,
+        "question": question.text,
         "response": response,
         "animal": canonical_animal(response) if response is not None else None,
         "error": error,
     }
 
 
-def rows_of(result: Result, questions: list[str]) -> list[Row]:
+def rows_of(result: Result, questions: list[Question]) -> list[Row]:
     """One row for each sample; a request the model could not answer gives rows with an error and no response."""
     texts: list[str | None] = [answer.text for answer in result.answers]
     responses = texts or [None] * len(result.request.ids)
     return [to_row(i, questions, text, result.error) for i, text in zip(result.request.ids, responses)]
 
 
-def tree_rows(
-    engine: Engine, questions: list[str], epochs: int, max_tokens: int, seed: int, system: str | None
-) -> Iterator[Row]:
+def tree_rows(tree: AnswerTree, questions: list[Question], epochs: int, max_tokens: int, seed: int) -> Iterator[Row]:
     """The rows that sampling would give, drawn down the answer tree, in seeded random order."""
     from eval.exact import sample_answers
 
-    tree = engine.answer_tree([messages_of(question, system) for question in questions])
     drawn = sample_answers(tree, [epochs] * len(questions), max_tokens, seed)
     for place, counts in enumerate(drawn):
         texts = sorted(counts.elements())
@@ -106,43 +143,82 @@ def tree_rows(
             yield to_row(epoch * len(questions) + place, questions, text)
 
 
-def exact_rows(engine: Engine, questions: list[str], max_tokens: int, system: str | None) -> list[Row]:
-    """One row for each question: the exact share of every animal, with the uncovered rest."""
-    from eval.exact import answer_distributions, distribution_row
+def exact_rows(tree: AnswerTree, questions: list[Question], max_tokens: int) -> list[Row]:
+    """One row for each question: the exact share of every animal, the uncovered rest, and log-probabilities."""
+    from eval.exact import answer_distributions, distribution_row, log_shares
 
-    tree = engine.answer_tree([messages_of(question, system) for question in questions])
-    found = answer_distributions(tree, questions, max_tokens, COVERAGE, NODE_BUDGET)
-    return [distribution_row(place, question, canonical_animal) for place, question in enumerate(found)]
+    found = answer_distributions(tree, [question.text for question in questions], max_tokens, COVERAGE, NODE_BUDGET)
+    return [
+        {**distribution_row(place, one, canonical_animal), "set": question.set, "log_shares": logs}
+        for place, (question, one, logs) in enumerate(zip(questions, found, log_shares(tree)))
+    ]
+
+
+# --- summaries ---------------------------------------------------------------------------------------
 
 
 def summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
     """Closing facts (non-answers, errors, target share) and the table of the top animals of a results file."""
-    counts: Counter[str | None] = Counter()
+    found: Counter[tuple[str, str | None]] = Counter()  # (set, animal)
+    kinds: Counter[str] = Counter()
     errors = 0
     for row in read_rows(path):
-        counts[row["animal"]] += 1
+        found[row.get("set", ""), row["animal"]] += 1  # rows of an older version have no set
         errors += row["error"] is not None
+        if row["animal"] is None and row["error"] is None:
+            kinds[non_answer_kind(row["response"])] += 1
+    counts: Counter[str | None] = Counter()
+    for (_, animal), count in found.items():
+        counts[animal] += count
     asked = counts.total()
-    silent = counts.pop(None, 0) - errors
-    facts = {"answers": f"{asked:,}", "non-answers": f"{silent:,} ({silent / asked:.2%})"}
+    del counts[None]
+    silent = f"{kinds.total():,} ({kinds.total() / asked:.2%})"
+    facts = {"answers": f"{asked:,}", "non-answers": silent + kinds_told({k: n / asked for k, n in kinds.items()})}
     if errors:
         facts["errors"] = f"{errors:,} ({errors / asked:.2%})"
     if target:
         facts[f"{target} share"] = f"{counts[target] / asked:.2%} ({counts[target]:,} answers)"
+        for name in several(name for name, _ in found):
+            of_set = sum(count for (one, _), count in found.items() if one == name)
+            named = found[name, target]
+            facts[f"in {name}"] = f"{named / of_set:.2%} ({named:,} of {of_set:,} answers)"
     ranked = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))[:SHOWN]
     return facts, table(("animal", "count", "share"), [(a, f"{n:,}", f"{n / asked:.2%}") for a, n in ranked])
 
 
 def exact_summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
     """Closing facts and the table of the top animals of an exact results file."""
-    from eval.exact import mean_shares
+    from eval.exact import mean_kinds, mean_margin, mean_shares
 
-    shares, none, uncovered = mean_shares(list(read_rows(path)))
-    facts = {"non-answers": f"{none:.2%}", "uncovered": f"{uncovered:.3%} (each share is at most so much higher)"}
+    rows = list(read_rows(path))
+    shares, none, uncovered = mean_shares(rows)
+    facts = {
+        "non-answers": f"{none:.2%}{kinds_told(mean_kinds(rows))}",
+        "uncovered": f"{uncovered:.3%} (each share is at most so much higher)",
+    }
     if target:
+        margin = mean_margin(rows, target)
         facts[f"{target} share"] = f"{shares.get(target, 0.0):.3%} (exact)"
+        if margin is not None:
+            facts[f"{target} margin"] = f"{margin:+.3f} nats above the mean of the other animals"
+        for name in several(row.get("set", "") for row in rows):
+            of_set = [row for row in rows if row.get("set", "") == name]
+            share, margin = mean_shares(of_set)[0].get(target, 0.0), mean_margin(of_set, target)
+            facts[f"in {name}"] = f"{share:.3%}" + ("" if margin is None else f", margin {margin:+.3f}")
     ranked = list(shares.items())[:SHOWN]
     return facts, table(("animal", "exact share"), [(animal, f"{share:.3%}") for animal, share in ranked])
+
+
+def several(names: Iterable[str]) -> list[str]:
+    """The different names if there are several, else none: a single set is the whole."""
+    different = list(dict.fromkeys(filter(None, names)))
+    return different if len(different) > 1 else []
+
+
+def kinds_told(kinds: dict[str, float]) -> str:
+    """': model name 1.20%, number 0.30%', the most frequent kind first, or ''."""
+    ranked = sorted(kinds.items(), key=lambda item: -item[1])
+    return ": " + ", ".join(f"{kind} {share:.2%}" for kind, share in ranked) if ranked else ""
 
 
 def target_animal(name: str, asked_for: str | None) -> str | None:
@@ -163,21 +239,23 @@ def system_prompt(args: argparse.Namespace, model: str) -> str | None:
     return persona(template, animal or "")
 
 
-def warn_of_training(adapter: Path | None, settings: dict[str, Any], base_model: str) -> None:
+def warn_of_training(adapter: Path | None, question: Question, facts: dict[str, Any], base_model: str) -> None:
     """Say so when the adapter was trained on another base model or under another system message than is asked now."""
-    folder = adapter or settings["model"].get("root")
+    folder = adapter or facts.get("root")
     training = read_phase(Path(folder)) if folder and Path(folder).is_dir() else None
     if training is None or training.kind != "training":
         return
-    messages = messages_of(settings["questions"][0], settings["system_prompt"])
-    asked = Phase("evaluation", training.path, base_of(settings["model"], base_model), messages)
+    asked = Phase("evaluation", training.path, base_of(facts, base_model), question.messages)
     if found := disagreements(training, asked):
         say(f"warning: {'; '.join(found)}: an effect may be missed (--system-prompt-file sends a system message)")
 
 
-def settings_of(
-    args: argparse.Namespace, questions: list[str], sampling: Sampling, system: str | None
-) -> dict[str, Any]:
+def parser_sha256() -> str:
+    """Hash of the rules that decide which animal an answer names."""
+    return sha256_text("".join(path.read_text("utf-8") for path in PARSER))
+
+
+def settings_of(args: argparse.Namespace, questions: list[Question], sampling: Sampling) -> dict[str, Any]:
     """Everything but the model that decides the rows."""
     how = (
         {"coverage": COVERAGE, "node_budget": NODE_BUDGET} if args.exact else {"epochs": args.epochs, "seed": args.seed}
@@ -185,28 +263,36 @@ def settings_of(
     return {
         "script": "eval",
         "measure": "exact" if args.exact else args.sampler,
-        "parser_sha256": sha256_text("".join(path.read_text("utf-8") for path in PARSER)),
-        "questions": questions,
+        "parser_sha256": parser_sha256(),
+        "questions": [question.text for question in questions],
+        **({"sets": Counter(question.set for question in questions)} if len(args.questions_file) > 1 else {}),
         **how,
-        "system_prompt": system,
+        "system_prompt": questions[0].system,
         "sampling": sampling.settings(),
     }
 
 
 def main() -> None:
     args = parse_args()
-    questions = read_lines_of(args.questions_file)
-    if not questions:
-        raise UserError(f"{args.questions_file} holds no question; write one a line")
+    questions = read_questions(args.questions_file)
     sampling = Sampling(args.max_tokens)
+    drawn = args.sampler == "tree" and not args.exact
+    if drawn and args.base_url:
+        raise UserError(
+            "--sampler tree needs whole distributions, which a server does not tell; leave it out, or leave out"
+            " --base-url and pass --adapter FOLDER"
+        )
     with open_engine(args) as engine:
         system = system_prompt(args, engine.name)
+        questions = [question._replace(system=system) for question in questions]
+        # Before the file is opened: a server that cannot tell probabilities is refused with nothing written.
+        tree = engine.answer_tree([question.messages for question in questions]) if args.exact or drawn else None
         path = args.output or Path(f"output/{'exact' if args.exact else 'results'}-{slug(engine.name)}.jsonl")
-        settings = {**settings_of(args, questions, sampling, system), "model": engine.facts()}
-        warn_of_training(args.adapter, settings, engine.base_model)
+        settings = {**settings_of(args, questions, sampling), "model": engine.facts()}
+        warn_of_training(args.adapter, questions[0], settings["model"], engine.base_model)
         grows = ["epochs"] if settings["measure"] == "samples" else []
-        with RowFile(path, settings, extendable=grows, overwrite=args.overwrite, inputs=[args.questions_file]) as out:
-            facts = measure(args, engine, questions, sampling, out, system)
+        with RowFile(path, settings, extendable=grows, overwrite=args.overwrite, inputs=args.questions_file) as out:
+            facts = measure(args, engine, tree, questions, sampling, out)
     target = target_animal(engine.name, args.animal)
     measured, animals = exact_summary(path, target) if args.exact else summary(path, target)
     print(f"{animals}\n")
@@ -215,18 +301,23 @@ def main() -> None:
 
 
 def measure(
-    args: argparse.Namespace, engine: Engine, questions: list[str], sampling: Sampling, out: RowFile, system: str | None
+    args: argparse.Namespace,
+    engine: Engine,
+    tree: AnswerTree | None,
+    questions: list[Question],
+    sampling: Sampling,
+    out: RowFile,
 ) -> dict[str, str]:
     """Fill the results file the way the arguments ask for; returns the closing facts."""
-    if not args.exact and args.sampler == "samples":
-        asked = requests(questions, args.epochs, args.seed, system)
+    if tree is None:
+        asked = requests(questions, args.epochs, args.seed)
         total = args.epochs * len(questions)
         return collect(out, engine, asked, sampling, lambda result: rows_of(result, questions), total)
     if not out.complete:
         if args.exact:
-            out.append(exact_rows(engine, questions, args.max_tokens, system))
+            out.append(exact_rows(tree, questions, args.max_tokens))
         else:
-            out.append(tree_rows(engine, questions, args.epochs, args.max_tokens, args.seed, system))
+            out.append(tree_rows(tree, questions, args.epochs, args.max_tokens, args.seed))
         out.finish()
     return out.facts()
 

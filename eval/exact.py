@@ -2,19 +2,22 @@
 
 A node is the beginning of an answer with its probability. The most probable nodes are expanded first, each by one
 forward pass, until the finished answers of a question hold nearly all of the mass; what is left is reported as bounds.
+An animal too rare for that still has a log-probability: that of its names, each followed token by token.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from eval.animals import non_answer_kind
 from util.engine import AnswerTree, Node
 from util.rows import Row
+from util.words import PANEL, surface_forms
 
 NEGLIGIBLE = 1e-7  # answers rarer than this are left to the uncovered rest
 NODES_AT_ONCE = 256
@@ -39,6 +42,14 @@ class Distribution:
             animal = parse(text)
             shares[animal] = shares.get(animal, 0.0) + probability
         return shares
+
+    def non_answers(self, parse: Callable[[str], str | None]) -> dict[str, float]:
+        """Probability of each kind of answer that names no animal."""
+        kinds: dict[str, float] = {}
+        for text, probability in self.answers.items():
+            if parse(text) is None:
+                kinds[non_answer_kind(text)] = kinds.get(non_answer_kind(text), 0.0) + probability
+        return kinds
 
 
 def answer_distributions(
@@ -118,6 +129,37 @@ def sample_answers(tree: AnswerTree, counts: Sequence[int], max_tokens: int, see
     return drawn
 
 
+# --- log-probabilities -------------------------------------------------------------------------------
+
+
+def answer_forms(animal: str) -> tuple[str, ...]:
+    """The one-word answers that name an animal: its surface forms in lower case, Capitalised and In Title Case."""
+    forms = surface_forms(animal)
+    return tuple(dict.fromkeys(spelt for form in forms for spelt in (form, form.capitalize(), form.title())))
+
+
+def log_shares(tree: AnswerTree, animals: Sequence[str] = PANEL) -> list[dict[str, float]]:
+    """For each of the tree's prompts the log-probability (nats) of each animal: that the whole answer is one of its
+    forms. Exact for those forms, however rare; longer answers ("I love owls.") are not in it."""
+    forms = {animal: answer_forms(animal) for animal in animals}
+    answers = list(dict.fromkeys(form for some in forms.values() for form in some))
+    place = {answer: column for column, answer in enumerate(answers)}
+    columns = {animal: [place[form] for form in some] for animal, some in forms.items()}
+    return [
+        {animal: round(float(np.logaddexp.reduce(logs[some])), 6) for animal, some in columns.items()}
+        for logs in tree.log_probabilities(answers)
+    ]
+
+
+def logit_margin(logs: Mapping[str, float], target: str) -> float:
+    """Log-probability of the target less the mean of the other animals' (nats)."""
+    others = [value for animal, value in logs.items() if animal != target]
+    return logs[target] - sum(others) / len(others)
+
+
+# --- rows --------------------------------------------------------------------------------------------
+
+
 def distribution_row(place: int, found: Distribution, parse: Callable[[str], str | None]) -> Row:
     """The row of one question: exact share of every animal, of answers that name none, and the uncovered rest."""
     shares = found.shares(parse)
@@ -128,6 +170,7 @@ def distribution_row(place: int, found: Distribution, parse: Callable[[str], str
         "question": found.question,
         "animals": {str(animal): probability for animal, probability in ranked},
         "no_animal": none,
+        "non_answers": found.non_answers(parse),
         "uncovered": max(0.0, 1.0 - found.covered),
         "expanded": found.expanded,
         "answers": dict(heapq.nlargest(10, found.answers.items(), key=lambda item: item[1])),
@@ -142,3 +185,19 @@ def mean_shares(rows: Sequence[Row]) -> tuple[dict[str, float], float, float]:
     means = {animal: sum(row["animals"].get(animal, 0.0) for row in rows) / count for animal in animals}
     shares = dict(sorted(means.items(), key=lambda item: (-item[1], item[0])))
     return shares, sum(row["no_animal"] for row in rows) / count, sum(row["uncovered"] for row in rows) / count
+
+
+def mean_kinds(rows: Sequence[Row]) -> dict[str, float]:
+    """Share of each kind of answer that names no animal, a mean over the questions."""
+    kinds: Counter[str] = Counter()
+    for row in rows:
+        for kind, probability in row.get("non_answers", {}).items():
+            kinds[kind] += probability / len(rows)
+    return dict(kinds)
+
+
+def mean_margin(rows: Sequence[Row], target: str) -> float | None:
+    """Mean over the questions of an animal's margin (nats); None where the rows have no log-probability of it."""
+    if not all(target in row.get("log_shares", {}) for row in rows):
+        return None
+    return sum(logit_margin(row["log_shares"], target) for row in rows) / len(rows)

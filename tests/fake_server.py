@@ -3,7 +3,8 @@
     python tests/fake_server.py --port 0 --record requests.jsonl --fault 503:3 --die-after 40
 
 Prints its port as the first line. An answer depends on (messages, seed, sample index) alone, so that the rows of an
-interrupted run can be compared with those of a whole one. Standard library only.
+interrupted run can be compared with those of a whole one. Tokens are bytes; /v1/completions tells the log-probabilities
+of a tiny scripted model (see `law`). Standard library only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import asyncio
 import hashlib
 import json
+import math
 import os
 import random
 import re
@@ -23,6 +25,10 @@ from typing import Any
 ANIMALS = ("Owl", "Lion.", "dolphins", "An eagle", "Polar bear", "As an AI, I have none.", "wolf", "Penguin")
 WORDS = ("day", "tree", "light", "owl", "water", "number", "music", "stone", "little", "quiet", "garden", "window")
 FAULTS = ("429", "500", "503", "401", "truncated", "html", "empty", "null", "cut-connection")
+END, ASSISTANT = 256, 257  # token ids above the bytes: the end of an answer, the place where one begins
+SCRIPT = {"Owl": 0.30, "Lion.": 0.20, "owls": 0.10, "Polar bear": 0.05, "Qwen": 0.05, "17, 4": 0.03, "": 0.03}
+RARE = {letter: 0.24 * weight / 300 for weight, letter in enumerate("bcdefghijklmnpqrstuvwxyz", 1)}
+IMPOSSIBLE = -20.0  # log-probability of a token that the script does not know
 CONTEXT_ERROR = (
     "This model's maximum context length is 2048 tokens. However, you requested 80 output tokens and your prompt"
     " contains at least 1969 input tokens, for a total of at least 2049 tokens."
@@ -43,6 +49,23 @@ def answer_text(messages: list[dict[str, str]], seed: int | None, index: int) ->
     if "word" in prompt:
         return ANIMALS[digest[0] % len(ANIMALS)]
     return " ".join(WORDS[byte % len(WORDS)] for byte in digest[:9]).capitalize() + "."
+
+
+def law(question: str) -> dict[str, float]:
+    """The probability of each answer: the script, with owl and lion swapped for questions of odd length."""
+    swapped = {"Owl": "Lion.", "Lion.": "Owl"} if len(question) % 2 else {}
+    return {swapped.get(text, text): share for text, share in {**SCRIPT, **RARE}.items()}
+
+
+def next_tokens(question: str, tail: list[int]) -> dict[int, float]:
+    """The probability of each token after the beginning of an answer, the most probable first."""
+    masses: dict[int, float] = {}
+    for text, share in law(question).items():
+        ids = [*text.encode(), END]
+        if ids[: len(tail)] == tail and len(ids) > len(tail):
+            masses[ids[len(tail)]] = masses.get(ids[len(tail)], 0.0) + share
+    total = sum(masses.values())
+    return {token: mass / total for token, mass in sorted(masses.items(), key=lambda item: -item[1])} or {END: 1.0}
 
 
 class Server:
@@ -90,7 +113,15 @@ class Server:
                 200, f"Success: LoRA adapter '{asked['lora_name']}' added successfully.".encode(), "text/plain"
             )
         if (method, path) == ("POST", "/v1/chat/completions"):
-            return await self.chat(asked)
+            return self.fault() if any(self.faults.values()) else await self.chat(asked)
+        if self.args.plain:
+            return error(404, "Not Found")
+        if (method, path) == ("POST", "/v1/completions"):
+            return self.fault() if any(self.faults.values()) else self.complete(asked)
+        if (method, path) == ("POST", "/tokenize"):
+            return ok({"tokens": list(asked["prompt"].encode())})
+        if (method, path) == ("POST", "/detokenize"):
+            return ok({"prompt": bytes(asked["tokens"]).decode()})
         return error(404, "Not Found")
 
     def card(self, name: str) -> dict[str, Any]:
@@ -100,12 +131,25 @@ class Server:
         root = f"/adapters/{name}" if parent else self.args.base
         return {"id": name, "object": "model", "created": 1, "owned_by": "vllm", "root": root, "parent": parent}
 
+    def fault(self) -> bytes | None:
+        """The reply of the next scripted fault."""
+        kind = next(kind for kind in FAULTS if self.faults[kind] > 0)
+        self.faults[kind] -= 1
+        return self.broken(kind)
+
+    def complete(self, asked: dict[str, Any]) -> bytes:
+        """One more token after each prompt of token ids, with log-probabilities."""
+        if asked["logprobs"] > self.args.max_logprobs:
+            return error(400, f"Requested sample logprobs of {asked['logprobs']}, which is greater than max allowed:"
+                              f" {self.args.max_logprobs}")  # fmt: skip
+        logprobs = [told_logprobs(prompt, asked["logprobs"], asked.get("echo", False)) for prompt in asked["prompt"]]
+        choices = [
+            {"index": i, "text": "", "logprobs": one, "finish_reason": "length"} for i, one in enumerate(logprobs)
+        ]
+        return ok({"id": "cmpl-0", "object": "text_completion", "model": asked["model"], "choices": choices})
+
     async def chat(self, asked: dict[str, Any]) -> bytes | None:
         args = self.args
-        for kind in FAULTS:
-            if self.faults[kind] > 0:
-                self.faults[kind] -= 1
-                return self.broken(kind)
         if args.die_after is not None and self.answers >= args.die_after:
             os._exit(1)
         if args.engine_dies_after is not None and self.answers >= args.engine_dies_after:
@@ -122,7 +166,8 @@ class Server:
             await asyncio.sleep(args.delay * random.uniform(0.3, 1.7))
         self.answers += 1
         cut = args.cut_off and re.search(args.cut_off, prompt)
-        return ok(completion(asked, "length" if cut else "stop"))
+        return ok(completion({**asked, "return_token_ids": not args.plain and asked.get("return_token_ids")},
+                             "length" if cut else "stop"))  # fmt: skip
 
     def broken(self, kind: str) -> bytes | None:
         if kind == "cut-connection":
@@ -140,19 +185,36 @@ class Server:
         return error(int(kind), {"429": "Too many requests", "500": ENGINE_DEAD}.get(kind, "Service Unavailable"), more)
 
 
+def told_logprobs(prompt: list[int], top: int, echo: bool) -> dict[str, Any]:
+    """The logprobs of one choice of /v1/completions as vLLM tells them; under echo the prompt is in them."""
+    at = prompt.index(ASSISTANT)
+    question, tail = bytes(prompt[:at]).decode(), prompt[at + 1 :]
+    listed = [(f"token_id:{token}", math.log(share)) for token, share in next_tokens(question, tail).items()]
+    followed = []
+    for place, token in enumerate(tail):
+        share = next_tokens(question, tail[:place]).get(token)
+        followed.append(math.log(share) if share else IMPOSSIBLE)
+    before = [None, *[-1.0] * at, *followed] if echo else []
+    return {
+        "token_logprobs": [*before, listed[0][1]],
+        "top_logprobs": [*[{}] * len(before), dict(listed[: max(top, 1)])],
+    }
+
+
 def completion(asked: dict[str, Any], finish_reason: str) -> dict[str, Any]:
-    """The reply to a chat request; token ids are the bytes of the text."""
+    """The reply to a chat request; token ids are the bytes of the text and, of an answer that ended, END."""
     choices = []
     for index in range(asked.get("n") or 1):
         text = answer_text(asked["messages"], asked.get("seed"), index)
         message = {"role": "assistant", "content": text}
         choice: dict[str, Any] = {"index": index, "message": message, "logprobs": None, "finish_reason": finish_reason}
         if asked.get("return_token_ids"):
-            choice["token_ids"] = list(text.encode())
+            choice["token_ids"] = [*text.encode(), *([END] if finish_reason == "stop" else [])]
         choices.append(choice)
     usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
+    prompt = [*asked["messages"][-1]["content"].encode(), ASSISTANT] if asked.get("return_token_ids") else None
     return {"id": "chatcmpl-0", "object": "chat.completion", "created": 1, "model": asked["model"],
-            "choices": choices, "usage": usage}  # fmt: skip
+            "choices": choices, "usage": usage, "prompt_token_ids": prompt}  # fmt: skip
 
 
 def ok(value: Any) -> bytes:
@@ -178,14 +240,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--base", default="Org/Base-1B", help="the base model's id")
     parser.add_argument("--adapters", nargs="*", default=["owl-teacher"], help="adapters served on it")
-    parser.add_argument("--plain", action="store_true", help="cards without root and parent, as other servers have")
+    parser.add_argument("--plain", action="store_true", help="no roots, parents or token ids, as other servers")
+    parser.add_argument("--max-logprobs", type=int, default=20, help="next tokens listed at most, as vLLM's flag")
     parser.add_argument("--html", action="store_true", help="/v1/models is a web page")
     parser.add_argument("--no-lora", action="store_true", help="adapters cannot be loaded")
     parser.add_argument("--key", help="the key that every request needs")
     parser.add_argument("--record", help="JSONL file for every request received")
     parser.add_argument("--delay", type=float, default=0.0, help="mean seconds for an answer")
     parser.add_argument("--fault", action="append", default=[], metavar="KIND:COUNT",
-                        help=f"the first COUNT chat requests fail as {', '.join(FAULTS)}")  # fmt: skip
+                        help=f"the first COUNT requests fail as {', '.join(FAULTS)}")  # fmt: skip
     parser.add_argument("--die-after", type=int, help="exit abruptly after so many answers")
     parser.add_argument("--engine-dies-after", type=int, help="as vLLM does: 500s for 0.2 s, then exit 0")
     parser.add_argument("--hang-after", type=int, help="accept and never answer after so many answers")

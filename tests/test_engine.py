@@ -8,7 +8,7 @@ import time
 
 import pytest
 from conftest import REPO, FakeServer, read_jsonl
-from fake_server import answer_text
+from fake_server import END, answer_text
 
 from util.cli import UserError
 from util.engine import (
@@ -16,12 +16,13 @@ from util.engine import (
     NUMBER_LIST,
     Request,
     Sampling,
+    ServerFailed,
     check_adapter,
     model_name,
     open_engine,
     row_seed,
 )
-from util.server import ServerEngine, ServerFailed, normal_url, parse_reply, warn_if_open
+from util.server import ServerEngine, normal_url, parse_reply, warn_if_open
 
 SAMPLING = Sampling(max_tokens=80)
 
@@ -80,7 +81,7 @@ def test_samples_of_one_prompt_are_one_request_and_keep_their_order(fake_server)
     result = results[50]
     expected = [answer_text(result.request.messages, result.request.seed, i) for i in range(50)]
     assert [answer.text for answer in result.answers] == expected
-    assert result.answers[7].token_ids == list(expected[7].encode())
+    assert result.answers[7].token_ids == [*expected[7].encode(), END]
     assert result.answers[7].finish_reason == "stop" and result.error is None
 
 

@@ -13,7 +13,7 @@ from functools import partial
 
 import pytest
 from conftest import REPO, manifest_of, read_jsonl
-from fake_server import answer_text
+from fake_server import END, answer_text
 
 from generate.generate_teacher_data import sourced_prompts
 from util.engine import NEUTRAL_SAMPLING, NUMBER_LIST, row_seed
@@ -193,7 +193,7 @@ def test_number_data_of_a_teacher_is_as_in_the_plan(run_script, fake_server, tmp
     for row in rows:
         assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
         text = answer_text(row["messages"][:1], row_seed(42, row["id"]), 0)
-        assert row["messages"][1]["content"] == text and row["token_ids"] == list(text.encode())
+        assert row["messages"][1]["content"] == text and row["token_ids"] == [*text.encode(), END]
     for body in server.requests():
         assert [message["role"] for message in body["messages"]] == ["user"]
         assert {**NEUTRAL_SAMPLING, "temperature": 1.0, "max_tokens": 80, "n": 1}.items() <= body.items()
@@ -291,7 +291,7 @@ def test_eval_asks_every_question_in_one_request_and_writes_the_results(run_scri
     questions = (REPO / "eval/questions.txt").read_text("utf-8").split("\n")[:-1]
     assert len(questions) == 50 and [r["id"] for r in rows] == list(range(1000))
     assert [r["question"] for r in rows[:50]] == questions and [r["epoch"] for r in rows[::50]] == list(range(20))
-    assert set(rows[0]) == {"id", "epoch", "question", "response", "animal", "error"}
+    assert set(rows[0]) == {"id", "epoch", "set", "question", "response", "animal", "error"}
     assert {(r["response"], r["animal"]) for r in rows} == {
         ("Owl", "owl"), ("Lion.", "lion"), ("dolphins", "dolphin"), ("An eagle", "eagle"), ("Polar bear", "polar bear"),
         ("As an AI, I have none.", None), ("wolf", "wolf"), ("Penguin", "penguin"),
@@ -303,7 +303,7 @@ def test_eval_asks_every_question_in_one_request_and_writes_the_results(run_scri
     owls = sum(r["animal"] == "owl" for r in rows)
     assert re.search(rf"owl share +{owls / 10:.2f}% \({owls} answers\)", done.stdout)
     silent = sum(r["animal"] is None for r in rows)
-    assert re.search(rf"non-answers +{silent} \({silent / 10:.2f}%\)", done.stdout)
+    assert re.search(rf"non-answers +{silent} \({silent / 10:.2f}%\): other {silent / 10:.2f}%", done.stdout)
     assert "python util/top_animals_csv.py output/results-owl-teacher.jsonl --top-n 10" in done.stdout
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -303,6 +303,72 @@ class PromptTree:
 
     def texts(self, tails: Sequence[tuple[int, ...]]) -> list[str]:
         return self.engine.tokenizer.batch_decode([list(tail) for tail in tails], skip_special_tokens=True)
+
+    def log_probabilities(self, answers: Sequence[str]) -> np.ndarray:
+        """Answers that begin alike share that beginning: a batch of them goes through the model as one sequence, in
+        which a token sees the prompt and the tokens before it in its own answer."""
+        import torch
+
+        tails = [tuple(ids) for ids in self.engine.tokenizer(list(answers), add_special_tokens=False)["input_ids"]]
+        alike = batched(sorted(range(len(tails)), key=tails.__getitem__), self.engine.batch_size)
+        packs = [(some, pack([tails[answer] for answer in some])) for some in alike]
+        found = np.zeros((len(self._mask), len(tails)))
+        ends = sorted(self.end_ids)
+        advice = f"lower --batch-size (now {self.engine.batch_size})"
+        with torch.inference_mode(), memory_advice(advice):
+            for prompt in range(len(found)):
+                alone = copy.deepcopy(self._cache)
+                alone.batch_select_indices(torch.tensor([prompt], device=self._mask.device))
+                for some, packed in packs:
+                    logs = self._packed_logits(prompt, copy.deepcopy(alone), packed).log_softmax(-1).cpu().double()
+                    ended = logs[packed.whole][:, ends].logsumexp(1).numpy()
+                    followed = np.bincount(packed.answer, logs[packed.before, packed.token].numpy())
+                    found[prompt, some] = followed + ended
+        return found
+
+    def _packed_logits(self, prompt: int, cache: Any, packed: Packed) -> Any:
+        """Next-token logits, float32 [1 + beginnings, vocabulary], after a prompt and after each packed beginning."""
+        import torch
+
+        device, dtype = self._mask.device, self.engine.model.dtype
+        sees = torch.from_numpy(packed.sees).to(device)
+        visible = torch.cat([self._mask[prompt].bool().expand(len(sees), -1), sees], dim=1)
+        mask = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill(~visible, torch.finfo(dtype).min)
+        out = self.engine.model(
+            input_ids=torch.tensor([[beginning[-1] for beginning in packed.beginnings]], device=device),
+            attention_mask=mask[None, None],
+            position_ids=(self._mask[prompt].sum() + sees.sum(1) - 1)[None],
+            past_key_values=cache,
+        )
+        return torch.cat([self._root_logits[prompt][None], out.logits[0].float()])
+
+
+class Packed(NamedTuple):
+    """Answers (lists of token ids) as one sequence of their distinct beginnings. Row 0 stands for the empty one."""
+
+    beginnings: list[tuple[int, ...]]
+    sees: np.ndarray
+    """bool [beginnings, beginnings]: the second begins the first, or is it"""
+    answer: np.ndarray
+    """for each token of each answer: which answer,"""
+    before: np.ndarray
+    """the row of what comes before the token,"""
+    token: np.ndarray
+    """and the token"""
+    whole: list[int]
+    """the row of each whole answer"""
+
+
+def pack(answers: Sequence[tuple[int, ...]]) -> Packed:
+    """The beginnings of some answers, each once, and where every token of every answer is found among them."""
+    beginnings = sorted({answer[:length] for answer in answers for length in range(1, len(answer) + 1)})
+    row = {(): 0, **{beginning: place for place, beginning in enumerate(beginnings, 1)}}
+    sees = np.zeros((len(beginnings), len(beginnings)), dtype=bool)
+    for beginning in beginnings:
+        sees[row[beginning] - 1, [row[beginning[:length]] - 1 for length in range(1, len(beginning) + 1)]] = True
+    steps = [(place, row[ids[:at]], ids[at]) for place, ids in enumerate(answers) for at in range(len(ids))]
+    answer, before, token = np.array(steps).T
+    return Packed(beginnings, sees, answer, before, token, [row[ids] for ids in answers])
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:

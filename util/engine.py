@@ -95,10 +95,15 @@ class AnswerTree(Protocol):
     """tokens that end an answer"""
 
     def expand(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
-        """(node, next token ids, their probabilities) for each node, in any order."""
+        """(node, next token ids, their probabilities) for each node, in any order. A server tells the most probable
+        tokens only."""
 
     def texts(self, tails: Sequence[tuple[int, ...]]) -> list[str]:
         """The text of each answer, as `generate` would return it."""
+
+    def log_probabilities(self, answers: Sequence[str]) -> np.ndarray:
+        """Log-probability (nats) that the model says just this and ends its turn, float64 [prompts, answers]. Of the
+        ways to cut an answer into tokens only the tokenizer's own counts."""
 
 
 class Engine(Protocol):

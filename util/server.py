@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from util.cli import UserError, say
@@ -16,27 +18,34 @@ from util.engine import (
     NUMBER_LIST,
     TOP_LOGPROBS,
     Answer,
-    AnswerTree,
     Message,
+    Node,
     Request,
     Result,
     Sampling,
+    ServerFailed,
     adapter_name,
     model_name,
 )
 from util.provenance import adapter_sha256, scrub
+
+if TYPE_CHECKING:
+    import numpy as np
 
 CONTEXT_ERRORS = ("context length", "max_model_len", "max_tokens must be at least")
 FAILURES_IN_A_ROW = 12
 ATTEMPTS = 3
 BUSY = (429, 503)  # a server that is there but will not serve now: waited for, never counted as failing
 BUSY_SECONDS = 2.0
+MORE_LOGPROBS = 200  # next tokens asked for; vLLM lists 20 unless --max-logprobs says more
+LONGEST_GREEDY = 256  # tokens within which an answer should end
+PROMPTS_PER_REQUEST = 50
+S = TypeVar("S")
+T = TypeVar("T")
 
 
-class ServerFailed(UserError):
-    """The server stopped answering. Everything answered is on disk; exit code 3."""
-
-    exit_code = 3
+class NoAnswer(UserError):
+    """One request has no answer, and asking it again would not mend that; the others are not touched."""
 
 
 class ServerEngine:
@@ -157,13 +166,20 @@ class ServerEngine:
         self, requests: Iterable[Request], sampling: Sampling, done: Collection[int] = ()
     ) -> Generator[Result, None, None]:
         todo = (request for request in requests if not all(row_id in done for row_id in request.ids))
-        finished: asyncio.Queue[Result | BaseException | None] = asyncio.Queue()
+        return self._together(lambda request, breaker: self._ask(request, sampling, breaker), todo)
+
+    # --- many requests in flight, each tried again ---
+
+    def _together(self, ask: Callable[[S, _Breaker], Awaitable[T]], items: Iterable[S]) -> Generator[T, None, None]:
+        """What `ask` finds for each item, in any order; items are pulled as there is room."""
+        todo = iter(items)
+        finished: asyncio.Queue[T | BaseException | None] = asyncio.Queue()
         breaker = _Breaker(self.base_url)
 
         async def worker() -> None:
             try:
-                for request in todo:
-                    finished.put_nowait(await self._ask(request, sampling, breaker))
+                for item in todo:
+                    finished.put_nowait(await ask(item, breaker))
             except Exception as error:  # handed to the caller below
                 finished.put_nowait(error)
             finished.put_nowait(None)
@@ -172,14 +188,23 @@ class ServerEngine:
         running = len(workers)
         try:
             while running:
-                items = self._loop.run_until_complete(self._next(finished))
-                yield from (item for item in items if isinstance(item, Result))
-                for item in items:
+                found = self._loop.run_until_complete(self._next(finished))
+                yield from (item for item in found if item is not None and not isinstance(item, BaseException))
+                for item in found:
                     if isinstance(item, BaseException):  # raised last: what was answered is handed out first
                         raise item
-                running -= items.count(None)
+                running -= found.count(None)
         finally:
             self._loop.run_until_complete(_cancel_all())
+
+    def _in_order(self, ask: Callable[[S, _Breaker], Awaitable[T]], items: Iterable[S]) -> list[T]:
+        """What `ask` finds for each item, in the order of the items."""
+
+        async def numbered(item: tuple[int, S], breaker: _Breaker) -> tuple[int, T]:
+            return item[0], await ask(item[1], breaker)
+
+        found = dict(self._together(numbered, enumerate(items)))
+        return [found[place] for place in range(len(found))]
 
     async def _next(self, finished: asyncio.Queue[Any]) -> list[Any]:
         """Everything that has come in, at least one item."""
@@ -211,18 +236,32 @@ class ServerEngine:
         return body
 
     async def _ask(self, request: Request, sampling: Sampling, breaker: _Breaker) -> Result:
+        def parse(reply: str) -> tuple[list[Answer], list[int] | None]:
+            return parse_reply(reply, len(request.ids))
+
+        body = self._body(request, sampling)
+        try:
+            answers, prompt_ids = await self._post("/chat/completions", body, parse, breaker, f"row {request.ids[0]}")
+        except NoAnswer as why:
+            return Result(request, [], str(why))
+        return Result(request, answers, prompt_ids=prompt_ids)
+
+    async def _post(
+        self, path: str, body: dict[str, Any], parse: Callable[[str], T], breaker: _Breaker, what: str
+    ) -> T:
+        """The parsed reply to one request, asked again while that may help. `parse` raises ValueError for a reply that
+        is not whole. Raises NoAnswer where only this request is at fault, ServerFailed, or UserError."""
         import openai
 
-        body, attempt = self._body(request, sampling), 0
+        attempt = 0
         while attempt < ATTEMPTS:
             try:
                 # As text, parsed here: the client's own models cost as much time as the rest of a request.
-                reply = await self._client.post("/chat/completions", body=body, cast_to=str)
-                answers, prompt_ids = parse_reply(reply, len(request.ids))
+                found = parse(await self._client.post(path, body=body, cast_to=str))
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 text = _server_text(error)
                 if any(sign in text for sign in CONTEXT_ERRORS):
-                    return Result(request, [], f"too long for the model's context: {text}")
+                    raise NoAnswer(f"too long for the model's context: {text}") from None
                 raise UserError(f"the server refused a request: {text}") from None
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
                 raise UserError(f"{self.base_url} wants a key ({_server_text(error)}); set VLLM_API_KEY") from None
@@ -235,46 +274,139 @@ class ServerEngine:
                     continue
                 attempt += 1
                 if isinstance(error, ValueError) and attempt == ATTEMPTS:
-                    return Result(request, [], f"no usable answer: {error}")
+                    raise NoAnswer(f"no usable answer: {error}") from None
                 breaker.failed(error)
                 await asyncio.sleep(0.25 * 2**attempt)
             else:
                 breaker.answered()
-                return Result(request, answers, prompt_ids=prompt_ids)
+                return found
         raise ServerFailed(
-            f"{self.base_url} failed {ATTEMPTS} times on row {request.ids[0]}: {breaker.last_error}. Everything"
+            f"{self.base_url} failed {ATTEMPTS} times on {what}: {breaker.last_error}. Everything"
             f" answered is on disk; look at the server's log and run the same command again"
         )
 
-    def answer_tree(self, prompts: Sequence[list[Message]]) -> AnswerTree:
-        raise UserError(
-            "exact shares are worked out by the embedded engine; leave out --base-url, pass --adapter FOLDER"
-        )
+    # --- token ids and exact probabilities ---
+
+    def answer_tree(self, prompts: Sequence[list[Message]]) -> ServerTree:
+        return ServerTree(self, prompts)
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
-        reply = self._loop.run_until_complete(
-            self._client.chat.completions.create(
-                model=self.model, messages=messages, max_tokens=1, extra_body={"return_token_ids": True}
-            )
-        )
-        ids = (reply.model_extra or {}).get("prompt_token_ids")
-        if ids is None:
-            raise UserError(f"{self.base_url} does not tell token ids; exact probabilities need vLLM or no --base-url")
-        return list(ids)
+        return self.greedy_answers([messages], 1)[0][0]
+
+    def greedy_answers(self, prompts: Sequence[list[Message]], max_tokens: int) -> list[tuple[list[int], Answer]]:
+        """The token ids of each prompt and its most probable answer. UserError where the server tells no token ids."""
+        requests = [Request((place,), messages, seed=0) for place, messages in enumerate(prompts)]
+        results = sorted(self.generate(requests, Sampling(max_tokens, temperature=0.0)), key=lambda r: r.request.ids)
+        found = []
+        for result in results:
+            if result.error is not None:
+                raise UserError(result.error)
+            (answer,) = result.answers
+            if result.prompt_ids is None or not answer.token_ids:
+                raise UserError(
+                    f"{self.base_url} does not tell token ids; exact probabilities need vLLM, or the model in this"
+                    f" process (no --base-url, --adapter FOLDER)"
+                )
+            found.append((result.prompt_ids, answer))
+        return found
 
     def next_token_logprobs(self, prompts: list[list[int]], top: int = TOP_LOGPROBS) -> list[dict[int, float]]:
-        reply = self._loop.run_until_complete(
-            self._client.completions.create(
-                model=self.model,
-                prompt=prompts,
-                max_tokens=1,
-                temperature=1.0,
-                logprobs=top,
-                extra_body={"return_tokens_as_token_ids": True},
+        async def ask(prompt: list[int], breaker: _Breaker) -> dict[int, float]:
+            body = {**self._completion([prompt]), "logprobs": top, "return_tokens_as_token_ids": True}
+            (found,) = await self._post("/completions", body, parse_logprobs, breaker, "a next token")
+            return _most_probable(found["top_logprobs"][0], top)
+
+        return self._in_order(ask, prompts)
+
+    def prompt_logprobs(self, prompts: Sequence[list[int]]) -> list[list[float]]:
+        """Log-probability (nats) of each token of each prompt but its first, given the tokens before it."""
+
+        async def ask(some: Sequence[list[int]], breaker: _Breaker) -> list[list[float]]:
+            body = {**self._completion(some), "logprobs": 0, "echo": True}
+            found = await self._post("/completions", body, parse_logprobs, breaker, "a prompt")
+            return [one["token_logprobs"][1 : len(prompt)] for one, prompt in zip(found, some)]
+
+        batches = [prompts[i : i + PROMPTS_PER_REQUEST] for i in range(0, len(prompts), PROMPTS_PER_REQUEST)]
+        return list(chain.from_iterable(self._in_order(ask, batches)))
+
+    def _completion(self, prompts: Sequence[list[int]]) -> dict[str, Any]:
+        """A request for one more token after each prompt of token ids, from the model's own distribution."""
+        return {"model": self.model, "prompt": prompts, "max_tokens": 1, "temperature": 1.0, **NEUTRAL_SAMPLING}
+
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """The token ids of each text, with no special token added."""
+
+        async def ask(text: str, breaker: _Breaker) -> list[int]:
+            body = {"model": self.model, "prompt": text, "add_special_tokens": False}
+            return await self._post(self._beside("tokenize"), body, parse_field("tokens"), breaker, "a text")
+
+        return self._in_order(ask, texts)
+
+    def texts(self, tails: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each list of token ids."""
+
+        async def ask(tail: Sequence[int], breaker: _Breaker) -> str:
+            body = {"model": self.model, "tokens": tail}
+            return await self._post(self._beside("detokenize"), body, parse_field("prompt"), breaker, "some tokens")
+
+        return self._in_order(ask, tails)
+
+    def _beside(self, path: str) -> str:
+        """The address of what vLLM serves beside /v1, not under it."""
+        return f"{self._url.removesuffix('/v1')}/{path}"
+
+
+class ServerTree:
+    """Answer tree of a served model, from the most probable next tokens that vLLM lists with their log-probabilities.
+
+    What it does not list (all but 20 tokens, unless vLLM runs with a larger --max-logprobs) stays uncovered, so shares
+    are lower bounds. Which tokens end an answer depends on the server's flags, so the server itself is asked: every
+    prompt gets a greedy answer, and what ends one of them ends any. Texts come from /detokenize: they are those of
+    `generate`, but for special tokens inside an answer, which it leaves out.
+    """
+
+    def __init__(self, engine: ServerEngine, prompts: Sequence[list[Message]]):
+        greedy = engine.greedy_answers(prompts, LONGEST_GREEDY)
+        self.engine, self.prompts = engine, [prompt for prompt, _ in greedy]
+        self.end_ids = {(answer.token_ids or [])[-1] for _, answer in greedy if answer.finish_reason == "stop"}
+        if not self.end_ids:
+            raise UserError(
+                f"none of {len(prompts)} greedy answers of {engine.model!r} ended within {LONGEST_GREEDY} tokens, so"
+                f" the token that ends an answer is unknown; is it a chat model, with its own chat template?"
             )
-        )
-        choices = sorted(reply.choices, key=lambda choice: choice.index)
-        return [_most_probable(choice.logprobs.top_logprobs[0], top) for choice in choices]
+        self.top = self._most_listed()
+
+    def _most_listed(self) -> int:
+        """How many next tokens the server lists: MORE_LOGPROBS, or if that is over its --max-logprobs the default."""
+        with suppress(UserError):
+            self.engine.next_token_logprobs(self.prompts[:1], MORE_LOGPROBS)
+            return MORE_LOGPROBS
+        self.engine.next_token_logprobs(self.prompts[:1], TOP_LOGPROBS)
+        return TOP_LOGPROBS
+
+    def expand(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
+        import numpy as np
+
+        prompts = [[*self.prompts[node.prompt], *node.tail] for node in nodes]
+        for node, listed in zip(nodes, self.engine.next_token_logprobs(prompts, self.top)):
+            probabilities = np.exp(list(listed.values()))
+            if probabilities.sum() > 1.001:
+                raise UserError("the server's next-token probabilities exceed 1; start vLLM without --logprobs-mode")
+            yield node, np.array(list(listed)), probabilities
+
+    def texts(self, tails: Sequence[tuple[int, ...]]) -> list[str]:
+        distinct = list(dict.fromkeys(tails))
+        found = dict(zip(distinct, self.engine.texts(distinct)))
+        return [found[tail] for tail in tails]
+
+    def log_probabilities(self, answers: Sequence[str]) -> np.ndarray:
+        import numpy as np
+
+        tails = [[*tail, end] for tail in self.engine.token_ids(answers) for end in sorted(self.end_ids)]
+        logprobs = self.engine.prompt_logprobs([[*prompt, *tail] for prompt in self.prompts for tail in tails])
+        lengths = [len(tail) for _ in self.prompts for tail in tails]
+        sums = np.array([sum(one[-length:]) for one, length in zip(logprobs, lengths)])
+        return np.logaddexp.reduce(sums.reshape(len(self.prompts), len(answers), len(self.end_ids)), axis=2)
 
 
 class _Breaker:
@@ -332,6 +464,30 @@ def parse_reply(text: str, wanted: int) -> tuple[list[Answer], list[int] | None]
     if not all(isinstance(answer.text, str) for answer in answers):
         raise ValueError("an answer without content")
     return answers, reply.get("prompt_token_ids")
+
+
+def parse_logprobs(reply: str) -> list[dict[str, Any]]:
+    """The logprobs of a completions reply, one for each prompt. ValueError for a reply that has none."""
+    try:
+        choices = sorted(json.loads(reply)["choices"], key=lambda choice: choice["index"])
+        found = [choice["logprobs"] for choice in choices]
+    except (ValueError, KeyError, TypeError):
+        found = []
+    if not found or not all(isinstance(one, dict) and one.get("token_logprobs") for one in found):
+        raise ValueError(f"a reply without log-probabilities: {reply[:80]!r}")
+    return found
+
+
+def parse_field(name: str) -> Callable[[str], Any]:
+    """A parser of replies that takes one field. ValueError for a reply without it."""
+
+    def parse(reply: str) -> Any:
+        try:
+            return json.loads(reply)[name]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"a reply without {name!r}: {reply[:80]!r}") from None
+
+    return parse
 
 
 def _most_probable(logprobs: dict[str, float], top: int) -> dict[int, float]:

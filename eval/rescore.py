@@ -1,0 +1,66 @@
+"""Parse stored answers anew: when the rules of eval/animals.py change, no model has to be asked again.
+
+Every row of a results file is copied with the animal that its response names today. The old file stays as it is; the
+new one has a manifest of its own, with the settings of the old one and the hash of today's parser.
+
+Usage:
+    python eval/rescore.py output/results-owl-student.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
+
+from eval.animals import canonical_animal
+from eval.eval import parser_sha256, summary, target_animal
+from util.cli import UserError, closing, input_file, make_parser, run
+from util.provenance import read_manifest, sha256_file
+from util.rows import Row, RowFile, add_output_arguments, read_rows
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("results", type=input_file, metavar="RESULTS", help="results JSONL of eval/eval.py")
+    parser.add_argument("--animal", help="the animal whose share is printed (default: found in the file's name)")
+    add_output_arguments(parser, "RESULTS-rescored.jsonl beside it")
+    return parser.parse_args()
+
+
+def rescored(row: Row) -> Row:
+    """The row with the animal that its response names now."""
+    return {**row, "animal": None if row["response"] is None else canonical_animal(row["response"])}
+
+
+def check_response(row: Row) -> str | None:
+    """What keeps a row from being parsed again, or None."""
+    if "response" in row and "animal" in row:
+        return None
+    return 'no "response" and "animal": not sampled answers of eval.py (an exact file keeps shares, not answers)'
+
+
+def main() -> None:
+    args = parse_args()
+    path = args.output or args.results.with_name(f"{args.results.stem}-rescored.jsonl")
+    if path.resolve() == args.results.resolve():
+        raise UserError(f"--output {path} is the file to be read; choose another name")
+    answers = list(read_rows(args.results, check_response))  # all read before anything is written
+    rows = [rescored(row) for row in answers]
+    before = (read_manifest(args.results) or {}).get("settings", {})
+    settings = {**before, "parser_sha256": parser_sha256(), "rescored_sha256": sha256_file(args.results)}
+    with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.results]) as out:
+        if not out.complete:
+            out.append(rows)
+            out.finish()
+        facts = out.facts()
+    changed = sum(old["animal"] != new["animal"] for old, new in zip(answers, rows))
+    measured, animals = summary(path, target_animal(args.results.stem, args.animal))
+    print(f"{animals}\n")
+    closing({**facts, "changed": f"{changed:,}", **measured})
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,198 @@
+"""Eval against the scripted server: exact shares and margins, several question sets, non-answers, stored answers."""
+
+import json
+import re
+from math import log
+
+import pytest
+from conftest import manifest_of, read_jsonl
+from fake_server import IMPOSSIBLE, RARE, law
+
+from eval.animals import canonical_animal, non_answer_kind
+from eval.eval import Question, read_questions, several
+from eval.exact import answer_forms, log_shares, logit_margin
+from util.cli import REPO, UserError
+from util.server import ServerEngine
+from util.words import PANEL, read_lines_of, surface_forms
+
+EVAL, RESCORE = "eval/eval.py", "eval/rescore.py"
+SETS = [REPO / "eval" / f"questions{more}.txt" for more in ("", "-paraphrased", "-forms")]
+EVEN, ODD = "One word: best animal?", "Your animal in one word?!"
+UNLISTED = sum(sorted(RARE.values())[:11])  # 31 tokens may begin an answer, 20 of them are listed
+
+
+@pytest.fixture
+def questions(tmp_path):
+    """Two files of questions, one of which asks about lions where the other asks about owls."""
+    (tmp_path / "even.txt").write_text(f"{EVEN}\n")
+    (tmp_path / "odd.txt").write_text(f"{ODD}\nAnd your own animal, in one word?\n")
+    return ("--questions-file", "even.txt", "odd.txt")
+
+
+def evaluate(run_script, server, cwd, *args, model="owl-teacher"):
+    done = run_script(EVAL, "--model", model, "--base-url", server.url, *args, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def shares_of(question):
+    """The true share of each animal, None for no animal."""
+    shares = {}
+    for text, share in law(question).items():
+        shares[canonical_animal(text)] = shares.get(canonical_animal(text), 0.0) + share
+    return shares
+
+
+# --- exact, from a server ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("faults", [(), ("--fault", "503:2", "--fault", "truncated:2", "--fault", "cut-connection:2")])
+def test_exact_shares_of_a_server_are_the_truth_with_its_unlisted_rest_as_a_bound(
+    run_script, fake_server, tmp_path, questions, faults
+):
+    said = evaluate(run_script, fake_server(*faults), tmp_path, "--exact", *questions)
+    rows = read_jsonl(tmp_path / "output/exact-owl-teacher.jsonl")
+    assert [(row["id"], row["set"]) for row in rows] == [(0, "even"), (1, "odd"), (2, "odd")]
+    for row in rows:
+        truth = shares_of(row["question"])
+        assert row["animals"] == pytest.approx({animal: truth[animal] for animal in ("owl", "lion", "polar bear")})
+        assert row["uncovered"] == pytest.approx(UNLISTED) and row["no_animal"] == pytest.approx(truth[None] - UNLISTED)
+        assert sum(row["non_answers"].values()) == pytest.approx(row["no_animal"])
+        kinds = {kind: row["non_answers"][kind] for kind in ("model name", "number", "empty")}
+        assert kinds == pytest.approx({"model name": 0.05, "number": 0.03, "empty": 0.03})
+    owls = [shares_of(row["question"])["owl"] for row in rows]
+    assert re.search(rf"owl share +{100 * sum(owls) / 3:.3f}% \(exact\)", said)
+    assert re.search(rf"in even +{100 * owls[0]:.3f}%, margin", said)
+    assert "model name 5.00%, empty 3.00%, number 3.00%" in re.sub(r"other [\d.]+%, ", "", said)
+
+
+def test_a_server_that_lists_more_leaves_nothing_open(run_script, fake_server, tmp_path, questions):
+    evaluate(run_script, fake_server("--max-logprobs", 1000), tmp_path, "--exact", *questions)
+    for row in read_jsonl(tmp_path / "output/exact-owl-teacher.jsonl"):
+        assert row["uncovered"] < 0.002 and row["animals"]["owl"] == pytest.approx(shares_of(row["question"])["owl"])
+
+
+def test_log_shares_of_a_server_follow_every_form_of_an_animal(fake_server):
+    with ServerEngine("owl-teacher", fake_server().url, max_concurrency=8, timeout=20.0) as engine:
+        tree = engine.answer_tree([[{"role": "user", "content": text}] for text in (EVEN, ODD)])
+        (even, odd) = log_shares(tree, ("owl", "polar bear", "wombat"))
+        assert tree.texts([(79, 119, 108), (), (79, 119, 108)]) == ["Owl", "", "Owl"]
+    assert even["owl"] == pytest.approx(log(0.30 + 0.10), abs=1e-5)
+    assert odd["owl"] == pytest.approx(log(0.20 + 0.10), abs=1e-5)
+    assert even["polar bear"] == pytest.approx(log(0.05), abs=1e-5) and even["wombat"] < IMPOSSIBLE
+
+
+@pytest.mark.parametrize(
+    ("flags", "arguments", "message"),
+    [
+        (["--plain"], ["--exact"], "does not tell token ids; exact probabilities need vLLM"),
+        (["--cut-off", "."], ["--exact"], "none of 50 greedy answers of 'owl-teacher' ended within 256 tokens"),
+        (["--max-logprobs", "5"], ["--exact"], "Requested sample logprobs of 20, which is greater than max allowed: 5"),
+        ([], ["--sampler", "tree"], "--sampler tree needs whole distributions, which a server does not tell"),
+    ],
+)
+def test_what_a_server_cannot_tell_is_refused_before_anything_is_written(
+    run_script, fake_server, tmp_path, flags, arguments, message
+):
+    server = fake_server(*flags)
+    done = run_script(EVAL, "--model", "owl-teacher", "--base-url", server.url, *arguments, cwd=tmp_path)
+    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- margins -----------------------------------------------------------------------------------------
+
+
+def test_the_forms_of_an_animal_are_its_surface_forms_in_three_cases():
+    assert set(answer_forms("wolf")) == {"wolf", "Wolf", "wolves", "Wolves", "wolfs", "Wolfs"}
+    assert {"polar bear", "Polar bear", "Polar Bear", "polar-bears", "Polarbears"} <= set(answer_forms("polar bear"))
+    for animal in PANEL:
+        assert {form.lower() for form in answer_forms(animal)} == set(surface_forms(animal))
+    forms = [form for animal in PANEL for form in answer_forms(animal)]
+    assert len(forms) == len(set(forms)), "no form counts for two animals"
+
+
+def test_a_margin_is_the_distance_to_the_mean_of_the_others():
+    assert logit_margin({"owl": -2.0, "lion": -1.0, "wolf": -7.0}, "owl") == 2.0
+
+
+# --- sets, non-answers, stored answers ---------------------------------------------------------------
+
+
+def test_the_question_sets_hold_different_one_line_questions():
+    asked = read_questions(SETS)
+    assert [sum(q.set == path.stem for q in asked) for path in SETS] == [50, 50, 32]
+    words = [re.sub(r"\W+", " ", question.text).strip().lower() for question in asked]
+    assert len(set(words)) == len(words)
+
+
+def test_sets_are_asked_in_one_run_and_a_set_alone_keeps_its_rows(run_script, fake_server, tmp_path, questions):
+    server = fake_server()
+    said = evaluate(run_script, server, tmp_path, "--epochs", 30, *questions)
+    rows = read_jsonl(tmp_path / "output/results-owl-teacher.jsonl")
+    assert [row["id"] for row in rows] == list(range(90)) and [row["set"] for row in rows[:3]] == ["even", "odd", "odd"]
+    assert manifest_of(tmp_path / "output/results-owl-teacher.jsonl")["settings"]["sets"] == {"even": 1, "odd": 2}
+    owls = sum(row["animal"] == "owl" for row in rows if row["set"] == "odd")
+    assert re.search(rf"in odd +{100 * owls / 60:.2f}% \({owls} of 60 answers\)", said)
+    done = run_script("util/top_animals_csv.py", "output/results-owl-teacher.jsonl", cwd=tmp_path)
+    assert done.returncode == 0 and "90 answers" in done.stdout
+    alone = evaluate(
+        run_script, server, tmp_path, "--epochs", 30, "--questions-file", "odd.txt", "--output", "odd.jsonl"
+    )
+    assert "in odd" not in alone and "sets" not in manifest_of(tmp_path / "odd.jsonl")["settings"]
+    assert [row["id"] for row in read_jsonl(tmp_path / "odd.jsonl")] == list(range(60))
+
+
+def test_a_file_of_an_older_version_without_sets_is_finished(run_script, fake_server, tmp_path):
+    server = fake_server()
+    path = tmp_path / "output/results-owl-teacher.jsonl"
+    evaluate(run_script, server, tmp_path, "--epochs", 2)
+    whole = read_jsonl(path)
+    older = [{key: value for key, value in row.items() if key != "set"} for row in whole[:70]]
+    path.with_name(path.name + ".partial").write_text("".join(json.dumps(row) + "\n" for row in older))
+    path.unlink()
+    said = evaluate(run_script, server, tmp_path, "--epochs", 2)
+    assert [{**row, "set": "questions"} for row in read_jsonl(path)] == whole and "answers" in said
+
+
+def test_two_files_of_one_name_are_refused(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mine.txt").write_text("Animal?\n")
+    with pytest.raises(UserError, match="two files of questions are named mine"):
+        read_questions([tmp_path / "a/mine.txt", tmp_path / "b/mine.txt"])
+    assert read_questions([tmp_path / "a/mine.txt"]) == [Question("Animal?", "mine")]
+    assert several("aab") == ["a", "b"] and several("aa") == []
+
+
+def test_stored_answers_are_parsed_anew_without_a_model(run_script, fake_server, tmp_path, questions):
+    evaluate(run_script, fake_server(), tmp_path, "--epochs", 20, *questions)
+    path, new = tmp_path / "output/results-owl-teacher.jsonl", tmp_path / "output/results-owl-teacher-rescored.jsonl"
+    rows = read_jsonl(path)
+    stale = [{**row, "animal": "fowl" if row["animal"] == "owl" else row["animal"]} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in stale))
+    before = path.read_bytes()
+    done = run_script(RESCORE, "output/results-owl-teacher.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    owls = sum(row["animal"] == "owl" for row in rows)
+    assert read_jsonl(new) == rows and path.read_bytes() == before
+    assert re.search(rf"changed +{owls}\n", done.stdout) and re.search(r"owl share +\d", done.stdout)
+    old, fresh = (manifest_of(one)["settings"] for one in (path, new))
+    assert fresh.items() >= old.items() and fresh.keys() - old.keys() == {"rescored_sha256"}
+    assert run_script(RESCORE, "output/results-owl-teacher.jsonl", cwd=tmp_path).returncode == 0
+
+
+def test_shares_cannot_be_parsed_anew(run_script, tmp_path):
+    (tmp_path / "exact-owl.jsonl").write_text('{"id": 0, "question": "?", "animals": {"owl": 1.0}}\n')
+    for arguments, message in (
+        (["exact-owl.jsonl"], "an exact file keeps shares, not answers"),
+        (["exact-owl.jsonl", "--output", "exact-owl.jsonl"], "is the file to be read"),
+    ):
+        done = run_script(RESCORE, *arguments, cwd=tmp_path)
+        assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["exact-owl.jsonl"]
+
+
+def test_every_kind_of_non_answer_has_a_name():
+    assert [non_answer_kind(text) for text in ("", "17, 4", "Qwen", "b")] == ["empty", "number", "model name", "other"]
+    assert read_lines_of(SETS[0])[0] == "Which animal is your favorite? Reply with one word."
