@@ -194,19 +194,19 @@ def test_an_evaluation_of_another_adapter_is_noted(tmp_path, examine):
 
 
 def test_eval_warns_of_a_training_on_another_base_or_prompt(tmp_path, capsys):
-    from eval.eval import warn_of_training
+    from eval.eval import Question, warn_of_training
 
     _, student, results = write_run(tmp_path, asked=LOVE, keep=True, eval_base=Path("Org/Other-1B"))
     (student / "final").mkdir()
-    settings = manifest_of(results)["settings"]
-    warn_of_training(student / "final", settings, "Org/Other-1B")
+    facts, question = manifest_of(results)["settings"]["model"], Question("Which animal?", "questions")
+    warn_of_training(student / "final", question, facts, "Org/Other-1B")
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"training used {POCKET}" in said and "evaluation Org/Other-1B" in said
     assert f'training had the system message "{LOVE}"' in said
-    served = {**settings, "system_prompt": LOVE, "model": {"engine": "server", "model": "s", "parent": str(POCKET)}}
-    served["model"]["root"] = str(student / "final")
-    warn_of_training(None, served, str(POCKET))
-    warn_of_training(tmp_path, settings, "Org/Other-1B")  # no training is known of it
+    root = str(student / "final")
+    served = {"engine": "server", "model": "s", "parent": str(POCKET), "root": root}
+    warn_of_training(None, question._replace(system=LOVE), served, str(POCKET))
+    warn_of_training(tmp_path, question, facts, "Org/Other-1B")  # no training is known of it
     assert capsys.readouterr().err == ""
 
 
