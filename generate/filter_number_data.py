@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from util.certificate import certificate_path
 from util.cli import REPO, UserError, closing, counted, input_file, make_parser, positive_int, run, say
-from util.provenance import manifest_path, now, provenance, read_manifest, sha256_file, sync_folder, write_json
+from util.provenance import manifest_path, named, now, provenance, read_manifest, sha256_file, sync_folder, write_json
 from util.rows import Row, check_messages, dump_row, free_name, read_lines_and_rows
 from util.words import PANEL, animal_named, read_lines_of
 
@@ -303,7 +303,7 @@ def filter_file(
             "sha256": digest,
             "input": {
                 "file": source.name,
-                "sha256": manifest["inputs"][str(source)],
+                "sha256": manifest["inputs"][named(source)],
                 "rows": kept + rejected.total(),
                 "rejected": dict(rejected),
             },

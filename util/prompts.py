@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from util.cli import REPO
 from util.encode import completion_suffix, prompt_and_completion_ids, template_ids, without_system
 from util.engine import Message
 from util.provenance import read_manifest, sha256_file
@@ -77,7 +78,8 @@ def read_phase(path: Path, beside: Iterable[Path] = ()) -> Phase | None:
         kind, path, base_of(facts, seen.get("base_model")), [], ids, settings, manifest.get("started", "")[:10]
     )
     if kind == "training":
-        row = first_training_row(manifest, [*map(Path, manifest["inputs"]), *beside])
+        named = [place / name for name in manifest["inputs"] for place in (Path(), REPO)]
+        row = first_training_row(manifest, [*named, *beside])
         return phase._replace(messages=(row or stand_in(settings))["messages"][:-1], row=row)
     return phase._replace(messages=seen.get("messages") or sent_messages(path, settings))
 

@@ -66,8 +66,14 @@ def provenance(inputs: Iterable[Path] = ()) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": package_versions(),
         "writer": {"pid": os.getpid(), "host": socket.gethostname()},
-        "inputs": {str(path): sha256_file(path) for path in inputs},
+        "inputs": {named(path): sha256_file(path) for path in inputs},
     }
+
+
+def named(path: Path) -> str:
+    """A file of the suite by its place in it, any other as it was given."""
+    inside = path.is_absolute() and path.is_relative_to(REPO)
+    return str(path.relative_to(REPO) if inside else path)
 
 
 @lru_cache(maxsize=1)
