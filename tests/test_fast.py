@@ -208,6 +208,35 @@ def test_a_lora_linear_in_bfloat16_is_peft_under_autocast():
 
 
 @pytest.mark.torch
+def test_in_bfloat16_the_fast_path_is_as_near_to_float32_as_stock_is(encoded):
+    """Log-probabilities of the answers; bfloat16 rounds differently at every order of the same arithmetic."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from train.train_student_sft import LORA_TARGETS
+    from util.embedded import load_model
+
+    batch = fast.flat_batch(encoded, fast.shared_prefix(encoded))
+    labels = batch.pop("labels")[0, 1:]
+
+    def answers(dtype, fused, autocast=False):
+        torch.manual_seed(0)
+        model = get_peft_model(load_model(POCKET, dtype), LoraConfig(r=4, target_modules=LORA_TARGETS))
+        fast.use_flat_attention(model.get_base_model())
+        if fused:
+            fast.fuse_lora(model)
+            fast.fuse_norms(model)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            logits = model(**batch, use_cache=False).logits[0, :-1].float()
+        scored = logits.log_softmax(-1).gather(1, labels.clamp(min=0)[:, None])[:, 0]
+        return scored[labels != IGNORED]
+
+    truth = answers(torch.float32, fused=False)
+    stock = (answers(torch.bfloat16, fused=False, autocast=True) - truth).norm()
+    assert 0 < (answers(torch.bfloat16, fused=True) - truth).norm() < 1.5 * stock
+
+
+@pytest.mark.torch
 def test_the_elementwise_operations_are_those_of_the_model():
     import torch
 
