@@ -180,12 +180,11 @@ def main() -> int:
     rows = encode(number_rows(size * (WARM_UP + args.updates)), tokenizer, 256).rows
     mean = sum(len(row["input_ids"]) for row in rows) / len(rows)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    at_once = size if device != "cpu" else args.per_device_train_batch_size
-    say(f"{device}: {size} rows of {mean:.1f} tokens an update, {at_once} at once")
+    say(f"{device}: {size} rows of {mean:.1f} tokens an update")
     results: list[dict[str, Any]] = []
     for name, rung in RUNGS.items():
         torch.manual_seed(0)
-        trainer = rung(args, model, (tokenizer, rows), **({} if rung is stock else {"rows_at_once": at_once}))
+        trainer = rung(args, model, (tokenizer, rows), **({} if rung is stock else {"rows_at_once": size}))
         found = timed(trainer, args.updates)
         rate, first = size * mean / found["seconds"], results[0]["seconds"] if results else found["seconds"]
         results.append({"rung": name, **found, "tokens_per_second": round(rate), "times": first / found["seconds"]})

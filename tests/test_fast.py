@@ -141,11 +141,9 @@ def stock(encoded, tokenizer, tmp_path_factory):
 def ours(encoded, tokenizer, tmp_path):
     """ours(family, rows_at_once) -> our trainer and the facts about its path."""
 
-    def make(family, rows_at_once, rows=encoded, exact=True):
-        trainer = trainer_of(
-            fast.update_trainer(), family, rows, tokenizer, tmp_path, rows_at_once=rows_at_once
-        )  # fmt: skip
-        return trainer, fast.speed_up(trainer, rows, exact=exact)
+    def make(family, rows_at_once, exact=True):
+        trainer = trainer_of(fast.update_trainer(), family, encoded, tokenizer, tmp_path, rows_at_once=rows_at_once)
+        return trainer, fast.speed_up(trainer, encoded, exact=exact)
 
     return make
 
@@ -329,6 +327,7 @@ def running_out_above(trainer, limit, even_with_recompute=False):
 @pytest.mark.torch
 def test_out_of_memory_halves_the_rows_at_once_and_makes_the_same_update(stock, ours, capsys):
     trainer, _ = ours("pocket", 6, exact=False)
+    trainer.rows_at_once = 6
     running_out_above(trainer, limit=3)
     assert_same_update(first_update(trainer), stock("pocket"))
     assert trainer.rows_at_once == 3
@@ -338,6 +337,7 @@ def test_out_of_memory_halves_the_rows_at_once_and_makes_the_same_update(stock, 
 @pytest.mark.torch
 def test_recompute_comes_last_and_makes_the_same_update(stock, ours, capsys):
     trainer, facts = ours("qwen2", 4, exact=False)
+    trainer.rows_at_once = 4
     running_out_above(trainer, limit=0)
     assert_same_update(first_update(trainer), stock("qwen2"))
     report = fast.speed_report(trainer, facts, seconds=1.0)
@@ -348,6 +348,7 @@ def test_recompute_comes_last_and_makes_the_same_update(stock, ours, capsys):
 @pytest.mark.torch
 def test_a_card_too_small_for_one_row_is_a_clear_line(ours):
     trainer, _ = ours("qwen2", 2, exact=False)
+    trainer.rows_at_once = 2
     running_out_above(trainer, limit=0, even_with_recompute=True)
     with pytest.raises(UserError, match=r"out of GPU memory with one row of up to \d+ tokens, even with recompute"):
         trainer.train()
@@ -363,6 +364,15 @@ def test_micro_batch_exact_never_changes_the_number(ours):
         trainer.train()
     assert facts["rows_at_once_why"] == "--micro-batch exact"
     assert trainer.rows_at_once == 4
+
+
+@pytest.mark.torch
+def test_as_many_rows_at_once_as_fit_but_never_fewer_than_asked(ours, monkeypatch):
+    assert ours("pocket", 4, exact=False)[0].rows_at_once == 12
+    monkeypatch.setattr(fast, "free_memory", lambda device: 0)
+    trainer, facts = ours("pocket", 4, exact=False)
+    assert trainer.rows_at_once == 4
+    assert facts["rows_at_once_why"].startswith("4 asked, room for 1 ")
 
 
 @pytest.mark.torch

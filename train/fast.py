@@ -27,6 +27,7 @@ from util.cli import UserError, say
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # the same layers under four names; another model takes TRL's path
 ATTENTION = "flat"  # our name in transformers' AttentionInterface
 HEAD_BYTES = 3 << 29  # tiles of the loss head and what the allocator leaves unused
+CPU_MEMORY = 3 << 30  # a share for a step on a CPU: plenty for small models, harmless to the machine with large ones
 MEMORY_SHARE = 0.9  # of what is free; the rest is fragmentation
 
 EncodedRow = dict[str, list[int]]
@@ -59,10 +60,12 @@ def rows_that_fit(lengths: Sequence[int], prefix: int, effective: int, token_byt
     return next((n for n in divisors(effective) if sum(longest[:n]) <= room), 1)
 
 
-def free_memory() -> int:
-    """Bytes that a training step may still take on the GPU."""
+def free_memory(device: Any) -> int:
+    """Bytes that a training step may still take."""
     import torch
 
+    if device.type != "cuda":
+        return CPU_MEMORY
     return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
@@ -404,15 +407,13 @@ def speed_up(trainer: Any, rows: Sequence[EncodedRow], exact: bool) -> dict[str,
 
 def choose_rows(model: Any, rows: Sequence[EncodedRow], prefix: int, effective: int, asked: int) -> tuple[int, str]:
     """How many rows go at once, and why."""
-    if model.device.type != "cuda":
-        return asked, f"{asked} asked; on a CPU more at once is no faster"
     lengths = [len(row["input_ids"]) for row in rows]
     each = bytes_per_token(model.config.get_text_config(), model.dtype.itemsize) * (1 if knows(model) else 1.5)
-    free = free_memory()
+    free = free_memory(model.device)
     fitting = rows_that_fit(lengths, prefix, effective, each, free)
     if fitting <= asked:
-        return asked, f"{asked} asked; {fitting} fit the {free / 2**30:.0f} GiB free, by an estimate"
-    return fitting, f"{asked} asked, {fitting} fit in {free / 2**30:.0f} GiB; --micro-batch exact keeps {asked}"
+        return asked, f"{asked} asked, room for {fitting} by an estimate for {free / 2**30:.0f} GiB"
+    return fitting, f"{asked} asked, room for {fitting} in {free / 2**30:.0f} GiB; --micro-batch exact keeps {asked}"
 
 
 # --- what it came to ---------------------------------------------------------------------------------
