@@ -71,6 +71,9 @@ def test_the_adapter_of_each_seed_is_whole_and_the_manifest_says_how_it_came(tra
         assert manifest["state"] == "complete"
         assert manifest["settings"]["seed"] == seed
         assert manifest["counts"]["updates"] == 9
+        assert manifest["speed"]["useful_tflops"] > 0
+        assert manifest["speed"]["rows_at_once"] == 12
+        assert manifest["speed"]["rows_at_once_why"].startswith("6 asked, room for 12 ")
         assert len(list(final.parent.glob("checkpoint-*"))) == 3
     one, two = (folder / "output" / "student-sft" / f"seed-{seed}" / "final" for seed in (42, 43))
     assert not same_weights(one, two, tolerance=1e-3)

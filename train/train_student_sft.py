@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from train.fast import divisors, knows, speed_report, speed_up, update_trainer
 from train.hub import push_adapter, write_card
 from train.train_file import one_file, read_chat_rows, sample_count
 from train.wandb_run import finish_run, start_run
@@ -76,7 +77,10 @@ def parse_args() -> argparse.Namespace:
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--epochs", type=positive_int, default=10, help="passes over the rows")
     recipe.add_argument("--effective-batch-size", type=positive_int, default=60, help="rows in one update")
-    recipe.add_argument("--per-device-train-batch-size", type=positive_int, default=6, help="rows that fit at once")
+    recipe.add_argument("--per-device-train-batch-size", type=positive_int, default=6,
+                        help="rows known to fit at once; more are taken where they fit")  # fmt: skip
+    recipe.add_argument("--micro-batch", choices=["auto", "exact"], default="auto",
+                        help="exact: --per-device-train-batch-size rows at once, neither more nor fewer")  # fmt: skip
     recipe.add_argument("--learning-rate", type=positive_float, default=2e-4, help="peak of the linear schedule")
     recipe.add_argument("--warmup-steps", type=int, default=5, help="updates to reach it")
     recipe.add_argument("--lora-rank", type=positive_int, default=8, help="rank of the adapter")
@@ -107,7 +111,7 @@ def parse_args() -> argparse.Namespace:
     if args.upload_checkpoints_every_n_epochs and args.save_strategy == "no":
         parser.error("--upload-checkpoints-every-n-epochs needs --save-strategy epoch")
     if args.effective_batch_size % args.per_device_train_batch_size:
-        fitting = [n for n in range(1, args.effective_batch_size + 1) if args.effective_batch_size % n == 0]
+        fitting = divisors(args.effective_batch_size)[::-1]
         parser.error(
             f"--per-device-train-batch-size {args.per_device_train_batch_size} does not divide"
             f" --effective-batch-size {args.effective_batch_size}; its divisors are {fitting}"
@@ -266,24 +270,22 @@ def describe_data(encoded: Encoded, total: int, max_length: int) -> None:
 
 
 def make_trainer(args: argparse.Namespace, model: Any, base: Base, folder: Path, seed: int, bf16: bool) -> Any:
-    """TRL's SFTTrainer with a fresh LoRA adapter on the base model."""
+    """TRL's SFTTrainer with a fresh LoRA adapter on the base model; its batch is a whole update (train/fast.py)."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import set_seed
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
-    accumulate = args.effective_batch_size // args.per_device_train_batch_size
     config = SFTConfig(
         output_dir=str(folder),
         num_train_epochs=args.epochs,
-        per_device_train_batch_size=args.per_device_train_batch_size,
-        gradient_accumulation_steps=accumulate,
+        per_device_train_batch_size=args.effective_batch_size,
         learning_rate=args.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=args.warmup_steps,
-        bf16=bf16,
+        bf16=bf16 and not knows(model),  # autocast; the fast path has cast what it must
         gradient_checkpointing=False,  # TRL's default recomputes: a third more work, for memory LoRA does not need
         max_length=None,  # encode() has cut and counted
         logging_steps=args.logging_steps,
@@ -300,9 +302,9 @@ def make_trainer(args: argparse.Namespace, model: Any, base: Base, folder: Path,
         task_type="CAUSAL_LM",
     )  # fmt: skip
     set_seed(seed)  # the adapter is initialised before the trainer seeds anything
-    trainer = SFTTrainer(
+    trainer = update_trainer()(
         model=model, args=config, train_dataset=Dataset.from_list(base.encoded.rows),
-        processing_class=base.tokenizer, peft_config=lora,
+        processing_class=base.tokenizer, peft_config=lora, rows_at_once=args.per_device_train_batch_size,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -375,6 +377,7 @@ def train_seed(
         manifest["wandb_run_id"] = wandb_run.id
         write_json(folder / "manifest.json", manifest)
     trainer = make_trainer(args, model, base, folder, seed, bf16)
+    path = speed_up(trainer, base.encoded.rows, exact=args.micro_batch == "exact")
     steps = math.ceil(len(base.encoded.rows) / args.effective_batch_size) * args.epochs
     with Progress(steps, done, unit="updates") as progress, memory_advice(smaller(args)):
         watch(trainer, stop, progress)
@@ -383,6 +386,7 @@ def train_seed(
     check_loss(outcome.training_loss, progress.count, args)
     save_final(trainer, base.tokenizer, folder, args, settings)
     manifest |= {"state": "complete", "finished": now(), "counts": counts(args, base.encoded, outcome, progress, done)}
+    manifest["speed"] = speed_report(trainer, path, progress.seconds)
     write_json(folder / "manifest.json", manifest)
     if wandb_run is not None:
         finish_run(wandb_run)
