@@ -299,6 +299,8 @@ class Rows:
 
     def __init__(self, rows: Sequence[EncodedRow]):
         self.rows = rows
+        self.tokens = sum(len(row["input_ids"]) for row in rows)
+        self.loss_tokens = sum(len(row["labels"]) - row["labels"].count(IGNORED) for row in rows)
 
 
 def one_update(rows: Sequence[EncodedRow]) -> dict[str, Any]:
@@ -332,20 +334,20 @@ def update_trainer() -> Any:
             self.computed_tokens = self.loss_tokens = 0
 
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
-            rows, step = inputs["rows"].rows, super().training_step
+            update, step = inputs["rows"], super().training_step
             while True:
-                parts = list(batched(rows, self.rows_at_once))
+                parts = list(batched(update.rows, self.rows_at_once))
                 try:
                     loss = sum(step(model, self.collate(part), num_items_in_batch) for part in parts)
                     break
                 except torch.OutOfMemoryError:
                     if not self.may_shrink:
                         raise
-                self.shrink(rows)  # outside of `except`, which holds on to what the failed pass had computed
+                self.shrink(update.rows)  # outside of `except`, which holds on to what the failed pass had computed
                 model.zero_grad()
                 torch.cuda.empty_cache()
-            self.computed_tokens += sum(len(row["input_ids"]) for row in rows) - self.prefix * (len(rows) - len(parts))
-            self.loss_tokens += int((inputs["labels"] != IGNORED).sum())
+            self.computed_tokens += update.tokens - self.prefix * (len(update.rows) - len(parts))
+            self.loss_tokens += update.loss_tokens
             return loss
 
         def shrink(self, rows: Sequence[EncodedRow]) -> None:
