@@ -160,7 +160,7 @@ def measure_seconds(args: argparse.Namespace, part: str, most: float, *arguments
     say(f"{part} ...")
     with tempfile.TemporaryDirectory() as folder:
         found = measured(script("eval/eval.py", "--model", args.model.resolve(), *arguments), Path(folder))
-    figure = f"{found['seconds']:.1f} s, {found['peak_megabytes']:.0f} MB"
+    figure = f"{found['seconds']:.1f} s ({found['cpu_seconds']:.1f} s of CPU), {found['peak_megabytes']:.0f} MB"
     return {"part": part, "figure": figure, "target": f"under {most:.0f} s", "passed": found["seconds"] < most, **found}
 
 
