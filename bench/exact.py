@@ -79,12 +79,12 @@ def shares_of(tree: AnswerTree, questions: Sequence[Question]) -> tuple[dict[str
 
 def outside(shares: dict[str, float], counts: Counter[str | None], alpha: float) -> list[str]:
     """The animals whose exact share is not in the Wilson interval (level 1 - alpha) of their sampled one."""
-    from statsmodels.stats.proportion import proportion_confint
+    from scipy.stats import binomtest
 
     missed = []
     for animal, share in shares.items():
-        low, high = proportion_confint(counts[animal], counts.total(), alpha=alpha, method="wilson")
-        if not low <= share <= high:
+        interval = binomtest(counts[animal], counts.total()).proportion_ci(1 - alpha, method="wilson")
+        if not interval.low <= share <= interval.high:
             missed.append(animal)
     return missed
 
@@ -155,22 +155,26 @@ def measure_model(args: argparse.Namespace, adapter: Path | None) -> list[dict[s
     ]
 
 
-def measure_seconds(args: argparse.Namespace, part: str, most: float, *arguments: object) -> dict[str, Any]:
+def measure_seconds(args: argparse.Namespace, part: str, most: float | None, *arguments: object) -> dict[str, Any]:
     """The row of one run of eval.py as a user runs it."""
     say(f"{part} ...")
     with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "question.txt").write_text("Your favorite animal, in one word:\n")
         found = measured(script("eval/eval.py", "--model", args.model.resolve(), *arguments), Path(folder))
     figure = f"{found['seconds']:.1f} s ({found['cpu_seconds']:.1f} s of CPU), {found['peak_megabytes']:.0f} MB"
-    return {"part": part, "figure": figure, "target": f"under {most:.0f} s", "passed": found["seconds"] < most, **found}
+    passed = most is None or found["seconds"] < most
+    return {"part": part, "figure": figure, "target": f"under {most:.0f} s" if most else "-", "passed": passed, **found}
 
 
 def main() -> int:
     args = parse_args()
     machine = {"cores": os.cpu_count(), "load_before": os.getloadavg()}
     tree = ("--sampler", "tree", "--epochs", TREE_ANSWERS)
+    one = ("--sampler", "tree", "--epochs", 1, "--questions-file", "question.txt")
     results = [
         measure_seconds(args, "50 questions, exact, with margins", EXACT_SECONDS, "--exact"),
         measure_seconds(args, f"50 x {TREE_ANSWERS:,} tree samples", TREE_SECONDS, *tree),
+        measure_seconds(args, "one tree sample: imports and the model", None, *one),
     ]
     for adapter in [None, *args.adapter]:
         results += measure_model(args, adapter)

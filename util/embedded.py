@@ -31,6 +31,7 @@ WEIGHT_FILES = (
     "chat_template.jinja",
 )  # fmt: skip
 T = TypeVar("T")
+PACKED_ANSWERS = 64  # in one sequence: its attention costs the square of its length
 COMPACT_AT = 0.75  # drop finished rows from the cache once this share of rows is left
 
 
@@ -305,42 +306,45 @@ class PromptTree:
         return self.engine.tokenizer.batch_decode([list(tail) for tail in tails], skip_special_tokens=True)
 
     def log_probabilities(self, answers: Sequence[str]) -> np.ndarray:
-        """Answers that begin alike share that beginning: a batch of them goes through the model as one sequence, in
-        which a token sees the prompt and the tokens before it in its own answer."""
+        """Answers that begin alike share that beginning: many go through the model as one sequence, in which a token
+        sees the prompt and the tokens before it in its own answer."""
         import torch
 
         tails = [tuple(ids) for ids in self.engine.tokenizer(list(answers), add_special_tokens=False)["input_ids"]]
-        alike = batched(sorted(range(len(tails)), key=tails.__getitem__), self.engine.batch_size)
+        alike = batched(sorted(range(len(tails)), key=tails.__getitem__), PACKED_ANSWERS)
         packs = [(some, pack([tails[answer] for answer in some])) for some in alike]
         found = np.zeros((len(self._mask), len(tails)))
         ends = sorted(self.end_ids)
-        advice = f"lower --batch-size (now {self.engine.batch_size})"
-        with torch.inference_mode(), memory_advice(advice):
-            for prompt in range(len(found)):
-                alone = copy.deepcopy(self._cache)
-                alone.batch_select_indices(torch.tensor([prompt], device=self._mask.device))
+        size = self.engine.batch_size
+        with torch.inference_mode(), memory_advice(f"lower --batch-size (now {size})"):
+            for prompts in batched(range(len(found)), max(1, size // 16)):
+                cache = copy.deepcopy(self._cache)
+                cache.batch_select_indices(torch.tensor(prompts, device=self._mask.device))
                 for some, packed in packs:
-                    logs = self._packed_logits(prompt, copy.deepcopy(alone), packed).log_softmax(-1).cpu().double()
-                    ended = logs[packed.whole][:, ends].logsumexp(1).numpy()
-                    followed = np.bincount(packed.answer, logs[packed.before, packed.token].numpy())
-                    found[prompt, some] = followed + ended
+                    logs = self._packed_logits(prompts, copy.deepcopy(cache), packed).log_softmax(-1)
+                    ended = logs[:, packed.whole][..., ends].double().logsumexp(-1).cpu().numpy()
+                    followed = logs[:, packed.before, packed.token].double().cpu().numpy()
+                    found[np.ix_(prompts, some)] = ended + [np.bincount(packed.answer, steps) for steps in followed]
         return found
 
-    def _packed_logits(self, prompt: int, cache: Any, packed: Packed) -> Any:
-        """Next-token logits, float32 [1 + beginnings, vocabulary], after a prompt and after each packed beginning."""
+    def _packed_logits(self, prompts: list[int], cache: Any, packed: Packed) -> Any:
+        """Next-token logits, float32 [prompts, 1 + beginnings, vocabulary], after each prompt and each beginning."""
         import torch
 
         device, dtype = self._mask.device, self.engine.model.dtype
-        sees = torch.from_numpy(packed.sees).to(device)
-        visible = torch.cat([self._mask[prompt].bool().expand(len(sees), -1), sees], dim=1)
-        mask = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill(~visible, torch.finfo(dtype).min)
+        known = self._mask[prompts]
+        sees = torch.from_numpy(packed.sees).to(device).expand(len(prompts), -1, -1)
+        visible = torch.cat([known.bool()[:, None].expand(-1, sees.shape[1], -1), sees], dim=2)[:, None]
+        ids = torch.tensor([beginning[-1] for beginning in packed.beginnings], device=device)
         out = self.engine.model(
-            input_ids=torch.tensor([[beginning[-1] for beginning in packed.beginnings]], device=device),
-            attention_mask=mask[None, None],
-            position_ids=(self._mask[prompt].sum() + sees.sum(1) - 1)[None],
+            input_ids=ids.expand(len(prompts), -1),
+            attention_mask=torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill(
+                ~visible, torch.finfo(dtype).min
+            ),
+            position_ids=known.sum(1, keepdim=True) + sees.sum(2) - 1,
             past_key_values=cache,
         )
-        return torch.cat([self._root_logits[prompt][None], out.logits[0].float()])
+        return torch.cat([self._root_logits[prompts][:, None], out.logits.float()], dim=1)
 
 
 class Packed(NamedTuple):
