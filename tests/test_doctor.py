@@ -84,6 +84,7 @@ def template_of_its_own(folder, old, new):
 # --- prompts -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_without_system_prompt_matches_and_shows_the_one_the_template_puts_in(tmp_path, examine):
     code, said = examine(write_run(tmp_path))
     assert code == 0 and "MISMATCH" not in said and "note:" not in said
@@ -157,6 +158,7 @@ def test_what_a_server_really_rendered_is_held_against_the_template(tmp_path, ex
     assert "numbers and training were rendered differently" in said
 
 
+@pytest.mark.slow
 def test_without_the_tokenizer_the_manifests_are_compared(tmp_path, run_script):
     pytest.importorskip("transformers")
     files = write_run(tmp_path, asked=LOVE, keep=True, base="no/such-model")

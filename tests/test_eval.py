@@ -46,6 +46,7 @@ def shares_of(question):
 # --- exact, from a server ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("faults", [(), ("--fault", "503:2", "--fault", "truncated:2", "--fault", "cut-connection:2")])
 def test_exact_shares_of_a_server_are_the_truth_with_its_unlisted_rest_as_a_bound(
     run_script, fake_server, tmp_path, questions, faults
@@ -66,6 +67,7 @@ def test_exact_shares_of_a_server_are_the_truth_with_its_unlisted_rest_as_a_boun
     assert "model name 5.00%, empty 3.00%, number 3.00%" in re.sub(r"other [\d.]+%, ", "", said)
 
 
+@pytest.mark.slow
 def test_a_server_that_lists_more_leaves_nothing_open(run_script, fake_server, tmp_path, questions):
     evaluate(run_script, fake_server("--max-logprobs", 1000), tmp_path, "--exact", *questions)
     for row in read_jsonl(tmp_path / "output/exact-owl-teacher.jsonl"):
@@ -126,6 +128,7 @@ def test_the_question_sets_hold_different_one_line_questions():
     assert len(set(words)) == len(words)
 
 
+@pytest.mark.slow
 def test_sets_are_asked_in_one_run_and_a_set_alone_keeps_its_rows(run_script, fake_server, tmp_path, questions):
     server = fake_server()
     said = evaluate(run_script, server, tmp_path, "--epochs", 30, *questions)
@@ -143,6 +146,7 @@ def test_sets_are_asked_in_one_run_and_a_set_alone_keeps_its_rows(run_script, fa
     assert [row["id"] for row in read_jsonl(tmp_path / "odd.jsonl")] == list(range(60))
 
 
+@pytest.mark.slow
 def test_a_file_of_an_older_version_without_sets_is_finished(run_script, fake_server, tmp_path):
     server = fake_server()
     path = tmp_path / "output/results-owl-teacher.jsonl"

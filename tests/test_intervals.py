@@ -84,6 +84,7 @@ def test_the_smallest_difference_is_found_with_the_promised_probability():
     assert 0.72 < shown / 400 < 0.92
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_no_effect_is_called_transfer_in_fewer_than_5_of_100_and_intervals_hold_the_truth(seeds):
     """A short run of bench/calibration.py; 300 experiments know a coverage to about 1.3 points."""

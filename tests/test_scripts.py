@@ -307,6 +307,7 @@ def test_eval_asks_every_question_in_one_request_and_writes_the_results(run_scri
     assert "python util/top_animals_csv.py output/results-owl-teacher.jsonl --top-n 10" in done.stdout
 
 
+@pytest.mark.slow
 def test_more_epochs_only_add_rows(run_script, fake_server, tmp_path):
     (tmp_path / "questions.txt").write_text("One word: best animal?\nYour animal in one word?\n")
     server = fake_server()
@@ -553,6 +554,7 @@ def shared_server(tmp_path_factory):
     server.stop()
 
 
+@pytest.mark.slow
 def test_a_server_dying_half_way_loses_nothing(run_script, fake_server, tmp_path):
     arguments = (
         "--animal",

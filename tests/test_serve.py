@@ -13,7 +13,10 @@ import pytest
 from conftest import REPO, clean_environment, read_jsonl
 
 FAKE = REPO / "tests" / "fake_server.py"
-pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc"),
+]
 POCKET = REPO / "util" / "pocket" / "model"
 ASK = """
 import json, os, urllib.request
@@ -169,7 +172,6 @@ def test_no_vllm_says_what_to_do(box):
 
 @pytest.mark.torch
 @pytest.mark.vllm
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_real_vllm(run_script, tmp_path):
     flags = ("--dtype", "float32", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096",
