@@ -146,7 +146,7 @@ def test_a_signal_reaches_the_command_and_the_server_is_gone(box, signum):
 def test_even_a_kill_leaves_no_server_behind(box):
     box.vllm(serving("--record", "mark-kill.jsonl"))
     process = box.start(
-        "some/model", "--", sys.executable, "-c", "print('up', flush=True); import time; time.sleep(20)"
+        "some/model", "--", sys.executable, "-c", "print('up', flush=True); import time; time.sleep(3)"
     )
     assert process.stdout.readline() == "up\n"
     process.kill()
