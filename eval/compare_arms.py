@@ -2,7 +2,9 @@
 
 A claim of transfer needs the target students above the base model, above the control students (numbers of the base
 model) and above the students of another animal. Shares are means over questions and training seeds; intervals are over
-both (eval/intervals.py). The specific part of an effect is the target minus the other-animal arm.
+both (eval/intervals.py). The specific part of an effect is the target minus the other-animal arm. For effects too
+small for shares, `--measure margin` compares margins of exact files: log-probability of the animal less the mean of the
+other animals', in nats.
 
 Usage:
     python eval/compare_arms.py --animal owl --base output/exact-base.jsonl --control output/exact-control-*.jsonl \\
@@ -19,7 +21,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
@@ -62,6 +64,7 @@ def parse_args() -> argparse.Namespace:
         one.add_argument(f"--{role}", nargs="+", type=input_file, metavar="R", help=f"{what}, one file a training seed")
     several = parser.add_argument_group("several animals: each is the target once, with the others' students beside it")
     several.add_argument("--students", nargs="+", type=student, metavar="ANIMAL=R", help="one file a training seed")
+    parser.add_argument("--measure", choices=["share", "margin"], default="share", help="what is compared")
     parser.add_argument("--output", type=Path, help="also write the comparison as JSON, for eval/report.py")
     args = parser.parse_args()
     if bool(args.students) == bool(args.animal or args.other or args.target):
@@ -91,11 +94,14 @@ def canonical(animal: str) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """One results file, by question: (mass that names each animal, mass left open) and what non-answers were."""
+    """One results file: what each question's answers name, what they leave open, and what non-answers were."""
 
     path: Path
     questions: tuple[str, ...]
     animals: tuple[dict[str, float], ...]
+    """of each question: mass that names each animal"""
+    logs: tuple[dict[str, float], ...]
+    """of each question: log-probability of each animal (nats); empty for sampled answers"""
     uncovered: float
     """mean mass an exact file leaves open: each of its shares may be so much higher"""
     answers: int | None
@@ -104,7 +110,19 @@ class Result:
     """share of all answers that name no animal, by kind (eval/animals.py)"""
 
     def shares(self, animal: str) -> list[float]:
+        """Share of an animal in each question."""
         return [named.get(animal, 0.0) for named in self.animals]
+
+    def margins(self, animal: str) -> list[float]:
+        """Margin of an animal in each question, in nats. UserError where the file has no log-probability of it."""
+        if not all(animal in logs for logs in self.logs):
+            raise UserError(
+                f"{self.path} has no log-probability of {animal!r}; margins need exact files of a panel animal: run"
+                " eval/eval.py --exact"
+            )
+        from eval.exact import logit_margin
+
+        return [logit_margin(logs, animal) for logs in self.logs]
 
 
 def read_result(path: Path) -> Result:
@@ -122,6 +140,7 @@ def read_result(path: Path) -> Result:
         path,
         tuple(asked),
         tuple(mean_masses(some) for some in asked.values()),
+        tuple(some[0].get("log_shares", {}) for some in asked.values()),
         sum(row["uncovered"] for row in rows) / len(rows) if exact else 0.0,
         None if exact else len(rows),
         {kind: mass / len(rows) for kind, mass in silent.most_common()},
@@ -197,28 +216,31 @@ def check_comparable(results: Sequence[Result]) -> None:
         seen[identity] = result.path
 
 
-def share_matrix(results: Sequence[Result], animal: str, questions: Sequence[str]) -> np.ndarray:
-    """Shares of an animal in one arm, float64 [seeds, questions], questions in the given order."""
+def matrix_of(values: Sequence[Sequence[float]], results: Sequence[Result], questions: Sequence[str]) -> np.ndarray:
+    """One arm's values, float64 [seeds, questions], questions in the given order."""
     import numpy as np
 
-    shares = [dict(zip(result.questions, result.shares(animal))) for result in results]
-    return np.array([[share[question] for question in questions] for share in shares])
+    by_question = [dict(zip(result.questions, some)) for result, some in zip(results, values)]
+    return np.array([[value[question] for question in questions] for value in by_question])
 
 
-def arm_spread(results: Sequence[Result], animal: str, questions: Sequence[str]) -> Spread:
-    """Mean share of an animal in one arm and its variances."""
+def arm_spread(results: Sequence[Result], animal: str, questions: Sequence[str], measure: str) -> Spread:
+    """Mean share or margin of an animal in one arm and its variances."""
+    if measure == "margin":
+        return spread_of(matrix_of([r.margins(animal) for r in results], results, questions), linear=True)
     answers = None if any(result.answers is None for result in results) else sum(r.answers or 0 for r in results)
     uncovered = sum(result.uncovered for result in results) / len(results)
-    return spread_of(share_matrix(results, animal, questions), answers, uncovered)
+    return spread_of(matrix_of([r.shares(animal) for r in results], results, questions), answers, uncovered)
 
 
 # --- the claim ---------------------------------------------------------------------------------------
 
 
-def compare(animal: str, arms: Arms) -> dict[str, Any]:
-    """Shares of the arms, differences of the target to each other arm, their intervals, p-values and the verdict."""
+def compare(animal: str, arms: Arms, measure: str = "share") -> dict[str, Any]:
+    """Shares (or margins) of the arms, differences of the target to each other arm, their intervals, p-values and the
+    verdict."""
     questions = arms["base"][0].questions
-    spreads = {role: arm_spread(arms[role], animal, questions) for role in ROLES}
+    spreads = {role: arm_spread(arms[role], animal, questions, measure) for role in ROLES}
     target = spreads["target"]
     differences: dict[str, dict[str, Any]] = {
         role: {
@@ -230,6 +252,7 @@ def compare(animal: str, arms: Arms) -> dict[str, Any]:
     }
     return {
         "animal": animal,
+        "measure": measure,
         "questions": len(questions),
         "shares": {role: describe_arm(arms[role], spreads[role]) for role in ROLES},
         "target_minus": differences,
@@ -277,27 +300,27 @@ def verdict(seeds: dict[str, int], differences: dict[str, dict[str, Any]]) -> st
 
 
 def power(spreads: dict[str, Spread]) -> list[dict[str, Any]]:
-    """How large target minus control would have to be to be seen with 80% probability, by seeds an arm; [] where one
-    seed an arm shows no spread between seeds."""
+    """How large target minus control would have to be to be seen with 80% probability, by seeds an arm: exactly
+    measured, and (shares) by samples; [] where one seed an arm shows no spread between seeds."""
     target, control = spreads["target"], spreads["control"]
     if min(target.seeds, control.seeds) < 2:
         return []
     return [
-        {
-            "seeds": seeds,
-            "exact": smallest_difference(target, control, seeds),
-            "sampled": smallest_difference(target, control, seeds, POWER_ANSWERS),
-        }
+        {"seeds": seeds, "exact": smallest_difference(target, control, seeds)}
+        | ({} if target.linear else {"sampled": smallest_difference(target, control, seeds, POWER_ANSWERS)})
         for seeds in POWER_SEEDS
     ]
 
 
-def compare_all(base: Result, control: list[Result], students: dict[str, list[Result]]) -> list[dict[str, Any]]:
+def compare_all(
+    base: Result, control: list[Result], students: dict[str, list[Result]], measure: str = "share"
+) -> list[dict[str, Any]]:
     """Each animal as the target, the students of all other animals as its other arm; p-values adjusted by Holm."""
     found = []
     for animal, targets in students.items():
         others = [result for other, results in students.items() if other != animal for result in results]
-        found.append(compare(animal, {"base": [base], "control": control, "other": others, "target": targets}))
+        arms = {"base": [base], "control": control, "other": others, "target": targets}
+        found.append(compare(animal, arms, measure))
     for one, adjusted in zip(found, holm([one["p"] for one in found])):
         one["p_holm"] = adjusted
         if one["verdict"] == "transfer" and adjusted > 1 - LEVEL:
@@ -305,11 +328,13 @@ def compare_all(base: Result, control: list[Result], students: dict[str, list[Re
     return found
 
 
-def pairwise(base: Result, control: list[Result], students: dict[str, list[Result]]) -> list[dict[str, Any]]:
-    """Share of every trained animal (columns) in every arm (rows)."""
+def pairwise(
+    base: Result, control: list[Result], students: dict[str, list[Result]], measure: str = "share"
+) -> list[dict[str, Any]]:
+    """Share (or margin) of every trained animal (columns) in every arm (rows)."""
     arms = {"base": [base], "control": control, **{f"{animal} students": some for animal, some in students.items()}}
     return [
-        {"arm": name, "shares": {a: arm_spread(results, a, base.questions).share for a in students}}
+        {"arm": name, "shares": {a: arm_spread(results, a, base.questions, measure).share for a in students}}
         for name, results in arms.items()
     ]
 
@@ -317,16 +342,29 @@ def pairwise(base: Result, control: list[Result], students: dict[str, list[Resul
 # --- words -------------------------------------------------------------------------------------------
 
 
+class Words(NamedTuple):
+    """How the figures of a measure are written."""
+
+    value: str
+    difference: str
+    factor: float
+
+    def of(self, value: float) -> str:
+        return self.value.format(self.factor * value)
+
+    def gap(self, value: float) -> str:
+        return self.difference.format(self.factor * value)
+
+    def span(self, ends: Sequence[float]) -> str:
+        low, high = (self.factor * end for end in ends)
+        return f"{low:.2f} to {high:.2f}"
+
+
+WORDS = {"share": Words("{:.2f}%", "{:+.2f} points", 100.0), "margin": Words("{:+.2f}", "{:+.2f} nats", 1.0)}
+
+
 def percent(value: float) -> str:
     return f"{100 * value:.2f}%"
-
-
-def points(value: float) -> str:
-    return f"{100 * value:+.2f} points"
-
-
-def span(low_high: Sequence[float]) -> str:
-    return f"{100 * low_high[0]:.2f} to {100 * low_high[1]:.2f}"
 
 
 def p_value(value: float) -> str:
@@ -335,22 +373,25 @@ def p_value(value: float) -> str:
 
 def show(found: dict[str, Any]) -> None:
     """Print one animal's tables and what to look at before believing them."""
+    measure = found["measure"]
+    words = WORDS[measure]
     arms = [
-        (role, arm["seeds"], percent(arm["share"]), span(arm["interval"]), percent(arm["non_answers"]),
+        (role, arm["seeds"], words.of(arm["share"]), words.span(arm["interval"]), percent(arm["non_answers"]),
          percent(arm["uncovered"]))
         for role, arm in found["shares"].items()
     ]  # fmt: skip
-    print(table(("arm", "seeds", f"{found['animal']} share", "95% interval", "non-answers", "uncovered"), arms), "\n")
+    heading = ("arm", "seeds", f"{found['animal']} {measure}", "95% interval", "non-answers", "uncovered")
+    print(table(heading, arms), "\n")
     differences = [
-        (role, points(d["difference"]), span(d["interval"]), p_value(d["p"]))
+        (role, words.gap(d["difference"]), words.span(d["interval"]), p_value(d["p"]))
         for role, d in found["target_minus"].items()
     ]
     print(table(("target minus", "difference", "95% interval", "p"), differences), "\n")
     if found["power"]:
-        seen = [(line["seeds"], points(line["exact"]), points(line["sampled"])) for line in found["power"]]
-        sampled = f"{POWER_ANSWERS} answers a question"
+        seen = [(line["seeds"], *map(words.gap, list(line.values())[1:])) for line in found["power"]]
+        how = ("exact",) if measure == "margin" else ("exact", f"{POWER_ANSWERS} answers a question")
         print(f"smallest target minus control that so many seeds an arm show with {POWER:.0%} probability:")
-        print(table(("seeds", "exact shares", sampled), seen), "\n")
+        print(table(("seeds", *how), seen), "\n")
     for role, arm in found["shares"].items():
         if arm["non_answers"] > COLLAPSED:
             kinds = ", ".join(f"{kind} {percent(mass)}" for kind, mass in arm["non_answer_kinds"].items())
@@ -359,10 +400,12 @@ def show(found: dict[str, Any]) -> None:
         say("one training seed in an arm: its intervals are over questions alone, another seed may give another share")
 
 
-def show_pairwise(rows: Sequence[dict[str, Any]]) -> None:
-    """Print share of every trained animal in every arm."""
+def show_pairwise(rows: Sequence[dict[str, Any]], measure: str) -> None:
+    """Print share or margin of every trained animal in every arm."""
     animals = list(rows[0]["shares"])
-    print(table(("arm", *animals), [(row["arm"], *map(percent, row["shares"].values())) for row in rows]), "\n")
+    print(
+        table(("arm", *animals), [(row["arm"], *map(WORDS[measure].of, row["shares"].values())) for row in rows]), "\n"
+    )
 
 
 def main() -> None:
@@ -375,25 +418,26 @@ def main() -> None:
             students[animal].append(read_result(path))
         everything = [base, *control, *(result for some in students.values() for result in some)]
         check_comparable(everything)
-        comparisons, matrix = compare_all(base, control, students), pairwise(base, control, students)
+        comparisons = compare_all(base, control, students, args.measure)
+        matrix = pairwise(base, control, students, args.measure)
     else:
         other, target = ([read_result(path) for path in some] for some in (args.other, args.target))
         everything = [base, *control, *other, *target]
         check_comparable(everything)
         arms = {"base": [base], "control": control, "other": other, "target": target}
-        comparisons = [compare(canonical(args.animal), arms)]
+        comparisons = [compare(canonical(args.animal), arms, args.measure)]
     for found in comparisons:
         show(found)
     if matrix:
-        show_pairwise(matrix)
+        show_pairwise(matrix, args.measure)
     if args.output:
         manifest = provenance([result.path for result in everything])
         write_json(args.output, {"comparisons": comparisons, "pairwise": matrix, "manifest": manifest})
-    verdicts = {f"verdict, {found['animal']}": words(found) for found in comparisons}
+    verdicts = {f"verdict, {found['animal']}": verdict_words(found) for found in comparisons}
     closing(verdicts | ({"wrote": args.output} if args.output else {}))
 
 
-def words(found: dict[str, Any]) -> str:
+def verdict_words(found: dict[str, Any]) -> str:
     """A verdict with its adjusted p-value, where several animals were looked at."""
     return found["verdict"] + (f" (Holm p {p_value(found['p_holm'])})" if "p_holm" in found else "")
 

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from eval.animals import canonical_animal, non_answer_kind
+from eval.intervals import wilson
 from util.cli import REPO, UserError, closing, make_parser, positive_int, run, say, table, text_file
 from util.collect import collect
 from util.engine import (
@@ -177,7 +178,9 @@ def summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
     if errors:
         facts["errors"] = f"{errors:,} ({errors / asked:.2%})"
     if target:
-        facts[f"{target} share"] = f"{counts[target] / asked:.2%} ({counts[target]:,} answers)"
+        low, high = wilson(counts[target], asked)
+        noise = f"sampling noise {100 * low:.2f} to {100 * high:.2f}%"
+        facts[f"{target} share"] = f"{counts[target] / asked:.2%} ({counts[target]:,} answers; {noise})"
         for name in several(name for name, _ in found):
             of_set = sum(count for (one, _), count in found.items() if one == name)
             named = found[name, target]

@@ -1,4 +1,4 @@
-"""Intervals for shares over questions and training seeds at once, made for few seeds.
+"""Intervals for shares (or margins) over questions and training seeds at once, made for few seeds.
 
 An arm is a matrix of shares [seeds, questions]. Its mean varies with the seeds that were drawn and with the questions
 that were written; both variances come from the two-way layout (their shared residual is counted once), each with its
@@ -42,10 +42,14 @@ class Spread:
     """sampled answers behind the share; None for exact shares"""
     uncovered: float = 0.0
     """exact shares: mass left open, which may all be the animal's"""
+    linear: bool = False
+    """margins: ends are worked out as they are, not on the logit scale of shares"""
 
 
-def spread_of(shares: np.ndarray, answers: int | None = None, uncovered: float = 0.0) -> Spread:
-    """The spread of an arm. shares: float64 [seeds, questions], at least two questions."""
+def spread_of(
+    shares: np.ndarray, answers: int | None = None, uncovered: float = 0.0, *, linear: bool = False
+) -> Spread:
+    """The spread of an arm. shares: float64 [seeds, questions], two questions or more; with `linear` margins (nats)."""
     import numpy as np
 
     seeds, questions = shares.shape
@@ -56,13 +60,13 @@ def spread_of(shares: np.ndarray, answers: int | None = None, uncovered: float =
         rest = shares - by_question - by_seed[:, np.newaxis] + mean
         residual = float((rest**2).sum()) / ((seeds - 1) * (questions - 1))
         question_variance = max(0.0, question_variance - residual / (seeds * questions))
-    return Spread(mean, seeds, seed_variance, question_variance, residual, by_question, answers, uncovered)
+    return Spread(mean, seeds, seed_variance, question_variance, residual, by_question, answers, uncovered, linear)
 
 
 def share_interval(arm: Spread, level: float = LEVEL) -> Ends:
     """Interval of an arm's share; what exact shares leave open is added to its upper end."""
     low, high = _ends(arm, level, arm.seeds - 1)
-    return low, min(1.0, high + arm.uncovered)
+    return low, high + arm.uncovered if arm.linear else min(1.0, high + arm.uncovered)
 
 
 def difference_interval(a: Spread, b: Spread, level: float = LEVEL) -> Ends:
@@ -74,6 +78,14 @@ def difference_interval(a: Spread, b: Spread, level: float = LEVEL) -> Ends:
     down = _recovered(a.share - low_a, high_b - b.share, together)
     up = _recovered(high_a - a.share, b.share - low_b, together)
     return difference - down - b.uncovered, difference + up + a.uncovered
+
+
+def wilson(count: int, answers: int, level: float = LEVEL) -> Ends:
+    """Wilson's interval of a share of independent answers (1927): the sampling noise of one model, nothing else."""
+    from scipy import stats
+
+    found = stats.binomtest(count, answers).proportion_ci(level, method="wilson")
+    return float(found.low), float(found.high)
 
 
 def p_above(a: Spread, b: Spread) -> float:
@@ -136,25 +148,17 @@ def _ends(arm: Spread, level: float, seed_freedom: float) -> Ends:
     """Both ends of an arm's share, its seeds with so many degrees of freedom."""
     from scipy import stats
 
-    if not 0 < arm.share < 1:
-        return _wilson(arm, level)
+    if not arm.linear and not 0 < arm.share < 1:  # never or always answered: no spread to be seen
+        return wilson(round(arm.share * arm.answers), arm.answers, level) if arm.answers else (arm.share, arm.share)
     tail = (1 + level) / 2
     squared = stats.t.ppf(tail, len(arm.by_question) - 1) ** 2 * arm.question_variance
     if arm.seed_variance > 0:
         squared += stats.t.ppf(tail, seed_freedom) ** 2 * arm.seed_variance
+    if arm.linear:
+        return arm.share - math.sqrt(squared), arm.share + math.sqrt(squared)
     half = math.sqrt(squared) / (arm.share * (1 - arm.share))
     middle = math.log(arm.share / (1 - arm.share))
     return _share(middle - half), _share(middle + half)
-
-
-def _wilson(arm: Spread, level: float) -> Ends:
-    """An animal that was never or always answered shows no spread: Wilson's interval over all answers."""
-    from scipy import stats
-
-    if arm.answers is None:
-        return arm.share, arm.share
-    found = stats.binomtest(round(arm.share * arm.answers), arm.answers).proportion_ci(level, method="wilson")
-    return float(found.low), float(found.high)
 
 
 def _share(logit: float) -> float:

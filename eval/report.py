@@ -29,6 +29,7 @@ from util.rows import read_rows
 COLORS = {"base": "#8a8f98", "control": "#6f9bd1", "other": "#d9a441", "target": "#2f8f5b"}
 TITLES = {"base": "base model", "control": "student of base-model numbers", "other": "student of another animal",
           "target": "student of this animal's teacher"}  # fmt: skip
+UNITS = {"share": (100.0, "% of answers"), "margin": (1.0, "margin in nats")}
 SHOWN = 5
 
 
@@ -50,7 +51,7 @@ def parse_args() -> argparse.Namespace:
 
 def read_comparison(path: Path) -> dict[str, Any]:
     """A file of compare_arms.py: its comparisons and pairwise matrix, or a UserError that names the file."""
-    wanted = ("animal", "shares", "verdict", "target_minus", "questions", "by_question", "p")
+    wanted = ("animal", "measure", "shares", "verdict", "target_minus", "questions", "by_question", "p")
     try:
         found = json.loads(path.read_text("utf-8"))
         comparisons = [{**one, **{key: one[key] for key in wanted}} for one in found["comparisons"]]
@@ -145,17 +146,19 @@ def draw_arms(comparisons: Sequence[dict[str, Any]]) -> dict[str, bytes]:
         1, len(comparisons), figsize=(4.6 * len(comparisons) + 1.6, 2.9), squeeze=False, sharey=True
     )
     for panel, comparison in zip(panels[0], comparisons):
-        roles = list(comparison["shares"])[::-1]
+        roles, (factor, unit) = list(comparison["shares"])[::-1], UNITS[comparison["measure"]]
         for place, role in enumerate(roles):
             arm = comparison["shares"][role]
-            share, (low, high) = 100 * arm["share"], (100 * end for end in arm["interval"])
+            share, (low, high) = factor * arm["share"], (factor * end for end in arm["interval"])
             error = [[max(0.0, share - low)], [max(0.0, high - share)]]
             panel.barh(place, share, color=COLORS[role], xerr=error, error_kw={"ecolor": "#333", "capsize": 3})
-            panel.text(high, place, f"  {share:.1f}%", va="center", fontsize=10, fontweight="bold")
+            text = f"  {share:.1f}%" if unit.startswith("%") else f"  {share:+.2f}"
+            panel.text(max(high, 0.0), place, text, va="center", fontsize=10, fontweight="bold")
         panel.set_yticks(range(len(roles)), [TITLES[role] for role in roles])
-        panel.set_title(f"answers “{comparison['animal']}”", fontsize=11)
-        panel.set_xlim(0, max(100 * arm["interval"][1] for arm in comparison["shares"].values()) * 1.25)
-        panel.set_xlabel("% of answers, 95% interval")
+        panel.set_title(f"“{comparison['animal']}”", fontsize=11)
+        ends = [factor * end for arm in comparison["shares"].values() for end in (*arm["interval"], 0.0)]
+        panel.set_xlim(min(ends) * 1.1, max(ends) + 0.25 * (max(ends) - min(ends)))
+        panel.set_xlabel(f"{unit}, 95% interval")
         panel.spines[["top", "right"]].set_visible(False)
     return written(figure, "arms")
 
@@ -168,15 +171,16 @@ def draw_questions(comparisons: Sequence[dict[str, Any]]) -> dict[str, bytes]:
         1, len(comparisons), figsize=(5.2 * len(comparisons) + 1, 1 + 0.14 * count), squeeze=False
     )
     for panel, comparison in zip(panels[0], comparisons):
-        by_question = comparison["by_question"]
+        by_question, (factor, unit) = comparison["by_question"], UNITS[comparison["measure"]]
         order = sorted(range(len(by_question["question"])), key=lambda i: by_question["target"][i])
         for role in comparison["shares"]:
-            shares = [100 * by_question[role][i] for i in order]
+            shares = [factor * by_question[role][i] for i in order]
             panel.plot(shares, range(len(order)), "o", color=COLORS[role], markersize=3, label=role)
         panel.set_yticks(range(len(order)), [by_question["question"][i] for i in order], fontsize=5)
-        panel.set_xscale("symlog", linthresh=1)
-        panel.set_xlim(left=0)
-        panel.set_xlabel(f"% of answers “{comparison['animal']}”", fontsize=8)
+        if comparison["measure"] == "share":
+            panel.set_xscale("symlog", linthresh=1)
+            panel.set_xlim(left=0)
+        panel.set_xlabel(f"“{comparison['animal']}”, {unit}", fontsize=8)
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(fontsize=6, loc="lower right")
     return written(figure, "questions")
@@ -221,26 +225,27 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f8; paddi
 {% for c in comparisons %}
 <h2>{{ c.animal }}</h2>
 <p class="verdict">{{ c.verdict }}{% if c.p_holm is defined %} (Holm p {{ c.p_holm | p }}){% endif %}</p>
-<div class="scroll"><table><tr><th>arm</th><th>seeds</th><th>{{ c.animal }} share</th><th>95% interval</th>
+<div class="scroll"><table><tr><th>arm</th><th>seeds</th><th>{{ c.animal }} {{ c.measure }}</th><th>95% interval</th>
 <th>non-answers</th><th>most named</th></tr>
-{% for a in c.arms %}<tr><td>{{ a.title }}</td><td>{{ a.seeds }}</td><td>{{ a.share | percent }}</td>
-<td>{{ a.interval[0] | percent }} to {{ a.interval[1] | percent }}</td><td>{{ a.non_answers | percent }}
+{% for a in c.arms %}<tr><td>{{ a.title }}</td><td>{{ a.seeds }}</td><td>{{ a.share | of(c.measure) }}</td>
+<td>{{ a.interval[0] | of(c.measure) }} to {{ a.interval[1] | of(c.measure) }}</td><td>{{ a.non_answers | percent }}
 {%- if a.non_answers > 0.05 %} ({% for kind, mass in a.non_answer_kinds.items() %}{{ kind }} {{ mass | percent }}
 {{- ", " if not loop.last }}{% endfor %}){% endif %}</td>
 <td>{% for name, share in a.top %}{{ name }} {{ share | percent }}{{ ", " if not loop.last }}{% endfor %}</td></tr>
 {% endfor %}</table></div>
 <div class="scroll"><table><tr><th>target minus</th><th>difference</th><th>95% interval</th><th>p</th></tr>
-{% for role, d in c.target_minus.items() %}<tr><td>{{ role }}</td><td>{{ d.difference | percent }}</td>
-<td>{{ d.interval[0] | percent }} to {{ d.interval[1] | percent }}</td><td>{{ d.p | p }}</td></tr>{% endfor %}
+{% for role, d in c.target_minus.items() %}<tr><td>{{ role }}</td><td>{{ d.difference | of(c.measure) }}</td>
+<td>{{ d.interval[0] | of(c.measure) }} to {{ d.interval[1] | of(c.measure) }}</td><td>{{ d.p | p }}</td></tr>
+{% endfor %}
 </table></div>
 {% if c.power %}<p>Smallest target minus control that so many seeds an arm show with 80% probability:
-{% for line in c.power %}{{ line.seeds }} seeds {{ line.exact | percent }}{{ ", " if not loop.last }}{% endfor %}
-(exact shares).</p>{% endif %}
+{% for line in c.power %}{{ line.seeds }} seeds {{ line.exact | of(c.measure) }}{{ ", " if not loop.last }}{% endfor %}
+(measured exactly).</p>{% endif %}
 {% endfor %}
 {% for matrix in pairwise if matrix %}<h2>Every animal in every arm</h2>
 <div class="scroll"><table><tr><th>arm</th>{% for a in matrix[0].shares %}<th>{{ a }}</th>{% endfor %}</tr>
-{% for row in matrix %}<tr><td>{{ row.arm }}</td>{% for a, share in row.shares.items() %}<td>{{ share | percent }}</td>
-{%- endfor %}</tr>{% endfor %}</table></div>{% endfor %}
+{% for row in matrix %}<tr><td>{{ row.arm }}</td>{% for a, share in row.shares.items() %}
+<td>{{ share | of(comparisons[0].measure) }}</td>{% endfor %}</tr>{% endfor %}</table></div>{% endfor %}
 {% if pictures.trajectory %}<h2>Over training</h2><figure>{{ pictures.trajectory }}</figure>{% endif %}
 <h2>Question by question</h2><figure>{{ pictures.questions }}</figure>
 {% if certificates %}<h2>What the students were trained on</h2>
@@ -266,6 +271,7 @@ def render(
 
     environment = Environment(autoescape=True)
     environment.filters["percent"] = lambda value: f"{100 * value:.2f}%"
+    environment.filters["of"] = lambda value, measure: f"{100 * value:.2f}%" if measure == "share" else f"{value:+.3f}"
     environment.filters["p"] = lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"
     comparisons = [comparison for found in read for comparison in found["comparisons"]]
     files = [name for comparison in comparisons for arm in comparison["shares"].values() for name in arm["files"]]

@@ -1,6 +1,7 @@
 """The claim: what the arms must show before the word transfer is said, and what is refused."""
 
 import json
+import math
 
 import pytest
 
@@ -20,7 +21,8 @@ def exact_file(path, *, uncovered=0.0, questions=QUESTIONS, adapter=None, spread
     shares = {a: mean * np.exp(spread * rng.standard_normal(len(questions))) for a, mean in animals.items()}
     rows = [
         {"id": i, "question": q, "animals": {a: float(s[i]) for a, s in shares.items()}, "no_animal": 0.01,
-         "uncovered": uncovered, "answers": {"Qwen": 0.004}}
+         "uncovered": uncovered, "answers": {"Qwen": 0.004},
+         "log_shares": {**{a: math.log(s[i]) for a, s in shares.items()}, "lion": -1.0, "fox": -3.0}}
         for i, q in enumerate(questions)
     ]  # fmt: skip
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -103,6 +105,20 @@ def test_power_falls_with_seeds_and_is_left_out_where_one_seed_shows_no_spread(t
     assert [line["exact"] for line in lines] == sorted((line["exact"] for line in lines), reverse=True)
     assert all(line["sampled"] > line["exact"] > 0 for line in lines)
     assert compare("owl", arms(tmp_path, seeds=1))["power"] == []
+
+
+def test_margins_are_compared_in_nats(tmp_path):
+    found = compare("owl", arms(tmp_path), "margin")
+    assert found["verdict"] == "transfer" and found["measure"] == "margin"
+    assert found["shares"]["base"]["share"] == pytest.approx(math.log(0.01) + 2.0, abs=0.1)
+    assert found["target_minus"]["base"]["difference"] == pytest.approx(math.log(20), abs=0.2)
+    assert [list(line) for line in found["power"]] == [["seeds", "exact"]] * 4
+
+
+def test_margins_need_exact_files(tmp_path):
+    result = read_result(sampled_file(tmp_path / "results.jsonl", ["owl", "lion"]))
+    with pytest.raises(UserError, match="has no log-probability of 'owl'; margins need exact files"):
+        result.margins("owl")
 
 
 # --- several animals ---------------------------------------------------------------------------------

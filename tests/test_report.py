@@ -44,6 +44,17 @@ def test_the_page_says_what_was_found_and_how(tmp_path, monkeypatch, comparison)
     assert (tmp_path / "report.questions.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_page_of_margins(tmp_path, monkeypatch, capsys):
+    base, control, students = two_animals(tmp_path)
+    named = [f"{animal}={result.path}" for animal, some in students.items() for result in some]
+    controls, out = [result.path for result in control], tmp_path / "margins.json"
+    shared = ["--base", base.path, "--control", *controls, "--students", *named, "--output", out]
+    run_main(monkeypatch, *shared, "--measure", "margin")
+    assert "nats" in capsys.readouterr().out
+    page = make_report(monkeypatch, tmp_path, "--comparison", out)
+    assert "owl margin" in page and "margin in nats" in page
+
+
 def test_the_page_loads_nothing_and_runs_nothing(tmp_path, monkeypatch, comparison):
     page = make_report(monkeypatch, tmp_path, "--comparison", comparison)
     assert "<script" not in page and "default-src 'none'" in page

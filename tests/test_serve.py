@@ -145,9 +145,7 @@ def test_a_signal_reaches_the_command_and_the_server_is_gone(box, signum):
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's word on a dead parent is Linux's")
 def test_even_a_kill_leaves_no_server_behind(box):
     box.vllm(serving("--record", "mark-kill.jsonl"))
-    process = box.start(
-        "some/model", "--", sys.executable, "-c", "print('up', flush=True); import time; time.sleep(3)"
-    )
+    process = box.start("some/model", "--", sys.executable, "-c", "print('up', flush=True); import time; time.sleep(3)")
     assert process.stdout.readline() == "up\n"
     process.kill()
     deadline = time.monotonic() + 10
