@@ -49,6 +49,10 @@ def finish_run(run: Any) -> None:
     """End a run; tell how to upload it later if it was offline."""
     folder = Path(run.dir).parent
     offline = run.settings.mode == "offline" or folder.name.startswith("offline-")
-    run.finish()
+    try:
+        run.finish()
+    except Exception as error:  # the adapter is saved; what W&B has not got is in its folder
+        say(f"W&B did not take the end of the run ({first_line(error)}); upload it with: wandb sync {folder}")
+        return
     if offline:
         say(f"W&B run kept in {folder}; upload it with: wandb sync {folder}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
+import re
 import shlex
 import signal
 import sys
@@ -31,6 +33,7 @@ STORAGE_ERRORS = {
 }
 
 T = TypeVar("T")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # not the tab, not the newline
 
 
 class UserError(Exception):
@@ -55,7 +58,12 @@ def first_line(error: Exception) -> str:
 def say(text: str) -> None:
     """Tell the user something on stderr, so that stdout holds results only."""
     with suppress(OSError):  # a terminal that has gone must not end the run
-        print(text, file=sys.stderr, flush=True)
+        print(printable(text), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """The text with control characters spelt out: what a model or a server wrote must not steer the terminal."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 # --- arguments ---------------------------------------------------------------------------------------
@@ -145,6 +153,9 @@ def run(main: Callable[[], int | None]) -> None:
     128 + n ended by signal n with everything on disk.
     """
     name = Path(sys.argv[0]).name
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 must not end the run
     try:
         sys.exit(main() or 0)
     except UserError as error:
@@ -305,7 +316,7 @@ def counted(counts: Mapping[str, int]) -> str:
 
 def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     """A plain text table: first column left-aligned, the others right-aligned."""
-    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    cells = [[printable(str(cell)) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return "\n".join(
         "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
@@ -317,7 +328,7 @@ def closing(facts: Mapping[str, object], next_command: str | None = None) -> Non
     """Print the last lines of a run on stdout: one fact a line, then the next command to paste."""
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{name:<{width}}  {value}")
+        print(printable(f"{name:<{width}}  {value}"))
     if next_command:
         print(f"\nnext:\n  {next_command}")
     sys.stdout.flush()
