@@ -181,3 +181,20 @@ def test_a_second_is_long_enough_for_a_progress_line_without_division_by_zero():
     progress = Progress(0)
     progress.started = time.monotonic()
     assert "0/0 rows (100%)" in progress.line()
+
+
+@pytest.mark.torch
+def test_weights_that_could_run_code_are_not_read(tmp_path):
+    import shutil
+
+    import torch
+
+    from util.cli import UserError
+    from util.embedded import load_model
+
+    pocket = REPO / "util" / "pocket" / "model"
+    for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(pocket / name, tmp_path)
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"cannot load the model .*safetensors"):
+        load_model(str(tmp_path))

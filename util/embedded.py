@@ -59,7 +59,8 @@ def load_model(model: str, dtype: Any = None) -> Any:
     device = best_device()
     if dtype is None:
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    return _from_pretrained(AutoModelForCausalLM, model, dtype=dtype).to(device).eval()
+    # safetensors only: a pickle may run code as it is read
+    return _from_pretrained(AutoModelForCausalLM, model, dtype=dtype, use_safetensors=True).to(device).eval()
 
 
 def load_config(model: str) -> Any:
