@@ -21,10 +21,14 @@ lint:
 	$(PYTHON_ENV) -m ruff format --check .
 	$(PYTHON_ENV) -m mypy generate train eval util
 
+FAST := not torch and not vllm and not slow
+
 # Four at a time: these tests mostly wait for processes of their own.
 check: lint
-	$(PYTHON_ENV) -m pytest -q -n 4 -m "not torch and not vllm and not slow"
+	$(PYTHON_ENV) -m pytest -q -n 4 -m "$(FAST)"
 
+# The others one after the other: models and servers want the cores for themselves.
 test:
 	@util/make_env.sh test
-	$(PYTHON_ENV) -m pytest
+	$(PYTHON_ENV) -m pytest -q -n 4 -m "$(FAST)"
+	$(PYTHON_ENV) -m pytest -m "not ($(FAST))"
