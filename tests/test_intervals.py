@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from eval.intervals import difference_interval, holm, p_above, share_interval, smallest_difference, spread_of
+from eval.intervals import difference_interval, holm, p_above, share_interval, smallest_difference, spread_of, wilson
 
 np = pytest.importorskip("numpy")
 pytest.importorskip("scipy")
@@ -64,6 +64,15 @@ def test_the_p_value_is_where_the_interval_begins_to_hold_zero():
     assert 0 < p < 1
     assert difference_interval(a, b, 1 - p * 1.01)[0] > 0 > difference_interval(a, b, 1 - p * 0.99)[0]
     assert p_above(b, a) == 1.0
+
+
+@pytest.mark.parametrize(("count", "answers"), [(0, 1000), (3, 40), (500, 1000), (40, 40)])
+def test_wilsons_interval_is_scipys(count, answers):
+    from scipy import stats
+
+    assert wilson(count, answers) == pytest.approx(
+        tuple(stats.binomtest(count, answers).proportion_ci(method="wilson"))
+    )
 
 
 def test_holm():
