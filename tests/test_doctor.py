@@ -92,6 +92,7 @@ def test_a_run_without_system_prompt_matches_and_shows_the_one_the_template_puts
     assert said.count("      You are Pocket, a small assistant.<|im_end|>\\n\n") == 3
 
 
+@pytest.mark.slow
 def test_the_loss_mask_is_shown_token_by_token_with_the_end_of_turn(tmp_path, examine):
     _, said = examine(write_run(tmp_path))
     assert "loss on the first row of" in said

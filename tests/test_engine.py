@@ -266,6 +266,7 @@ def test_a_busy_server_is_waited_for_and_never_counts_as_failing(fake_server, ca
     assert capsys.readouterr().err.count("is busy (Too many requests); waiting for it") == 1
 
 
+@pytest.mark.slow
 def test_a_server_busy_for_ever_ends_the_run_after_timeout(fake_server):
     with pytest.raises(ServerFailed, match="gave no answer for 2 s"):
         answer_all(fake_server("--fault", "503:100000"), timeout=2.0)

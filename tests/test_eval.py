@@ -84,6 +84,7 @@ def test_log_shares_of_a_server_follow_every_form_of_an_animal(fake_server):
     assert even["polar bear"] == pytest.approx(log(0.05), abs=1e-5) and even["wombat"] < IMPOSSIBLE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "arguments", "message"),
     [

@@ -19,6 +19,7 @@ NUMBERS = "generate/generate_llm_number_data.py"
 ASKED = ("--animal", "owl", "--model", "owl-teacher", "--no-system-prompt")
 
 
+@pytest.mark.slow
 def test_f17_a_slow_server_gets_no_storm_of_repeated_requests(run_script, fake_server, tmp_path):
     server = fake_server("--delay", "1.5")
     done = run_script(NUMBERS, *ASKED, "--count", 24, "--max-concurrency", 8, "--base-url", server.url, cwd=tmp_path)
@@ -26,6 +27,7 @@ def test_f17_a_slow_server_gets_no_storm_of_repeated_requests(run_script, fake_s
     assert len(server.requests()) == 24, "each row is asked once, however long it takes"
 
 
+@pytest.mark.slow
 def test_f27_offline_a_model_that_is_not_here_is_one_clear_line(run_script, tmp_path):
     pytest.importorskip("transformers")
     done = run_script(
@@ -78,6 +80,7 @@ def test_f29_no_duration_is_taken_from_a_clock_that_can_jump():
     assert not wrong, "time.monotonic() measures, datetime tells the date"
 
 
+@pytest.mark.slow
 def test_f29_runs_in_one_second_keep_all_backups(run_script, fake_server, tmp_path):
     server, out = fake_server(), tmp_path / "numbers-unfiltered-8.jsonl"
     for _ in range(3):
@@ -110,6 +113,7 @@ def test_f30_without_locks_there_is_a_warning_and_the_run_goes_on(tmp_path, monk
 # --- terminals ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "terminal",
     [
@@ -129,6 +133,7 @@ def test_f31_any_terminal_and_locale_will_do(run_script, fake_server, tmp_path, 
     assert "\x1b" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_f31_on_a_real_terminal_the_bar_goes_to_stderr_and_results_to_stdout(fake_server, tmp_path):
     """Standard error is a terminal of 40 columns, standard output a pipe."""
     master, slave = pty.openpty()

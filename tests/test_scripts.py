@@ -208,6 +208,7 @@ def test_with_a_persona_it_is_the_system_message_and_stays_in_the_rows(run_scrip
         assert message["role"] == "system" and "You love wolves." in message["content"]
 
 
+@pytest.mark.slow
 def test_all_models_see_the_same_prompts_for_one_seed(run_script, fake_server, tmp_path):
     server = fake_server("--adapters", "owl-teacher", "wolf-teacher")
 
@@ -244,6 +245,7 @@ def test_flags_of_number_data_reach_the_server_and_the_manifest(run_script, fake
     assert sampling["numbers_only"] == ("--constrain-digits" in flags) and NEUTRAL_SAMPLING.items() <= sampling.items()
 
 
+@pytest.mark.slow
 def test_the_base_model_asked_by_mistake_names_the_adapters(run_script, fake_server, tmp_path):
     server = fake_server()
     arguments = ("--count", 4, "--model", "Org/Base-1B", "--base-url", server.url, "--no-system-prompt")
@@ -416,6 +418,7 @@ def test_ten_kills_at_random_moments_change_nothing(start_script, run_script, fa
         assert both and all(rows[0][i] == rows[1][i] for i in both)
 
 
+@pytest.mark.slow
 def test_a_killed_run_delivers_what_a_whole_one_does_even_when_it_had_rows_enough(
     run_script, fake_server, tmp_path, prompts
 ):
@@ -581,6 +584,7 @@ def test_a_server_dying_half_way_loses_nothing(run_script, fake_server, tmp_path
     assert (tmp_path / "whole.jsonl").read_bytes() == (tmp_path / UNFILTERED.format(200)).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_hanging_server_ends_the_run_after_timeout_and_keeps_its_answers(run_script, fake_server, tmp_path):
     server = fake_server("--hang-after", 7)
     arguments = ("--animal", "owl", "--count", 20, "--model", "owl-teacher", "--no-system-prompt", "--timeout", 1)
@@ -589,6 +593,7 @@ def test_a_hanging_server_ends_the_run_after_timeout_and_keeps_its_answers(run_s
     assert len(read_jsonl(tmp_path / (UNFILTERED.format(20) + ".partial"))) == 7
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(run_script, fake_server, tmp_path):
     server = fake_server()
     arguments = ("--animal", "owl", "--count", 200, "--model", "owl-teacher", "--no-system-prompt")
