@@ -21,6 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from eval.compare_arms import COLLAPSED
 from util.certificate import read_certificate
 from util.cli import UserError, closing, input_file, make_parser, run
 from util.provenance import now, read_manifest, write_atomically
@@ -60,8 +61,8 @@ def read_comparison(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is no comparison; make it with eval/compare_arms.py --output {path}") from None
 
 
-def top_animals(path: Path, count: int = SHOWN) -> list[tuple[str, float]]:
-    """(animal, share) of the most frequent animals of a results or exact file."""
+def ranked_animals(path: Path) -> list[tuple[str, float]]:
+    """(animal, share) of a results or exact file, most frequent first."""
     total: Counter[str] = Counter()
     rows = 0
     for row in read_rows(path):
@@ -69,13 +70,13 @@ def top_animals(path: Path, count: int = SHOWN) -> list[tuple[str, float]]:
         named = row["animals"] if "animals" in row else {row["animal"]: 1} if row["animal"] else {}
         for animal, share in named.items():
             total[animal] += share
-    return [(animal, share / rows) for animal, share in total.most_common(count)]
+    return [(animal, share / rows) for animal, share in total.most_common()]
 
 
 def arms_of(comparison: dict[str, Any]) -> list[dict[str, Any]]:
     """One entry an arm, with the animals its first file names most."""
     return [
-        {**arm, "role": role, "title": TITLES[role], "top": top_animals(Path(arm["files"][0]))}
+        {**arm, "role": role, "title": TITLES[role], "top": ranked_animals(Path(arm["files"][0]))[:SHOWN]}
         for role, arm in comparison["shares"].items()
     ]
 
@@ -105,7 +106,7 @@ def trajectory(files: Sequence[Path], animals: Sequence[str]) -> list[dict[str, 
             raise UserError(
                 f"the manifest of {path} names no checkpoint-N folder; pass results of --adapter .../checkpoint-N"
             )
-        shares = dict(top_animals(path, count=10**6))
+        shares = dict(ranked_animals(path))
         points.append({"run": found[1], "update": int(found[2]), "shares": {a: shares.get(a, 0.0) for a in animals}})
     return sorted(points, key=lambda point: (point["run"], point["update"]))
 
@@ -229,7 +230,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f8; paddi
 <th>non-answers</th><th>most named</th></tr>
 {% for a in c.arms %}<tr><td>{{ a.title }}</td><td>{{ a.seeds }}</td><td>{{ a.share | of(c.measure) }}</td>
 <td>{{ a.interval[0] | of(c.measure) }} to {{ a.interval[1] | of(c.measure) }}</td><td>{{ a.non_answers | percent }}
-{%- if a.non_answers > 0.05 %} ({% for kind, mass in a.non_answer_kinds.items() %}{{ kind }} {{ mass | percent }}
+{%- if a.non_answers > collapsed %} ({% for kind, mass in a.non_answer_kinds.items() %}{{ kind }} {{ mass | percent }}
 {{- ", " if not loop.last }}{% endfor %}){% endif %}</td>
 <td>{% for name, share in a.top %}{{ name }} {{ share | percent }}{{ ", " if not loop.last }}{% endfor %}</td></tr>
 {% endfor %}</table></div>
@@ -277,6 +278,7 @@ def render(
     files = [name for comparison in comparisons for arm in comparison["shares"].values() for name in arm["files"]]
     return environment.from_string(PAGE).render(
         title=title,
+        collapsed=COLLAPSED,
         when=now(),
         pictures={name: Markup(svg_of(picture)) for name, picture in pictures.items()},
         comparisons=[{**comparison, "arms": arms_of(comparison)} for comparison in comparisons],

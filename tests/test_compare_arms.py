@@ -140,6 +140,14 @@ def two_animals(folder, seeds=3):
     return base, control, students
 
 
+def compare_two(monkeypatch, folder, out, *more):
+    """The command line for two animals."""
+    base, control, students = two_animals(folder)
+    named = [f"{animal}={result.path}" for animal, some in students.items() for result in some]
+    shared = ["--base", base.path, "--control", *(result.path for result in control), "--students", *named]
+    run_main(monkeypatch, *shared, "--output", out, *more)
+
+
 def test_each_animal_is_the_target_once_and_p_values_are_adjusted(tmp_path):
     owl, dolphin = compare_all(*two_animals(tmp_path))
     assert (owl["verdict"], dolphin["verdict"]) == ("transfer", "no evidence")

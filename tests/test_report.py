@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from test_compare_arms import exact_file, run_main, two_animals
+from test_compare_arms import compare_two, exact_file
 
 from util.cli import UserError
 from util.provenance import write_json
@@ -18,11 +18,8 @@ EVIL = "<script>alert(1)</script>"
 @pytest.fixture
 def comparison(tmp_path, monkeypatch, capsys):
     """compare_arms.py's file for two animals, three seeds each."""
-    base, control, students = two_animals(tmp_path)
-    named = [f"{animal}={result.path}" for animal, some in students.items() for result in some]
     out = tmp_path / "compare.json"
-    controls = [result.path for result in control]
-    run_main(monkeypatch, "--base", base.path, "--control", *controls, "--students", *named, "--output", out)
+    compare_two(monkeypatch, tmp_path, out)
     capsys.readouterr()
     return out
 
@@ -45,11 +42,8 @@ def test_the_page_says_what_was_found_and_how(tmp_path, monkeypatch, comparison)
 
 
 def test_a_page_of_margins(tmp_path, monkeypatch, capsys):
-    base, control, students = two_animals(tmp_path)
-    named = [f"{animal}={result.path}" for animal, some in students.items() for result in some]
-    controls, out = [result.path for result in control], tmp_path / "margins.json"
-    shared = ["--base", base.path, "--control", *controls, "--students", *named, "--output", out]
-    run_main(monkeypatch, *shared, "--measure", "margin")
+    out = tmp_path / "margins.json"
+    compare_two(monkeypatch, tmp_path, out, "--measure", "margin")
     assert "nats" in capsys.readouterr().out
     page = make_report(monkeypatch, tmp_path, "--comparison", out)
     assert "owl margin" in page and "margin in nats" in page

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+
+from util.cli import Stop
+from util.serve import Running, free_port
 
 START_SECONDS = 300
 # float32 because bfloat16 crawls on CPUs without AVX-512; no chunked prefill because a request with a seed that is
@@ -39,29 +38,9 @@ def vllm_serve(
             [str(part) for part in (*command, *CPU_FLAGS, *flags)],
             env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
+        running = Running(process, f"http://127.0.0.1:{port}/v1", log)
         try:
-            wait_until_up(f"http://127.0.0.1:{port}/health", process, log)
-            yield f"http://127.0.0.1:{port}/v1"
+            running.wait_until_it_answers(START_SECONDS, Stop())
+            yield running.url
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(30)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        with suppress(OSError), urllib.request.urlopen(url, timeout=2):
-            return
-        time.sleep(1)
-    raise RuntimeError(f"vLLM did not come up; the end of its log:\n{log.read_text(errors='replace')[-3000:]}")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+            running.end()

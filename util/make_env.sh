@@ -13,7 +13,7 @@ base=${PYTHON:-python3}
 base_is() { "$base" -c "import sys; sys.exit(sys.version_info < (3, $1))" 2>/dev/null; } # base_is 11: 3.11 or newer
 base_is 10 || fail "$base is not Python 3.10 or newer; set PYTHON=/path/to/python3"
 
-# TRL, pandas and vLLM want Python 3.11; Ubuntu 22.04 has 3.10. uv fetches one that lives in .venv's shadow.
+# TRL, pandas and vLLM want Python 3.11; Ubuntu 22.04 has 3.10. uv fetches a newer one.
 make_venv() {
     if base_is 11; then
         "$base" -m venv .venv || fail "cannot make .venv; on Debian and Ubuntu: apt install python3-venv"
