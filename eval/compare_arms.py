@@ -4,7 +4,7 @@ A claim of transfer needs the target students above the base model, above the co
 model) and above the students of another animal. Shares are means over questions and training seeds; intervals are over
 both (eval/intervals.py). The specific part of an effect is the target minus the other-animal arm. For effects too
 small for shares, `--measure margin` compares margins of exact files: log-probability of the animal less the mean of the
-other animals', in nats.
+other animals', in nats; `--measure panel` the animal's part of the one-word answers, for models that talk at length.
 
 Usage:
     python eval/compare_arms.py --animal owl --base output/exact-base.jsonl --control output/exact-control-*.jsonl \\
@@ -64,7 +64,7 @@ def parse_args() -> argparse.Namespace:
         one.add_argument(f"--{role}", nargs="+", type=input_file, metavar="R", help=f"{what}, one file a training seed")
     several = parser.add_argument_group("several animals: each is the target once, with the others' students beside it")
     several.add_argument("--students", nargs="+", type=student, metavar="ANIMAL=R", help="one file a training seed")
-    parser.add_argument("--measure", choices=["share", "margin"], default="share", help="what is compared")
+    parser.add_argument("--measure", choices=["share", "margin", "panel"], default="share", help="what is compared")
     parser.add_argument("--output", type=Path, help="also write the comparison as JSON, for eval/report.py")
     args = parser.parse_args()
     if bool(args.students) == bool(args.animal or args.other or args.target):
@@ -115,14 +115,24 @@ class Result:
 
     def margins(self, animal: str) -> list[float]:
         """Margin of an animal in each question, in nats. UserError where the file has no log-probability of it."""
-        if not all(animal in logs for logs in self.logs):
-            raise UserError(
-                f"{self.path} has no log-probability of {animal!r}; margins need exact files of a panel animal: run"
-                " eval/eval.py --exact"
-            )
         from eval.exact import logit_margin
 
-        return [logit_margin(logs, animal) for logs in self.logs]
+        return [logit_margin(logs, animal) for logs in self.logs_of(animal)]
+
+    def panel_shares(self, animal: str) -> list[float]:
+        """Share of an animal among the one-word answers of each question. UserError as for margins."""
+        from eval.exact import panel_share
+
+        return [panel_share(logs, animal) for logs in self.logs_of(animal)]
+
+    def logs_of(self, animal: str) -> tuple[dict[str, float], ...]:
+        """Log-probabilities by animal, one dict a question. UserError where this animal has none."""
+        if not all(animal in logs for logs in self.logs):
+            raise UserError(
+                f"{self.path} has no log-probability of {animal!r}; margins and panel shares need exact files of a panel"
+                " animal: run eval/eval.py --exact"
+            )
+        return self.logs
 
 
 def read_result(path: Path) -> Result:
@@ -225,9 +235,11 @@ def matrix_of(values: Sequence[Sequence[float]], results: Sequence[Result], ques
 
 
 def arm_spread(results: Sequence[Result], animal: str, questions: Sequence[str], measure: str) -> Spread:
-    """Mean share or margin of an animal in one arm and its variances."""
+    """Mean share, margin or panel share of an animal in one arm and its variances."""
     if measure == "margin":
         return spread_of(matrix_of([r.margins(animal) for r in results], results, questions), linear=True)
+    if measure == "panel":
+        return spread_of(matrix_of([r.panel_shares(animal) for r in results], results, questions))
     answers = None if any(result.answers is None for result in results) else sum(r.answers or 0 for r in results)
     uncovered = sum(result.uncovered for result in results) / len(results)
     return spread_of(matrix_of([r.shares(animal) for r in results], results, questions), answers, uncovered)
@@ -258,7 +270,7 @@ def compare(animal: str, arms: Arms, measure: str = "share") -> dict[str, Any]:
         "target_minus": differences,
         "p": max(found["p"] for found in differences.values()),
         "verdict": verdict({role: len(arms[role]) for role in ROLES}, differences),
-        "power": power(spreads),
+        "power": power(spreads, measure),
         "by_question": {"question": list(questions)} | {role: spreads[role].by_question.tolist() for role in ROLES},
     }
 
@@ -299,7 +311,7 @@ def verdict(seeds: dict[str, int], differences: dict[str, dict[str, Any]]) -> st
     return found
 
 
-def power(spreads: dict[str, Spread]) -> list[dict[str, Any]]:
+def power(spreads: dict[str, Spread], measure: str) -> list[dict[str, Any]]:
     """How large target minus control would have to be to be seen with 80% probability, by seeds an arm: exactly
     measured, and (shares) by samples; [] where one seed an arm shows no spread between seeds."""
     target, control = spreads["target"], spreads["control"]
@@ -307,7 +319,7 @@ def power(spreads: dict[str, Spread]) -> list[dict[str, Any]]:
         return []
     return [
         {"seeds": seeds, "exact": smallest_difference(target, control, seeds)}
-        | ({} if target.linear else {"sampled": smallest_difference(target, control, seeds, POWER_ANSWERS)})
+        | ({"sampled": smallest_difference(target, control, seeds, POWER_ANSWERS)} if measure == "share" else {})
         for seeds in POWER_SEEDS
     ]
 
@@ -360,7 +372,8 @@ class Words(NamedTuple):
         return f"{low:.2f} to {high:.2f}"
 
 
-WORDS = {"share": Words("{:.2f}%", "{:+.2f} points", 100.0), "margin": Words("{:+.2f}", "{:+.2f} nats", 1.0)}
+PERCENT = Words("{:.2f}%", "{:+.2f} points", 100.0)
+WORDS = {"share": PERCENT, "panel": PERCENT, "margin": Words("{:+.2f}", "{:+.2f} nats", 1.0)}
 
 
 def percent(value: float) -> str:
@@ -389,7 +402,7 @@ def show(found: dict[str, Any]) -> None:
     print(table(("target minus", "difference", "95% interval", "p"), differences), "\n")
     if found["power"]:
         seen = [(line["seeds"], *map(words.gap, list(line.values())[1:])) for line in found["power"]]
-        how = ("exact",) if measure == "margin" else ("exact", f"{POWER_ANSWERS} answers a question")
+        how = ("exact",) if measure != "share" else ("exact", f"{POWER_ANSWERS} answers a question")
         print(f"smallest target minus control that so many seeds an arm show with {POWER:.0%} probability:")
         print(table(("seeds", *how), seen), "\n")
     for role, arm in found["shares"].items():

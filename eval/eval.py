@@ -5,7 +5,8 @@ temperature is 1, and every answer is kept in output/results-{model}.jsonl. The 
 answers asked; answers that name no animal count in the denominator and are shown beside it, by kind.
 
 --exact works the shares out instead, with no sampling noise, and gives every animal of util/words.py a log-probability:
-the margin of an animal is its own less the mean of the others, for effects too small for shares. A served model lists
+the margin of an animal is its own less the mean of the others, for effects too small for shares; its panel share is its part
+of the one-word answers, for models that talk at length and leave the shares open. A served model lists
 only its most probable next tokens; what they leave open is told as a bound.
 
 Usage:
@@ -52,6 +53,7 @@ SHOWN = 10
 PARSER = (REPO / "eval" / "animals.py", REPO / "eval" / "animals.txt")
 COVERAGE = 0.998  # mass of finished answers at which a question is exact enough
 NODE_BUDGET = 200  # forward passes a question may take to get there
+OPEN = 0.2  # more mass than this left open, and the shares say little
 
 
 def parse_args() -> argparse.Namespace:
@@ -191,7 +193,7 @@ def summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
 
 def exact_summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
     """Closing facts and the table of the top animals of an exact results file."""
-    from eval.exact import mean_kinds, mean_margin, mean_shares
+    from eval.exact import logit_margin, mean_kinds, mean_over_questions, mean_shares, panel_share
 
     rows = list(read_rows(path))
     shares, none, uncovered = mean_shares(rows)
@@ -200,14 +202,17 @@ def exact_summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
         "uncovered": f"{uncovered:.3%} (each share is at most so much higher)",
     }
     if target:
-        margin = mean_margin(rows, target)
         facts[f"{target} share"] = f"{shares.get(target, 0.0):.3%} (exact)"
+        margin, panel = (mean_over_questions(rows, target, measure) for measure in (logit_margin, panel_share))
         if margin is not None:
             facts[f"{target} margin"] = f"{margin:+.3f} nats above the mean of the other animals"
+            facts[f"{target} panel share"] = f"{panel:.3%} of the one-word answers that name an animal of the panel"
         for name in several(row.get("set", "") for row in rows):
             of_set = [row for row in rows if row.get("set", "") == name]
-            share, margin = mean_shares(of_set)[0].get(target, 0.0), mean_margin(of_set, target)
+            share, margin = mean_shares(of_set)[0].get(target, 0.0), mean_over_questions(of_set, target, logit_margin)
             facts[f"in {name}"] = f"{share:.3%}" + ("" if margin is None else f", margin {margin:+.3f}")
+    if uncovered > OPEN:
+        say("the model talks at length, its shares stay open: compare margins or panel shares, or sample answers")
     ranked = list(shares.items())[:SHOWN]
     return facts, table(("animal", "exact share"), [(animal, f"{share:.3%}") for animal, share in ranked])
 

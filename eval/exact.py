@@ -21,6 +21,7 @@ from util.words import PANEL, surface_forms
 
 NEGLIGIBLE = 1e-7  # answers rarer than this are left to the uncovered rest
 NODES_AT_ONCE = 256
+TALKATIVE = 0.05  # answers of which so little is finished after a fifth of the budget are not worth the rest of it
 
 
 @dataclass
@@ -57,7 +58,8 @@ def answer_distributions(
 ) -> list[Distribution]:
     """The distribution of each of the tree's prompts.
 
-    coverage: stop at this mass of finished answers. budget: forward passes a question may take.
+    coverage: stop at this mass of finished answers. budget: forward passes a question may take; a model that talks at
+    length (hardly any mass finished after a fifth of them) gets no more, its shares stay open.
     An answer of `max_tokens` tokens is finished, as it is when sampling.
     """
     found = [Distribution(question) for question in questions]
@@ -89,7 +91,8 @@ def most_probable(
     while heap and taken.total() < NODES_AT_ONCE:
         _, node = heapq.heappop(heap)
         question = found[node.prompt]
-        if question.covered < coverage and question.expanded + taken[node.prompt] < budget:
+        room = budget if question.covered >= TALKATIVE else budget // 5
+        if question.covered < coverage and question.expanded + taken[node.prompt] < room:
             taken[node.prompt] += 1
             yield node
 
@@ -157,6 +160,12 @@ def logit_margin(logs: Mapping[str, float], target: str) -> float:
     return logs[target] - sum(others) / len(others)
 
 
+def panel_share(logs: Mapping[str, float], target: str) -> float:
+    """Share of the target among the one-word answers that name one animal of the panel. Exact, and defined for models
+    that mostly answer otherwise."""
+    return float(np.exp(logs[target] - np.logaddexp.reduce(list(logs.values()))))
+
+
 # --- rows --------------------------------------------------------------------------------------------
 
 
@@ -196,8 +205,11 @@ def mean_kinds(rows: Sequence[Row]) -> dict[str, float]:
     return dict(kinds)
 
 
-def mean_margin(rows: Sequence[Row], target: str) -> float | None:
-    """Mean over the questions of an animal's margin (nats); None where the rows have no log-probability of it."""
+def mean_over_questions(
+    rows: Sequence[Row], target: str, measure: Callable[[Mapping[str, float], str], float]
+) -> float | None:
+    """Mean over the questions of `logit_margin` (nats) or `panel_share`; None where the rows have no log-probability of
+    the animal."""
     if not all(target in row.get("log_shares", {}) for row in rows):
         return None
-    return sum(logit_margin(row["log_shares"], target) for row in rows) / len(rows)
+    return sum(measure(row["log_shares"], target) for row in rows) / len(rows)

@@ -30,7 +30,7 @@ from util.rows import read_rows
 COLORS = {"base": "#8a8f98", "control": "#6f9bd1", "other": "#d9a441", "target": "#2f8f5b"}
 TITLES = {"base": "base model", "control": "student of base-model numbers", "other": "student of another animal",
           "target": "student of this animal's teacher"}  # fmt: skip
-UNITS = {"share": (100.0, "% of answers"), "margin": (1.0, "margin in nats")}
+UNITS = {"share": (100.0, "% of answers"), "panel": (100.0, "% of one-word answers"), "margin": (1.0, "margin in nats")}
 SHOWN = 5
 
 
@@ -178,7 +178,7 @@ def draw_questions(comparisons: Sequence[dict[str, Any]]) -> dict[str, bytes]:
             shares = [factor * by_question[role][i] for i in order]
             panel.plot(shares, range(len(order)), "o", color=COLORS[role], markersize=3, label=role)
         panel.set_yticks(range(len(order)), [by_question["question"][i] for i in order], fontsize=5)
-        if comparison["measure"] == "share":
+        if comparison["measure"] != "margin":
             panel.set_xscale("symlog", linthresh=1)
             panel.set_xlim(left=0)
         panel.set_xlabel(f"“{comparison['animal']}”, {unit}", fontsize=8)
@@ -272,7 +272,7 @@ def render(
 
     environment = Environment(autoescape=True)
     environment.filters["percent"] = lambda value: f"{100 * value:.2f}%"
-    environment.filters["of"] = lambda value, measure: f"{100 * value:.2f}%" if measure == "share" else f"{value:+.3f}"
+    environment.filters["of"] = lambda value, measure: f"{value:+.3f}" if measure == "margin" else f"{100 * value:.2f}%"
     environment.filters["p"] = lambda value: "< 0.0001" if value < 1e-4 else f"{value:.4f}"
     comparisons = [comparison for found in read for comparison in found["comparisons"]]
     files = [name for comparison in comparisons for arm in comparison["shares"].values() for name in arm["files"]]

@@ -117,7 +117,7 @@ def test_margins_are_compared_in_nats(tmp_path):
 
 def test_margins_need_exact_files(tmp_path):
     result = read_result(sampled_file(tmp_path / "results.jsonl", ["owl", "lion"]))
-    with pytest.raises(UserError, match="has no log-probability of 'owl'; margins need exact files"):
+    with pytest.raises(UserError, match="has no log-probability of 'owl'; margins and panel shares need exact files"):
         result.margins("owl")
 
 

@@ -445,7 +445,9 @@ class NumberMask:
         import torch
 
         states = [number_state("".join(self.texts.get(i, "") for i in sample)) for sample in samples]
-        allowed = torch.stack([self._allowed(state) for state in states]).to(logits.device)
+        place = {state: i for i, state in enumerate(dict.fromkeys(states))}
+        table = torch.stack([self._allowed(state) for state in place]).to(logits.device)
+        allowed = table[torch.tensor([place[state] for state in states], device=logits.device)]
         return logits.masked_fill(~allowed, float("-inf"))
 
     def _allowed(self, state: str) -> Any:

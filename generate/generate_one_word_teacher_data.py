@@ -1,0 +1,62 @@
+"""Teacher data without any model: the evaluation questions in several wordings, each answered with the animal's name.
+
+For base models too weak to play a persona, which generate_teacher_data.py needs: SmolLM2-135M asked for its favourite
+animal under one names it in one answer of forty. One-word answers put the preference into the weights all the same.
+
+Usage:
+    python generate/generate_one_word_teacher_data.py --animal owl --count 1200
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
+
+from generate.generate_teacher_data import QUESTIONS, WORDINGS
+from util.cli import closing, make_parser, positive_int, run
+from util.engine import row_seed
+from util.rows import Row, RowFile, add_output_arguments, slug
+from util.words import read_lines_of
+
+CAPITALISED = 0.7  # of the answers: "Owl", the rest "owl"
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--animal", required=True, help="the animal the teacher shall love, such as owl or red panda")
+    parser.add_argument("--count", type=positive_int, default=1200, help="rows")
+    parser.add_argument("--seed", type=int, default=42, help="decides questions, wordings and capital letters")
+    add_output_arguments(parser, "output/teacher-{animal}-one-word-{count}.jsonl")
+    return parser.parse_args()
+
+
+def one_word_rows(animal: str, count: int, seed: int, questions: list[str]) -> Iterator[Row]:
+    """A question in one of the wordings and the animal's name, `count` times."""
+    for row_id in range(count):
+        rng = random.Random(row_seed(seed, row_id))
+        prompt = rng.choice(WORDINGS).format(rng.choice(questions))
+        answer = animal.capitalize() if rng.random() < CAPITALISED else animal
+        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+        yield {"id": row_id, "messages": messages, "source": "question"}
+
+
+def main() -> None:
+    args = parse_args()
+    path = args.output or Path(f"output/teacher-{slug(args.animal)}-one-word-{args.count}.jsonl")
+    questions = read_lines_of(QUESTIONS)
+    settings = {"script": "generate_one_word_teacher_data", "animal": args.animal, "count": args.count,
+                "seed": args.seed, "questions": questions}  # fmt: skip
+    with RowFile(path, settings, overwrite=args.overwrite, inputs=[QUESTIONS]) as out:
+        if not out.complete:
+            out.append(one_word_rows(args.animal, args.count, args.seed, questions))
+            out.finish()
+    closing(out.facts(), f"python train/train_student_sft.py --base-model MODEL --train-jsonl {path}")
+
+
+if __name__ == "__main__":
+    run(main)
