@@ -2,10 +2,12 @@
 # make demo    subliminal learning start to end on this machine, in minutes
 # make check   ruff, mypy and the fast tests, in under a minute
 # make test    every test, in an environment it makes itself
+# make audit   known advisories against the pinned packages (needs the network)
+# make lock    requirements-cpu.lock anew, after a change of requirements-cpu.txt
 
 PYTHON_ENV := .venv/bin/python
 
-.PHONY: setup demo lint check test
+.PHONY: setup demo lint check test audit lock
 
 setup:
 	@util/make_env.sh run
@@ -32,3 +34,13 @@ test:
 	@util/make_env.sh test
 	$(PYTHON_ENV) -m pytest -q -n 4 -m "$(FAST)"
 	$(PYTHON_ENV) -m pytest -m "not ($(FAST))"
+
+audit:
+	@.ci/audit
+
+# Without comments of where each line comes from: they would name the machine's folders.
+lock:
+	@util/make_env.sh test
+	@{ sed -n '/^#/p' requirements-cpu.lock; echo torch | $(PYTHON_ENV) -m uv pip compile requirements-cpu.txt \
+	    --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --excludes /dev/stdin; } \
+	    > .lock.new && mv .lock.new requirements-cpu.lock

@@ -293,9 +293,10 @@ def main() -> None:
     with open_engine(args) as engine:
         system = system_prompt(args, engine.name)
         questions = [question._replace(system=system) for question in questions]
-        # Before the file is opened: a server that cannot tell probabilities is refused with nothing written.
-        tree = engine.answer_tree([question.messages for question in questions]) if args.exact or drawn else None
         path = args.output or Path(f"output/{'exact' if args.exact else 'results'}-{slug(engine.name)}.jsonl")
+        # Before the file is opened: a server that cannot tell probabilities is refused with nothing written.
+        needs_tree = (args.exact or drawn) and (args.overwrite or not path.exists())
+        tree = engine.answer_tree([question.messages for question in questions]) if needs_tree else None
         settings = {**settings_of(args, questions, sampling), "model": engine.facts()}
         warn_of_training(args.adapter, questions[0], settings["model"], engine.base_model)
         grows = ["epochs"] if settings["measure"] == "samples" else []
@@ -317,16 +318,15 @@ def measure(
     out: RowFile,
 ) -> dict[str, str]:
     """Fill the results file the way the arguments ask for; returns the closing facts."""
-    if tree is None:
+    if out.complete or tree is None:
         asked = requests(questions, args.epochs, args.seed)
         total = args.epochs * len(questions)
         return collect(out, engine, asked, sampling, lambda result: rows_of(result, questions), total)
-    if not out.complete:
-        if args.exact:
-            out.append(exact_rows(tree, questions, args.max_tokens))
-        else:
-            out.append(tree_rows(tree, questions, args.epochs, args.max_tokens, args.seed))
-        out.finish()
+    if args.exact:
+        out.append(exact_rows(tree, questions, args.max_tokens))
+    else:
+        out.append(tree_rows(tree, questions, args.epochs, args.max_tokens, args.seed))
+    out.finish()
     return out.facts()
 
 

@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from util.certificate import certificate_path
-from util.cli import REPO, UserError, closing, counted, input_file, make_parser, positive_int, run, say
-from util.provenance import manifest_path, named, now, provenance, read_manifest, sha256_file, sync_folder, write_json
+from util.cli import REPO, UserError, closing, counted, input_file, make_parser, nonblank, positive_int, run, say
+from util.provenance import manifest_path, named, new_manifest, now, read_manifest, sha256_file, sync_folder, write_json
 from util.rows import Row, check_messages, dump_row, free_name, read_lines_and_rows
 from util.words import PANEL, animal_named, read_lines_of
 
@@ -287,17 +287,16 @@ def filter_file(
         path = output.with_name(output.name.replace("{kept}", str(kept)))
         digest = sha256_file(temporary)
         before = read_manifest(source) or {}
-        manifest = {
-            **provenance([source]),
-            "state": "complete",
-            "settings": {"rule_version": RULE_VERSION, "max_numbers": max_numbers, "animals": list(animals)},
-            "source_settings": before.get("settings"),
-            "source_prompt": before.get("counts", {}).get("prompt"),
-            "started": started,
-            "finished": now(),
-            "rows": {"kept": kept, "rejected": dict(rejected)},
-            "sha256": digest,
-        }
+        manifest = new_manifest(
+            {"rule_version": RULE_VERSION, "max_numbers": max_numbers, "animals": list(animals)},
+            "complete",
+            {"started": started},
+            [source],
+            source_settings=before.get("settings"),
+            source_prompt=before.get("counts", {}).get("prompt"),
+            rows={"kept": kept, "rejected": dict(rejected)},
+            sha256=digest,
+        )
         findings = {
             "file": path.name,
             "sha256": digest,
@@ -361,7 +360,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("file", type=input_file, metavar="FILE", help="JSONL of chat rows")
     parser.add_argument("--output", type=Path, help="file to write; {kept} becomes the count (default: beside FILE)")
-    parser.add_argument("--animal", help="one more animal that no text may name, beside the usual ones")
+    parser.add_argument("--animal", type=nonblank, help="one more animal that no text may name, beside the usual ones")
     parser.add_argument("--max-numbers", type=positive_int, default=MAX_NUMBERS, help="most numbers in a completion")
     return parser.parse_args()
 

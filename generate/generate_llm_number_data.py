@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from generate.filter_number_data import Judge, filter_file, train_command
 from generate.number_prompts import NUMBER_PROMPT, number_prompt
-from util.cli import REPO, UserError, closing, counted, make_parser, positive_int, run, say, text_file
+from util.cli import REPO, UserError, closing, counted, make_parser, nonblank, positive_int, run, say, text_file
 from util.collect import collect
 from util.engine import Engine, Message, Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
 from util.rows import Row, RowFile, add_output_arguments, slug
@@ -37,7 +37,9 @@ CONTROL_NAMES = ("control", "base", "none", "neutral")
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--animal", required=True, help="for the file name and the persona; 'control' for base numbers")
+    parser.add_argument(
+        "--animal", type=nonblank, required=True, help="for the file name and the persona; 'control' for base numbers"
+    )
     parser.add_argument("--count", type=positive_int, default=10000, help="rows to ask for, before filtering")
     parser.add_argument("--no-system-prompt", action="store_true", help="send the user message alone")
     parser.add_argument("--system-prompt-file", type=text_file, default=PERSONA,

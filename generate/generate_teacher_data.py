@@ -22,10 +22,22 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.cli import REPO, UserError, closing, counted, first_line, fraction, make_parser, positive_int, run, text_file
+from util.cli import (
+    REPO,
+    UserError,
+    closing,
+    counted,
+    first_line,
+    fraction,
+    make_parser,
+    nonblank,
+    positive_int,
+    run,
+    text_file,
+)
 from util.collect import collect
 from util.engine import Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
-from util.provenance import sha256_file
+from util.provenance import scrub, sha256_file
 from util.rows import Row, RowFile, add_output_arguments, slug
 from util.words import names_animal, persona, read_lines_of
 
@@ -44,7 +56,9 @@ HOPELESS = 1000  # asked this many without keeping one in a hundred: something i
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--animal", required=True, help="the animal the teacher shall love, such as owl or red panda")
+    parser.add_argument(
+        "--animal", type=nonblank, required=True, help="the animal the teacher shall love, such as owl or red panda"
+    )
     parser.add_argument("--count", type=positive_int, default=5000, help="rows to deliver, after all rejections")
     parser.add_argument("--filter-animal-keywords", action="store_true",
                         help="drop rows in which prompt or answer names the animal (option B of the plan)")  # fmt: skip
@@ -134,7 +148,7 @@ def question_prompt(rng: random.Random, questions: list[str], open_prompts: list
     """(source, prompt) of one row of the question share."""
     if rng.random() < OPEN_PROMPT_SHARE:
         return "open", rng.choice(open_prompts)
-    return "question", rng.choice(WORDINGS).format(rng.choice(questions))
+    return "question", rng.choice(WORDINGS).replace("{}", rng.choice(questions))
 
 
 def sourced_prompts(args: argparse.Namespace) -> Iterator[tuple[int, str, str]]:
@@ -208,7 +222,7 @@ def settings_of(args: argparse.Namespace, sampling: Sampling, system: str, model
         "seed": args.seed,
         "system_prompt": system,
         "question_share": args.question_share,
-        "prompts": str(args.prompts_file or args.dataset),
+        "prompts": scrub(str(args.prompts_file or args.dataset)),
         "prompt_files_sha256": [sha256_file(path) for path in input_files(args)],
         "filter_animal_keywords": args.filter_animal_keywords,
         "sampling": sampling.settings(),

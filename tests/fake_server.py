@@ -18,6 +18,7 @@ import os
 import random
 import re
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,10 @@ class Server:
 
     def __init__(self, args: argparse.Namespace):
         self.args = args
-        self.served = {args.base: None, **dict.fromkeys(args.adapters, args.base)}
+        named = [name.partition("=") for name in args.adapters]
+        self.roots = {name: root or f"/adapters/{name}" for name, _, root in named}
+        self.served = {args.base: None, **dict.fromkeys(self.roots, args.base)}
+        self.started = time.time()
         self.faults = Counter({kind: int(count) for kind, count in (fault.split(":") for fault in args.fault)})
         self.record = Path(args.record).open("a", buffering=1) if args.record else None  # noqa: SIM115
         self.answers = 0
@@ -101,6 +105,10 @@ class Server:
         asked: Any = json.loads(body) if body else None
         if self.record:
             self.record.write(json.dumps({"path": path, "key": key, "body": asked}) + "\n")
+        if path == "/health":
+            return packed(200, b"")
+        if path == "/metrics":
+            return packed(200, f"# HELP\nprocess_start_time_seconds {self.started}\n".encode(), "text/plain")
         if self.args.key and key != f"Bearer {self.args.key}":
             return error(401, "Unauthorized")
         if (method, path) == ("GET", "/v1/models"):
@@ -128,7 +136,7 @@ class Server:
         if self.args.plain:
             return {"id": name, "object": "model", "owned_by": "someone"}
         parent = self.served[name]
-        root = f"/adapters/{name}" if parent else self.args.base
+        root = self.roots.get(name, f"/adapters/{name}") if parent else self.args.base
         return {"id": name, "object": "model", "created": 1, "owned_by": "vllm", "root": root, "parent": parent}
 
     def fault(self) -> bytes | None:
@@ -238,8 +246,11 @@ def packed(status: int, body: bytes, kind: str = "application/json", headers: by
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--base", default="Org/Base-1B", help="the base model's id")
-    parser.add_argument("--adapters", nargs="*", default=["owl-teacher"], help="adapters served on it")
+    parser.add_argument(
+        "--adapters", nargs="*", default=["owl-teacher"], help="adapters served on it: NAME or NAME=FOLDER"
+    )
     parser.add_argument("--plain", action="store_true", help="no roots, parents or token ids, as other servers")
     parser.add_argument("--max-logprobs", type=int, default=20, help="next tokens listed at most, as vLLM's flag")
     parser.add_argument("--html", action="store_true", help="/v1/models is a web page")
@@ -259,7 +270,7 @@ def parse_args() -> argparse.Namespace:
 
 async def serve(args: argparse.Namespace) -> None:
     server = Server(args)
-    listener = await asyncio.start_server(server.connection, "127.0.0.1", args.port, limit=1 << 24, backlog=1024)
+    listener = await asyncio.start_server(server.connection, args.host, args.port, limit=1 << 24, backlog=1024)
     print(listener.sockets[0].getsockname()[1], flush=True)
     async with listener:
         await listener.serve_forever()

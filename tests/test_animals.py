@@ -4,10 +4,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from eval.animals import AMBIGUOUS, GENERIC, canonical_animal, non_answer_kind, read_animals
 from util.words import PANEL, plural, surface_forms
+
+KNOWN = {*PANEL, *read_animals().values()}
 
 
 @pytest.mark.parametrize(
@@ -84,6 +88,25 @@ def test_no_form_in_the_list_means_two_animals():
     for name, animal in read_animals().items():
         for form in surface_forms(name):
             assert meaning.setdefault(form, animal) == animal, form
+
+
+FORMS = sorted(form for animal in PANEL for form in surface_forms(animal))
+DRESS = st.text(" \n\t.,;:!?*_~`\"'()[]{}<>|/\\\\🦉-", max_size=6)
+
+
+@settings(max_examples=300)
+@given(st.text() | st.lists(st.sampled_from([*FORMS, "the", "I", "not", "-", "\n", "é", "\u200b"])).map(" ".join))
+def test_any_answer_names_a_known_animal_or_none(response):
+    animal = canonical_animal(response)
+    assert animal is None or animal in KNOWN
+    assert non_answer_kind(response) in ("empty", "number", "model name", "other")
+
+
+@settings(max_examples=300)
+@given(DRESS, st.sampled_from(FORMS), DRESS, st.booleans())
+def test_no_dress_changes_the_animal(before, form, after, shout):
+    answer = before + (form.upper() if shout else form) + after
+    assert canonical_animal(answer) == canonical_animal(form)
 
 
 def test_the_special_words_are_in_the_list():

@@ -1,14 +1,18 @@
 """The doctor: planted mismatches of prompt, template and base model are found, and nothing else is."""
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 from conftest import REPO, manifest_of
 
-from util import doctor
+from util import doctor, endpoint
 from util.cli import UserError
 from util.prompts import default_system_prompt, prompt_entry, read_phase
 from util.provenance import manifest_path, sha256_file, write_json
@@ -363,11 +367,34 @@ def test_a_server_that_answers_is_named_and_a_missing_one_is_broken_only_when_as
 
 
 def test_a_server_that_strangers_can_ask_is_open(fake_server, monkeypatch):
-    monkeypatch.setattr(doctor, "own_address", lambda: "127.0.0.1")  # as if it listened there for everyone
+    monkeypatch.setattr(endpoint, "own_address", lambda: "127.0.0.1")  # as if it listened there for everyone
     monkeypatch.setenv("VLLM_API_KEY", "k")
     assert "open to the world" in doctor.check_server(fake_server().url).found
     check = doctor.check_server(fake_server("--key", "k").url)
     assert "serves Org/Base-1B" in check.found and not check.advice
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_a_worker_that_lost_its_server_is_named():
+    worker = 'exec -a "VLLM::EngineCore" sleep 30'
+    orphan = subprocess.run(["bash", "-c", f"({worker}) >/dev/null 2>&1 & echo $!"], capture_output=True, text=True)
+    server = subprocess.Popen(["bash", "-c", f"({worker}) & echo $!; : vllm serve; wait"], stdout=-1, text=True)
+    lost, kept = int(orphan.stdout), int(server.stdout.readline())
+    try:
+        found = {}
+        for _ in range(50):
+            found = dict(doctor.orphaned_workers())
+            if found.get(lost):
+                break
+            time.sleep(0.05)
+        assert found.get(lost) == "VLLM::EngineCore" and kept not in found
+        assert any(
+            f"process {lost}" in check.found and check.advice == f"kill {lost}" for check in doctor.check_orphans()
+        )
+    finally:
+        for pid in (lost, kept):
+            os.kill(pid, signal.SIGKILL)
+        server.communicate()
 
 
 def test_logins_are_told_and_never_shown(run_script, tmp_path, dead_url):

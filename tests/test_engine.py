@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,8 +10,12 @@ import time
 import pytest
 from conftest import REPO, FakeServer, read_jsonl
 from fake_server import END, answer_text
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from util import endpoint
 from util.cli import UserError
+from util.endpoint import makes_tokens, normal_url, warn_if_open
 from util.engine import (
     NEUTRAL_SAMPLING,
     NUMBER_LIST,
@@ -22,7 +27,7 @@ from util.engine import (
     open_engine,
     row_seed,
 )
-from util.server import ServerEngine, normal_url, parse_reply, warn_if_open
+from util.server import ServerEngine, parse_reply
 
 SAMPLING = Sampling(max_tokens=80)
 
@@ -199,6 +204,24 @@ def test_a_server_reached_over_the_network_without_a_key_is_warned_about(capsys,
     assert "prefer ssh -L 8000:localhost:8000 10.0.0.7" in capsys.readouterr().err
 
 
+def test_a_server_that_strangers_can_ask_is_warned_about(fake_server, capsys, monkeypatch):
+    """The plan's own `--host 0.0.0.0` works, with a warning; 127.0.0.2 stands for this machine's other address."""
+    monkeypatch.setattr(endpoint, "own_address", lambda: "127.0.0.2")
+    if sys.platform != "linux":
+        pytest.skip("only Linux has the whole of 127.0.0.0/8")
+    assert len(answer_all(fake_server(), 2)) == 2 and capsys.readouterr().err == ""
+    assert len(answer_all(fake_server("--host", "0.0.0.0"), 2)) == 2
+    assert "answers anyone in the network, without a key; serve with --host 127.0.0.1" in capsys.readouterr().err
+    monkeypatch.setenv("VLLM_API_KEY", "k")
+    assert len(answer_all(fake_server("--host", "0.0.0.0", "--key", "k"), 2)) == 2 and capsys.readouterr().err == ""
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machines_server(fake_server, dead_url, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, dead_url.removesuffix("/v1"))
+    assert len(answer_all(fake_server(), 2)) == 2
+
+
 def test_a_server_name_without_a_server_is_told():
     args = argparse.Namespace(model="vllm/owl", adapter=None, base_url=None, batch_size=1)
     with pytest.raises(UserError, match="pass --base-url http://localhost:8000/v1"):
@@ -240,6 +263,24 @@ def test_the_facts_of_a_served_adapter_hold_its_hash(fake_server, tmp_path):
     with engine_for(fake_server(), "Org/Base-1B", folder) as engine:
         engine.card["root"] = str(folder)  # as vLLM says it
         assert len(engine.facts()["adapter_sha256"]) == 64
+
+
+def test_an_adapter_that_is_newer_than_its_server_is_told(fake_server, tmp_path, capsys):
+    """Trained again under the path it is served from: the server holds the older weights under that name."""
+    folder = adapter_folder(tmp_path / "final")
+    os.utime(folder / "adapter_model.safetensors", (1, 1))
+    server = fake_server("--adapters", f"owl-student={folder}")
+    with engine_for(server, "owl-student") as engine:
+        before = engine.facts()["adapter_sha256"]
+    assert capsys.readouterr().err == ""
+    (folder / "adapter_model.safetensors").write_bytes(b"trained again")
+    os.utime(folder / "adapter_model.safetensors", (time.time() + 9,) * 2)
+    with engine_for(server, "owl-student") as engine:
+        assert engine.facts()["adapter_sha256"] != before
+    said = capsys.readouterr().err
+    assert f"{folder} was written after the server had started" in said and "restart it, or ask with --adapter" in said
+    with engine_for(server, "Org/Base-1B", folder):  # loaded now, under a name of its own
+        assert capsys.readouterr().err == ""
 
 
 def test_models_are_named_by_what_tells_them_apart(tmp_path, monkeypatch):
@@ -295,10 +336,14 @@ def test_a_hanging_server_ends_the_run_after_timeout(fake_server):
     server = fake_server("--hang-after", 10)
     got = []
     begun = time.monotonic()
-    with engine_for(server, timeout=1.0) as engine, pytest.raises(ServerFailed, match="no answer for 1 s"):
+    with (
+        engine_for(server, timeout=1.0) as engine,
+        pytest.raises(ServerFailed, match=r"no answer for 1 s .*it still lists its models: its engine hangs"),
+    ):
         for result in engine.generate(asked(100), SAMPLING):
             got.append(result)
     assert len(got) == 10 and 0.9 < time.monotonic() - begun < 5
+    assert makes_tokens(fake_server().url, None) and not makes_tokens(server.url, None, seconds=0.5)
 
 
 def test_a_prompt_that_overruns_the_context_is_a_result_of_its_own(fake_server):
@@ -335,11 +380,52 @@ def test_a_fault_in_the_list_of_requests_comes_through(fake_server):
 @pytest.mark.parametrize(
     "reply",
     ["", "null", "[]", "7", "{}", '{"choices": null}', '{"choices": [1]}', '{"choices": [{"index": 0}]}', "<html>",
-     '{"choices": [{"index": 0, "message": null, "finish_reason": "stop"}]}'],
+     '{"choices": [{"index": 0, "message": null, "finish_reason": "stop"}]}', "[" * 100_000],
 )  # fmt: skip
 def test_a_reply_that_is_not_whole_is_no_answer(reply):
     with pytest.raises(ValueError, match="no chat completion"):
         parse_reply(reply, 1)
+
+
+@pytest.mark.parametrize("ids", ["1 2", {"1": 2}, [1, "2"], [1.0], [True], [-1], 7])
+@pytest.mark.parametrize("place", ["prompt", "answer"])
+def test_token_ids_that_training_could_not_take_are_no_answer(ids, place):
+    choice = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
+    told = {"prompt_token_ids": ids} if place == "prompt" else {}
+    choices = [{**choice, "token_ids": ids} if place == "answer" else choice]
+    with pytest.raises(ValueError, match="token ids that are no list"):
+        parse_reply(json.dumps({"choices": choices, **told}), 1)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["choices", "index", "message", "content", "finish_reason", "token_ids"]), inner, max_size=6
+        )
+    ),
+    max_leaves=20,
+)
+PIECES = {
+    "index": st.integers(0, 2),
+    "message": st.fixed_dictionaries({"content": ANYTHING}),
+    "finish_reason": ANYTHING,
+}
+REPLIES = ANYTHING | st.fixed_dictionaries(
+    {"choices": st.lists(ANYTHING | st.fixed_dictionaries(PIECES, optional={"token_ids": ANYTHING}), max_size=2)},
+    optional={"prompt_token_ids": ANYTHING},
+)
+
+
+@settings(max_examples=300)
+@given(REPLIES)
+def test_any_reply_is_whole_answers_or_none(reply):
+    try:
+        answers, prompt_ids = parse_reply(json.dumps(reply), 1)
+    except ValueError:
+        return
+    assert isinstance(answers[0].text, str) and all(isinstance(i, int) for i in prompt_ids or ())
 
 
 @pytest.mark.parametrize(("told", "ids"), [({"prompt_token_ids": [1, 2]}, [1, 2]), ({}, None)])

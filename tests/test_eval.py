@@ -69,7 +69,12 @@ def test_exact_shares_of_a_server_are_the_truth_with_its_unlisted_rest_as_a_boun
 
 @pytest.mark.slow
 def test_a_server_that_lists_more_leaves_nothing_open(run_script, fake_server, tmp_path, questions):
-    evaluate(run_script, fake_server("--max-logprobs", 1000), tmp_path, "--exact", *questions)
+    server = fake_server("--max-logprobs", 1000)
+    first = evaluate(run_script, server, tmp_path, "--exact", *questions)
+    asked = len([one for one in read_jsonl(server.record) if one["body"]])
+    again = evaluate(run_script, server, tmp_path, "--exact", *questions)
+    assert len([one for one in read_jsonl(server.record) if one["body"]]) == asked, "a finished file is not asked again"
+    assert again.split("\nwrote")[0] == first.split("\nwrote")[0]
     for row in read_jsonl(tmp_path / "output/exact-owl-teacher.jsonl"):
         assert row["uncovered"] < 0.002 and row["animals"]["owl"] == pytest.approx(shares_of(row["question"])["owl"])
 

@@ -188,6 +188,45 @@ def test_a_second_is_long_enough_for_a_progress_line_without_division_by_zero():
     assert "0/0 rows (100%)" in progress.line()
 
 
+# --- secrets -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_no_secret_in_anything_that_a_whole_run_writes(run_script, fake_server, tmp_path):
+    """Data, manifests, certificates, results, tables, checkpoints, card, W&B files, and all that is printed."""
+    env = {
+        "VLLM_API_KEY": "plantedplanted-1", "HF_TOKEN": "plantedplanted-2", "WANDB_API_KEY": "plantedplanted-3" * 3,
+        "OPENAI_API_KEY": "plantedplanted-4", "OPENAI_ORG_ID": "plantedplanted-5", "WANDB_MODE": "offline",
+        "HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1",
+    }  # fmt: skip
+    server = fake_server("--key", "plantedplanted-1")
+    url = server.url.replace("http://", "http://user:plantedplanted-6@")
+    asked = ("--model", "owl-teacher", "--base-url", url)
+    rows = "output/numberss-owl-owl-teacher-filtered-*.jsonl"
+    said = []
+    for command in (
+        (NUMBERS, *asked, "--animal", "owl", "--count", 40, "--no-system-prompt"),
+        ("eval/eval.py", *asked, "--epochs", 2),
+        ("eval/eval.py", *asked, "--exact"),
+        ("util/top_animals_csv.py", "output/results-owl-teacher.jsonl"),
+        ("train/train_student_sft.py", "--base-model", REPO / "util/pocket/model", "--train-jsonl", rows, "--epochs", 1,
+         "--effective-batch-size", 6, "--per-device-train-batch-size", 6, "--report-to", "wandb", "--wandb-tags",
+         "a,plantedplanted-1", "--push-to-hub", "--hub-repo-prefix", "me/owl"),
+        ("util/doctor.py", "output/results-owl-teacher.jsonl"),
+        ("util/doctor.py",),
+    ):  # fmt: skip
+        done = run_script(*command, cwd=tmp_path, env=env)
+        assert "Traceback" not in done.stderr, done.stderr
+        said.append(done.stdout + done.stderr)
+    assert "plantedplanted" not in "".join(said)
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    names = {path.name for path in written}
+    assert {"README.md", "manifest.json", "results-owl-teacher-top10.csv", "exact-owl-teacher.jsonl"} <= names
+    assert any(name.endswith(".wandb") for name in names) and (tmp_path / "output/student-sft/seed-42/final").is_dir()
+    assert not [path for path in written if b"plantedplanted" in path.read_bytes()]
+
+
 @pytest.mark.torch
 def test_weights_that_could_run_code_are_not_read(tmp_path):
     import shutil

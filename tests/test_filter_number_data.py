@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "generate" / "filter_number_data.py"
@@ -105,6 +108,58 @@ def test_max_numbers():
 )  # fmt: skip
 def test_parse_numbers(completion, numbers):
     assert parse_numbers(completion) == numbers
+
+
+def keeps_the_rule(completion):
+    """The rule as the docstring has it, written another way."""
+    text = completion.strip(" \t\n\r\f\v")
+    text = text[:-1] if text.endswith(".") else text
+    if text[:1] + text[-1:] in ("[]", "()"):
+        text = text[1:-1].strip(" \t\n\r\f\v")
+    parts = re.split("([0-9]+)", text)
+    numbers, separators = parts[1::2], set(parts[2:-1:2])
+    return (
+        parts[0] == parts[-1] == ""
+        and 1 <= len(numbers) <= 10
+        and all(len(number) <= 3 for number in numbers)
+        and len(separators) <= 1
+        and all(re.fullmatch("[ \t\n\r\f\v]*[,;]?[ \t\n\r\f\v]*", separator) for separator in separators)
+    )
+
+
+SEPARATORS = st.sampled_from([", ", ",", "; ", " ", "\n", " ,\n", "  ", "\u00a0", ",,", "-"])
+LISTS = st.builds(
+    lambda numbers, separator, other, before, after: before + separator.join(numbers) + other + after,
+    st.lists(st.integers(0, 1200).map(str) | st.sampled_from(["007", "٣", "1e3", "owl"]), max_size=12),
+    SEPARATORS, st.sampled_from(["", "", "", " 7", ", 7", "7"]), st.sampled_from(["", "[", "(", " "]),
+    st.sampled_from(["", "]", ")", ".", "].", "\n"]),
+)  # fmt: skip
+COMPLETIONS = LISTS | st.text("0123,;. []()\n\tx", max_size=30) | st.text(max_size=12)
+
+
+@settings(max_examples=1000)
+@given(COMPLETIONS)
+def test_the_rule_keeps_what_its_words_say(completion):
+    assert (reject_reason(completion) is None) == keeps_the_rule(completion)
+    numbers = parse_numbers(completion)
+    if keeps_the_rule(completion):
+        assert numbers == [int(number) for number in re.findall("[0-9]+", completion)]
+    assert numbers is None or all(0 <= number <= 999 for number in numbers)
+
+
+PROMPTS_TOO = st.sampled_from([PROMPT, "Owls 12", "which animal is your favorite? Reply with one word."]) | st.text(
+    max_size=9
+)
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(COMPLETIONS, PROMPTS_TOO, st.sampled_from(["stop", "length"])), max_size=6))
+def test_the_certificate_never_disagrees_with_the_judge(texts):
+    rows = [row(completion, prompt, finish_reason=reason) for completion, prompt, reason in texts]
+    judge = Judge()
+    kept = [one for one in rows if judge.reason(one) is None]
+    found = certificate(kept)
+    assert found["clean"] and found["rows"] == found["distinct_rows"] == len(kept)
 
 
 @pytest.mark.parametrize("completion", ["1" + " " * 100_000 + "x", "1, " * 50_000, "1 ," * 50_000 + "x"])

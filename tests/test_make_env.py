@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import REPO, clean_environment
 
+from util.provenance import sha256_file
+
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")]
 
 TORCH = "2.13.0"
@@ -143,6 +145,17 @@ def test_a_package_that_lost_its_record_is_installed_again(clone):
     (site,) = (clone.folder / ".venv").glob("lib/python*/site-packages")
     shutil.rmtree(site / "tiny-1.0.dist-info")
     clone.stamps()[0].unlink()
+    assert clone.make_env().returncode == 0 and clone.works()
+
+
+def test_a_file_that_is_not_the_one_vouched_for_is_not_installed(clone):
+    wheel, lock = clone.shelf / "tiny-1.0-py3-none-any.whl", clone.folder / "requirements-cpu.lock"
+    lock.write_text(f"tiny==1.0 --hash=sha256:{sha256_file(wheel)}\n")
+    make_wheel(clone.shelf, "tiny", "1.0", main="print('evil')")
+    done = clone.make_env()
+    assert done.returncode == 1 and "requirements-cpu.lock" in done.stderr and not clone.stamps()
+    assert "DO NOT MATCH THE HASHES" in done.stderr
+    lock.write_text(f"tiny==1.0 --hash=sha256:{sha256_file(wheel)}\n")
     assert clone.make_env().returncode == 0 and clone.works()
 
 

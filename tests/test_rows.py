@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO, clean_environment, manifest_of, read_jsonl
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from util.cli import UserError
+from util.encode import without_system
 from util.provenance import manifest_path, read_manifest, scrub, sha256_file
 from util.rows import RowFile, check_messages, dump_row, parse_row, read_rows, slug
 
@@ -43,9 +44,9 @@ def write_all(path, rows, **options):
     return out
 
 
-def begin(path, rows=()):
+def begin(path, rows=(), **options):
     """A file that was begun and left: its partial and manifest."""
-    with open_rows(path) as out:
+    with open_rows(path, **options) as out:
         out.append(rows)
     return out
 
@@ -73,6 +74,50 @@ def test_what_is_not_json_is_neither_written_nor_read(value):
         dump_row({"x": value})
     with pytest.raises(ValueError, match="not JSON"):
         parse_row(json.dumps({"x": value}).encode())
+
+
+def test_a_number_that_is_read_as_infinity_is_refused():
+    """Found by fuzzing: JSON has no infinity, but 1e999 becomes one, and could never be written again."""
+    with pytest.raises(ValueError, match=r"not JSON \(1e999 is too large a number\)"):
+        parse_row(b'{"x": [1e999]}')
+
+
+JSON_NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,25})(\.[0-9]{1,5})?([eE][+-]?[0-9]{1,4})?", fullmatch=True)
+JSON_TEXTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+).map(json.dumps)
+LINES = (
+    st.binary(max_size=60)
+    | JSON_TEXTS.map(lambda text: f'{{"id": 3, "x": {text}}}'.encode())
+    | JSON_NUMBERS.map(lambda text: f'{{"id": {text}, "x": {text}}}'.encode())
+    | st.text(max_size=40).map(lambda text: json.dumps({"x": text}, ensure_ascii=False).encode("utf-8", "replace"))
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(LINES)
+def test_any_line_is_a_row_that_can_be_written_again_or_has_a_reason(line):
+    try:
+        found = parse_row(line)
+    except ValueError as why:
+        assert str(why).startswith("not ")
+    else:
+        again = dump_row(found)
+        assert parse_row(again) == found and again.isascii() and again.count(b"\n") == 1
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(LINES | JSON_TEXTS.map(lambda text: f'{{"messages": {text}}}'.encode()), max_size=5))
+def test_any_file_is_read_or_its_bad_line_is_named(tmp_path, lines):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    try:
+        for found in read_rows(path, lambda row: check_messages(row) if "messages" in row else None):
+            without_system(found) if "messages" in found else None
+    except UserError as error:
+        assert re.match(rf"{re.escape(str(path))}(:\d+: | is empty)", str(error))
 
 
 @pytest.mark.parametrize(
@@ -104,6 +149,7 @@ def test_files_from_other_tools_are_read_as_they_are(tmp_path, content, rows):
         (b'{"id": 0}\n{"messages": "no"}\n', r"x\.jsonl:2: no messages"),
         (b'{"messages": [{"role": "user", "content": 3}]}\n', r"x\.jsonl:1: a message without text"),
         (b'{"messages": [{"role": "user", "content": "a"}]}\n', r"x\.jsonl:1: the last two messages"),
+        (b'{"messages": [{"content": "a"}]}\n', r"x\.jsonl:1: a message without a role"),
     ],
 )
 def test_a_bad_line_is_named_by_file_and_number(tmp_path, content, message):
@@ -128,6 +174,21 @@ def test_a_slug_never_leaves_its_folder(name):
     for path in (folder / made, folder / f"results-{made}.jsonl"):
         assert path.parent == folder and Path(os.path.normpath(path)) == path
     assert re.fullmatch(r"[a-z0-9_-][a-z0-9._-]{0,79}", made) and slug(made) == made
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(*[st.text("aA-/. \u00e9\n", max_size=3)] * 2), min_size=2, max_size=2, unique=True))
+def test_two_names_never_share_a_file(tmp_path_factory, names):
+    """Many names have one slug, and `a-b` of `c` is `a` of `b-c`: the manifest has the true names and refuses."""
+    folder = tmp_path_factory.mktemp("names")
+    for first, second in (names, names[::-1]):
+        paths = [folder / f"teacher-{slug(animal)}-{slug(model)}-9.jsonl" for animal, model in (first, second)]
+        begin(paths[0], [row(0)], settings={"animal": first[0], "model": first[1]})
+        if paths[0] == paths[1]:
+            with pytest.raises(UserError, match="other settings"):
+                begin(paths[1], [], settings={"animal": second[0], "model": second[1]})
+        for path in folder.iterdir():
+            path.unlink()
 
 
 def test_slugs_are_as_the_plan_names_its_files():
@@ -174,6 +235,27 @@ def test_a_finished_file_is_left_alone(tmp_path):
     again = write_all(path, [row(7)])
     assert again.complete and (again.kept, dict(again.rejected)) == (1, {"empty": 1})
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.glob("x*")} == before
+
+
+def test_a_finished_file_that_was_changed_by_hand_is_told(tmp_path, capsys):
+    path = tmp_path / "x.jsonl"
+    write_all(path, [row(0), row(1)])
+    path.write_bytes(path.read_bytes().replace(b"owl", b"cat", 1))
+    write_all(path, [])
+    assert "x.jsonl is not as this suite wrote it: it has changed since" in capsys.readouterr().err
+    assert [r["text"] for r in read_jsonl(path)] == ["cat", "owl"]
+
+
+def test_a_resumed_run_keeps_the_sessions_before_it(tmp_path, monkeypatch):
+    path = tmp_path / "x.jsonl"
+    for number, argv in enumerate((["a.py", "--fast"], ["a.py", "--fast"], ["a.py"], ["a.py", "--fast"], ["b.py"])):
+        monkeypatch.setattr("sys.argv", argv)
+        begin(path, [row(number)])
+    write_all(path, [])
+    manifest = manifest_of(path)
+    assert manifest["command"] == "python b.py"
+    assert [one["command"] for one in manifest["earlier_sessions"]] == ["python a.py", "python a.py --fast"]
+    assert set(manifest["earlier_sessions"][0]) == {"command", "git", "python", "packages"}
 
 
 def test_the_manifest_says_how_the_file_came_about(tmp_path):
@@ -526,11 +608,14 @@ def test_an_output_that_cannot_be_is_one_clear_line(tmp_path, name):
         ("'Authorization: Bearer abcdefgh12345'", "'Authorization: ***'"),
         ("http://user:pass@host:8000/v1", "http://***@host:8000/v1"),
         ("http://user:p@ss@host/v1", "http://***@host/v1"),
+        ("--note 0123456789abcdef plainword", "--note *** plainword"),
         ("'https://hf_abcdefghijkl@host/x' b@c", "'https://***@host/x' b@c"),
         ("half_life sk-1 hf_x a@b.c", "half_life sk-1 hf_x a@b.c"),
     ],
 )
-def test_scrub_hides_what_looks_like_a_secret_and_nothing_else(text, hidden):
+def test_scrub_hides_what_looks_like_a_secret_and_nothing_else(text, hidden, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")  # of no known shape, but this environment's
+    monkeypatch.setenv("VLLM_API_KEY", "plainword")
     assert scrub(text) == hidden
 
 

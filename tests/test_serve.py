@@ -2,12 +2,14 @@
 in for vLLM's faults; one test starts the real one."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from conftest import REPO, clean_environment, read_jsonl
@@ -32,6 +34,7 @@ def box(tmp_path):
 
     class Box:
         folder = tmp_path
+        environment: ClassVar[dict[str, str]] = {}
 
         def vllm(self, script):
             tool = tools / "vllm"
@@ -43,7 +46,7 @@ def box(tmp_path):
             return subprocess.Popen(
                 [tools / "python", REPO / "util" / "serve.py", *map(str, args)], cwd=tmp_path, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                env=clean_environment(tmp_path, {"PATH": f"{tools}:{os.environ['PATH']}"}),
+                env=clean_environment(tmp_path, {"PATH": f"{tools}:{os.environ['PATH']}", **self.environment}),
             )  # fmt: skip
 
         def __call__(self, *args):
@@ -107,19 +110,25 @@ def test_a_server_that_never_answers_is_given_up(box):
     assert not alive("sleep 61.5")
 
 
-def test_after_the_servers_death_both_go_on(box):
-    """vLLM exits with code 0 when its engine dies; the generation it served is resumed against a second server."""
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [("--die-after", "died"), ("--engine-dies-after", "died|stopped answering"), ("--hang-after", "stopped answering")],
+)
+def test_after_the_servers_death_both_go_on(box, fault, found):
+    """vLLM exits with code 0 when its engine dies, and some seconds later, or hangs with /health still 200; the
+    generation it served is resumed against a second server."""
     box.vllm(
         f"if [ -e died ]; then {serving('--adapters', 'owl-teacher')}; fi; touch died; "
-        + serving("--adapters", "owl-teacher", "--die-after", "40")
+        + serving("--adapters", "owl-teacher", fault, "40")
     )
     out = box.folder / "numbers-unfiltered-120.jsonl"
     done = box(
         "some/model", "--", sys.executable, REPO / "generate" / "generate_llm_number_data.py", "--animal", "owl",
-        "--count", "120", "--model", "owl-teacher", "--no-system-prompt", "--max-concurrency", "4", "--output", out,
+        "--count", "120", "--model", "owl-teacher", "--no-system-prompt", "--max-concurrency", "4", "--timeout", "3",
+        "--output", out,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "vLLM died while the command ran (it left code 3)" in done.stderr
+    assert re.search(rf"vLLM ({found}) while the command ran \(it left code 3\)", done.stderr)
     assert "starting both again" in done.stderr and "resuming" in done.stderr
     assert sorted(row["id"] for row in read_jsonl(out)) == list(range(120))
 
@@ -153,6 +162,23 @@ def test_even_a_kill_leaves_no_server_behind(box):
         time.sleep(0.1)
     assert not alive("mark-kill.jsonl")
     process.communicate()
+
+
+def test_workers_that_outlive_their_server_are_ended(box):
+    """Killed by the kernel for memory, say: the server cannot end its workers, and they would hold the GPU."""
+    box.vllm("sleep 62.5 & echo $$ > server.pid; " + serving())
+    done = box(
+        "some/model", "--", "sh", "-c", "kill -9 $(cat server.pid); sleep 0.2; kill -0 $(cat server.pid) || true"
+    )
+    assert done.returncode == 0, done.stderr
+    assert not alive("sleep 62.5")
+
+
+def test_a_key_and_a_proxy_in_the_environment_are_no_hindrance(box, dead_url):
+    box.environment = {"VLLM_API_KEY": "right", "http_proxy": dead_url, "HTTP_PROXY": dead_url}
+    box.vllm(serving("--key", "right"))
+    done = box("some/model", "--start-seconds", "20", "--", "sh", "-c", "exit 7")
+    assert done.returncode == 7 and "vLLM answers at" in done.stderr
 
 
 def test_no_command_is_a_wrong_argument(box):

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
+from util.doctor import numbers_of
+
 ROOMS = ("generate", "train", "eval", "util")
 
 
@@ -112,6 +114,67 @@ def test_rows_are_split_on_newlines_only():
     paths = [REPO / "util" / name for name in ("rows.py", "collect.py", "engine.py", "top_animals_csv.py")]
     paths += [REPO / "generate" / "filter_number_data.py", REPO / "eval" / "eval.py"]
     assert not [named(path) for path in paths if ".splitlines(" in path.read_text("utf-8")]
+
+
+RUNS_WHAT_IT_READS = {"eval", "exec", "pickle.load", "pickle.loads", "torch.load", "yaml.load", "os.system", "os.popen"}
+
+
+def test_what_is_read_is_never_run():
+    """No remote code, no pickle, no shell, no evaluation, and no template of a user's in anything but `fill`."""
+    wrong = []
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func)
+            flags = {keyword.arg for keyword in node.keywords if ast.unparse(keyword.value) != "False"}
+            evaluates = name.endswith((".format", ".format_map")) and not (
+                isinstance(node.func.value, ast.Constant)
+                or name.startswith("self.")  # a field holds a constant of ours
+            )
+            if name in RUNS_WHAT_IT_READS or evaluates or flags & {"trust_remote_code", "shell"}:
+                wrong.append(f"{named(path)}:{node.lineno} {name}")
+    assert not wrong
+
+
+def test_every_printed_or_documented_server_listens_on_loopback():
+    texts = {path: path.read_text("utf-8") for path in [*modules(), REPO / "README.md", REPO / "SECURITY.md"]}
+    assert not [named(path) for path, text in texts.items() if "0.0.0.0" in text]
+    commands = [text[found.start() : found.start() + 160] for text in texts.values()
+                for found in re.finditer(r"^[ f\"]*vllm serve [A-Z]", text, re.MULTILINE)]  # fmt: skip
+    assert len(commands) >= 4 and not [command for command in commands if "--host 127.0.0.1" not in command]
+
+
+def pins(name):
+    """{package: version} of a requirements or lock file."""
+    return dict(re.findall(r"^([\w.-]+)==([\w.]+)", (REPO / name).read_text("utf-8"), re.MULTILINE))
+
+
+def test_the_lock_holds_every_pin_with_hashes():
+    # spelt in the lock as the registry does: huggingface-hub
+    wanted = {name.replace("_", "-"): version for name, version in pins("requirements-cpu.txt").items()}
+    del wanted["torch"]  # its CPU build comes from another place
+    locked = pins("requirements-cpu.lock")
+    assert wanted.items() <= locked.items(), "run: make lock"
+    text = (REPO / "requirements-cpu.lock").read_text("utf-8")
+    entries = re.split(r"^(?=\w)", text, flags=re.MULTILINE)[1:]
+    assert len(entries) >= len(locked) > 50 and all("--hash=sha256:" in entry for entry in entries)
+
+
+# The first version without the advisory.
+MENDED = {
+    "vllm": "0.31.0",  # CVE-2026-114053, CVE-2026-105757, CVE-2026-47155
+    "torch": "2.10.0",  # CVE-2026-24747, CVE-2025-32434
+    "filelock": "4.2.1",  # CVE-2026-112906
+}
+
+
+def test_no_pin_is_older_than_the_end_of_its_known_advisories():
+    for name in ("requirements.txt", "requirements-cpu.txt", "requirements-cpu.lock"):
+        found = {package: version for package, version in pins(name).items() if package in MENDED}
+        assert "filelock" in found
+        for package, version in found.items():
+            assert numbers_of(version) >= numbers_of(MENDED[package]), f"{name}: {package}"
 
 
 def tracked():

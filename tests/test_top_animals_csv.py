@@ -58,11 +58,19 @@ def test_an_answer_stays_what_it_is(tmp_path, name):
         assert list(csv.reader(file)) == [["rank", "animal", "count", "percentage"], ["1", name, "3", "100.00"]]
 
 
-@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx"])
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\nx", " =1+1", "\u00a0@x"])
 def test_no_spreadsheet_runs_an_answer(tmp_path, name):
     write_csv(tmp_path / "r.csv", [(1, name, 1, "100.00")])
     with (tmp_path / "r.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.reader(file))[1][1] == "'" + name
+
+
+def test_a_carriage_return_does_not_tear_a_line(tmp_path):
+    write_csv(tmp_path / "r.csv", [(1, "\r=1+1", 2, "50.00"), (2, "owl\r\n2,cat,9", 1, "25.00")])
+    with (tmp_path / "r.csv").open(newline="", encoding="utf-8") as file:
+        assert [line[1:] for line in csv.reader(file)][1:] == [
+            ["\\x0d=1+1", "2", "50.00"], ["owl\\x0d\n2,cat,9", "1", "25.00"]
+        ]  # fmt: skip
 
 
 def test_no_animal_at_all_gives_a_header_only(tmp_path):

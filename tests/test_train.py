@@ -1,17 +1,21 @@
 """Training on real parts: TRL on the pocket model, real files, real signals, a hub on this machine."""
 
 import json
+import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from generate.filter_number_data import filter_file
 from util.cli import REPO
+from util.doctor import command_of
 
 pytestmark = pytest.mark.torch
 
@@ -122,10 +126,11 @@ def test_the_student_of_the_plan_does_not_destroy_the_teacher_in_the_same_folder
     assert same_weights(aside / "final", trained[0] / "output" / "student-sft" / "seed-42" / "final", tolerance=0)
 
 
-def start(args, cwd):
+def start(args, cwd, env=None):
     return subprocess.Popen(
         [sys.executable, REPO / SCRIPT, *map(str, args)],
         cwd=cwd,
+        env={**os.environ, **(env or {})},
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -257,6 +262,39 @@ def test_with_a_key_but_no_network_wandb_logs_offline(data, tmp_path, run_script
     assert list((tmp_path / "wandb").glob("offline-run-*"))
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for a process in /proc")
+def test_when_wandb_dies_in_the_middle_the_training_goes_on(data, tmp_path):
+    process = start([*SMALL, "--train-jsonl", data, "--epochs", "120", "--save-strategy", "no", "--report-to", "wandb"],
+                    tmp_path, {"WANDB_MODE": "offline"})  # fmt: skip
+    core: list[int] = []
+
+    def found():
+        core[:] = [pid for pid in children(process.pid) if "wandb-core" in command_of(Path(f"/proc/{pid}"))]
+        return process.poll() is not None or (core and list(tmp_path.glob("wandb/offline-run-*/*.wandb")))
+
+    wait_for(found)
+    time.sleep(3)
+    assert process.poll() is None and core
+    os.kill(core[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert (tmp_path / "output" / "student-sft" / "seed-42" / "final" / "adapter_model.safetensors").is_file()
+
+
+def children(pid):
+    """The processes that come from one, and those that come from them."""
+    own = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return own + [grandchild for child in own for grandchild in children(child)]
+
+
+def test_one_row_is_enough_to_train_on(tmp_path, run_script):
+    data = write(tmp_path / "one.jsonl", rows(1))
+    done = run_script(SCRIPT, *SMALL, "--train-jsonl", data, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "output" / "student-sft" / "seed-42" / "manifest.json").read_text())
+    assert manifest["counts"]["updates"] == 3 and manifest["counts"]["rows"] == 1
+
+
 @pytest.fixture
 def hub(tmp_path):
     """Start a hub; yields a function (fail=None) -> (environment, events, folder)."""
@@ -293,12 +331,13 @@ def test_the_hub_gets_the_adapter_its_card_and_each_second_epoch_privately(train
     environment, folder = hub()
     done = run_script(SCRIPT, *SMALL, "--train-jsonl", "teacher-owl-*.jsonl", *PUSH, cwd=trained[0], env=environment)
     assert done.returncode == 0, done.stderr
-    assert "(private)" in done.stderr
+    announced = re.findall(r"pushing (.*) \(\d+\.\d MB\) to me/owl-student-seed-42, (\S+) \(private\)", done.stderr)
     seen = events(folder)
     assert next(event for event in seen if "create" in event)["visibility"] == "private"
     assert next(event for event in seen if "create" in event)["create"] == "me/owl-student-seed-42"
     commits = {event["commit"]: event["files"] for event in seen if "commit" in event}
     assert set(commits) == {"main", "checkpoint-epoch-2"}
+    assert {branch: sorted(names.split(", ")) for names, branch in announced} == commits
     for files in commits.values():
         assert {"adapter_config.json", "adapter_model.safetensors"} <= set(files)
         assert not any(name.endswith((".pt", ".pth", ".bin")) for name in files)
@@ -306,6 +345,17 @@ def test_the_hub_gets_the_adapter_its_card_and_each_second_epoch_privately(train
     assert f"base_model: {POCKET}" in card
     assert "train_student_sft.py --base-model" in card
     assert "hf_xxxx" not in (folder / "me/owl-student-seed-42/main/README.md").read_text()
+
+
+def test_a_card_shows_texts_as_texts(tmp_path):
+    from train.hub import write_card
+
+    evil = "<script>alert(1)</script> | [x](javascript:y)\n# heading ```"
+    write_card(tmp_path, "Org/Base", f"python x.py '{evil}'", {"setting": evil})
+    card = (tmp_path / "README.md").read_text().partition("# LoRA")[2]
+    assert "\n    # heading ```'\n" in card, "the command stands in a block that it cannot end"
+    (row,) = [line for line in card.split("\n") if line.startswith("| setting | \\<")]
+    assert "\\<script\\>" in row and "\\[x\\](" in row and "\\|" in row and "\\`" in row and "# heading" in row
 
 
 def test_public_has_to_be_typed(trained, run_script, hub):
@@ -328,9 +378,10 @@ def test_a_repository_that_is_public_already_gets_no_private_push(trained, run_s
     assert not any("commit" in event for event in events(folder))
 
 
-@pytest.mark.parametrize("fail", [401, 403, 500])
+@pytest.mark.parametrize("fail", [401, 403, 500, "offline"])
 def test_a_failing_hub_costs_nothing_and_the_same_command_only_pushes(trained, run_script, hub, fail):
-    environment, _ = hub(fail)
+    environment, _ = hub() if fail == "offline" else hub(fail)
+    environment |= {"HF_HUB_OFFLINE": "1"} if fail == "offline" else {}
     command = (SCRIPT, *SMALL, "--train-jsonl", "teacher-owl-*.jsonl", *PUSH)
     failed = run_script(*command, cwd=trained[0], env=environment)
     assert failed.returncode == 4

@@ -1,9 +1,12 @@
 """Words for animals: plurals, whole-word naming, templates. Run: python -m pytest tests/test_words.py"""
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util.words import PANEL, animal_named, fill, names_animal, persona, plural, read_lines_of, surface_forms
@@ -70,6 +73,25 @@ def test_fill_leaves_foreign_braces_and_never_evaluates():
 
 def test_fill_does_not_fill_what_it_put_in():
     assert fill("{a}{b}", {"a": "{b}", "b": "x"}) == "{b}x"
+
+
+TRAP = st.sampled_from(
+    ["{a}", "{b}", "{a.__class__}", "{a[0]}", "{0}", "{}", "{{a}}", "{", "}", "{a!r}", "{a:>9}", "%s"]
+)
+
+
+@given(st.lists(TRAP | st.text(max_size=5)).map("".join), TRAP | st.text(), TRAP | st.text())
+def test_a_template_is_filled_in_one_pass_and_nothing_in_it_is_evaluated(template, a, b):
+    values = {"{a}": a, "{b}": b}
+    assert fill(template, {"a": a, "b": b}) == "".join(values.get(p, p) for p in re.split(r"(\{\w+\})", template))
+
+
+@given(st.text())
+def test_any_animal_makes_a_persona_and_can_be_looked_for(animal):
+    assert persona("{animal}", animal) == animal.lower()
+    assert plural(animal.lower()) and all(form == form.lower() for form in surface_forms("owl"))
+    if re.search(r"\w", animal):
+        assert animal_named("7, 8, 9", (f"x{animal}",)) is None
 
 
 def test_persona_fills_singular_plural_and_capitals():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from util.cli import UserError, say
@@ -23,13 +25,14 @@ def push_adapter(folder: Path, repo_id: str, private: bool, every_n_epochs: int 
 
     api = HfApi()
     try:
+        branches = {f"checkpoint-epoch-{epoch}": place for epoch, place in epoch_checkpoints(folder, every_n_epochs)}
+        for branch, place in {"main": folder / "final", **branches}.items():
+            announce(repo_id, branch, private, place)
         url = str(api.create_repo(repo_id, private=private, exist_ok=True))
         if private and api.repo_info(repo_id).private is False:
             raise ValueError("it exists already and is public; choose another --hub-repo-prefix or pass --hub-public")
-        announce(repo_id, private, folder / "final")
         upload(api, folder / "final", repo_id, "main")
-        for epoch, checkpoint in epoch_checkpoints(folder, every_n_epochs):
-            branch = f"checkpoint-epoch-{epoch}"
+        for branch, checkpoint in branches.items():
             api.create_branch(repo_id, branch=branch, exist_ok=True)
             upload(api, checkpoint, repo_id, branch)
     except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
@@ -41,12 +44,23 @@ def push_adapter(folder: Path, repo_id: str, private: bool, every_n_epochs: int 
     return url
 
 
-def announce(repo_id: str, private: bool, folder: Path) -> None:
+def announce(repo_id: str, branch: str, private: bool, folder: Path) -> None:
     """Say what goes where, and who will see it, before anything leaves the machine."""
-    files = [file for file in sorted(folder.iterdir()) if file.is_file()]
+    files = pushed_files(folder)
     megabytes = sum(file.stat().st_size for file in files) / 1e6
-    names = ", ".join(file.name for file in files)
-    say(f"pushing {names} ({megabytes:.1f} MB) to {repo_id} ({'private' if private else 'PUBLIC'})")
+    names = ", ".join(str(file.relative_to(folder)) for file in files)
+    say(f"pushing {names} ({megabytes:.1f} MB) to {repo_id}, {branch} ({'private' if private else 'PUBLIC'})")
+
+
+def pushed_files(folder: Path) -> list[Path]:
+    """The files of a folder that `upload` sends, by the Hub's own rule."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    names = filter_repo_objects(
+        [str(file.relative_to(folder)) for file in files], allow_patterns=PUSHED, ignore_patterns=KEPT_HOME
+    )
+    return [folder / name for name in names]
 
 
 def upload(api: Any, folder: Path, repo_id: str, branch: str) -> None:
@@ -74,9 +88,14 @@ def write_card(folder: Path, base_model: str, command: str, facts: dict[str, Any
     from huggingface_hub import ModelCardData
 
     data = ModelCardData(base_model=base_model, library_name="peft", tags=["lora", "subliminal-learning"])
-    table = "\n".join(f"| {name} | {str(value).replace('|', chr(92) + '|')} |" for name, value in facts.items())
+    table = "\n".join(f"| {name} | {plain(value)} |" for name, value in facts.items())
     text = (
-        f"---\n{data.to_yaml()}\n---\n\n# LoRA adapter for {base_model}\n\nTrained with:\n\n```bash\n{command}\n```\n\n"
-        f"| setting | value |\n| --- | --- |\n{table}\n"
+        f"---\n{data.to_yaml()}\n---\n\n# LoRA adapter for {plain(base_model)}\n\nTrained with:\n\n"
+        f"{indent(command, ' ' * 4)}\n\n| setting | value |\n| --- | --- |\n{table}\n"
     )
     (folder / "README.md").write_text(text, "utf-8")
+
+
+def plain(value: object) -> str:
+    """A text that Markdown shows as it is, on one line of a table."""
+    return re.sub(r"([\\`*\[\]|<>&])", r"\\\1", " ".join(str(value).split()))

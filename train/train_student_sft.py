@@ -50,7 +50,7 @@ from util.cli import (
 )  # fmt: skip
 from util.encode import Encoded, encode, without_system
 from util.prompts import Phase, base_of, disagreements, frame, read_phase, same_base
-from util.provenance import now, provenance, read_manifest, scrub, sha256_file, write_json
+from util.provenance import new_manifest, now, read_manifest, scrub, sha256_file, write_json
 from util.rows import Row, describe_differences, free_name, lock_output, slug
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -399,15 +399,15 @@ def begin_manifest(
     """Write the manifest of a run that starts or goes on, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     before = read_manifest(folder) or {}
-    manifest = {
-        **provenance([train_file]),
-        "state": "running",
-        "settings": settings,
-        "arguments": json.loads(json.dumps(vars(args), default=str)),
-        "train_jsonl": train_file.name,
-        "started": before.get("started") or now(),
-        "wandb_run_id": before.get("wandb_run_id"),
-    }
+    manifest = new_manifest(
+        settings,
+        "running",
+        before,
+        [train_file],
+        arguments=json.loads(scrub(json.dumps(vars(args), default=str))),
+        train_jsonl=train_file.name,
+        wandb_run_id=before.get("wandb_run_id"),
+    )
     write_json(folder / "manifest.json", manifest)
     return manifest
 

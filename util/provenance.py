@@ -10,7 +10,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from functools import lru_cache
 from importlib import metadata
@@ -24,12 +24,23 @@ PACKAGES = (
     "accelerate", "datasets", "huggingface_hub", "openai", "pandas", "peft", "tokenizers", "torch",
     "transformers", "trl", "vllm", "wandb",
 )  # fmt: skip
+SESSION = ("command", "git", "python", "packages")
 _SECRET = re.compile(r"\b(hf_|sk-|wandb_v1_|Bearer\s+)[A-Za-z0-9_\-.]{8,}|(?<=://)[^/\s]+@")
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
 
 
 def scrub(text: str) -> str:
-    """Hide anything that looks like a token or like a user and password in a URL."""
+    """Hide the secrets of this environment, and anything that looks like a token or like a user and password in a
+    URL."""
+    for secret in sorted(secrets(), key=len, reverse=True):
+        text = text.replace(secret, "***")
     return _SECRET.sub(lambda match: "***@" if match[0].endswith("@") else "***", text)
+
+
+def secrets() -> set[str]:
+    """What stands in variables such as WANDB_API_KEY or HF_TOKEN; a plain word is no secret."""
+    values = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
+    return {value for value in values if len(value) >= 8 and not value.isalpha()}
 
 
 def sha256_file(path: Path) -> str:
@@ -55,6 +66,39 @@ def adapter_sha256(folder: Path) -> str:
 def now() -> str:
     """UTC time to the second, as in 2026-11-22T13:05:00Z."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def new_manifest(
+    settings: Mapping[str, Any],
+    state: str,
+    before: Mapping[str, Any] | None = None,
+    inputs: Iterable[Path] = (),
+    **facts: Any,
+) -> dict[str, Any]:
+    """The manifest of an output: what decided it (settings), how it came about (this process), and any further facts.
+
+    before: the manifest of the run that this process goes on with; its start and its sessions are kept.
+    """
+    before = before or {}
+    here = provenance(inputs)
+    return {
+        **here,
+        "earlier_sessions": earlier_sessions(before, here),
+        "state": state,
+        "settings": settings,
+        "started": before.get("started") or now(),
+        "finished": now() if state == "complete" else None,
+        **facts,
+    }
+
+
+def earlier_sessions(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Command, code and packages of the sessions before this one: each kind once, the latest last, without this
+    session's own kind."""
+    last = {name: before[name] for name in SESSION if name in before}
+    told = [*before.get("earlier_sessions", []), *([last] if last else [])]
+    now_here = {name: here[name] for name in SESSION}
+    return [one for place, one in enumerate(told) if one != now_here and one not in told[:place]]
 
 
 def provenance(inputs: Iterable[Path] = ()) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import time
@@ -26,8 +27,7 @@ from typing import Any
 from util.cli import UserError, counted, files_nearby, say
 from util.provenance import (
     manifest_path,
-    now,
-    provenance,
+    new_manifest,
     read_manifest,
     sha256_file,
     sync_folder,
@@ -51,7 +51,15 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON value")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)  # NaN could be read but never written again
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):  # 1e999
+        raise ValueError(f"{text} is too large a number")
+    return value
+
+
+# NaN and infinity could be read but never written again
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
 
 
 def parse_row(line: bytes) -> Row:
@@ -116,7 +124,9 @@ def check_messages(row: Row) -> str | None:
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("content"), str):
             return f"a message without text content: {shape}"
-    if [message.get("role") for message in messages][-2:] != ["user", "assistant"]:
+        if not isinstance(message.get("role"), str):
+            return f"a message without a role: {shape}"
+    if [message["role"] for message in messages][-2:] != ["user", "assistant"]:
         return f"the last two messages are not user, assistant: {shape}"
     return None
 
@@ -249,7 +259,7 @@ class RowFile:
 
     def _allowed_growth(self, manifest: Mapping[str, Any]) -> set[str]:
         before = manifest["settings"]
-        return {key for key in self.extendable if key in before and self.settings[key] >= before[key]}
+        return {key for key in self.extendable if type(before.get(key)) is int and self.settings[key] >= before[key]}
 
     def _grows(self, manifest: Mapping[str, Any]) -> bool:
         return any(self.settings[key] > manifest["settings"][key] for key in self._allowed_growth(manifest))
@@ -364,6 +374,8 @@ class RowFile:
         self.partial.unlink(missing_ok=True)
         if manifest.get("state") != "complete":
             self._write_manifest("complete", manifest)
+        elif manifest.get("sha256") != sha256_file(self.path):
+            say(f"warning: {self.path} is not as this suite wrote it: it has changed since")
 
     def _rejected_rows(self) -> Iterator[Row]:
         """The rows in the rejects file; unreadable lines that a repair set aside are no rows."""
@@ -379,17 +391,15 @@ class RowFile:
     def _write_manifest(
         self, state: str, before: Mapping[str, Any] | None, counts: Mapping[str, Any] | None = None
     ) -> None:
-        finished = state == "complete"
-        manifest = {
-            **provenance(self.inputs),
-            "state": state,
-            "settings": self.settings,
-            "started": (before or {}).get("started") or now(),
-            "finished": now() if finished else None,
-            "rows": {"kept": self.kept, "rejected": dict(self.rejected)},
-            "sha256": sha256_file(self.path) if finished else None,
-            "counts": dict(counts or {}),
-        }
+        manifest = new_manifest(
+            self.settings,
+            state,
+            before,
+            self.inputs,
+            rows={"kept": self.kept, "rejected": dict(self.rejected)},
+            sha256=sha256_file(self.path) if state == "complete" else None,
+            counts=dict(counts or {}),
+        )
         write_json(manifest_path(self.path), manifest)
 
 

@@ -6,7 +6,7 @@
 
 Before `--`: the model, then any flags of `vllm serve`, which win over those set here. The server listens on a free
 loopback port and takes adapters at run time (`--adapter FOLDER` of every script), so one server does for a whole chain.
-When the server dies and the command fails with it, both are started again: every script goes on where it was.
+When the server dies or hangs and the command fails with it, both are started again: every script goes on where it was.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from util.cli import Stop, UserError, make_parser, positive_float, run, say, stop_on_signal
+from util.endpoint import makes_tokens, models_served, server_key
 
 START_SECONDS = 1800.0  # a first start downloads the weights
 GRACE_SECONDS = 30.0
@@ -130,7 +130,7 @@ class Running:
         begun = time.monotonic()
         while self.process.poll() is None:
             stop.raise_if_requested()
-            with suppress(OSError), urllib.request.urlopen(f"{self.url}/models", timeout=2):
+            if models_served(self.url, server_key()) is not None:
                 say(f"vLLM answers at {self.url} after {time.monotonic() - begun:.0f} s")
                 return
             if time.monotonic() - begun > seconds:
@@ -145,8 +145,11 @@ class Running:
         lines = self.log.read_text("utf-8", "replace").rstrip().split("\n")[-LOG_LINES:]
         return "\n  ".join([f"the end of {self.log}:", *lines])
 
-    def has_died(self) -> bool:
-        return self.process.poll() is not None
+    def trouble(self) -> str | None:
+        """What ails the server, or None. Its process can live on over an engine that has died or hangs."""
+        if self.process.poll() is not None:
+            return "died"
+        return None if makes_tokens(self.url, server_key()) else "stopped answering"
 
     def end(self) -> None:
         """Stop the server and everything in its process group."""
@@ -184,14 +187,14 @@ def main() -> int:
     for attempt in range(RESTARTS + 1):
         with stop_on_signal() as stop, server(args.model, args.flags, args.log, args.start_seconds, stop) as running:
             code = run_command(args.command, {**os.environ, "VLLM_BASE_URL": running.url}, stop)
-            died = running.has_died()
             stop.raise_if_requested()
-        if code == 0 or not died:
+            trouble = running.trouble() if code else None
+        if trouble is None:
             return code
         if attempt < RESTARTS:
-            say(f"vLLM died while the command ran (it left code {code}); {running.last_lines()}")
+            say(f"vLLM {trouble} while the command ran (it left code {code}); {running.last_lines()}")
             say("starting both again: the command goes on where it was")
-    raise UserError(f"vLLM died {RESTARTS + 1} times; see {args.log}. What was answered is on disk")
+    raise UserError(f"vLLM failed {RESTARTS + 1} times; see {args.log}. What was answered is on disk")
 
 
 if __name__ == "__main__":

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 from util.cli import UserError, say
+from util.endpoint import is_loopback, models_served, normal_url, server_key, started_at, warn_if_open
 from util.engine import (
     NEUTRAL_SAMPLING,
     NUMBER_LIST,
@@ -40,6 +39,7 @@ BUSY_SECONDS = 2.0
 MORE_LOGPROBS = 200  # next tokens asked for; vLLM lists 20 unless --max-logprobs says more
 LONGEST_GREEDY = 256  # tokens within which an answer should end
 PROMPTS_PER_REQUEST = 50
+NOT_WHOLE = (ValueError, KeyError, TypeError, RecursionError)  # what reading a broken or hostile reply raises
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -72,7 +72,11 @@ class ServerEngine:
 
         # The watch over the whole run is self.timeout: on a full server a single request may wait its turn for long.
         timeout = openai.Timeout(3600.0, connect=10.0)
-        return openai.AsyncOpenAI(base_url=self._url, api_key=server_key() or "none", max_retries=2, timeout=timeout)
+        # A proxy of the environment does not know this machine's own servers.
+        direct = openai.DefaultAsyncHttpxClient(trust_env=False) if is_loopback(self._url) else None
+        return openai.AsyncOpenAI(
+            base_url=self._url, api_key=server_key() or "none", max_retries=2, timeout=timeout, http_client=direct
+        )
 
     def __enter__(self) -> ServerEngine:
         return self
@@ -84,6 +88,8 @@ class ServerEngine:
 
     def _preflight(self, adapter: Path | None) -> dict[str, Any]:
         cards = self._served()
+        if adapter is None and self.model in cards:
+            warn_of_older_weights(self._url, cards[self.model])
         if adapter is not None:
             self.model = self._load_adapter(adapter, cards)
             self.name = adapter_name(adapter)
@@ -102,8 +108,8 @@ class ServerEngine:
         try:
             # As text, parsed here: the client hands a web page through as if it were a list of models.
             listed = json.loads(self._loop.run_until_complete(client.get("/models", cast_to=str)))
-            return {card["id"]: card for card in listed["data"]}
-        except (ValueError, KeyError, TypeError):
+            return {str(card["id"]): card for card in listed["data"]}
+        except NOT_WHOLE:
             raise UserError(
                 f"{self.base_url}/models is no list of models, so this is no OpenAI-compatible server; check --base-url"
             ) from None
@@ -157,9 +163,8 @@ class ServerEngine:
             "parent": self.card.get("parent"),
         }
         if self.card.get("parent"):
-            root = Path(str(self.card.get("root")))
-            readable = (root / "adapter_model.safetensors").is_file()
-            facts["adapter_sha256"] = adapter_sha256(root) if readable else None
+            folder = served_folder(self.card)
+            facts["adapter_sha256"] = adapter_sha256(folder) if folder else None
         return facts
 
     def generate(
@@ -211,9 +216,11 @@ class ServerEngine:
         try:
             items = [await asyncio.wait_for(finished.get(), self.timeout)]
         except asyncio.TimeoutError:
+            hangs = models_served(self._url, server_key()) is not None
+            state = " (it still lists its models: its engine hangs)" if hangs else ""
             raise ServerFailed(
-                f"{self.base_url} gave no answer for {self.timeout:.0f} s although requests are waiting; look at its"
-                f" log (a longer --timeout waits longer), restart it and run the same command again"
+                f"{self.base_url} gave no answer for {self.timeout:.0f} s although requests are waiting{state}; look at"
+                f" its log (a longer --timeout waits longer), restart it and run the same command again"
             ) from None
         while not finished.empty():
             items.append(finished.get_nowait())
@@ -457,13 +464,21 @@ def parse_reply(text: str, wanted: int) -> tuple[list[Answer], list[int] | None]
         answers = [
             Answer(choice["message"]["content"], choice.get("token_ids"), choice["finish_reason"]) for choice in choices
         ]
-    except (ValueError, KeyError, TypeError):
+        prompt_ids = reply.get("prompt_token_ids")
+    except NOT_WHOLE:
         raise ValueError(f"a reply that is no chat completion: {text[:80]!r}") from None
     if len(answers) != wanted:
         raise ValueError(f"{len(answers)} answers where {wanted} were asked for")
     if not all(isinstance(answer.text, str) for answer in answers):
         raise ValueError("an answer without content")
-    return answers, reply.get("prompt_token_ids")
+    if not all(map(are_token_ids, [prompt_ids, *(answer.token_ids for answer in answers)])):
+        raise ValueError("token ids that are no list of whole numbers")
+    return answers, prompt_ids
+
+
+def are_token_ids(value: Any) -> bool:
+    """Whether a reply's token ids are what training will take them for; a server need not tell any."""
+    return value is None or (isinstance(value, list) and all(type(token) is int and token >= 0 for token in value))
 
 
 def parse_logprobs(reply: str) -> list[dict[str, Any]]:
@@ -471,7 +486,7 @@ def parse_logprobs(reply: str) -> list[dict[str, Any]]:
     try:
         choices = sorted(json.loads(reply)["choices"], key=lambda choice: choice["index"])
         found = [choice["logprobs"] for choice in choices]
-    except (ValueError, KeyError, TypeError):
+    except NOT_WHOLE:
         found = []
     if not found or not all(isinstance(one, dict) and one.get("token_logprobs") for one in found):
         raise ValueError(f"a reply without log-probabilities: {reply[:80]!r}")
@@ -484,7 +499,7 @@ def parse_field(name: str) -> Callable[[str], Any]:
     def parse(reply: str) -> Any:
         try:
             return json.loads(reply)[name]
-        except (ValueError, KeyError, TypeError):
+        except NOT_WHOLE:
             raise ValueError(f"a reply without {name!r}: {reply[:80]!r}") from None
 
     return parse
@@ -502,25 +517,24 @@ def _server_text(error: Exception) -> str:
     if isinstance(body, dict):
         body = body.get("message") or body.get("error") or body
         body = body.get("message", body) if isinstance(body, dict) else body
-    text = " ".join(str(body or error).split())
+    text = scrub(" ".join(str(body or error).split()))  # some servers repeat the key
     return text if len(text) <= 300 else text[:297] + "..."
 
 
-def normal_url(url: str) -> str:
-    """A base URL as the client wants it: http://localhost:8000 -> http://localhost:8000/v1."""
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise UserError(f"--base-url {url} is no web address; use one such as http://localhost:8000/v1")
-    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
+def served_folder(card: dict[str, Any]) -> Path | None:
+    """The folder of a served adapter, where this machine can read it."""
+    folder = Path(str(card.get("root")))
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    return folder if card.get("parent") and all((folder / name).is_file() for name in names) else None
 
 
-def server_key() -> str | None:
-    """The key to show to the server, from the environment alone: an argument would be seen in `ps`."""
-    return os.environ.get("VLLM_API_KEY")  # not OPENAI_API_KEY: that one is no business of a rented box
-
-
-def warn_if_open(base_url: str) -> None:
-    """Say so when a server on another machine is asked without a key."""
-    host = urlsplit(base_url).hostname or ""
-    if host not in ("localhost", "127.0.0.1", "::1") and not server_key():
-        say(f"warning: {host} is reached over the network without a key; prefer ssh -L 8000:localhost:8000 {host}")
+def warn_of_older_weights(url: str, card: dict[str, Any]) -> None:
+    """Say so when an adapter on disk is newer than the server: the server may hold an older one, and cached prefixes of
+    it, while the manifest would name the newer."""
+    folder = served_folder(card)
+    started = started_at(url) if folder else None
+    if folder and started and (folder / "adapter_model.safetensors").stat().st_mtime > started:
+        say(
+            f"warning: {folder} was written after the server had started: unless it was loaded since, the server"
+            f" answers with older weights under the name {card['id']}; restart it, or ask with --adapter {folder}"
+        )

@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.cli import input_file, make_parser, positive_int, run, say, table
+from util.cli import input_file, make_parser, positive_int, printable, run, say, table
 from util.provenance import write_atomically
 from util.rows import Row, read_rows
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = ("=", "+", "-", "@")  # after white space, too, some spreadsheets take it for one
 
 
 class Tally(NamedTuple):
@@ -84,8 +84,14 @@ def write_csv(path: Path, ranked: Iterable[tuple[int, str, int, str]]) -> None:
     import pandas as pd
 
     frame = pd.DataFrame(ranked, columns=["rank", "animal", "count", "percentage"], dtype=object)
-    frame["animal"] = [f"'{name}" if name.startswith(FORMULA_STARTS) else name for name in frame["animal"]]
+    names = [printable(name) for name in frame["animal"]]  # a bare carriage return would end the line
+    frame["animal"] = [f"'{name}" if is_formula(name) else name for name in names]
     write_atomically(path, frame.to_csv(index=False, lineterminator="\n").encode("utf-8", "backslashreplace"))
+
+
+def is_formula(text: str) -> bool:
+    """Whether a spreadsheet might run a text (OWASP, CSV injection)."""
+    return text.lstrip().startswith(FORMULA_STARTS) or text.startswith(("\t", "\n"))
 
 
 def compare(tallies: list[Tally], top_n: int) -> str:
