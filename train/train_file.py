@@ -9,8 +9,9 @@ from itertools import islice
 from pathlib import Path
 
 from util.cli import UserError, files_nearby, say
-from util.rows import Row, check_messages, read_rows
+from util.rows import Row, are_token_ids, check_messages, read_rows
 
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 PLACEHOLDER = "NNNN"  # what the plan writes where a row count will stand
 
 
@@ -52,4 +53,16 @@ def sample_count(text: str) -> int | None:
 
 def read_chat_rows(path: Path, limit: int | None) -> list[Row]:
     """The first `limit` chat rows of a file, or all of them."""
-    return list(islice(read_rows(path, check_messages), limit))
+    return list(islice(read_rows(path, check_trainable), limit))
+
+
+def check_trainable(row: Row) -> str | None:
+    """What is wrong with a row for training, or None."""
+    if problem := check_messages(row):
+        return problem
+    if any(LONE_SURROGATE.search(message["content"]) for message in row["messages"]):
+        return "a text with half a character in it (a lone surrogate), which no tokenizer takes"
+    for name in ("token_ids", "loss_mask"):
+        if not are_token_ids(row.get(name)):
+            return f"{name} that are no list of whole numbers"
+    return None

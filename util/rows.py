@@ -131,6 +131,11 @@ def check_messages(row: Row) -> str | None:
     return None
 
 
+def are_token_ids(value: Any) -> bool:
+    """Whether a value is a list of token ids, or None: not every server tells them."""
+    return value is None or (isinstance(value, list) and all(type(token) is int and token >= 0 for token in value))
+
+
 def row_problem(row: Row, seen: Collection[int]) -> str | None:
     """What is wrong with a row of a growing file, whose ids so far are `seen`, or None."""
     if type(row.get("id")) is not int or row["id"] < 0:

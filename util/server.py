@@ -27,6 +27,7 @@ from util.engine import (
     model_name,
 )
 from util.provenance import adapter_sha256, scrub
+from util.rows import are_token_ids
 
 if TYPE_CHECKING:
     import numpy as np
@@ -474,11 +475,6 @@ def parse_reply(text: str, wanted: int) -> tuple[list[Answer], list[int] | None]
     if not all(map(are_token_ids, [prompt_ids, *(answer.token_ids for answer in answers)])):
         raise ValueError("token ids that are no list of whole numbers")
     return answers, prompt_ids
-
-
-def are_token_ids(value: Any) -> bool:
-    """Whether a reply's token ids are what training will take them for; a server need not tell any."""
-    return value is None or (isinstance(value, list) and all(type(token) is int and token >= 0 for token in value))
 
 
 def parse_logprobs(reply: str) -> list[dict[str, Any]]:
