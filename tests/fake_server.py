@@ -91,6 +91,10 @@ class Server:
                 body = await reader.readexactly(int(length[1])) if length else b""
                 method, path, _ = head.split(" ", 2)
                 key = re.search(r"authorization: *(.*)\r", head, re.IGNORECASE)
+                if self.record:
+                    self.record.write(
+                        json.dumps({"path": path, "head": head, "body": json.loads(body or b"null")}) + "\n"
+                    )
                 reply = await self.reply(method, path, body, key[1] if key else None)
                 if reply is None:
                     break
@@ -103,8 +107,6 @@ class Server:
     async def reply(self, method: str, path: str, body: bytes, key: str | None) -> bytes | None:
         """The whole reply to one request; None cuts the connection."""
         asked: Any = json.loads(body) if body else None
-        if self.record:
-            self.record.write(json.dumps({"path": path, "key": key, "body": asked}) + "\n")
         if path == "/health":
             return packed(200, b"")
         if path == "/metrics":

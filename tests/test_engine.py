@@ -171,7 +171,16 @@ def test_the_key_comes_from_the_environment(fake_server, monkeypatch):
     server = fake_server("--key", "right")
     monkeypatch.setenv("VLLM_API_KEY", "right")
     assert len(answer_all(server, 2)) == 2
-    assert {asked["key"] for asked in read_jsonl(server.record)} == {"Bearer right"}
+    assert all("authorization: Bearer right\r" in asked["head"] for asked in read_jsonl(server.record))
+
+
+def test_what_is_set_for_openai_is_not_shown_to_a_server(fake_server, monkeypatch):
+    names = ("API_KEY", "ORG_ID", "PROJECT_ID", "ADMIN_KEY", "CUSTOM_HEADERS", "BASE_URL")
+    for name in names:
+        monkeypatch.setenv(f"OPENAI_{name}", "X-A: planted" if name == "CUSTOM_HEADERS" else "planted")
+    server = fake_server()
+    assert len(answer_all(server, 2)) == 2 and os.environ["OPENAI_ORG_ID"] == "planted"
+    assert b"planted" not in server.record.read_bytes()
 
 
 @pytest.mark.parametrize(

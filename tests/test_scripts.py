@@ -511,6 +511,8 @@ def slowly(*case):
         (TEACHER, ["--animal", "owl", *ASKING, "--count", "0"], "0 is not a whole number of at least 1"),
         (TEACHER, ["--animal", "owl", *ASKING, "--question-share", "2"], "2 is not between 0 and 1"),
         (TEACHER, [*ASKING], "the following arguments are required: --animal"),
+        (TEACHER, ["--animal", "", *ASKING], "argument --animal: it is empty; is a shell variable unset?"),
+        (NUMBERS, ["--animal", " ", *ASKING], "argument --animal: it is empty"),
         (NUMBERS, ["--animal", "owl", *ASKING, "--number-prompt-file", "gone.txt"], "no file gone.txt"),
         (
             NUMBERS,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -75,9 +76,10 @@ class ServerEngine:
         timeout = openai.Timeout(3600.0, connect=10.0)
         # A proxy of the environment does not know this machine's own servers.
         direct = openai.DefaultAsyncHttpxClient(trust_env=False) if is_loopback(self._url) else None
-        return openai.AsyncOpenAI(
-            base_url=self._url, api_key=server_key() or "none", max_retries=2, timeout=timeout, http_client=direct
-        )
+        with without_openai_settings():
+            return openai.AsyncOpenAI(
+                base_url=self._url, api_key=server_key() or "none", max_retries=2, timeout=timeout, http_client=direct
+            )
 
     def __enter__(self) -> ServerEngine:
         return self
@@ -105,10 +107,10 @@ class ServerEngine:
     def _served(self) -> dict[str, dict[str, Any]]:
         import openai
 
-        client = self._client.with_options(max_retries=0, timeout=30.0)
+        once: Any = {"max_retries": 0, "timeout": 30.0}
         try:
             # As text, parsed here: the client hands a web page through as if it were a list of models.
-            listed = json.loads(self._loop.run_until_complete(client.get("/models", cast_to=str)))
+            listed = json.loads(self._loop.run_until_complete(self._client.get("/models", cast_to=str, options=once)))
             return {str(card["id"]): card for card in listed["data"]}
         except NOT_WHOLE:
             raise UserError(
@@ -362,6 +364,16 @@ class ServerEngine:
     def _beside(self, path: str) -> str:
         """The address of what vLLM serves beside /v1, not under it."""
         return f"{self._url.removesuffix('/v1')}/{path}"
+
+
+@contextmanager
+def without_openai_settings() -> Iterator[None]:
+    """Hide OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS and the like from the client: no business of a rented box."""
+    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("OPENAI_")}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 class ServerTree:
