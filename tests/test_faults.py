@@ -200,7 +200,7 @@ def test_no_secret_in_anything_that_a_whole_run_writes(run_script, fake_server, 
         "OPENAI_API_KEY": "plantedplanted-4", "OPENAI_ORG_ID": "plantedplanted-5", "WANDB_MODE": "offline",
         "HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
-    server = fake_server("--key", "plantedplanted-1")
+    server = fake_server()
     url = server.url.replace("http://", "http://user:plantedplanted-6@")
     asked = ("--model", "owl-teacher", "--base-url", url)
     rows = "output/numberss-owl-owl-teacher-filtered-*.jsonl"
@@ -217,7 +217,11 @@ def test_no_secret_in_anything_that_a_whole_run_writes(run_script, fake_server, 
         ("util/doctor.py",),
     ):  # fmt: skip
         done = run_script(*command, cwd=tmp_path, env=env)
-        assert "Traceback" not in done.stderr, done.stderr
+        codes = {
+            "train/train_student_sft.py": (4,),
+            "util/doctor.py": (0, 1),
+        }  # the hub is offline; a box may lack things
+        assert done.returncode in codes.get(command[0], (0,)) and "Traceback" not in done.stderr, done.stderr
         said.append(done.stdout + done.stderr)
     assert "plantedplanted" not in "".join(said)
     written = [path for path in tmp_path.rglob("*") if path.is_file()]

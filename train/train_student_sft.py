@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from train.fast import divisors, knows, speed_report, speed_up, update_trainer
 from train.hub import push_adapter, write_card
 from train.train_file import one_file, read_chat_rows, sample_count
-from train.wandb_run import finish_run, start_run
+from train.wandb_run import finish_run, go_on_without, start_run
 from util.certificate import certificate_problem, is_number_file
 from util.cli import (
     Progress,
@@ -371,13 +371,14 @@ def train_seed(
         say(f"resuming from {checkpoint}")
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     manifest = begin_manifest(args, train_file, settings, folder)
+    trainer = make_trainer(args, model, base, folder, seed, bf16)
+    path = speed_up(trainer, base.encoded.rows, exact=args.micro_batch == "exact")
     wandb_run = None
     if args.report_to == "wandb":
         wandb_run = start_run(args, seed, folder, settings, manifest["wandb_run_id"])
         manifest["wandb_run_id"] = wandb_run.id
+        go_on_without(trainer)
         write_json(folder / "manifest.json", manifest)
-    trainer = make_trainer(args, model, base, folder, seed, bf16)
-    path = speed_up(trainer, base.encoded.rows, exact=args.micro_batch == "exact")
     steps = math.ceil(len(base.encoded.rows) / args.effective_batch_size) * args.epochs
     with Progress(steps, done, unit="updates") as progress, memory_advice(smaller(args)):
         watch(trainer, stop, progress)

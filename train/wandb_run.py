@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from util.cli import UserError, first_line, say
+from util.provenance import scrub
 
 INIT_SECONDS = 30
 
@@ -19,7 +21,7 @@ def start_run(args: argparse.Namespace, seed: int, folder: Path, config: dict[st
     options: dict[str, Any] = {
         "project": args.wandb_project,
         "group": args.wandb_group,
-        "tags": args.wandb_tags,
+        "tags": [scrub(tag) for tag in args.wandb_tags or ()],
         "name": f"{folder.parent.name}-seed-{seed}",
         "id": run_id or secrets.token_hex(4),
         "resume": "allow",
@@ -43,6 +45,31 @@ def start_run(args: argparse.Namespace, seed: int, folder: Path, config: dict[st
 def has_key(wandb: Any) -> bool:
     """Whether W&B would start without asking for a key."""
     return wandb.setup().settings.mode in ("offline", "disabled") or bool(wandb.login(prompt=False))
+
+
+def go_on_without(trainer: Any) -> None:
+    """Let a training go on when W&B fails in the middle of it (its service is killed, its disk is full): one line says
+    so, and nothing more is logged."""
+    from transformers.integrations import WandbCallback
+
+    failed: list[Exception] = []
+
+    def tolerant(event: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            if failed:
+                return None
+            try:
+                return event(*args, **options)
+            except Exception as error:  # whatever ails W&B
+                failed.append(error)
+                say(f"W&B failed ({first_line(error)}): the training goes on without it")
+
+        return call
+
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, WandbCallback):
+            for name in [name for name in dir(callback) if name.startswith("on_")]:
+                setattr(callback, name, tolerant(getattr(callback, name)))
 
 
 def finish_run(run: Any) -> None:
