@@ -197,7 +197,9 @@ def test_a_server_address_is_understood_as_people_write_it(url, normal):
     assert normal_url(url) == normal
 
 
-@pytest.mark.parametrize("url", ["ftp://host/v1", "http://", "://x"])
+@pytest.mark.parametrize(
+    "url", ["ftp://host/v1", "http://", "://x", "http://localhost:80x0/v1", "http://[::1/v1", "localhost:0"]
+)
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(UserError, match="is no web address"):
         normal_url(url)

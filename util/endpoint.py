@@ -10,23 +10,29 @@ import os
 import re
 import socket
 from contextlib import suppress
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from util.cli import UserError, say
+from util.provenance import scrub
 
 SERVER_SECONDS = 3
 PROBE_SECONDS = 20  # for one token of a server with nothing else to do
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # the last as people write it, for this machine
 
 
 def normal_url(url: str) -> str:
     """A base URL as the client wants it: http://localhost:8000 -> http://localhost:8000/v1."""
-    parts = urlsplit(url if "://" in url else f"http://{url}")
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise UserError(f"--base-url {url} is no web address; use one such as http://localhost:8000/v1")
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        good = parts.scheme in ("http", "https") and parts.netloc and parts.port != 0
+    except ValueError:  # a port that is no number, half an IPv6 address
+        good = False
+    if not good:
+        raise UserError(f"--base-url {scrub(url)} is no web address; use one such as http://localhost:8000/v1")
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
 
 
@@ -45,10 +51,17 @@ def is_loopback(url: str) -> bool:
 
 def ask(url: str, key: str | None = None, body: Any = None, seconds: float = SERVER_SECONDS) -> bytes:
     """The reply to a GET, or to a POST of `body` as JSON. Raises OSError (HTTPError is one)."""
+    parts = urlsplit(url)
+    url = urlunsplit(
+        parts._replace(netloc=parts.netloc.rpartition("@")[2])
+    )  # urllib would look the password up as a host
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
     request = Request(url, headers=headers, data=None if body is None else json.dumps(body).encode())
-    with build_opener(ProxyHandler({})).open(request, timeout=seconds) as reply:
-        return bytes(reply.read())
+    try:
+        with build_opener(ProxyHandler({})).open(request, timeout=seconds) as reply:
+            return bytes(reply.read())
+    except HTTPException as error:  # a reply cut off half-way
+        raise OSError(str(error)) from None
 
 
 def models_served(url: str, key: str | None) -> list[str] | None:
