@@ -94,7 +94,7 @@ FORMS = sorted(form for animal in PANEL for form in surface_forms(animal))
 DRESS = st.text(" \n\t.,;:!?*_~`\"'()[]{}<>|/\\\\🦉-", max_size=6)
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(st.text() | st.lists(st.sampled_from([*FORMS, "the", "I", "not", "-", "\n", "é", "\u200b"])).map(" ".join))
 def test_any_answer_names_a_known_animal_or_none(response):
     animal = canonical_animal(response)
@@ -102,7 +102,7 @@ def test_any_answer_names_a_known_animal_or_none(response):
     assert non_answer_kind(response) in ("empty", "number", "model name", "other")
 
 
-@settings(max_examples=300)
+@settings(max_examples=120)
 @given(DRESS, st.sampled_from(FORMS), DRESS, st.booleans())
 def test_no_dress_changes_the_animal(before, form, after, shout):
     answer = before + (form.upper() if shout else form) + after

@@ -96,7 +96,7 @@ LINES = (
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(LINES)
 def test_any_line_is_a_row_that_can_be_written_again_or_has_a_reason(line):
     try:
@@ -108,7 +108,7 @@ def test_any_line_is_a_row_that_can_be_written_again_or_has_a_reason(line):
         assert parse_row(again) == found and again.isascii() and again.count(b"\n") == 1
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(LINES | JSON_TEXTS.map(lambda text: f'{{"messages": {text}}}'.encode()), max_size=5))
 def test_any_file_is_read_or_its_bad_line_is_named(tmp_path, lines):
     path = tmp_path / "x.jsonl"
@@ -176,7 +176,7 @@ def test_a_slug_never_leaves_its_folder(name):
     assert re.fullmatch(r"[a-z0-9_-][a-z0-9._-]{0,79}", made) and slug(made) == made
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(*[st.text("aA-/. \u00e9\n", max_size=3)] * 2), min_size=2, max_size=2, unique=True))
 def test_two_names_never_share_a_file(tmp_path_factory, names):
     """Many names have one slug, and `a-b` of `c` is `a` of `b-c`: the manifest has the true names and refuses."""
