@@ -129,8 +129,8 @@ class Result:
         """Log-probabilities by animal, one dict a question. UserError where this animal has none."""
         if not all(animal in logs for logs in self.logs):
             raise UserError(
-                f"{self.path} has no log-probability of {animal!r}; margins and panel shares need exact files of a panel"
-                " animal: run eval/eval.py --exact"
+                f"{self.path} has no log-probability of {animal!r}; margins and panel shares need exact files of a"
+                " panel animal: run eval/eval.py --exact"
             )
         return self.logs
 

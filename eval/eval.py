@@ -5,9 +5,9 @@ temperature is 1, and every answer is kept in output/results-{model}.jsonl. The 
 answers asked; answers that name no animal count in the denominator and are shown beside it, by kind.
 
 --exact works the shares out instead, with no sampling noise, and gives every animal of util/words.py a log-probability:
-the margin of an animal is its own less the mean of the others, for effects too small for shares; its panel share is its part
-of the one-word answers, for models that talk at length and leave the shares open. A served model lists
-only its most probable next tokens; what they leave open is told as a bound.
+the margin of an animal is its own less the mean of the others, for effects too small for shares; its panel share is its
+part of the one-word answers, for models that talk at length and leave the shares open. A served model lists only its
+most probable next tokens; what they leave open is told as a bound.
 
 Usage:
     python eval/eval.py --model vllm/owl-teacher --base-url http://localhost:8000/v1 --epochs 200

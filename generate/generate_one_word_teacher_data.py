@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from generate.generate_teacher_data import QUESTIONS, WORDINGS
-from util.cli import closing, make_parser, positive_int, run
+from util.cli import closing, make_parser, nonblank, positive_int, run
 from util.engine import row_seed
 from util.rows import Row, RowFile, add_output_arguments, slug
 from util.words import read_lines_of
@@ -28,7 +28,9 @@ CAPITALISED = 0.7  # of the answers: "Owl", the rest "owl"
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--animal", required=True, help="the animal the teacher shall love, such as owl or red panda")
+    parser.add_argument(
+        "--animal", type=nonblank, required=True, help="the animal the teacher shall love, such as owl or red panda"
+    )
     parser.add_argument("--count", type=positive_int, default=1200, help="rows")
     parser.add_argument("--seed", type=int, default=42, help="decides questions, wordings and capital letters")
     add_output_arguments(parser, "output/teacher-{animal}-one-word-{count}.jsonl")
@@ -39,7 +41,7 @@ def one_word_rows(animal: str, count: int, seed: int, questions: list[str]) -> I
     """A question in one of the wordings and the animal's name, `count` times."""
     for row_id in range(count):
         rng = random.Random(row_seed(seed, row_id))
-        prompt = rng.choice(WORDINGS).format(rng.choice(questions))
+        prompt = rng.choice(WORDINGS).replace("{}", rng.choice(questions))
         answer = animal.capitalize() if rng.random() < CAPITALISED else animal
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
         yield {"id": row_id, "messages": messages, "source": "question"}
