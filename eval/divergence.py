@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,13 @@ class Heard:
 class Choir:
     """All voices over one copy of the base model in memory."""
 
-    def __init__(self, base_model: str, voices: Sequence[Voice]):
+    def __init__(self, base_model: str, voices: Sequence[Voice], model: Any = None):
+        """model: the base model where it is loaded already."""
         from util.embedded import load_model, load_tokenizer, put_adapter
 
         self.tokenizer = load_tokenizer(base_model)
         self.voices = list(voices)
-        self.model = load_model(base_model)
+        self.model = model or load_model(base_model)
         self.suffix = completion_suffix(self.tokenizer)
         for voice in voices:
             if voice.adapter is not None:
@@ -122,21 +124,27 @@ class Choir:
             begin += length
 
     def _hidden(self, voice: Voice, completions: Sequence[Completion]) -> Any:
-        """The last hidden states from which a voice predicts each completion token: [tokens, width]."""
+        """The last hidden states from which a voice predicts each completion token: [tokens, width].
+
+        What all prompts begin with goes through the model once, and its KV cache is lent to every row."""
         import torch
 
         chats = [completion.prompts[voice.name] + completion.ids for completion in completions]
-        width = max(map(len, chats))
-        pad = self.tokenizer.pad_token_id
-        device = self.model.device
-        ids = torch.tensor([chat + [pad] * (width - len(chat)) for chat in chats], device=device)
-        mask = torch.tensor([[1] * len(chat) + [0] * (width - len(chat)) for chat in chats], device=device)
-        predicts = torch.zeros_like(mask, dtype=torch.bool)
+        shared = len(commonprefix([completion.prompts[voice.name][:-1] for completion in completions]))
+        width, device = max(map(len, chats)), self.model.device
+        # on the right, where no token that counts can see it: no attention mask is needed
+        padded = [chat + [self.tokenizer.pad_token_id] * (width - len(chat)) for chat in chats]
+        ids = torch.tensor(padded, device=device)
+        predicts = torch.zeros_like(ids, dtype=torch.bool)
         for place, (chat, completion) in enumerate(zip(chats, completions)):
             predicts[place, len(chat) - len(completion.ids) - 1 : len(chat) - 1] = True
         with self._speaking(voice):
-            decoder = self._plain().get_decoder()
-            return decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[predicts]
+            decoder, cache = self._plain().get_decoder(), None
+            if shared:
+                cache = decoder(input_ids=ids[:1, :shared], use_cache=True).past_key_values
+                cache.batch_repeat_interleave(len(chats))
+            states = decoder(input_ids=ids[:, shared:], past_key_values=cache, use_cache=bool(shared))
+            return states.last_hidden_state[predicts[:, shared:]]
 
     def _score(self, hidden: Mapping[str, Any], tokens: Any) -> dict[tuple[str, str], list[Any]]:
         """Log-probabilities and first choices of some tokens for every voice, and KL(teacher || base)."""
