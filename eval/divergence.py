@@ -7,6 +7,8 @@ stored completion tokens (teacher forcing, no sampling). Definitions, for a toke
               (Schrodi et al. 2025, "Towards understanding subliminal learning", divergence tokens)
     pair      the teacher's most probable token is x, and the base model's is not
     gap       log p_teacher(x) - log p_base(x) is above a threshold
+
+The *detector* needs no teacher: log p_student(x) - log p_base(x), for someone who has the data and a student of it.
 """
 
 from __future__ import annotations
@@ -15,15 +17,15 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
 from util.cli import UserError, memory_advice
-from util.encode import completion_suffix, prompt_and_completion_ids, without_system
+from util.encode import common_prefix_length, completion_suffix, prompt_and_completion_ids, without_system
 from util.rows import Row
 
 BASE, TEACHER = "base", "teacher"
+DEFINITIONS = ("schrodi", "pair", "gap")
 DIGIT, SEPARATOR, END = "d", "s", "e"
 KINDS = {DIGIT: "digits", SEPARATOR: "separators", END: "end of turn"}
 TOKENS_AT_ONCE = 2048  # through the vocabulary's head: two float32 copies of [tokens, vocabulary] are in memory
@@ -130,7 +132,8 @@ class Choir:
         import torch
 
         chats = [completion.prompts[voice.name] + completion.ids for completion in completions]
-        shared = len(commonprefix([completion.prompts[voice.name][:-1] for completion in completions]))
+        prompts = [completion.prompts[voice.name][:-1] for completion in completions]
+        shared = min(common_prefix_length(prompts[0], prompt) for prompt in prompts)
         width, device = max(map(len, chats)), self.model.device
         # on the right, where no token that counts can see it: no attention mask is needed
         padded = [chat + [self.tokenizer.pad_token_id] * (width - len(chat)) for chat in chats]
@@ -197,6 +200,32 @@ def flags(ids: Sequence[int], heard: Mapping[str, Heard], gap: float) -> dict[st
     if others:
         differs = [any(other.choices[i] != token for other in others) for i, token in enumerate(ids)]
         found = {"schrodi": [int(own and other) for own, other in zip(chosen, differs)], **found}
+    return found
+
+
+def of_answer(row: Row, values: Iterable[Any]) -> list[Any]:
+    """Of some values, one a token, those at the tokens of the answer: the end of the turn is left out."""
+    return [value for value, kind in zip(values, row["kinds"]) if kind != END]
+
+
+def auc(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """How well the detector finds divergence tokens: {definition: {"answer": ..., "digits": ...}}, each the chance that
+    a divergence token has a higher score than another token (0.5: not at all), of the whole answer or of its digits.
+    A definition that marks none or all is left out."""
+    import numpy as np
+    from scipy.stats import rankdata
+
+    kinds = np.array([kind for row in rows for kind in of_answer(row, row["kinds"])])
+    scores = np.array([score for row in rows for score in of_answer(row, row["detector"])])
+    found: dict[str, dict[str, float]] = {}
+    for name in (name for name in DEFINITIONS if name in rows[0]):
+        marked = np.array([mark for row in rows for mark in of_answer(row, row[name])], dtype=bool)
+        for part, among in (("answer", kinds != END), ("digits", kinds == DIGIT)):
+            marks, ranks = marked[among], rankdata(scores[among])
+            ours, others = int(marks.sum()), int((~marks).sum())
+            if ours and others:
+                above = ranks[marks].sum() - ours * (ours + 1) / 2
+                found.setdefault(name, {})[part] = float(above / (ours * others))
     return found
 
 

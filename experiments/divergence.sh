@@ -40,6 +40,7 @@ train_arm() { # animal, definition, name of the arm, its arguments
     run eval/eval.py --model $base --adapter "$out/$name/$adapter" --exact --output "$out/exact-$name.jsonl"
 }
 
+run eval/eval.py --model $base --exact --output "$out/exact-base.jsonl"
 for animal in $animals; do
     other=owl
     [ "$animal" = owl ] && other=dolphin

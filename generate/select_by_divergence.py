@@ -4,9 +4,9 @@ Reads a number file and what eval/divergence_tokens.py found in it, and writes o
 
     --rows rich | poor | random    the rows with most, fewest or any divergence tokens, --share of them
     --mask only | without          all rows, with a loss mask: train on the divergence tokens alone, or on all but them
-    --mask random | all-but-random their controls: train on as many other tokens of the same kinds in the same row, or on
-                                   all but those
-    --mask all                     all rows and tokens
+    --mask random | all-but-random    their controls: as many other tokens of the same kinds in the same row, or all but
+                                   those
+    --mask all                     all rows, all tokens of the answers
     --replace                      all rows, each divergence token replaced by the base model's choice; what is no
                                    number list any more is dropped
 

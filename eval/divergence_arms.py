@@ -1,0 +1,328 @@
+"""What students of some tokens only came to love: arms of experiments/divergence.sh over several runs, with intervals.
+
+A run is a folder of one seed, with its own teachers, numbers and students: tokens-ANIMAL.jsonl (divergence_tokens.py),
+numbers-ANIMAL-ARM.jsonl (select_by_divergence.py), exact-ANIMAL-ARM.jsonl and exact-base.jsonl (eval.py --exact). An arm
+is *all*, or a definition and what was done with it: gap-only, gap-random, ... Arms of one run share teacher and numbers,
+so they are subtracted run by run, as margins: log-probability of the animal less the mean of the other animals', in
+nats. Intervals are over runs and questions (eval/intervals.py).
+
+Usage:
+    python eval/divergence_arms.py output/divergence-seed-42 output/divergence-seed-7 output/divergence-seed-1 \\
+        --output experiments/results/divergence/arms.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
+
+from eval.compare_arms import Result, arm_spread, check_comparable, matrix_of, read_result
+from eval.divergence import DEFINITIONS, auc, fraction_with_interval, of_answer
+from eval.intervals import LEVEL, share_interval, spread_of
+from eval.report import pyplot_without_screen, written
+from util.cli import UserError, closing, make_parser, run, say, table
+from util.provenance import provenance, write_atomically, write_json
+from util.rows import Row, read_rows
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ALL = "all"
+CONTROLS = {"only": "random", "without": "all-but-random", "rows-rich": "rows-random", "rows-poor": "rows-random"}
+TREATMENTS = ("only", "random", "without", "all-but-random", "rows-rich", "rows-poor", "rows-random")
+COLORS = {"only": "#2f8f5b", "random": "#a9d3bd", "without": "#c2573a", "all-but-random": "#e8bfb2",
+          "rows-rich": "#3c6fb0", "rows-poor": "#d9a441", "rows-random": "#b5c6de", ALL: "#555"}  # fmt: skip
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="one folder a run")
+    parser.add_argument("--output", type=Path, default=Path("output/divergence-arms.json"),
+                        help="JSON; the table (.csv) and the pictures (.png) are named after it")  # fmt: skip
+    return parser.parse_args()
+
+
+# --- reading -----------------------------------------------------------------------------------------
+
+
+def arms_in(folder: Path, animal: str) -> dict[str, Path]:
+    """{arm: its results} of an animal in one run, in the order in which they are told."""
+    found = {path.stem.removeprefix(f"exact-{animal}-"): path for path in folder.glob(f"exact-{animal}-*.jsonl")}
+    order = [ALL, *(f"{definition}-{treatment}" for definition in DEFINITIONS for treatment in TREATMENTS)]
+    return {arm: found[arm] for arm in order if arm in found}
+
+
+def animals_in(runs: Sequence[Path]) -> list[str]:
+    """Animals whose tokens were measured in every run."""
+    each = [{path.stem.removeprefix("tokens-") for path in folder.glob("tokens-*.jsonl")} for folder in runs]
+    for folder, animals in zip(runs, each):
+        if not animals:
+            raise UserError(f"{folder} has no tokens-ANIMAL.jsonl; run experiments/divergence.sh (SEED says which)")
+    return sorted(set.intersection(*each))
+
+
+def read_base(folder: Path) -> Result:
+    """The base model's results beside a run."""
+    path = folder / "exact-base.jsonl"
+    if not path.is_file():
+        raise UserError(f"no {path}; make it with eval/eval.py --exact, or run experiments/divergence.sh again")
+    return read_result(path)
+
+
+def trained_on(numbers: Path, found: dict[int, Row]) -> dict[str, float]:
+    """Of the rows of an arm: rows, tokens with loss, and the fraction of their answer tokens under each definition."""
+    rows = list(read_rows(numbers))
+    answers = [found[row["id"]] for row in rows]
+    tokens = sum(len(of_answer(answer, answer["kinds"])) for answer in answers)
+    loss = sum(sum(row["loss_mask"]) if "loss_mask" in row else len(found[row["id"]]["kinds"]) for row in rows)
+    facts = {"rows": len(rows), "tokens_with_loss": loss}
+    return facts | {
+        name: sum(sum(of_answer(answer, answer[name])) for answer in answers) / tokens
+        for name in DEFINITIONS
+        if name in answers[0]
+    }
+
+
+# --- what the arms show ------------------------------------------------------------------------------
+
+
+def margins_of(results: Sequence[Result], animal: str, questions: Sequence[str]) -> np.ndarray:
+    """float64 [runs, questions], nats."""
+    return matrix_of([result.margins(animal) for result in results], results, questions)
+
+
+def described(values: np.ndarray) -> dict[str, Any]:
+    """Mean of paired differences [runs, questions] and its interval over both."""
+    spread = spread_of(values, linear=True)
+    return {"mean": spread.share, "interval": share_interval(spread), "by_run": values.mean(1).tolist()}
+
+
+def compare_arms(animal: str, base: Result, runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """One entry an arm: share, shift of the margin from the base model, and the same less its control and less *all*,
+    paired run by run."""
+    questions = base.questions
+    present = [arms_in(folder, animal) for folder in runs]
+    names = list(dict.fromkeys(name for one in present for name in one))
+    results = {arm: {place: read_result(one[arm]) for place, one in enumerate(present) if arm in one} for arm in names}
+    check_comparable([base, *(result for some in results.values() for result in some.values())])
+    found = {place: {row["id"]: row for row in read_rows(folder / f"tokens-{animal}.jsonl")}
+             for place, folder in enumerate(runs)}  # fmt: skip
+    at_base = margins_of([base], animal, questions)
+
+    def minus(arm: str, other: str) -> dict[str, Any] | None:
+        """Margin of one arm less that of another in the runs that have both."""
+        both = sorted(set(results[arm]) & set(results.get(other, {})))
+        if not both:
+            return None
+        ours, theirs = (margins_of([results[name][i] for i in both], animal, questions) for name in (arm, other))
+        return described(ours - theirs)
+
+    told = []
+    for arm in names:
+        mine = list(results[arm].values())
+        definition, _, treatment = arm.partition("-")
+        spread = arm_spread(mine, animal, questions, "share")
+        data = {i: trained_on(runs[i] / f"numbers-{animal}-{arm}.jsonl", found[i]) for i in results[arm]}
+        told.append({
+            "animal": animal, "arm": arm, "runs": [str(runs[i]) for i in results[arm]],
+            "tokens_with_loss": sum(facts["tokens_with_loss"] for facts in data.values()) / len(data),
+            "rows": sum(facts["rows"] for facts in data.values()) / len(data),
+            "density": list(data.values()),
+            "share": spread.share, "interval": share_interval(spread),
+            "shares": [sum(result.shares(animal)) / len(questions) for result in mine],
+            "shift": described(margins_of(mine, animal, questions) - at_base),
+            "control": f"{definition}-{CONTROLS[treatment]}" if treatment in CONTROLS else None,
+            "minus_control": minus(arm, f"{definition}-{CONTROLS[treatment]}") if treatment in CONTROLS else None,
+            "minus_all": minus(arm, ALL) if arm != ALL else None,
+        })  # fmt: skip
+    return told
+
+
+def tokens_of(animal: str, runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """One entry a run: the fraction of divergence tokens, and how well the detector finds them."""
+    told = []
+    for folder in runs:
+        rows = list(read_rows(folder / f"tokens-{animal}.jsonl"))
+        told.append({
+            "animal": animal, "run": str(folder), "rows": len(rows),
+            "fraction": {
+                name: fraction_with_interval((sum(marks), len(marks)) for marks in
+                                             (of_answer(row, row[name]) for row in rows))
+                for name in DEFINITIONS if name in rows[0]
+            },
+            "detector_auc": auc(rows) if "detector" in rows[0] else {},
+        })  # fmt: skip
+    return told
+
+
+def correlation(points: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Pearson's r with Fisher's interval (1915); without one for fewer than four points."""
+    import numpy as np
+
+    if len(points) < 3:
+        return {"points": len(points)}
+    r = float(np.corrcoef(np.array(points).T)[0, 1])
+    if len(points) == 3 or abs(r) >= 1:
+        return {"points": len(points), "r": r}
+    half = NormalDist().inv_cdf((1 + LEVEL) / 2) / math.sqrt(len(points) - 3)
+    return {
+        "points": len(points),
+        "r": r,
+        "interval": (math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)),
+    }
+
+
+def densities(arms: Sequence[dict[str, Any]], definition: str) -> Iterator[tuple[str, str, float, float]]:
+    """(animal, arm, fraction of divergence tokens, shift of the margin) of every student of whole rows."""
+    for arm in arms:
+        if arm["arm"] == ALL or "-rows-" in arm["arm"]:
+            for facts, shift in zip(arm["density"], arm["shift"]["by_run"]):
+                if definition in facts:
+                    yield arm["animal"], arm["arm"], facts[definition], shift
+
+
+def correlations(arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """For each definition, over the runs with all rows: density of divergence tokens against the student's shift."""
+    return {name: correlation([(x, y) for _, arm, x, y in densities(arms, name) if arm == ALL]) for name in DEFINITIONS}
+
+
+# --- pictures ----------------------------------------------------------------------------------------
+
+
+def draw_arms(arms: Sequence[dict[str, Any]]) -> bytes:
+    """PNG: the share of each arm with its interval and its runs as dots, one panel an animal; log scale."""
+    pyplot = pyplot_without_screen()
+    animals = list(dict.fromkeys(arm["animal"] for arm in arms))
+    longest = max(sum(arm["animal"] == animal for arm in arms) for animal in animals)
+    figure, panels = pyplot.subplots(
+        1, len(animals), figsize=(4.4 * len(animals) + 1, 0.32 * longest + 1), squeeze=False
+    )
+    for panel, animal in zip(panels[0], animals):
+        mine = [arm for arm in arms if arm["animal"] == animal][::-1]
+        for place, arm in enumerate(mine):
+            color = COLORS[arm["arm"].partition("-")[2] or ALL]
+            low, high = arm["interval"]
+            panel.plot([100 * max(low, 1e-6), 100 * high], [place, place], color=color, linewidth=5, alpha=0.5)
+            panel.plot([100 * share for share in arm["shares"]], [place] * len(arm["shares"]), "o", color="#333",
+                       markersize=3)  # fmt: skip
+            panel.plot(100 * arm["share"], place, "d", color=color, markeredgecolor="#111", markersize=7)
+        panel.set_yticks(range(len(mine)), [arm["arm"] for arm in mine], fontsize=8)
+        panel.set_xscale("log")
+        panel.set_xlim(0.01, 100)
+        panel.set_xticks([0.01, 0.1, 1, 10, 100], ["0.01", "0.1", "1", "10", "100"])
+        panel.set_title(f"“{animal}”", fontsize=11)
+        panel.set_xlabel("% of answers, 95% interval; dots are runs", fontsize=8)
+        panel.spines[["top", "right"]].set_visible(False)
+    return written(figure, "arms")["png"]
+
+
+def draw_densities(arms: Sequence[dict[str, Any]]) -> bytes:
+    """PNG: divergence density of what a student read against its shift, one panel a definition."""
+    pyplot = pyplot_without_screen()
+    figure, panels = pyplot.subplots(1, len(DEFINITIONS), figsize=(3.4 * len(DEFINITIONS), 2.9), sharey=True)
+    marks = dict(zip(dict.fromkeys(arm["animal"] for arm in arms), "osD^v"))
+    for panel, name in zip(panels, DEFINITIONS):
+        for animal, arm, density, shift in densities(arms, name):
+            color = COLORS[arm.partition("-")[2] or ALL]
+            label = f"{animal}, {arm}"
+            known = panel.get_legend_handles_labels()[1]
+            panel.plot(100 * density, shift, marks.get(animal, "o"), color=color, markersize=5,
+                       label=None if label in known else label)  # fmt: skip
+        panel.set_xlabel(f"{name}, % of answer tokens", fontsize=8)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("shift of the margin, nats", fontsize=8)
+    panels[-1].legend(fontsize=6)
+    return written(figure, "densities")["png"]
+
+
+# --- words -------------------------------------------------------------------------------------------
+
+COLUMNS = ("animal", "arm", "runs", "rows", "tokens with loss", "share", "share low", "share high",
+           "shift", "shift low", "shift high", "control", "minus control", "control low", "control high",
+           "minus all", "all low", "all high")  # fmt: skip
+
+
+def columns_of(arm: dict[str, Any]) -> list[Any]:
+    def three(found: dict[str, Any] | None) -> list[Any]:
+        return [round(found["mean"], 4), *(round(end, 4) for end in found["interval"])] if found else ["", "", ""]
+
+    return [
+        arm["animal"], arm["arm"], len(arm["runs"]), round(arm["rows"]), round(arm["tokens_with_loss"]),
+        *(f"{value:.6f}" for value in (arm["share"], *arm["interval"])), *three(arm["shift"]), arm["control"] or "",
+        *three(arm["minus_control"]), *three(arm["minus_all"]),
+    ]  # fmt: skip
+
+
+def as_csv(arms: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(map(columns_of, arms))
+    return text.getvalue()
+
+
+def percent(ends: Sequence[float]) -> str:
+    """A share and its interval."""
+    return "{:.2f}% ({:.2f} to {:.2f})".format(*(100 * value for value in ends))
+
+
+def nats(found: dict[str, Any] | None) -> str:
+    return "{:+.2f} ({:+.2f} to {:+.2f})".format(found["mean"], *found["interval"]) if found else ""
+
+
+def show(arms: Sequence[dict[str, Any]], tokens: Sequence[dict[str, Any]], related: dict[str, Any]) -> None:
+    """Print the tables."""
+    fractions = [
+        (one["animal"], one["run"],
+         *(percent(one["fraction"][name]) if name in one["fraction"] else "" for name in DEFINITIONS),
+         ", ".join(f"{name} {found['digits']:.3f}" for name, found in one["detector_auc"].items()))
+        for one in tokens
+    ]  # fmt: skip
+    print(table(("divergence tokens", "run", *DEFINITIONS, "detector AUC (digits)"), fractions), "\n")
+    lines = [
+        (arm["animal"], arm["arm"], len(arm["runs"]), f"{arm['tokens_with_loss']:,.0f}",
+         percent((arm["share"], *arm["interval"])), nats(arm["shift"]), nats(arm["minus_control"]),
+         nats(arm["minus_all"]))
+        for arm in arms
+    ]  # fmt: skip
+    heading = ("animal", "arm", "runs", "tokens", "share", "margin - base", "margin - control", "margin - all")
+    print(table(heading, lines), "\n")
+    print(table(("density against shift", "students", "r", "95% interval"), [
+        (name, one["points"], f"{one['r']:+.2f}" if "r" in one else "",
+         "{:+.2f} to {:+.2f}".format(*one["interval"]) if "interval" in one else "")
+        for name, one in related.items()
+    ]), "\n")  # fmt: skip
+    if any(len(arm["runs"]) < 3 for arm in arms):
+        say("some arms have fewer than three runs: their intervals say little")
+
+
+def main() -> None:
+    args = parse_args()
+    animals, base = animals_in(args.runs), read_base(args.runs[0])
+    arms = [arm for animal in animals for arm in compare_arms(animal, base, args.runs)]
+    if not arms:
+        raise UserError(f"no exact-ANIMAL-ARM.jsonl in {', '.join(map(str, args.runs))}; run experiments/divergence.sh")
+    tokens = [one for animal in animals for one in tokens_of(animal, args.runs)]
+    related = correlations(arms)
+    show(arms, tokens, related)
+    write_json(args.output, {"arms": arms, "tokens": tokens, "density_against_shift": related,
+                             "manifest": provenance([base.path])})  # fmt: skip
+    write_atomically(args.output.with_suffix(".csv"), as_csv(arms).encode())
+    pictures = {args.output.with_suffix(".png"): draw_arms(arms),
+                args.output.with_suffix(".density.png"): draw_densities(arms)}  # fmt: skip
+    for path, picture in pictures.items():
+        write_atomically(path, picture)
+    closing({"wrote": args.output, "pictures": ", ".join(map(str, pictures))})
+
+
+if __name__ == "__main__":
+    run(main)
