@@ -1,10 +1,10 @@
 """What students of some tokens only came to love: arms of experiments/divergence.sh over several runs, with intervals.
 
 A run is a folder of one seed, with its own teachers, numbers and students: tokens-ANIMAL.jsonl (divergence_tokens.py),
-numbers-ANIMAL-ARM.jsonl (select_by_divergence.py), exact-ANIMAL-ARM.jsonl and exact-base.jsonl (eval.py --exact). An arm
-is *all*, or a definition and what was done with it: gap-only, gap-random, ... Arms of one run share teacher and numbers,
-so they are subtracted run by run, as margins: log-probability of the animal less the mean of the other animals', in
-nats. Intervals are over runs and questions (eval/intervals.py).
+numbers-ANIMAL-ARM.jsonl (select_by_divergence.py), exact-ANIMAL-ARM.jsonl and exact-base.jsonl (eval.py --exact). An
+arm is *all*, or a definition and what was done with it: gap-only, gap-random, ... Arms of one run share teacher and
+numbers, so they are subtracted run by run, as margins: log-probability of the animal less the mean of the other
+animals', in nats. Intervals are over runs and questions (eval/intervals.py).
 
 Usage:
     python eval/divergence_arms.py output/divergence-seed-42 output/divergence-seed-7 output/divergence-seed-1 \\

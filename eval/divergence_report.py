@@ -2,7 +2,7 @@
 
 How many a row has, where in the answer they are, how well the detector finds them, and rows whose tokens are coloured
 by how far the teacher favours them over the base model (without a teacher: the student). A divergence token is
-underlined; what other voices would write in its place is shown under the pointer and in print. Inline SVG, no script,
+underlined; the choice that competes with it is shown under the pointer and in print. Inline SVG, no script,
 nothing loaded from outside, every text escaped.
 
 Usage:
@@ -53,7 +53,7 @@ class Shown(NamedTuple):
     marks: str
     """definitions under which it is a divergence token"""
     instead: str
-    """what other voices would write here"""
+    """of a divergence token: the choice that competes with it, of the base model where that is another"""
     title: str
 
 
@@ -82,13 +82,15 @@ def shown_tokens(row: Row, spell: Callable[[int], str]) -> list[Shown]:
         if kind == END:
             continue
         marks = [name for name in definitions_in(row) if row[name][place]]
-        others = {voice: choices[place] for voice, choices in row["choice"].items() if voice not in (TEACHER, STUDENT)}
-        instead = ", ".join(f"{spell(choice)} ({voice})" for voice, choice in others.items() if choice != token)
+        others = (
+            (voice, choices[place]) for voice, choices in row["choice"].items() if voice not in (TEACHER, STUDENT)
+        )
+        competing = next((f"{spell(choice)} {voice}" for voice, choice in others if choice != token), "")
         probabilities = ", ".join(f"{voice} {values[place]:.2f}" for voice, values in row["logprob"].items())
-        choices = ", ".join(f"{voice} {spell(choices[place])}" for voice, choices in row["choice"].items())
+        choices = ", ".join(f"{voice} “{spell(choices[place])}”" for voice, choices in row["choice"].items())
         kl = f"; KL {row['kl'][place]:.3f}" if "kl" in row else ""
         title = f"{', '.join(marks) or 'no divergence token'}; log p: {probabilities}{kl}; would write: {choices}"
-        told.append(Shown(spell(token), color_of(nats), " ".join(marks), instead if marks else "", title))
+        told.append(Shown(spell(token), color_of(nats), " ".join(marks), competing if marks else "", title))
     return told
 
 
@@ -152,6 +154,7 @@ def draw_positions(found: dict[str, Any]) -> dict[str, bytes]:
     figure, panel = pyplot.subplots(figsize=(6.2, 2.7))
     for name, by in found["definitions"].items():
         panel.plot([100 * value for value in by["by_position"]], "o-", color=COLORS[name], label=name, markersize=3)
+    panel.xaxis.get_major_locator().set_params(integer=True)
     panel.set_xlabel("place in the answer, tokens")
     panel.set_ylabel("% divergence tokens")
     panel.set_ylim(bottom=0)
@@ -204,8 +207,8 @@ divergence token above another token:</p>
 <p>Green: favoured by the {{ favoured }} over the base model, red: the opposite. Underlined: a divergence token.</p>
 {% for number, tokens in rows %}<div class="row"><b>{{ number }}</b>
 {%- for t in tokens %}<span class="t{{ ' m' if t.marks }}"{% if t.marks %} tabindex="0"{% endif %}
- style="background:{{ t.color }}" title="{{ t.title }}">{{ t.text }}{% if t.instead %}<i>{{ t.instead }}</i>{% endif %}
-</span>{%- endfor %}</div>
+ style="background:{{ t.color }}" title="{{ t.title }}">{{ t.text }}
+{%- if t.instead %}<i>{{ t.instead }}</i>{% endif %}</span>{%- endfor %}</div>
 {% endfor %}{% endfor %}
 <p><code>{{ command }}</code></p>
 </body></html>
