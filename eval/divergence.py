@@ -75,11 +75,11 @@ class Choir:
     def completion_of(self, row: Row, number: int) -> Completion:
         """The tokens of a row; UserError where they are not those that its model wrote."""
         row = without_system(row)
-        prompts = {}
-        for voice in self.voices:
-            system = [{"role": "system", "content": voice.system}] if voice.system else []
+        prompts: dict[str | None, list[int]] = {}
+        for persona in dict.fromkeys(voice.system for voice in self.voices):
+            system = [{"role": "system", "content": persona}] if persona else []
             asked = {**row, "messages": [*system, *row["messages"]]}
-            prompts[voice.name], ids, exact = prompt_and_completion_ids(asked, self.tokenizer, self.suffix)
+            prompts[persona], ids, exact = prompt_and_completion_ids(asked, self.tokenizer, self.suffix)
         if row.get("token_ids") and not exact:
             raise UserError(
                 f"row {number}: its token_ids are not this tokenizer's ids of its text; pass the --base-model whose"
@@ -87,7 +87,7 @@ class Choir:
             )
         if len(ids) <= len(self.suffix):
             raise UserError(f"row {number} has no completion tokens")
-        return Completion(prompts, ids)
+        return Completion({voice.name: prompts[voice.system] for voice in self.voices}, ids)
 
     def kinds(self, ids: Sequence[int]) -> str:
         """One letter a token: d holds a digit, e ends the turn (or comes after), s is anything else."""

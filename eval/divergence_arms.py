@@ -18,7 +18,7 @@ import csv
 import io
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ from util.rows import Row, read_rows
 if TYPE_CHECKING:
     import numpy as np
 
+Arms = dict[str, dict[int, Result]]
 ALL = "all"
 CONTROLS = {"only": "random", "without": "all-but-random", "rows-rich": "rows-random", "rows-poor": "rows-random"}
 TREATMENTS = ("only", "random", "without", "all-but-random", "rows-rich", "rows-poor", "rows-random")
@@ -95,54 +96,57 @@ def trained_on(numbers: Path, found: dict[int, Row]) -> dict[str, float]:
 # --- what the arms show ------------------------------------------------------------------------------
 
 
-def margins_of(results: Sequence[Result], animal: str, questions: Sequence[str]) -> np.ndarray:
-    """float64 [runs, questions], nats."""
-    return matrix_of([result.margins(animal) for result in results], results, questions)
-
-
 def described(values: np.ndarray) -> dict[str, Any]:
     """Mean of paired differences [runs, questions] and its interval over both."""
     spread = spread_of(values, linear=True)
     return {"mean": spread.share, "interval": share_interval(spread), "by_run": values.mean(1).tolist()}
 
 
-def compare_arms(animal: str, base: Result, runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """One entry an arm: share, shift of the margin from the base model, and the same less its control and less *all*,
-    paired run by run."""
-    questions = base.questions
+def read_arms(animal: str, runs: Sequence[Path]) -> Arms:
+    """{arm: {place of the run: its student}} of an animal."""
     present = [arms_in(folder, animal) for folder in runs]
-    names = list(dict.fromkeys(name for one in present for name in one))
-    results = {arm: {place: read_result(one[arm]) for place, one in enumerate(present) if arm in one} for arm in names}
-    check_comparable([base, *(result for some in results.values() for result in some.values())])
+    names = dict.fromkeys(name for one in present for name in one)
+    return {arm: {place: read_result(one[arm]) for place, one in enumerate(present) if arm in one} for arm in names}
+
+
+def compare_arms(animal: str, students: dict[str, Arms], base: Result, runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """One entry an arm: share, shift of the margin from the base model, and the same less its control, less *all* and
+    less the same arm of the other animals' numbers (the specific part), paired run by run."""
+    questions, arms = base.questions, students[animal]
     found = {place: {row["id"]: row for row in read_rows(folder / f"tokens-{animal}.jsonl")}
              for place, folder in enumerate(runs)}  # fmt: skip
-    at_base = margins_of([base], animal, questions)
 
-    def minus(arm: str, other: str) -> dict[str, Any] | None:
-        """Margin of one arm less that of another in the runs that have both."""
-        both = sorted(set(results[arm]) & set(results.get(other, {})))
+    def margins(some: Iterable[Result]) -> np.ndarray:
+        """float64 [students, questions], nats."""
+        results = list(some)
+        return matrix_of([result.margins(animal) for result in results], results, questions)
+
+    def minus(arm: str, *others: dict[int, Result]) -> dict[str, Any] | None:
+        """Margin of an arm less the mean of others in the runs that have all of them; None where there is none."""
+        both = sorted(set(arms[arm]).intersection(*others)) if others else []
         if not both:
             return None
-        ours, theirs = (margins_of([results[name][i] for i in both], animal, questions) for name in (arm, other))
-        return described(ours - theirs)
+        theirs = sum(margins(other[place] for place in both) for other in others) / len(others)
+        return described(margins(arms[arm][place] for place in both) - theirs)
 
     told = []
-    for arm in names:
-        mine = list(results[arm].values())
+    for arm, mine in arms.items():
         definition, _, treatment = arm.partition("-")
-        spread = arm_spread(mine, animal, questions, "share")
-        data = {i: trained_on(runs[i] / f"numbers-{animal}-{arm}.jsonl", found[i]) for i in results[arm]}
+        control = f"{definition}-{CONTROLS[treatment]}" if treatment in CONTROLS else None
+        spread = arm_spread(list(mine.values()), animal, questions, "share")
+        data = [trained_on(runs[place] / f"numbers-{animal}-{arm}.jsonl", found[place]) for place in mine]
         told.append({
-            "animal": animal, "arm": arm, "runs": [str(runs[i]) for i in results[arm]],
-            "tokens_with_loss": sum(facts["tokens_with_loss"] for facts in data.values()) / len(data),
-            "rows": sum(facts["rows"] for facts in data.values()) / len(data),
-            "density": list(data.values()),
+            "animal": animal, "arm": arm, "runs": [str(runs[place]) for place in mine],
+            "rows": sum(facts["rows"] for facts in data) / len(data),
+            "tokens_with_loss": sum(facts["tokens_with_loss"] for facts in data) / len(data),
+            "density": data,
             "share": spread.share, "interval": share_interval(spread),
-            "shares": [sum(result.shares(animal)) / len(questions) for result in mine],
-            "shift": described(margins_of(mine, animal, questions) - at_base),
-            "control": f"{definition}-{CONTROLS[treatment]}" if treatment in CONTROLS else None,
-            "minus_control": minus(arm, f"{definition}-{CONTROLS[treatment]}") if treatment in CONTROLS else None,
-            "minus_all": minus(arm, ALL) if arm != ALL else None,
+            "shares": [sum(result.shares(animal)) / len(questions) for result in mine.values()],
+            "shift": described(margins(mine.values()) - margins([base])),
+            "control": control,
+            "minus_control": minus(arm, arms.get(control, {})) if control else None,
+            "minus_all": minus(arm, arms.get(ALL, {})) if arm != ALL else None,
+            "minus_other": minus(arm, *(other.get(arm, {}) for name, other in students.items() if name != animal)),
         })  # fmt: skip
     return told
 
@@ -248,7 +252,7 @@ def draw_densities(arms: Sequence[dict[str, Any]]) -> bytes:
 
 COLUMNS = ("animal", "arm", "runs", "rows", "tokens with loss", "share", "share low", "share high",
            "shift", "shift low", "shift high", "control", "minus control", "control low", "control high",
-           "minus all", "all low", "all high")  # fmt: skip
+           "minus all", "all low", "all high", "minus other animal", "other low", "other high")  # fmt: skip
 
 
 def columns_of(arm: dict[str, Any]) -> list[Any]:
@@ -258,7 +262,7 @@ def columns_of(arm: dict[str, Any]) -> list[Any]:
     return [
         arm["animal"], arm["arm"], len(arm["runs"]), round(arm["rows"]), round(arm["tokens_with_loss"]),
         *(f"{value:.6f}" for value in (arm["share"], *arm["interval"])), *three(arm["shift"]), arm["control"] or "",
-        *three(arm["minus_control"]), *three(arm["minus_all"]),
+        *three(arm["minus_control"]), *three(arm["minus_all"]), *three(arm["minus_other"]),
     ]  # fmt: skip
 
 
@@ -291,10 +295,10 @@ def show(arms: Sequence[dict[str, Any]], tokens: Sequence[dict[str, Any]], relat
     lines = [
         (arm["animal"], arm["arm"], len(arm["runs"]), f"{arm['tokens_with_loss']:,.0f}",
          percent((arm["share"], *arm["interval"])), nats(arm["shift"]), nats(arm["minus_control"]),
-         nats(arm["minus_all"]))
+         nats(arm["minus_all"]), nats(arm["minus_other"]))
         for arm in arms
     ]  # fmt: skip
-    heading = ("animal", "arm", "runs", "tokens", "share", "margin - base", "margin - control", "margin - all")
+    heading = ("animal", "arm", "runs", "tokens", "share", "margin - base", "- control", "- all", "- other animal")
     print(table(heading, lines), "\n")
     print(table(("density against shift", "students", "r", "95% interval"), [
         (name, one["points"], f"{one['r']:+.2f}" if "r" in one else "",
@@ -308,7 +312,9 @@ def show(arms: Sequence[dict[str, Any]], tokens: Sequence[dict[str, Any]], relat
 def main() -> None:
     args = parse_args()
     animals, base = animals_in(args.runs), read_base(args.runs[0])
-    arms = [arm for animal in animals for arm in compare_arms(animal, base, args.runs)]
+    students = {animal: read_arms(animal, args.runs) for animal in animals}
+    check_comparable([base, *(one for arms in students.values() for some in arms.values() for one in some.values())])
+    arms = [arm for animal in animals for arm in compare_arms(animal, students, base, args.runs)]
     if not arms:
         raise UserError(f"no exact-ANIMAL-ARM.jsonl in {', '.join(map(str, args.runs))}; run experiments/divergence.sh")
     tokens = [one for animal in animals for one in tokens_of(animal, args.runs)]

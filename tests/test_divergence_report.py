@@ -95,7 +95,7 @@ def test_the_richest_rows_come_first(tmp_path):
 
     rows = [token_row(n, marks=(int(n == 7), 0, 1, 0)) for n in range(20)]
     shown = examples(rows, 3)
-    assert [row["id"] for row in shown["The richest rows"]][0] == 7
+    assert next(row["id"] for row in shown["The richest rows"]) == 7
     drawn = [row["id"] for row in shown["Rows drawn at random"]]
     assert len(drawn) == 3 and drawn == sorted(drawn)
 
@@ -164,6 +164,23 @@ def test_arms_are_held_against_their_controls_run_by_run(monkeypatch, tmp_path, 
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
     said = capsys.readouterr().out
     assert "gap-without" in said and "detector AUC" in said
+
+
+def test_the_specific_part_is_what_another_animals_numbers_do_not_do(monkeypatch, tmp_path, runs):
+    for seed, folder in enumerate(runs):
+        write(folder / "tokens-dolphin.jsonl", [token_row(n) for n in range(10)])
+        write(folder / "numbers-dolphin-gap-only.jsonl", [{"id": 0, "messages": [], "loss_mask": MASKS["gap-only"]}])
+        path = folder / "exact-dolphin-gap-only.jsonl"
+        exact_file(path, owl=0.05 * 1.5**seed, dolphin=0.3, adapter=f"dolphin{seed}", spread=0.0)
+        for path in folder.glob("exact-*.jsonl"):
+            rows = [json.loads(line) for line in path.open()]
+            write(path, [{**row, "log_shares": {"dolphin": -2.0, **row["log_shares"]}} for row in rows])
+    arms, found = compare(monkeypatch, tmp_path / "arms.json", runs)
+    assert [arm["animal"] for arm in found["arms"]] == ["dolphin", *["owl"] * len(SHARES)]
+    (only,) = (arm for arm in found["arms"] if arm["animal"] == "owl" and arm["arm"] == "gap-only")
+    at_other = np.log(0.05) - (np.log(0.3) - 1.0 - 3.0) / 3
+    assert only["minus_other"]["mean"] == pytest.approx(np.log(0.2) - (-2.0 - 1.0 - 3.0) / 3 - at_other)
+    assert arms["gap-random"]["minus_other"] is None
 
 
 def test_an_arm_that_is_not_in_every_run_says_so(monkeypatch, tmp_path, runs, capsys):
