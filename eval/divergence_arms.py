@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 Arms = dict[str, dict[int, Result]]
 ALL = "all"
+DENSITIES = {
+    **{name: f"{name}, % of answer tokens" for name in DEFINITIONS},
+    "kl": "KL(teacher || base), 0.01 nats a token",
+}
 CONTROLS = {"only": "random", "without": "all-but-random", "rows-rich": "rows-random", "rows-poor": "rows-random"}
 TREATMENTS = ("only", "random", "without", "all-but-random", "rows-rich", "rows-poor", "rows-random")
 COLORS = {"only": "#2f8f5b", "random": "#a9d3bd", "without": "#c2573a", "all-but-random": "#e8bfb2",
@@ -80,7 +84,8 @@ def read_base(folder: Path) -> Result:
 
 
 def trained_on(numbers: Path, found: dict[int, Row]) -> dict[str, float]:
-    """Of the rows of an arm: rows, tokens with loss, and the fraction of their answer tokens under each definition."""
+    """Of the rows of an arm: rows, tokens with loss, the fraction of their answer tokens under each definition, and the
+    mean KL(teacher || base) there in nats."""
     rows = list(read_rows(numbers))
     answers = [found[row["id"]] for row in rows]
     tokens = sum(len(of_answer(answer, answer["kinds"])) for answer in answers)
@@ -88,7 +93,7 @@ def trained_on(numbers: Path, found: dict[int, Row]) -> dict[str, float]:
     facts = {"rows": len(rows), "tokens_with_loss": loss}
     return facts | {
         name: sum(sum(of_answer(answer, answer[name])) for answer in answers) / tokens
-        for name in DEFINITIONS
+        for name in DENSITIES
         if name in answers[0]
     }
 
@@ -185,13 +190,13 @@ def correlation(points: Sequence[tuple[float, float]]) -> dict[str, Any]:
     }
 
 
-def densities(arms: Sequence[dict[str, Any]], definition: str) -> Iterator[tuple[str, str, float, float]]:
-    """(animal, arm, fraction of divergence tokens, shift of the margin) of every student of whole rows."""
+def densities(arms: Sequence[dict[str, Any]], name: str) -> Iterator[tuple[str, str, float, float]]:
+    """(animal, arm, density of divergence in its rows, shift of the margin) of every student of whole rows."""
     for arm in arms:
         if arm["arm"] == ALL or "-rows-" in arm["arm"]:
             for facts, shift in zip(arm["density"], arm["shift"]["by_run"]):
-                if definition in facts:
-                    yield arm["animal"], arm["arm"], facts[definition], shift
+                if name in facts:
+                    yield arm["animal"], arm["arm"], facts[name], shift
 
 
 def correlations(arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -230,18 +235,18 @@ def draw_arms(arms: Sequence[dict[str, Any]]) -> bytes:
 
 
 def draw_densities(arms: Sequence[dict[str, Any]]) -> bytes:
-    """PNG: divergence density of what a student read against its shift, one panel a definition."""
+    """PNG: how much divergence the rows of a student hold against its shift, one panel a density."""
     pyplot = pyplot_without_screen()
-    figure, panels = pyplot.subplots(1, len(DEFINITIONS), figsize=(3.4 * len(DEFINITIONS), 2.9), sharey=True)
+    figure, panels = pyplot.subplots(1, len(DENSITIES), figsize=(2.8 * len(DENSITIES), 2.9), sharey=True)
     marks = dict(zip(dict.fromkeys(arm["animal"] for arm in arms), "osD^v"))
-    for panel, name in zip(panels, DEFINITIONS):
+    for panel, name in zip(panels, DENSITIES):
         for animal, arm, density, shift in densities(arms, name):
             color = COLORS[arm.partition("-")[2] or ALL]
             label = f"{animal}, {arm}"
             known = panel.get_legend_handles_labels()[1]
             panel.plot(100 * density, shift, marks.get(animal, "o"), color=color, markersize=5,
                        label=None if label in known else label)  # fmt: skip
-        panel.set_xlabel(f"{name}, % of answer tokens", fontsize=8)
+        panel.set_xlabel(DENSITIES[name], fontsize=8)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("shift of the margin, nats", fontsize=8)
     panels[-1].legend(fontsize=6)

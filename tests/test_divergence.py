@@ -161,7 +161,10 @@ def test_kinds_for_the_tokenizers_that_are_used(kind):
         digit_by_digit() if kind == "digit by digit" else load_tokenizer(str(folder) if kind == "smollm2" else POCKET)
     )
     choir.suffix = completion_suffix(choir.tokenizer)
-    ids = choir.tokenizer("12, 345", add_special_tokens=False).input_ids + choir.suffix
+    choir.voices = [Voice(BASE)]
+    stored = choir.tokenizer("12, 345", add_special_tokens=False).input_ids
+    ids = choir.completion_of(row(0, "12, 345", token_ids=stored), 0).ids
+    assert ids == stored + choir.suffix
     kinds = choir.kinds(ids)
     assert len(kinds) == len(ids) and set(kinds[: -len(choir.suffix)]) == {"d", "s"} and kinds.endswith("e")
     assert kinds.count("d") == {"pocket": 2, "smollm2": 5, "digit by digit": 5}[kind]
