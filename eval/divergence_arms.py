@@ -2,9 +2,10 @@
 
 A run is a folder of one seed, with its own teachers, numbers and students: tokens-ANIMAL.jsonl (divergence_tokens.py),
 numbers-ANIMAL-ARM.jsonl (select_by_divergence.py), exact-ANIMAL-ARM.jsonl and exact-base.jsonl (eval.py --exact). An
-arm is *all*, or a definition and what was done with it: gap-only, gap-random, ... Arms of one run share teacher and
-numbers, so they are subtracted run by run, as margins: log-probability of the animal less the mean of the other
-animals', in nats. Intervals are over runs and questions (eval/intervals.py).
+arm arm is *all*, or a definition and what was done with it: gap-only, gap-random, ... Arms of one run share teacher and
+numbers, so they are subtracted run by run, as log odds of the animal's share in nats. (Not as margins: what little a
+student trained on few tokens knows of rare animals moves those.) Intervals are over runs and questions
+(eval/intervals.py).
 
 Usage:
     python eval/divergence_arms.py output/divergence-seed-42 output/divergence-seed-7 output/divergence-seed-1 \\
@@ -19,6 +20,7 @@ import io
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -30,7 +32,7 @@ from eval.divergence import DEFINITIONS, auc, fraction_with_interval, of_answer
 from eval.intervals import LEVEL, share_interval, spread_of
 from eval.report import pyplot_without_screen, written
 from util.cli import UserError, closing, make_parser, run, say, table
-from util.provenance import provenance, write_atomically, write_json
+from util.provenance import provenance, read_manifest, write_atomically, write_json
 from util.rows import Row, read_rows
 
 if TYPE_CHECKING:
@@ -83,10 +85,24 @@ def read_base(folder: Path) -> Result:
     return read_result(path)
 
 
-def trained_on(numbers: Path, found: dict[int, Row]) -> dict[str, float]:
-    """Of the rows of an arm: rows, tokens with loss, the fraction of their answer tokens under each definition, and the
+def divergence_of(folder: Path, animal: str) -> dict[int, Row]:
+    """{id of a number row: what divergence_tokens.py found in it}; the *all* arm has every row in the file's order."""
+    every = folder / f"numbers-{animal}-{ALL}.jsonl"
+    if not every.is_file():
+        raise UserError(f"no {every}: the arm {ALL!r} tells which row is which; run experiments/divergence.sh again")
+    return {row["id"]: found for row, found in zip(read_rows(every), read_rows(folder / f"tokens-{animal}.jsonl"))}
+
+
+def rows_trained_on(folder: Path, animal: str, arm: str) -> list[Row]:
+    """The rows of an arm, as many from the beginning as its student's manifest says."""
+    settings = [(read_manifest(seed) or {}).get("settings", {}) for seed in (folder / f"{animal}-{arm}").glob("seed-*")]
+    count = max((setting.get("rows") or 0 for setting in settings), default=0)
+    return list(islice(read_rows(folder / f"numbers-{animal}-{arm}.jsonl"), count or None))
+
+
+def described_rows(rows: Sequence[Row], found: dict[int, Row]) -> dict[str, float]:
+    """Of some rows: how many, tokens with loss, the fraction of their answer tokens under each definition, and the
     mean KL(teacher || base) there in nats."""
-    rows = list(read_rows(numbers))
     answers = [found[row["id"]] for row in rows]
     tokens = sum(len(of_answer(answer, answer["kinds"])) for answer in answers)
     loss = sum(sum(row["loss_mask"]) if "loss_mask" in row else len(found[row["id"]]["kinds"]) for row in rows)
@@ -107,6 +123,14 @@ def described(values: np.ndarray) -> dict[str, Any]:
     return {"mean": spread.share, "interval": share_interval(spread), "by_run": values.mean(1).tolist()}
 
 
+def log_odds(result: Result, animal: str) -> list[float]:
+    """Log odds of an animal in each question, in nats. UserError where the file has no log-probability of it."""
+    if not all(animal in logs for logs in result.logs):
+        raise UserError(f"{result.path} has no log-probability of {animal!r}; make it again with eval/eval.py --exact")
+    certain = -1e-6  # files keep six decimals: nearer to 0 the odds are not known
+    return [log - math.log(-math.expm1(log)) for log in (min(logs[animal], certain) for logs in result.logs)]
+
+
 def read_arms(animal: str, runs: Sequence[Path]) -> Arms:
     """{arm: {place of the run: its student}} of an animal."""
     present = [arms_in(folder, animal) for folder in runs]
@@ -115,31 +139,30 @@ def read_arms(animal: str, runs: Sequence[Path]) -> Arms:
 
 
 def compare_arms(animal: str, students: dict[str, Arms], base: Result, runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """One entry an arm: share, shift of the margin from the base model, and the same less its control, less *all* and
-    less the same arm of the other animals' numbers (the specific part), paired run by run."""
+    """One entry an arm: share, shift of its log odds from the base model's, and the same less its control, less *all*
+    and less the same arm of the other animals' numbers (the specific part), paired run by run."""
     questions, arms = base.questions, students[animal]
-    found = {place: {row["id"]: row for row in read_rows(folder / f"tokens-{animal}.jsonl")}
-             for place, folder in enumerate(runs)}  # fmt: skip
+    found = {place: divergence_of(folder, animal) for place, folder in enumerate(runs)}
 
-    def margins(some: Iterable[Result]) -> np.ndarray:
-        """float64 [students, questions], nats."""
+    def odds(some: Iterable[Result]) -> np.ndarray:
+        """Log odds of the animal, float64 [students, questions], nats."""
         results = list(some)
-        return matrix_of([result.margins(animal) for result in results], results, questions)
+        return matrix_of([log_odds(result, animal) for result in results], results, questions)
 
     def minus(arm: str, *others: dict[int, Result]) -> dict[str, Any] | None:
-        """Margin of an arm less the mean of others in the runs that have all of them; None where there is none."""
+        """Log odds of an arm less the mean of others in the runs that have all of them; None where there is none."""
         both = sorted(set(arms[arm]).intersection(*others)) if others else []
         if not both:
             return None
-        theirs = sum(margins(other[place] for place in both) for other in others) / len(others)
-        return described(margins(arms[arm][place] for place in both) - theirs)
+        theirs = sum(odds(other[place] for place in both) for other in others) / len(others)
+        return described(odds(arms[arm][place] for place in both) - theirs)
 
     told = []
     for arm, mine in arms.items():
         definition, _, treatment = arm.partition("-")
         control = f"{definition}-{CONTROLS[treatment]}" if treatment in CONTROLS else None
         spread = arm_spread(list(mine.values()), animal, questions, "share")
-        data = [trained_on(runs[place] / f"numbers-{animal}-{arm}.jsonl", found[place]) for place in mine]
+        data = [described_rows(rows_trained_on(runs[place], animal, arm), found[place]) for place in mine]
         told.append({
             "animal": animal, "arm": arm, "runs": [str(runs[place]) for place in mine],
             "rows": sum(facts["rows"] for facts in data) / len(data),
@@ -147,7 +170,7 @@ def compare_arms(animal: str, students: dict[str, Arms], base: Result, runs: Seq
             "density": data,
             "share": spread.share, "interval": share_interval(spread),
             "shares": [sum(result.shares(animal)) / len(questions) for result in mine.values()],
-            "shift": described(margins(mine.values()) - margins([base])),
+            "shift": described(odds(mine.values()) - odds([base])),
             "control": control,
             "minus_control": minus(arm, arms.get(control, {})) if control else None,
             "minus_all": minus(arm, arms.get(ALL, {})) if arm != ALL else None,
@@ -191,7 +214,7 @@ def correlation(points: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 
 def densities(arms: Sequence[dict[str, Any]], name: str) -> Iterator[tuple[str, str, float, float]]:
-    """(animal, arm, density of divergence in its rows, shift of the margin) of every student of whole rows."""
+    """(animal, arm, density of divergence in its rows, shift of the log odds) of every student of whole rows."""
     for arm in arms:
         if arm["arm"] == ALL or "-rows-" in arm["arm"]:
             for facts, shift in zip(arm["density"], arm["shift"]["by_run"]):
@@ -201,7 +224,7 @@ def densities(arms: Sequence[dict[str, Any]], name: str) -> Iterator[tuple[str, 
 
 def correlations(arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """For each definition, over the runs with all rows: density of divergence tokens against the student's shift."""
-    return {name: correlation([(x, y) for _, arm, x, y in densities(arms, name) if arm == ALL]) for name in DEFINITIONS}
+    return {name: correlation([(x, y) for _, arm, x, y in densities(arms, name) if arm == ALL]) for name in DENSITIES}
 
 
 # --- pictures ----------------------------------------------------------------------------------------
@@ -248,7 +271,7 @@ def draw_densities(arms: Sequence[dict[str, Any]]) -> bytes:
                        label=None if label in known else label)  # fmt: skip
         panel.set_xlabel(DENSITIES[name], fontsize=8)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("shift of the margin, nats", fontsize=8)
+    panels[0].set_ylabel("shift of the log odds, nats", fontsize=8)
     panels[-1].legend(fontsize=6)
     return written(figure, "densities")["png"]
 
@@ -303,7 +326,7 @@ def show(arms: Sequence[dict[str, Any]], tokens: Sequence[dict[str, Any]], relat
          nats(arm["minus_all"]), nats(arm["minus_other"]))
         for arm in arms
     ]  # fmt: skip
-    heading = ("animal", "arm", "runs", "tokens", "share", "margin - base", "- control", "- all", "- other animal")
+    heading = ("animal", "arm", "runs", "tokens", "share", "log odds - base", "- control", "- all", "- other animal")
     print(table(heading, lines), "\n")
     print(table(("density against shift", "students", "r", "95% interval"), [
         (name, one["points"], f"{one['r']:+.2f}" if "r" in one else "",

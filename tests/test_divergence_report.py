@@ -126,12 +126,21 @@ def runs(tmp_path):
         write(folder / "tokens-owl.jsonl", [token_row(n, marks=(int(n < seed), 0, 1, 0)) for n in range(10)])
         exact_file(folder / "exact-base.jsonl", owl=0.01, adapter=None, spread=0.0)
         for arm, share in SHARES.items():
-            owl = share * 1.5**seed
+            owl = share * 1.2**seed
             exact_file(folder / f"exact-owl-{arm}.jsonl", owl=owl, adapter=f"{seed}{arm}", spread=0.0)
-            rows = [{"id": n, "messages": [], "loss_mask": MASKS[arm]} for n in range(10)]
+            rows = [{"id": 100 + 2 * n, "messages": [], "loss_mask": MASKS[arm]} for n in range(10)]  # a filtered file
             write(folder / f"numbers-owl-{arm}.jsonl", rows)
         folders.append(folder)
     return folders
+
+
+def log_odds(share):
+    return np.log(share / (1 - share))
+
+
+def log_odds_ratio(arm, other):
+    """Mean over the three runs."""
+    return np.mean([log_odds(SHARES[arm] * 1.2**n) - log_odds(SHARES[other] * 1.2**n) for n in range(3)])
 
 
 def compare(monkeypatch, out, runs):
@@ -148,18 +157,16 @@ def test_arms_are_held_against_their_controls_run_by_run(monkeypatch, tmp_path, 
     arms, found = compare(monkeypatch, out, runs)
     only, without = arms["gap-only"], arms["gap-without"]
     assert only["control"] == "gap-random" and without["control"] == "gap-all-but-random"
-    assert only["minus_control"]["mean"] == pytest.approx(np.log(0.2 / 0.02))
-    assert without["minus_control"]["mean"] == pytest.approx(np.log(0.005 / 0.08))
-    for low, high in (only["minus_control"]["interval"], without["minus_all"]["interval"]):
-        assert high - low < 1e-6, "what the arms of a run share is no noise between them"
-    low, high = only["shift"]["interval"]
-    assert high - low > 1.0, "but the runs differ"
+    assert only["minus_control"]["mean"] == pytest.approx(log_odds_ratio("gap-only", "gap-random"))
+    assert without["minus_control"]["mean"] == pytest.approx(log_odds_ratio("gap-without", "gap-all-but-random"))
+    (low, high), (from_base, to_base) = only["minus_control"]["interval"], only["shift"]["interval"]
+    assert high - low < 0.25 * (to_base - from_base), "what the arms of a run share is no noise between them"
     assert only["tokens_with_loss"] == 10 and without["tokens_with_loss"] == 20
     assert [facts["gap"] for facts in arms["all"]["density"]] == pytest.approx([10 / 30, 11 / 30, 12 / 30])
     assert found["density_against_shift"]["gap"]["r"] == pytest.approx(1.0)
     lines = list(csv.DictReader((tmp_path / "arms.csv").open()))
     assert [line["arm"] for line in lines] == list(arms) and lines[0]["arm"] == "all"
-    assert float(lines[1]["minus control"]) == pytest.approx(np.log(10), abs=1e-3)
+    assert float(lines[1]["minus control"]) == pytest.approx(log_odds_ratio("gap-only", "gap-random"), abs=1e-3)
     for picture in ("arms.png", "arms.density.png"):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
     said = capsys.readouterr().out
@@ -169,18 +176,34 @@ def test_arms_are_held_against_their_controls_run_by_run(monkeypatch, tmp_path, 
 def test_the_specific_part_is_what_another_animals_numbers_do_not_do(monkeypatch, tmp_path, runs):
     for seed, folder in enumerate(runs):
         write(folder / "tokens-dolphin.jsonl", [token_row(n) for n in range(10)])
-        write(folder / "numbers-dolphin-gap-only.jsonl", [{"id": 0, "messages": [], "loss_mask": MASKS["gap-only"]}])
+        rows = [{"id": n, "messages": [], "loss_mask": MASKS["gap-only"]} for n in range(10)]
+        for arm in ("all", "gap-only"):
+            write(folder / f"numbers-dolphin-{arm}.jsonl", rows)
         path = folder / "exact-dolphin-gap-only.jsonl"
-        exact_file(path, owl=0.05 * 1.5**seed, dolphin=0.3, adapter=f"dolphin{seed}", spread=0.0)
+        exact_file(path, owl=0.05 * 1.2**seed, dolphin=0.3, adapter=f"dolphin{seed}", spread=0.0)
         for path in folder.glob("exact-*.jsonl"):
-            rows = [json.loads(line) for line in path.open()]
-            write(path, [{**row, "log_shares": {"dolphin": -2.0, **row["log_shares"]}} for row in rows])
+            results = [json.loads(line) for line in path.open()]
+            write(path, [{**row, "log_shares": {"dolphin": -2.0, **row["log_shares"]}} for row in results])
     arms, found = compare(monkeypatch, tmp_path / "arms.json", runs)
     assert [arm["animal"] for arm in found["arms"]] == ["dolphin", *["owl"] * len(SHARES)]
     (only,) = (arm for arm in found["arms"] if arm["animal"] == "owl" and arm["arm"] == "gap-only")
-    at_other = np.log(0.05) - (np.log(0.3) - 1.0 - 3.0) / 3
-    assert only["minus_other"]["mean"] == pytest.approx(np.log(0.2) - (-2.0 - 1.0 - 3.0) / 3 - at_other)
+    specific = np.mean([log_odds(0.2 * 1.2**n) - log_odds(0.05 * 1.2**n) for n in range(3)])
+    assert only["minus_other"]["mean"] == pytest.approx(specific)
     assert arms["gap-random"]["minus_other"] is None
+
+
+def test_only_what_a_student_was_trained_on_counts(monkeypatch, tmp_path, runs):
+    """Half of the rows in another order of ids, and the first two of them: as --rows and --max-train-samples do."""
+    rich = [{"id": 100 + 2 * n, "messages": []} for n in (0, 1, 5, 6)]
+    write(runs[2] / "numbers-owl-gap-rows-rich.jsonl", rich)
+    exact_file(runs[2] / "exact-owl-gap-rows-rich.jsonl", owl=0.1, adapter="rich", spread=0.0)
+    student = runs[2] / "owl-gap-rows-rich" / "seed-2"
+    student.mkdir(parents=True)
+    write_json(student / "manifest.json", {"settings": {"rows": 2}})
+    arms, _ = compare(monkeypatch, tmp_path / "arms.json", runs)
+    (facts,) = arms["gap-rows-rich"]["density"]
+    assert facts["rows"] == 2 and facts["gap"] == pytest.approx(4 / 6), "rows 0 and 1 of run 2 have two of three marked"
+    assert facts["tokens_with_loss"] == 8, "without a mask the end of the turn counts"
 
 
 def test_an_arm_that_is_not_in_every_run_says_so(monkeypatch, tmp_path, runs, capsys):
