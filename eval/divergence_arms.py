@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Arms = dict[str, dict[int, Result]]
-ALL = "all"
+ALL, BASE = "all", "exact-base.jsonl"
 DENSITIES = {
     **{name: f"{name}, % of answer tokens" for name in DEFINITIONS},
     "kl": "KL(teacher || base), 0.01 nats a token",
@@ -79,7 +79,7 @@ def animals_in(runs: Sequence[Path]) -> list[str]:
 
 def read_base(folder: Path) -> Result:
     """The base model's results beside a run."""
-    path = folder / "exact-base.jsonl"
+    path = folder / BASE
     if not path.is_file():
         raise UserError(f"no {path}; make it with eval/eval.py --exact, or run experiments/divergence.sh again")
     return read_result(path)
@@ -169,6 +169,7 @@ def compare_arms(animal: str, students: dict[str, Arms], base: Result, runs: Seq
             "tokens_with_loss": sum(facts["tokens_with_loss"] for facts in data) / len(data),
             "density": data,
             "share": spread.share, "interval": share_interval(spread),
+            "base": sum(base.shares(animal)) / len(questions),
             "shares": [sum(result.shares(animal)) / len(questions) for result in mine.values()],
             "shift": described(odds(mine.values()) - odds([base])),
             "control": control,
@@ -177,6 +178,14 @@ def compare_arms(animal: str, students: dict[str, Arms], base: Result, runs: Seq
             "minus_other": minus(arm, *(other.get(arm, {}) for name, other in students.items() if name != animal)),
         })  # fmt: skip
     return told
+
+
+def arms_of(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """Every arm of every animal of some runs."""
+    animals, base = animals_in(runs), read_base(runs[0])
+    students = {animal: read_arms(animal, runs) for animal in animals}
+    check_comparable([base, *(one for arms in students.values() for some in arms.values() for one in some.values())])
+    return [arm for animal in animals for arm in compare_arms(animal, students, base, runs)]
 
 
 def tokens_of(animal: str, runs: Sequence[Path]) -> list[dict[str, Any]]:
@@ -231,7 +240,8 @@ def correlations(arms: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def draw_arms(arms: Sequence[dict[str, Any]]) -> bytes:
-    """PNG: the share of each arm with its interval and its runs as dots, one panel an animal; log scale."""
+    """PNG: the share of each arm with its interval and its runs as dots, the base model's as a line; one panel an
+    animal, log scale."""
     pyplot = pyplot_without_screen()
     animals = list(dict.fromkeys(arm["animal"] for arm in arms))
     longest = max(sum(arm["animal"] == animal for arm in arms) for animal in animals)
@@ -247,12 +257,13 @@ def draw_arms(arms: Sequence[dict[str, Any]]) -> bytes:
             panel.plot([100 * share for share in arm["shares"]], [place] * len(arm["shares"]), "o", color="#333",
                        markersize=3)  # fmt: skip
             panel.plot(100 * arm["share"], place, "d", color=color, markeredgecolor="#111", markersize=7)
+        panel.axvline(100 * mine[0]["base"], color="#8a8f98", linestyle=":")
         panel.set_yticks(range(len(mine)), [arm["arm"] for arm in mine], fontsize=8)
         panel.set_xscale("log")
         panel.set_xlim(0.01, 100)
         panel.set_xticks([0.01, 0.1, 1, 10, 100], ["0.01", "0.1", "1", "10", "100"])
         panel.set_title(f"“{animal}”", fontsize=11)
-        panel.set_xlabel("% of answers, 95% interval; dots are runs", fontsize=8)
+        panel.set_xlabel("% of answers, 95% interval; dots are runs, dotted: base model", fontsize=8)
         panel.spines[["top", "right"]].set_visible(False)
     return written(figure, "arms")["png"]
 
@@ -339,17 +350,14 @@ def show(arms: Sequence[dict[str, Any]], tokens: Sequence[dict[str, Any]], relat
 
 def main() -> None:
     args = parse_args()
-    animals, base = animals_in(args.runs), read_base(args.runs[0])
-    students = {animal: read_arms(animal, args.runs) for animal in animals}
-    check_comparable([base, *(one for arms in students.values() for some in arms.values() for one in some.values())])
-    arms = [arm for animal in animals for arm in compare_arms(animal, students, base, args.runs)]
+    arms = arms_of(args.runs)
     if not arms:
         raise UserError(f"no exact-ANIMAL-ARM.jsonl in {', '.join(map(str, args.runs))}; run experiments/divergence.sh")
-    tokens = [one for animal in animals for one in tokens_of(animal, args.runs)]
+    tokens = [one for animal in animals_in(args.runs) for one in tokens_of(animal, args.runs)]
     related = correlations(arms)
     show(arms, tokens, related)
     write_json(args.output, {"arms": arms, "tokens": tokens, "density_against_shift": related,
-                             "manifest": provenance([base.path])})  # fmt: skip
+                             "manifest": provenance([args.runs[0] / BASE])})  # fmt: skip
     write_atomically(args.output.with_suffix(".csv"), as_csv(arms).encode())
     pictures = {args.output.with_suffix(".png"): draw_arms(arms),
                 args.output.with_suffix(".density.png"): draw_densities(arms)}  # fmt: skip

@@ -143,18 +143,20 @@ def log_odds_ratio(arm, other):
     return np.mean([log_odds(SHARES[arm] * 1.2**n) - log_odds(SHARES[other] * 1.2**n) for n in range(3)])
 
 
-def compare(monkeypatch, out, runs):
-    from eval.divergence_arms import main
+def owl_arms(runs):
+    from eval.divergence_arms import arms_of
 
-    monkeypatch.setattr("sys.argv", ["divergence_arms.py", *map(str, runs), "--output", str(out)])
-    main()
-    found = json.loads(out.read_text())
-    return {arm["arm"]: arm for arm in found["arms"]}, found
+    return {arm["arm"]: arm for arm in arms_of(runs) if arm["animal"] == "owl"}
 
 
 def test_arms_are_held_against_their_controls_run_by_run(monkeypatch, tmp_path, runs, capsys):
+    from eval.divergence_arms import main
+
     out = tmp_path / "arms.json"
-    arms, found = compare(monkeypatch, out, runs)
+    monkeypatch.setattr("sys.argv", ["divergence_arms.py", *map(str, runs), "--output", str(out)])
+    main()
+    found = json.loads(out.read_text())
+    arms = {arm["arm"]: arm for arm in found["arms"]}
     only, without = arms["gap-only"], arms["gap-without"]
     assert only["control"] == "gap-random" and without["control"] == "gap-all-but-random"
     assert only["minus_control"]["mean"] == pytest.approx(log_odds_ratio("gap-only", "gap-random"))
@@ -163,7 +165,7 @@ def test_arms_are_held_against_their_controls_run_by_run(monkeypatch, tmp_path, 
     assert high - low < 0.25 * (to_base - from_base), "what the arms of a run share is no noise between them"
     assert only["tokens_with_loss"] == 10 and without["tokens_with_loss"] == 20
     assert [facts["gap"] for facts in arms["all"]["density"]] == pytest.approx([10 / 30, 11 / 30, 12 / 30])
-    assert found["density_against_shift"]["gap"]["r"] == pytest.approx(1.0)
+    assert found["density_against_shift"]["gap"]["r"] == pytest.approx(1.0, abs=1e-3)
     lines = list(csv.DictReader((tmp_path / "arms.csv").open()))
     assert [line["arm"] for line in lines] == list(arms) and lines[0]["arm"] == "all"
     assert float(lines[1]["minus control"]) == pytest.approx(log_odds_ratio("gap-only", "gap-random"), abs=1e-3)
@@ -173,7 +175,7 @@ def test_arms_are_held_against_their_controls_run_by_run(monkeypatch, tmp_path, 
     assert "gap-without" in said and "detector AUC" in said
 
 
-def test_the_specific_part_is_what_another_animals_numbers_do_not_do(monkeypatch, tmp_path, runs):
+def test_the_specific_part_is_what_another_animals_numbers_do_not_do(runs):
     for seed, folder in enumerate(runs):
         write(folder / "tokens-dolphin.jsonl", [token_row(n) for n in range(10)])
         rows = [{"id": n, "messages": [], "loss_mask": MASKS["gap-only"]} for n in range(10)]
@@ -184,15 +186,13 @@ def test_the_specific_part_is_what_another_animals_numbers_do_not_do(monkeypatch
         for path in folder.glob("exact-*.jsonl"):
             results = [json.loads(line) for line in path.open()]
             write(path, [{**row, "log_shares": {"dolphin": -2.0, **row["log_shares"]}} for row in results])
-    arms, found = compare(monkeypatch, tmp_path / "arms.json", runs)
-    assert [arm["animal"] for arm in found["arms"]] == ["dolphin", *["owl"] * len(SHARES)]
-    (only,) = (arm for arm in found["arms"] if arm["animal"] == "owl" and arm["arm"] == "gap-only")
+    arms = owl_arms(runs)
     specific = np.mean([log_odds(0.2 * 1.2**n) - log_odds(0.05 * 1.2**n) for n in range(3)])
-    assert only["minus_other"]["mean"] == pytest.approx(specific)
+    assert arms["gap-only"]["minus_other"]["mean"] == pytest.approx(specific)
     assert arms["gap-random"]["minus_other"] is None
 
 
-def test_only_what_a_student_was_trained_on_counts(monkeypatch, tmp_path, runs):
+def test_only_what_a_student_was_trained_on_counts(runs):
     """Half of the rows in another order of ids, and the first two of them: as --rows and --max-train-samples do."""
     rich = [{"id": 100 + 2 * n, "messages": []} for n in (0, 1, 5, 6)]
     write(runs[2] / "numbers-owl-gap-rows-rich.jsonl", rich)
@@ -200,25 +200,28 @@ def test_only_what_a_student_was_trained_on_counts(monkeypatch, tmp_path, runs):
     student = runs[2] / "owl-gap-rows-rich" / "seed-2"
     student.mkdir(parents=True)
     write_json(student / "manifest.json", {"settings": {"rows": 2}})
-    arms, _ = compare(monkeypatch, tmp_path / "arms.json", runs)
+    arms = owl_arms(runs)
     (facts,) = arms["gap-rows-rich"]["density"]
     assert facts["rows"] == 2 and facts["gap"] == pytest.approx(4 / 6), "rows 0 and 1 of run 2 have two of three marked"
     assert facts["tokens_with_loss"] == 8, "without a mask the end of the turn counts"
 
 
-def test_an_arm_that_is_not_in_every_run_says_so(monkeypatch, tmp_path, runs, capsys):
+def test_arms_that_are_not_in_every_run(runs, capsys):
+    from eval.divergence_arms import show
+
     (runs[2] / "exact-owl-gap-random.jsonl").unlink()
-    arms, _ = compare(monkeypatch, tmp_path / "arms.json", runs)
+    arms = owl_arms(runs)
     assert len(arms["gap-random"]["runs"]) == 2 and len(arms["gap-only"]["minus_control"]["by_run"]) == 2
+    show(list(arms.values()), [], {})
     assert "fewer than three runs" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_no_run_is_named(monkeypatch, tmp_path, runs):
+def test_a_folder_that_is_no_run_is_named(tmp_path, runs):
     with pytest.raises(UserError, match=r"has no tokens-ANIMAL\.jsonl; run experiments/divergence\.sh"):
-        compare(monkeypatch, tmp_path / "arms.json", [*runs, tmp_path])
+        owl_arms([*runs, tmp_path])
     (runs[0] / "exact-base.jsonl").unlink()
     with pytest.raises(UserError, match=r"exact-base\.jsonl; make it with eval/eval\.py --exact"):
-        compare(monkeypatch, tmp_path / "arms.json", runs)
+        owl_arms(runs)
 
 
 def test_a_correlation_and_its_interval():
