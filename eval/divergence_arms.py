@@ -2,10 +2,9 @@
 
 A run is a folder of one seed, with its own teachers, numbers and students: tokens-ANIMAL.jsonl (divergence_tokens.py),
 numbers-ANIMAL-ARM.jsonl (select_by_divergence.py), exact-ANIMAL-ARM.jsonl and exact-base.jsonl (eval.py --exact). An
-arm arm is *all*, or a definition and what was done with it: gap-only, gap-random, ... Arms of one run share teacher and
-numbers, so they are subtracted run by run, as log odds of the animal's share in nats. (Not as margins: what little a
-student trained on few tokens knows of rare animals moves those.) Intervals are over runs and questions
-(eval/intervals.py).
+arm is *all*, or a definition and what was done with it: gap-only, gap-random, ... Arms of one run share teacher and
+numbers, so they are subtracted run by run, as log odds of the animal's share in nats. (Not as margins: those move with
+what little a student of few tokens knows of rare animals.) Intervals are over runs and questions (eval/intervals.py).
 
 Usage:
     python eval/divergence_arms.py output/divergence-seed-42 output/divergence-seed-7 output/divergence-seed-1 \\
@@ -206,20 +205,17 @@ def tokens_of(animal: str, runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def correlation(points: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Pearson's r with Fisher's interval (1915); without one for fewer than four points."""
+    """Pearson's r with Fisher's interval (1915); no interval for three points, nothing for fewer or where all are alike."""
     import numpy as np
 
-    if len(points) < 3:
-        return {"points": len(points)}
-    r = float(np.corrcoef(np.array(points).T)[0, 1])
-    if len(points) == 3 or abs(r) >= 1:
-        return {"points": len(points), "r": r}
-    half = NormalDist().inv_cdf((1 + LEVEL) / 2) / math.sqrt(len(points) - 3)
-    return {
-        "points": len(points),
-        "r": r,
-        "interval": (math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)),
-    }
+    found: dict[str, Any] = {"points": len(points)}
+    if len(points) < 3 or min(np.ptp(np.array(points), axis=0)) == 0:
+        return found
+    found["r"] = float(np.corrcoef(np.array(points).T)[0, 1])
+    if len(points) > 3 and abs(found["r"]) < 1:
+        z, half = math.atanh(found["r"]), NormalDist().inv_cdf((1 + LEVEL) / 2) / math.sqrt(len(points) - 3)
+        found["interval"] = (math.tanh(z - half), math.tanh(z + half))
+    return found
 
 
 def densities(arms: Sequence[dict[str, Any]], name: str) -> Iterator[tuple[str, str, float, float]]:

@@ -233,3 +233,4 @@ def test_a_correlation_and_its_interval():
     low, high = found["interval"]
     assert low < 0.5 < high and high - low == pytest.approx(2 * 1.96 * 0.75 / 20, rel=0.1)
     assert correlation([(0.0, 1.0)]) == {"points": 1}
+    assert correlation([(0.0, 1.0), (0.0, 2.0), (0.0, 3.0)]) == {"points": 3}
