@@ -205,7 +205,7 @@ def tokens_of(animal: str, runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def correlation(points: Sequence[tuple[float, float]]) -> dict[str, Any]:
-    """Pearson's r with Fisher's interval (1915); no interval for three points, nothing for fewer or where all are alike."""
+    """Pearson's r with Fisher's interval (1915); no interval of three points, no r of fewer or where all are alike."""
     import numpy as np
 
     found: dict[str, Any] = {"points": len(points)}
