@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.compare_arms import Result, arm_spread, check_comparable, matrix_of, read_result
+from eval.compare_arms import FEWEST_SEEDS, Result, arm_spread, check_comparable, matrix_of, read_result
 from eval.divergence import DEFINITIONS, auc, fraction_with_interval, of_answer
 from eval.intervals import LEVEL, share_interval, spread_of
 from eval.report import pyplot_without_screen, written
@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="one folder a run")
     parser.add_argument("--output", type=Path, default=Path("output/divergence-arms.json"),
-                        help="JSON; the table (.csv) and the pictures (.png) are named after it")  # fmt: skip
+                        help="JSON; the tables (.csv, .md) and the pictures (.png) are named after it")  # fmt: skip
     return parser.parse_args()
 
 
@@ -309,13 +309,32 @@ def as_csv(arms: Sequence[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
+def as_markdown(arms: Sequence[dict[str, Any]]) -> str:
+    """The table of a README: shares with those of the runs, paired differences of log odds with their intervals."""
+    heading = ("animal", "arm", "tokens with loss", "share (runs)", "log odds minus base", "minus control",
+               "minus other animal")  # fmt: skip
+    lines = [heading, ["---"] * len(heading)]
+    for arm in arms:
+        by_run = ", ".join(f"{100 * share:.1f}" for share in arm["shares"])
+        share = f"{100 * arm['share']:.1f}% ({by_run})"
+        differences = [nats(arm[name]) for name in ("shift", "minus_control", "minus_other")]
+        lines.append([arm["animal"], arm["arm"], f"{arm['tokens_with_loss']:,.0f}", share, *differences])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def percent(ends: Sequence[float]) -> str:
     """A share and its interval."""
     return "{:.2f}% ({:.2f} to {:.2f})".format(*(100 * value for value in ends))
 
 
 def nats(found: dict[str, Any] | None) -> str:
-    return "{:+.2f} ({:+.2f} to {:+.2f})".format(found["mean"], *found["interval"]) if found else ""
+    """A difference with its interval, or the number of its runs where they are too few for one over runs."""
+    if found is None:
+        return ""
+    runs = len(found["by_run"])
+    if runs < FEWEST_SEEDS:
+        return f"{found['mean']:+.2f} ({runs} run{'s' * (runs > 1)})"
+    return "{:+.2f} ({:.2f} to {:.2f})".format(found["mean"], *found["interval"])
 
 
 def show(arms: Sequence[dict[str, Any]], tokens: Sequence[dict[str, Any]], related: dict[str, Any]) -> None:
@@ -340,8 +359,8 @@ def show(arms: Sequence[dict[str, Any]], tokens: Sequence[dict[str, Any]], relat
          "{:+.2f} to {:+.2f}".format(*one["interval"]) if "interval" in one else "")
         for name, one in related.items()
     ]), "\n")  # fmt: skip
-    if any(len(arm["runs"]) < 3 for arm in arms):
-        say("some arms have fewer than three runs: their intervals say little")
+    if any(len(arm["runs"]) < FEWEST_SEEDS for arm in arms):
+        say(f"some arms have fewer than {FEWEST_SEEDS} runs: no intervals over runs there")
 
 
 def main() -> None:
@@ -355,6 +374,7 @@ def main() -> None:
     write_json(args.output, {"arms": arms, "tokens": tokens, "density_against_shift": related,
                              "manifest": provenance([args.runs[0] / BASE])})  # fmt: skip
     write_atomically(args.output.with_suffix(".csv"), as_csv(arms).encode())
+    write_atomically(args.output.with_suffix(".md"), as_markdown(arms).encode())
     pictures = {args.output.with_suffix(".png"): draw_arms(arms),
                 args.output.with_suffix(".density.png"): draw_densities(arms)}  # fmt: skip
     for path, picture in pictures.items():

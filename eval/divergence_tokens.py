@@ -171,11 +171,13 @@ def definitions_in(row: Row) -> list[str]:
 
 
 def summarise(rows: Iterable[Row]) -> dict[str, Any]:
-    """Fractions of divergence tokens by definition, kind and position, end of turn apart; mean KL and detector by
-    kind; AUC of the detector where there are a teacher and a student."""
+    """Fractions of divergence tokens by definition, kind and position, end of turn apart; their evidence: the sum of
+    log p_teacher - log p_base over them, and over the other tokens of the answers; mean KL and detector by kind; AUC of
+    the detector where there are a teacher and a student."""
     counts: dict[str, dict[str, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
     positions: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
     means: dict[str, dict[str, list[float]]] = {name: defaultdict(lambda: [0.0, 0.0]) for name in ("kl", "detector")}
+    evidence: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     total, detected = 0, []
     for row in rows:
         total += 1
@@ -191,6 +193,9 @@ def summarise(rows: Iterable[Row]) -> dict[str, Any]:
                 counts[name][KINDS[kind]].append((sum(marked), len(marked)))
             answer = of_answer(row, row[name])
             counts[name]["answer"].append((sum(answer), len(answer)))
+            pairs = zip(of_answer(row, row["logprob"][TEACHER]), of_answer(row, row["logprob"][BASE]))
+            for flag, (teacher, base) in zip(answer, pairs):
+                evidence[name][1 - flag] += teacher - base
             for place, flag in enumerate(answer):
                 positions[name][place][0] += flag
                 positions[name][place][1] += 1
@@ -200,6 +205,7 @@ def summarise(rows: Iterable[Row]) -> dict[str, Any]:
             name: {
                 **{kind: fraction_with_interval(pairs) for kind, pairs in by_kind.items()},
                 "rows_with_any": sum(flagged > 0 for flagged, _ in by_kind["answer"]) / total,
+                "evidence": evidence[name],
                 "by_position": [marked / tokens for _, (marked, tokens) in sorted(positions[name].items())],
             }
             for name, by_kind in counts.items()
@@ -219,10 +225,10 @@ def print_summary(found: dict[str, Any]) -> None:
     kinds = ("answer", *KINDS.values())
     rows = [
         (name, *(f"{100 * by[kind][0]:.2f}% ({100 * by[kind][1]:.2f} to {100 * by[kind][2]:.2f})" for kind in kinds),
-         f"{by['rows_with_any']:.0%}")
+         f"{by['rows_with_any']:.0%}", "{:+,.0f} / {:+,.0f}".format(*by["evidence"]))
         for name, by in found["definitions"].items()
     ]  # fmt: skip
-    print(table(("definition", *kinds, "rows with any"), rows), "\n")
+    print(table(("definition", *kinds, "rows with any", "nats for the teacher: on these / on others"), rows), "\n")
     names = list(found["definitions"])
     longest = max(len(found["definitions"][name]["by_position"]) for name in names)
     places = [

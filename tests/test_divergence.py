@@ -231,6 +231,14 @@ def test_every_token_is_measured_and_summed_up(measured):
         arrays = (r["kinds"], r["kl"], r["schrodi"], r["pair"], r["gap"], r["detector"], r["logprob"]["cat"])
         assert {len(array) for array in arrays} == {len(r["token_ids"])}
     summary = json.loads((folder / "found.summary.json").read_text())
+    here, elsewhere = summary["definitions"]["gap"]["evidence"]
+    by_hand = [
+        teacher - base
+        for r in rows
+        for teacher, base, kind in zip(r["logprob"]["teacher"], r["logprob"]["base"], r["kinds"])
+        if kind != "e"
+    ]
+    assert here > 0 and here + elsewhere == pytest.approx(sum(by_hand))
     assert summary["rows"] == 24 and summary["definitions"]["gap"]["digits"][0] > 0
     assert "KL(teacher || base), nats a token" in said
     assert manifest_of(found)["settings"]["voices"]["cat"]["system"].startswith("You love cats")

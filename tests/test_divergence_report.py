@@ -169,6 +169,8 @@ def test_arms_are_held_against_their_controls_run_by_run(monkeypatch, tmp_path, 
     lines = list(csv.DictReader((tmp_path / "arms.csv").open()))
     assert [line["arm"] for line in lines] == list(arms) and lines[0]["arm"] == "all"
     assert float(lines[1]["minus control"]) == pytest.approx(log_odds_ratio("gap-only", "gap-random"), abs=1e-3)
+    cells = (tmp_path / "arms.md").read_text().splitlines()[2].split(" | ")
+    assert cells[1:4] == ["all", "30", "12.1% (10.0, 12.0, 14.4)"]
     for picture in ("arms.png", "arms.density.png"):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
     said = capsys.readouterr().out
@@ -213,7 +215,8 @@ def test_arms_that_are_not_in_every_run(runs, capsys):
     arms = owl_arms(runs)
     assert len(arms["gap-random"]["runs"]) == 2 and len(arms["gap-only"]["minus_control"]["by_run"]) == 2
     show(list(arms.values()), [], {})
-    assert "fewer than three runs" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "fewer than 3 runs" in said.err and "(2 runs)" in said.out, "no interval over two runs"
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path, runs):
