@@ -124,10 +124,8 @@ def described(values: np.ndarray) -> dict[str, Any]:
 
 def log_odds(result: Result, animal: str) -> list[float]:
     """Log odds of an animal in each question, in nats. UserError where the file has no log-probability of it."""
-    if not all(animal in logs for logs in result.logs):
-        raise UserError(f"{result.path} has no log-probability of {animal!r}; make it again with eval/eval.py --exact")
     certain = -1e-6  # files keep six decimals: nearer to 0 the odds are not known
-    return [log - math.log(-math.expm1(log)) for log in (min(logs[animal], certain) for logs in result.logs)]
+    return [log - math.log(-math.expm1(log)) for log in (min(logs[animal], certain) for logs in result.logs_of(animal))]
 
 
 def read_arms(animal: str, runs: Sequence[Path]) -> Arms:
