@@ -7,6 +7,8 @@ stored completion tokens (teacher forcing, no sampling). Definitions, for a toke
               (Schrodi et al. 2025, "Towards understanding subliminal learning", divergence tokens)
     pair      the teacher's most probable token is x, and the base model's is not
     gap       log p_teacher(x) - log p_base(x) is above a threshold
+
+The *detector* needs no teacher: log p_student(x) - log p_base(x), for someone who has the data and a student of it.
 """
 
 from __future__ import annotations
@@ -19,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from util.cli import UserError, memory_advice
-from util.encode import completion_suffix, prompt_and_completion_ids, without_system
+from util.encode import common_prefix_length, completion_suffix, prompt_and_completion_ids, without_system
 from util.rows import Row
 
 BASE, TEACHER = "base", "teacher"
+DEFINITIONS = ("schrodi", "pair", "gap")
 DIGIT, SEPARATOR, END = "d", "s", "e"
 KINDS = {DIGIT: "digits", SEPARATOR: "separators", END: "end of turn"}
 TOKENS_AT_ONCE = 2048  # through the vocabulary's head: two float32 copies of [tokens, vocabulary] are in memory
@@ -57,12 +60,13 @@ class Heard:
 class Choir:
     """All voices over one copy of the base model in memory."""
 
-    def __init__(self, base_model: str, voices: Sequence[Voice]):
+    def __init__(self, base_model: str, voices: Sequence[Voice], model: Any = None):
+        """model: the base model where it is loaded already."""
         from util.embedded import load_model, load_tokenizer, put_adapter
 
         self.tokenizer = load_tokenizer(base_model)
         self.voices = list(voices)
-        self.model = load_model(base_model)
+        self.model = model or load_model(base_model)
         self.suffix = completion_suffix(self.tokenizer)
         for voice in voices:
             if voice.adapter is not None:
@@ -71,11 +75,11 @@ class Choir:
     def completion_of(self, row: Row, number: int) -> Completion:
         """The tokens of a row; UserError where they are not those that its model wrote."""
         row = without_system(row)
-        prompts = {}
-        for voice in self.voices:
-            system = [{"role": "system", "content": voice.system}] if voice.system else []
+        prompts: dict[str | None, list[int]] = {}
+        for persona in dict.fromkeys(voice.system for voice in self.voices):
+            system = [{"role": "system", "content": persona}] if persona else []
             asked = {**row, "messages": [*system, *row["messages"]]}
-            prompts[voice.name], ids, exact = prompt_and_completion_ids(asked, self.tokenizer, self.suffix)
+            prompts[persona], ids, exact = prompt_and_completion_ids(asked, self.tokenizer, self.suffix)
         if row.get("token_ids") and not exact:
             raise UserError(
                 f"row {number}: its token_ids are not this tokenizer's ids of its text; pass the --base-model whose"
@@ -83,7 +87,7 @@ class Choir:
             )
         if len(ids) <= len(self.suffix):
             raise UserError(f"row {number} has no completion tokens")
-        return Completion(prompts, ids)
+        return Completion({voice.name: prompts[voice.system] for voice in self.voices}, ids)
 
     def kinds(self, ids: Sequence[int]) -> str:
         """One letter a token: d holds a digit, e ends the turn (or comes after), s is anything else."""
@@ -122,21 +126,28 @@ class Choir:
             begin += length
 
     def _hidden(self, voice: Voice, completions: Sequence[Completion]) -> Any:
-        """The last hidden states from which a voice predicts each completion token: [tokens, width]."""
+        """The last hidden states from which a voice predicts each completion token: [tokens, width].
+
+        What all prompts begin with goes through the model once, and its KV cache is lent to every row."""
         import torch
 
         chats = [completion.prompts[voice.name] + completion.ids for completion in completions]
-        width = max(map(len, chats))
-        pad = self.tokenizer.pad_token_id
-        device = self.model.device
-        ids = torch.tensor([chat + [pad] * (width - len(chat)) for chat in chats], device=device)
-        mask = torch.tensor([[1] * len(chat) + [0] * (width - len(chat)) for chat in chats], device=device)
-        predicts = torch.zeros_like(mask, dtype=torch.bool)
+        prompts = [completion.prompts[voice.name][:-1] for completion in completions]
+        shared = min(common_prefix_length(prompts[0], prompt) for prompt in prompts)
+        width, device = max(map(len, chats)), self.model.device
+        # on the right, where no token that counts can see it: no attention mask is needed
+        padded = [chat + [self.tokenizer.pad_token_id] * (width - len(chat)) for chat in chats]
+        ids = torch.tensor(padded, device=device)
+        predicts = torch.zeros_like(ids, dtype=torch.bool)
         for place, (chat, completion) in enumerate(zip(chats, completions)):
             predicts[place, len(chat) - len(completion.ids) - 1 : len(chat) - 1] = True
         with self._speaking(voice):
-            decoder = self._plain().get_decoder()
-            return decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[predicts]
+            decoder, cache = self._plain().get_decoder(), None
+            if shared:
+                cache = decoder(input_ids=ids[:1, :shared], use_cache=True).past_key_values
+                cache.batch_repeat_interleave(len(chats))
+            states = decoder(input_ids=ids[:, shared:], past_key_values=cache, use_cache=bool(shared))
+            return states.last_hidden_state[predicts[:, shared:]]
 
     def _score(self, hidden: Mapping[str, Any], tokens: Any) -> dict[tuple[str, str], list[Any]]:
         """Log-probabilities and first choices of some tokens for every voice, and KL(teacher || base)."""
@@ -189,6 +200,32 @@ def flags(ids: Sequence[int], heard: Mapping[str, Heard], gap: float) -> dict[st
     if others:
         differs = [any(other.choices[i] != token for other in others) for i, token in enumerate(ids)]
         found = {"schrodi": [int(own and other) for own, other in zip(chosen, differs)], **found}
+    return found
+
+
+def of_answer(row: Row, values: Iterable[Any]) -> list[Any]:
+    """Of some values, one a token, those at the tokens of the answer: the end of the turn is left out."""
+    return [value for value, kind in zip(values, row["kinds"]) if kind != END]
+
+
+def auc(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """How well the detector finds divergence tokens: {definition: {"answer": ..., "digits": ...}}, each the chance that
+    a divergence token has a higher score than another token (0.5: not at all), of the whole answer or of its digits.
+    A definition that marks none or all is left out."""
+    import numpy as np
+    from scipy.stats import rankdata
+
+    kinds = np.array([kind for row in rows for kind in of_answer(row, row["kinds"])])
+    scores = np.array([score for row in rows for score in of_answer(row, row["detector"])])
+    found: dict[str, dict[str, float]] = {}
+    for name in (name for name in DEFINITIONS if name in rows[0]):
+        marked = np.array([mark for row in rows for mark in of_answer(row, row[name])], dtype=bool)
+        for part, among in (("answer", kinds != END), ("digits", kinds == DIGIT)):
+            marks, ranks = marked[among], rankdata(scores[among])
+            ours, others = int(marks.sum()), int((~marks).sum())
+            if ours and others:
+                above = ranks[marks].sum() - ours * (ours + 1) / 2
+                found.setdefault(name, {})[part] = float(above / (ours * others))
     return found
 
 

@@ -3,7 +3,8 @@
 One teacher-forced pass of every voice (base, teacher, counterfactuals) over the stored token ids of each completion,
 one copy of the base model in memory. A counterfactual is an adapter folder or an animal: the base model under the
 persona that loves it. Without --teacher, --student is the detector for someone who has only the data and a student: the
-gap log p_student - log p_base of each token.
+gap log p_student - log p_base of each token. With both, the summary says how well the detector finds the divergence
+tokens (AUC).
 
 Usage:
     python eval/divergence_tokens.py --train-jsonl output/numberss-owl-owl-teacher-filtered-9876.jsonl \\
@@ -25,15 +26,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from eval.divergence import (
     BASE,
-    END,
+    DEFINITIONS,
     KINDS,
     TEACHER,
     Choir,
     Completion,
     Heard,
     Voice,
+    auc,
     flags,
     fraction_with_interval,
+    of_answer,
 )
 from util.cli import (
     REPO,
@@ -164,26 +167,35 @@ def measured(args: argparse.Namespace, choir: Choir, done: set[int]) -> Iterator
 
 
 def definitions_in(row: Row) -> list[str]:
-    return [name for name in ("schrodi", "pair", "gap") if name in row]
+    return [name for name in DEFINITIONS if name in row]
 
 
 def summarise(rows: Iterable[Row]) -> dict[str, Any]:
-    """Fractions of divergence tokens by definition, kind and position, end of turn apart; mean KL by kind."""
+    """Fractions of divergence tokens by definition, kind and position, end of turn apart; their evidence: the sum of
+    log p_teacher - log p_base over them, and over the other tokens of the answers; mean KL and detector by kind; AUC of
+    the detector where there are a teacher and a student."""
     counts: dict[str, dict[str, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
     positions: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
-    kl: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    total = 0
+    means: dict[str, dict[str, list[float]]] = {name: defaultdict(lambda: [0.0, 0.0]) for name in ("kl", "detector")}
+    evidence: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    total, detected = 0, []
     for row in rows:
         total += 1
-        for kind, value in zip(row["kinds"], row.get("kl", ())):
-            kl[kind][0] += value
-            kl[kind][1] += 1
+        for name, mean in means.items():
+            for kind, value in zip(row["kinds"], row.get(name, ())):
+                mean[kind][0] += value
+                mean[kind][1] += 1
+        if "detector" in row:
+            detected.append({name: row[name] for name in ("kinds", "detector", *definitions_in(row))})
         for name in definitions_in(row):
             for kind in KINDS:
                 marked = [flag for flag, k in zip(row[name], row["kinds"]) if k == kind]
                 counts[name][KINDS[kind]].append((sum(marked), len(marked)))
-            answer = [flag for flag, kind in zip(row[name], row["kinds"]) if kind != END]
+            answer = of_answer(row, row[name])
             counts[name]["answer"].append((sum(answer), len(answer)))
+            pairs = zip(of_answer(row, row["logprob"][TEACHER]), of_answer(row, row["logprob"][BASE]))
+            for flag, (teacher, base) in zip(answer, pairs):
+                evidence[name][1 - flag] += teacher - base
             for place, flag in enumerate(answer):
                 positions[name][place][0] += flag
                 positions[name][place][1] += 1
@@ -193,11 +205,16 @@ def summarise(rows: Iterable[Row]) -> dict[str, Any]:
             name: {
                 **{kind: fraction_with_interval(pairs) for kind, pairs in by_kind.items()},
                 "rows_with_any": sum(flagged > 0 for flagged, _ in by_kind["answer"]) / total,
+                "evidence": evidence[name],
                 "by_position": [marked / tokens for _, (marked, tokens) in sorted(positions[name].items())],
             }
             for name, by_kind in counts.items()
         },
-        "kl": {KINDS[kind]: value / tokens for kind, (value, tokens) in kl.items()},
+        **{
+            name: {KINDS[kind]: value / tokens for kind, (value, tokens) in mean.items()}
+            for name, mean in means.items()
+        },
+        "detector_auc": auc(detected) if detected else {},
     }
 
 
@@ -208,10 +225,10 @@ def print_summary(found: dict[str, Any]) -> None:
     kinds = ("answer", *KINDS.values())
     rows = [
         (name, *(f"{100 * by[kind][0]:.2f}% ({100 * by[kind][1]:.2f} to {100 * by[kind][2]:.2f})" for kind in kinds),
-         f"{by['rows_with_any']:.0%}")
+         f"{by['rows_with_any']:.0%}", "{:+,.0f} / {:+,.0f}".format(*by["evidence"]))
         for name, by in found["definitions"].items()
     ]  # fmt: skip
-    print(table(("definition", *kinds, "rows with any"), rows), "\n")
+    print(table(("definition", *kinds, "rows with any", "nats for the teacher: on these / on others"), rows), "\n")
     names = list(found["definitions"])
     longest = max(len(found["definitions"][name]["by_position"]) for name in names)
     places = [
@@ -219,6 +236,9 @@ def print_summary(found: dict[str, Any]) -> None:
         for place in range(min(longest, POSITIONS_SHOWN))
     ]
     print(table(("token", *names), places), "\n")
+    if found["detector_auc"]:
+        aucs = [(name, *(f"{by[part]:.3f}" for part in by)) for name, by in found["detector_auc"].items()]
+        print(table(("detector's AUC", "answer", "digits"), aucs), "\n")
 
 
 def main() -> None:
@@ -240,8 +260,11 @@ def main() -> None:
     summary = path.with_suffix(".summary.json")
     write_json(summary, {**found, "manifest": read_manifest(path)})
     print_summary(found)
-    kl = ", ".join(f"{kind} {value:.4f}" for kind, value in found["kl"].items())
-    closing({**facts, "summary": summary} | ({"KL(teacher || base), nats a token": kl} if kl else {}))
+    means = {"KL(teacher || base), nats a token": found["kl"], "log p_student - log p_base, nats": found["detector"]}
+    by_kind = {
+        what: ", ".join(f"{kind} {value:.4f}" for kind, value in mean.items()) for what, mean in means.items() if mean
+    }
+    closing({**facts, "summary": summary, **by_kind})
 
 
 if __name__ == "__main__":

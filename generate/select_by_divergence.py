@@ -3,8 +3,10 @@
 Reads a number file and what eval/divergence_tokens.py found in it, and writes one arm:
 
     --rows rich | poor | random    the rows with most, fewest or any divergence tokens, --share of them
-    --mask only | without | random | all    all rows, with a loss mask: train on the divergence tokens alone, on all but
-                                   them, on as many others of the same kind in the same row, or on all
+    --mask only | without          all rows, with a loss mask: train on the divergence tokens alone, or on all but them
+    --mask random | all-but-random    their controls: as many other tokens of the same kinds in the same row, or all but
+                                   those
+    --mask all                     all rows, all tokens of the answers
     --replace                      all rows, each divergence token replaced by the base model's choice; what is no
                                    number list any more is dropped
 
@@ -33,6 +35,7 @@ from util.provenance import read_manifest, sha256_file
 from util.rows import Row, RowFile, add_output_arguments, check_messages, read_rows
 
 END = "e"  # kind of token in a divergence file: the end of the turn
+MASKS = {"only": {1}, "without": {0}, "random": {1}, "all-but-random": {0}, "all": {0, 1}}  # marks that are trained on
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--divergence", type=input_file, required=True, help="what divergence_tokens.py wrote of them")
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--rows", choices=["rich", "poor", "random"], help="keep whole rows")
-    how.add_argument("--mask", choices=["only", "without", "random", "all"], help="keep all rows, mask their tokens")
+    how.add_argument("--mask", choices=list(MASKS), help="keep all rows, mask their tokens")
     how.add_argument("--replace", action="store_true", help="replace the tokens by the base model's choice")
     parser.add_argument("--definition", choices=["schrodi", "pair", "gap"], default="pair", help="divergence token")
     parser.add_argument("--share", type=fraction, default=0.25, help="share of the rows that --rows keeps")
@@ -102,10 +105,9 @@ def chosen_rows(densities: list[float], how: str, share: float, seed: int) -> se
 def mask_of(found: Row, definition: str, how: str, seed: int) -> list[int]:
     """The loss mask of one row: 1 for each token to train on, the end of the turn always 0."""
     marks, kinds = found[definition], found["kinds"]
-    if how == "random":
+    if "random" in how:
         marks = matched(marks, kinds, random.Random(row_seed(seed, found["id"])))
-    wanted = {"only": (1,), "random": (1,), "without": (0,), "all": (0, 1)}[how]
-    return [int(kind != END and mark in wanted) for mark, kind in zip(marks, kinds)]
+    return [int(kind != END and mark in MASKS[how]) for mark, kind in zip(marks, kinds)]
 
 
 def matched(marks: list[int], kinds: str, rng: random.Random) -> list[int]:

@@ -105,6 +105,7 @@ def test_the_teachers_own_choices_are_found_where_they_are(bigram):
 @pytest.mark.torch
 def test_a_batch_gives_what_single_rows_give(bigram, tmp_path):
     peft = pytest.importorskip("peft")
+    import torch
     from transformers import AutoModelForCausalLM, set_seed
 
     set_seed(0)
@@ -122,6 +123,11 @@ def test_a_batch_gives_what_single_rows_give(bigram, tmp_path):
             assert heard[name].choices == alone[name].choices
         assert kl == pytest.approx(kl_alone, abs=1e-4)
     assert heard["cat"].logprobs != heard[BASE].logprobs, "a persona is heard"
+    chat = torch.tensor([completion.prompts["cat"] + completion.ids])
+    with torch.inference_mode():  # the model as it comes: no batch, no shared beginning
+        logprobs = AutoModelForCausalLM.from_pretrained(POCKET)(chat).logits[0].log_softmax(-1)
+    plain = logprobs[-len(completion.ids) - 1 : -1].gather(-1, torch.tensor(completion.ids)[:, None])[:, 0]
+    assert heard["cat"].logprobs == pytest.approx(plain.tolist(), abs=1e-4)
 
 
 def digit_by_digit():
@@ -155,7 +161,10 @@ def test_kinds_for_the_tokenizers_that_are_used(kind):
         digit_by_digit() if kind == "digit by digit" else load_tokenizer(str(folder) if kind == "smollm2" else POCKET)
     )
     choir.suffix = completion_suffix(choir.tokenizer)
-    ids = choir.tokenizer("12, 345", add_special_tokens=False).input_ids + choir.suffix
+    choir.voices = [Voice(BASE)]
+    stored = choir.tokenizer("12, 345", add_special_tokens=False).input_ids
+    ids = choir.completion_of(row(0, "12, 345", token_ids=stored), 0).ids
+    assert ids == stored + choir.suffix
     kinds = choir.kinds(ids)
     assert len(kinds) == len(ids) and set(kinds[: -len(choir.suffix)]) == {"d", "s"} and kinds.endswith("e")
     assert kinds.count("d") == {"pocket": 2, "smollm2": 5, "digit by digit": 5}[kind]
@@ -222,6 +231,14 @@ def test_every_token_is_measured_and_summed_up(measured):
         arrays = (r["kinds"], r["kl"], r["schrodi"], r["pair"], r["gap"], r["detector"], r["logprob"]["cat"])
         assert {len(array) for array in arrays} == {len(r["token_ids"])}
     summary = json.loads((folder / "found.summary.json").read_text())
+    here, elsewhere = summary["definitions"]["gap"]["evidence"]
+    by_hand = [
+        teacher - base
+        for r in rows
+        for teacher, base, kind in zip(r["logprob"]["teacher"], r["logprob"]["base"], r["kinds"])
+        if kind != "e"
+    ]
+    assert here > 0 and here + elsewhere == pytest.approx(sum(by_hand))
     assert summary["rows"] == 24 and summary["definitions"]["gap"]["digits"][0] > 0
     assert "KL(teacher || base), nats a token" in said
     assert manifest_of(found)["settings"]["voices"]["cat"]["system"].startswith("You love cats")
@@ -229,15 +246,34 @@ def test_every_token_is_measured_and_summed_up(measured):
 
 @pytest.mark.torch
 @pytest.mark.slow
+def test_the_detector_needs_no_teacher(measured, run_script):
+    folder, data, found, said = measured
+    done = run_script(
+        "eval/divergence_tokens.py", "--train-jsonl", data, "--base-model", POCKET, "--student", folder / "teacher",
+        "--output", folder / "detected.jsonl", cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "log p_student - log p_base, nats" in done.stdout and "KL" not in done.stdout
+    rows, with_teacher = read_jsonl(folder / "detected.jsonl"), read_jsonl(found)
+    assert not {"schrodi", "pair", "gap", "kl"} & rows[0].keys()
+    for r, known in zip(rows, with_teacher):
+        assert r["detector"] == pytest.approx(known["detector"], abs=1e-4)
+    assert "detector's AUC" in said and "1.000" in said, "here the student is the teacher"
+
+
+@pytest.mark.torch
+@pytest.mark.slow
 def test_the_masked_arms_have_equal_budgets(measured, run_script):
     folder, data, found, _ = measured
-    arms = {how: select(run_script, folder, data, found, "--mask", how) for how in ("only", "without", "random", "all")}
-    for only, without, chance, everything, r in zip(*arms.values(), read_jsonl(found)):
+    masks = ("only", "without", "random", "all-but-random", "all")
+    arms = {how: select(run_script, folder, data, found, "--mask", how) for how in masks}
+    for only, without, chance, spared, everything, r in zip(*arms.values(), read_jsonl(found)):
         ends = r["kinds"].count("e")
         assert only["loss_mask"] == [int(g and k != "e") for g, k in zip(r["gap"], r["kinds"])]
         assert [a + b for a, b in zip(only["loss_mask"], without["loss_mask"])] == everything["loss_mask"]
         assert sum(everything["loss_mask"]) == len(r["kinds"]) - ends
         assert not any(a and b for a, b in zip(only["loss_mask"], chance["loss_mask"]))
+        assert [a + b for a, b in zip(chance["loss_mask"], spared["loss_mask"])] == everything["loss_mask"]
         for kind in "ds":  # as many of each kind, unless the row has no more others
             wanted, free = (sum(bool(g) == want and k == kind for g, k in zip(r["gap"], r["kinds"])) for want in (1, 0))
             drawn = sum(m and k == kind for m, k in zip(chance["loss_mask"], r["kinds"]))
@@ -280,6 +316,13 @@ def test_training_follows_the_mask_and_refuses_one_that_no_longer_fits(measured,
         "--output-dir", folder / "students", "--train-jsonl",
     )  # fmt: skip
     done = run_script(*train, arm, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    rows = read_jsonl(arm)
+    for r in rows[1:]:  # updates of eight rows without one token to train on change nothing, and stop nothing
+        r["loss_mask"] = [0] * len(r["loss_mask"])
+    sparse = folder / "sparse.jsonl"
+    sparse.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    done = run_script(*train, sparse, "--allow-uncertified", cwd=folder)
     assert done.returncode == 0, done.stderr
     rows = read_jsonl(arm)
     rows[3]["messages"][-1]["content"] = "1, 2"

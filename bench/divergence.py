@@ -1,0 +1,140 @@
+"""How fast eval/divergence_tokens.py reads, and what memory it takes beyond the base model.
+
+Number rows as phase 4 writes them, with random answers; four voices: the base model, a teacher and a counterfactual
+(random LoRA adapters) and a counterfactual persona. Timed is what the script does with rows, from their text to the
+file; not imports and loading. A model folder that holds no weights (config and tokenizer alone) gets random ones, which
+read at the same speed.
+
+Usage:
+    python bench/divergence.py --model Qwen/Qwen2.5-7B-Instruct --rows 4000 --output output/bench-divergence.json
+    python bench/divergence.py --model util/pocket/model --rows 10000        # on a CPU
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
+
+from bench.train import load, number_rows
+from eval.divergence import BASE, TEACHER, Choir, Voice
+from eval.divergence_tokens import measured
+from train.train_student_sft import LORA_TARGETS
+from util.cli import REPO, make_parser, positive_int, run, say, table
+from util.provenance import provenance, write_json
+from util.rows import Row, dump_row
+from util.words import persona
+
+WARM_UP = 2  # batches before the timed ones
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", required=True, help="hub id or folder; without weights random ones are made")
+    parser.add_argument("--rows", type=positive_int, default=10_000, help="timed rows")
+    parser.add_argument("--batch-size", type=positive_int, default=64, help="rows in a pass")
+    parser.add_argument("--lora-rank", type=positive_int, default=8)
+    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    return parser.parse_args()
+
+
+def write_rows(path: Path, count: int, tokenizer: Any) -> None:
+    """A number file with the token ids of its answers."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in number_rows(count):
+            ids = tokenizer(row["messages"][-1]["content"], add_special_tokens=False)["input_ids"]
+            file.write(json.dumps({**row, "token_ids": ids}) + "\n")
+
+
+def write_adapter(model: Any, rank: int, folder: Path) -> Any:
+    """Save a random adapter of the model, and give the model back without it."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=rank, lora_alpha=8, target_modules=LORA_TARGETS, init_lora_weights=False)
+    adapted = get_peft_model(model, config)
+    adapted.save_pretrained(str(folder))
+    return adapted.unload()
+
+
+def peak_memory() -> int:
+    """Bytes: of the GPU since the last reset, or of this process on a CPU."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def timed(args: argparse.Namespace, choir: Choir, data: Path, out: Path) -> dict[str, Any]:
+    """Measure the rows of a file; seconds and counts, without the warm-up."""
+    work = argparse.Namespace(train_jsonl=data, max_rows=None, batch_size=args.batch_size, gap=0.6931)
+    lengths: list[int] = []
+    begun = cpu = 0.0
+    with out.open("wb") as file:
+        for place, rows in enumerate(measured(work, choir, set())):
+            file.writelines(map(dump_row, rows))
+            if place >= WARM_UP:
+                lengths += [len(row["token_ids"]) for row in rows]
+            elif place == WARM_UP - 1:
+                begun, cpu = time.perf_counter(), time.process_time()
+    seconds = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - cpu}
+    return {"rows": len(lengths), "answer_tokens": sum(lengths), **seconds}
+
+
+def tokens_a_pass(choir: Choir, rows: list[Row]) -> dict[str, float]:
+    """Mean tokens of a row, prompt and all, as each voice reads it."""
+    read = [choir.completion_of(row, number) for number, row in enumerate(rows)]
+    return {
+        voice.name: sum(len(one.prompts[voice.name]) + len(one.ids) for one in read) / len(read)
+        for voice in choir.voices
+    }
+
+
+def main() -> None:
+    import torch
+
+    from util.embedded import load_tokenizer
+
+    args = parse_args()
+    torch.manual_seed(0)
+    tokenizer, model = load_tokenizer(args.model), load(args.model).eval()
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    system = persona((REPO / "generate/prompts/system-prompt.txt").read_text("utf-8").strip(), "lion")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for adapter in ("teacher", "other"):
+            model = write_adapter(model, args.lora_rank, folder / adapter)
+        voices = [Voice(BASE), Voice(TEACHER, folder / "teacher"), Voice("other", folder / "other"),
+                  Voice("lion", system=system)]  # fmt: skip
+        choir = Choir(args.model, voices, model)
+        write_rows(folder / "rows.jsonl", WARM_UP * args.batch_size + args.rows, tokenizer)
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        found = timed(args, choir, folder / "rows.jsonl", folder / "found.jsonl")
+        read = tokens_a_pass(choir, number_rows(200))
+    tokens = found["rows"] * sum(read.values())  # of all passes together
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+    found |= {
+        "rows_per_second": round(found["rows"] / found["seconds"], 1),
+        "tokens_per_second_a_pass": round(tokens / found["seconds"]),
+        "weights_gib": round(weights / 2**30, 2),
+        "peak_gib": round(peak_memory() / 2**30, 2),
+    }
+    say("tokens of a row: " + ", ".join(f"{voice} {count:.1f}" for voice, count in read.items()))
+    print(f"{args.model} on {device}: {len(voices)} voices, {args.batch_size} rows in a pass")
+    print(table(list(found), [[round(value, 1) if isinstance(value, float) else value for value in found.values()]]))
+    if args.output:
+        machine = {"device": device, "torch": torch.__version__}
+        write_json(args.output, {**provenance(), **machine, "tokens_a_row": read, "figures": found})
+
+
+if __name__ == "__main__":
+    run(main)
