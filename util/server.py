@@ -68,11 +68,15 @@ class ServerEngine:
             raise
 
     def _make_client(self) -> Any:
+        import httpx2
         import openai
 
         # The watch over the whole run is self.timeout: on a full server a single request may wait its turn for long.
         timeout = openai.Timeout(3600.0, connect=10.0)
-        return openai.AsyncOpenAI(base_url=self._url, api_key=server_key() or "none", max_retries=2, timeout=timeout)
+        # aiohttp: the pool of the client's default looks through all connections at each request.
+        pool = openai.DefaultAioHttpClient(limits=httpx2.Limits(max_connections=self.max_concurrency), timeout=timeout)
+        key = server_key() or "none"
+        return openai.AsyncOpenAI(base_url=self._url, api_key=key, max_retries=2, timeout=timeout, http_client=pool)
 
     def __enter__(self) -> ServerEngine:
         return self
