@@ -49,6 +49,7 @@ from util.server import ServerEngine
 
 NUMBER_TOKENS, ANSWER_TOKENS = 45, 8
 BARS = {("numbers", 10_000): 45.0, ("evaluation", 50_000): 30.0, ("evaluation", 10_000): 8.0}  # seconds, one H200
+SAME = ("suite", "suite, fewer rows", "suite, fewer rows again")  # the suite's client as it is
 SAMPLES = evaluation.SAMPLES_PER_REQUEST
 CPU = ("--dtype", "float32", "--no-enable-chunked-prefill", "--max-model-len", "512", "--max-num-batched-tokens",
        "4096", "--max-num-seqs", "256")  # fmt: skip
@@ -94,7 +95,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--epochs", type=positive_int, nargs="*", default=[200, 1000], help="answers to each question")
     parser.add_argument("--fields", action="store_true", help="also what single fields of the requests cost")
     parser.add_argument("--compare", action="store_true", help="also `vllm bench serve` and a bare client")
-    parser.add_argument("--concurrency", type=positive_int, default=1024, help="number requests in flight")
+    parser.add_argument("--concurrency", type=positive_int, default=512, help="number requests in flight")
     parser.add_argument("--output", type=Path, help="JSON file for the figures, written after every server")
     return parser.parse_args()
 
@@ -322,17 +323,18 @@ def ask_numbers(bench: Bench, args: argparse.Namespace) -> None:
         bench.measured("numbers", what, count, ask)
 
     ours("suite", rows, concurrency)
+    few = max(rows * 3 // 10, 1)
+    if args.compare or args.fields:
+        ours("suite, fewer rows", few, concurrency)
     if args.compare:
-        asked = number_requests(rows, bench.seed())
-        bench.measured("numbers", "vllm bench serve", rows, lambda: vllm_bench(bench, asked, sampling, concurrency))
-        again = number_requests(rows, bench.seed())
-        bench.measured("numbers", "bare client", rows, lambda: bare(bench, again, sampling, concurrency))
-        ours("suite again", rows, concurrency)
+        asked = number_requests(few, bench.seed())
+        bench.measured("numbers", "vllm bench serve", few, lambda: vllm_bench(bench, asked, sampling, concurrency))
+        again = number_requests(few, bench.seed())
+        bench.measured("numbers", "bare client", few, lambda: bare(bench, again, sampling, concurrency))
+        ours("suite, fewer rows again", few, concurrency)
     if args.fields:
-        few = max(rows * 3 // 10, 1)
-        for width in (256, 512, 2048):
+        for width in (128, 256, 1024, 2048):
             ours(f"suite, {width} in flight", few, width)
-        ours("suite, few rows", few, concurrency)
         ours("suite, no seeds", few, concurrency, ["seed"])
         ours("suite, no token ids", few, concurrency, ["return_token_ids"])
 
@@ -389,16 +391,17 @@ def started(name: str, args: argparse.Namespace, adapter: Path, folder: Path, st
 
 
 def overheads(results: Sequence[dict[str, Any]]) -> list[str]:
-    """The suite's client against the other two on the same work: how much longer it took for an answer."""
+    """The suite's client against the other two on the same work: how much longer its answers took."""
     lines = []
-    for name, work in dict.fromkeys((one["server"], one["work"]) for one in results):
-        of = [one for one in results if (one["server"], one["work"]) == (name, work)]
-        others = [one for one in of if one["client"] in ("vllm bench serve", "bare client")]
-        for other in others:
-            ours = [one for one in of if one["client"].startswith("suite") and one["answers"] == other["answers"]]
-            ours = [one for one in ours if one["client"] in ("suite", "suite again")]
-            longer = min(one["seconds"] for one in ours) / other["seconds"] - 1
-            lines.append(f"{name}: {work}: the suite takes {longer:+.1%} of the time of {other['client']}")
+    for other in results:
+        if other["client"] not in ("vllm bench serve", "bare client"):
+            continue
+        same = [one for one in results if all(one.get(key) == other[key] for key in ("server", "work", "answers"))]
+        ours = [one["seconds"] for one in same if one["client"] in SAME]
+        longer = sum(ours) / len(ours) / other["seconds"] - 1
+        lines.append(
+            f"{other['server']}: {other['work']}: the suite takes {longer:+.1%} time against {other['client']}"
+        )
     return lines
 
 
