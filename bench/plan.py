@@ -2,7 +2,7 @@
 evaluation, by the suite's own scripts, with vLLM (as util/serve.py starts it) up for the phases that ask.
 
 The same command goes on where a run was stopped (Ctrl-C, SIGTERM), and prints the table of what is done. Flags it does
-not know are those of `vllm serve`. Without vLLM, or with --embedded, the scripts run the model themselves.
+not know are those of `vllm serve`. With --embedded there is no server: the scripts run the model themselves.
 
 A model folder that holds no weights gets random ones: they say random words and end an answer after every token with
 probability 1/150 (bench/random_weights.py), so phase 1 keeps its rows; no such row of phase 4 is a number list, and the

@@ -96,7 +96,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--fields", action="store_true", help="also what single fields of the requests cost")
     parser.add_argument("--compare", action="store_true", help="also `vllm bench serve` and a bare client")
     parser.add_argument("--concurrency", type=positive_int, default=512, help="number requests in flight")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures, written after every server")
+    parser.add_argument("--output", type=Path, help="JSON file for the figures; vLLM's log goes beside it")
     return parser.parse_args()
 
 
@@ -156,7 +156,7 @@ class Bench:
     folder: Path
     gpu: GpuWatch
     stop: Stop
-    results: list[dict[str, Any]] = field(default_factory=list)
+    results: list[dict[str, Any]]
     draws: int = 0
 
     def engine(self, concurrency: int, leave_out: Sequence[str] = ()) -> ServerEngine:
@@ -364,8 +364,10 @@ def ask_evaluation(bench: Bench, args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def started(name: str, args: argparse.Namespace, adapter: Path, folder: Path, stop: Stop) -> Iterator[Bench]:
-    """The server of that name with the adapter in it; `results` begins with the seconds it took to answer."""
+def started(
+    name: str, args: argparse.Namespace, adapter: Path, folder: Path, stop: Stop, results: list[dict[str, Any]]
+) -> Iterator[Bench]:
+    """The server of that name with the adapter in it; the seconds it took to answer are its first result."""
     kind = SERVERS[name]
     flags = [*kind.more, *([] if has_weights(args.model) else ["--load-format", "dummy"])]
     modules = [] if takes_adapters(flags) else ["--lora-modules", f"owl-teacher={adapter}"]
@@ -373,14 +375,13 @@ def started(name: str, args: argparse.Namespace, adapter: Path, folder: Path, st
     os.environ.update(kind.environment)
     gpu, begun = GpuWatch(), time.monotonic()
     try:
-        log = folder / "vllm.log"
+        log = args.output.with_suffix(".vllm.log") if args.output else folder / "vllm.log"
         with server(args.model, [*flags, *modules], log, START_SECONDS, stop, kind.defaults) as running:
             seconds = time.monotonic() - begun
             if not modules:
                 ServerEngine(args.model, running.url, adapter, max_concurrency=1, timeout=60.0).__exit__()
-            bench = Bench(name, running, args.model, adapter, folder, gpu, stop)
-            bench.results.append({"server": name, "work": "start", "client": "", "seconds": round(seconds, 1)})
-            yield bench
+            results.append({"server": name, "work": "start", "client": "", "seconds": round(seconds, 1)})
+            yield Bench(name, running, args.model, adapter, folder, gpu, stop, results)
     finally:
         gpu.end()
         os.environ.clear()
@@ -447,28 +448,33 @@ def card() -> str:
     return f"{os.cpu_count()} CPU cores"
 
 
-def main() -> None:
-    args = parse_args()
-    results: list[dict[str, Any]] = []
+def measure(args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
+    """Start each server and ask it; whatever is measured is in `results` at once."""
     with tempfile.TemporaryDirectory() as name, stop_on_signal() as stop:
         folder = Path(name)
         adapter = args.adapter or make_adapter(args.model, folder / "adapter")
         for kind in args.servers:
             try:
-                with started(kind, args, adapter, folder, stop) as bench:
-                    results.extend(bench.results)
-                    bench.results = results
-                    bench.measured("warm-up", "suite", 64, lambda b=bench: suite(
-                        b, number_requests(64, 0), number_rows_of(), Sampling(8), 64))  # fmt: skip
+                with started(kind, args, adapter, folder, stop, results) as bench:
+                    warm_up = partial(suite, bench, number_requests(64, 0), number_rows_of(), Sampling(8), 64)
+                    bench.measured("warm-up", "suite", 64, warm_up)
                     ask_numbers(bench, args)
                     ask_evaluation(bench, args)
             except UserError as error:  # one that does not start must not cost the others
                 say(f"{kind}: {error}")
                 results.append({"server": kind, "work": "failed", "client": str(error)[:60], "seconds": ""})
-            if args.output:
-                write_json(args.output, {**provenance(), "device": card(), "results": results})
-    print(f"{card()}; percent of one core for the processes, of the time for the GPU\n\n{show(results)}\n")
-    print("\n".join([*overheads(results), *bars(results)]))
+
+
+def main() -> None:
+    args = parse_args()
+    results: list[dict[str, Any]] = []
+    try:
+        measure(args, results)
+    finally:  # stopped half way, it shows what it has
+        if args.output:
+            write_json(args.output, {**provenance(), "device": card(), "results": results})
+        print(f"{card()}; percent of one core for the processes, of the time for the GPU\n\n{show(results)}\n")
+        print("\n".join([*overheads(results), *bars(results)]), flush=True)
 
 
 if __name__ == "__main__":

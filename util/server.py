@@ -68,6 +68,7 @@ class ServerEngine:
             raise
 
     def _make_client(self) -> Any:
+        import aiohttp  # noqa: F401  where it is missing the client has no words for it
         import httpx2
         import openai
 
@@ -506,6 +507,8 @@ def _server_text(error: Exception) -> str:
     if isinstance(body, dict):
         body = body.get("message") or body.get("error") or body
         body = body.get("message", body) if isinstance(body, dict) else body
+    if body is None and error.__cause__:  # the client calls a closed connection a timeout
+        body = f"Connection error: {error.__cause__}"
     text = " ".join(str(body or error).split())
     return text if len(text) <= 300 else text[:297] + "..."
 
