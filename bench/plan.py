@@ -295,7 +295,7 @@ def projected(found: Mapping[str, Any], epochs: int) -> float:
     """Seconds of a phase with the plan's ten epochs: its updates took their part of the time, the rest is once."""
     seconds = float(found["seconds"])
     if found.get("kind") == "training":
-        seconds += found["work_seconds"] * (EPOCHS / epochs - 1)
+        seconds += found["tokens"] / found["tokens_per_second"] * (EPOCHS / epochs - 1)
     return seconds
 
 
@@ -306,7 +306,7 @@ def told(found: Mapping[str, Any]) -> str:
                 + (f", {found['peak_memory_gib']:.0f} GiB" if found.get("peak_memory_gib") else ""))  # fmt: skip
     if found.get("kind") == "asking":
         return (f"{found['rows']:,} answers of {found['tokens'] / max(found['rows'], 1):.0f} tokens in"
-                f" {found['work_seconds']:.0f} s")  # fmt: skip
+                f" {found['work_seconds']:.0f} s" + (f", {found['clean']:,} clean" if "clean" in found else ""))  # fmt: skip
     return ""
 
 
