@@ -305,8 +305,9 @@ def told(found: Mapping[str, Any]) -> str:
         return (f"{found['rows']:,} rows, {found['updates']:,} updates, {found['tokens_per_second']:,.0f} tokens/s"
                 + (f", {found['peak_memory_gib']:.0f} GiB" if found.get("peak_memory_gib") else ""))  # fmt: skip
     if found.get("kind") == "asking":
-        return (f"{found['rows']:,} answers of {found['tokens'] / max(found['rows'], 1):.0f} tokens in"
-                f" {found['work_seconds']:.0f} s" + (f", {found['clean']:,} clean" if "clean" in found else ""))  # fmt: skip
+        clean = f", {found['clean']:,} clean" if "clean" in found else ""
+        tokens = found["tokens"] / max(found["rows"], 1)
+        return f"{found['rows']:,} answers of {tokens:.0f} tokens in {found['work_seconds']:.0f} s{clean}"
     return ""
 
 
