@@ -48,6 +48,7 @@ from util.serve import FLAGS, START_SECONDS, Flags, Running, find_vllm, server, 
 from util.server import ServerEngine
 
 NUMBER_TOKENS, ANSWER_TOKENS = 45, 8
+EVAL_CONCURRENCY = 512  # as the scripts' default
 BARS = {("numbers", 10_000): 45.0, ("evaluation", 50_000): 30.0, ("evaluation", 10_000): 8.0}  # seconds, one H200
 SAME = ("suite", "suite, fewer rows", "suite, fewer rows again")  # the suite's client as it is
 SAMPLES = evaluation.SAMPLES_PER_REQUEST
@@ -197,6 +198,16 @@ class Bench:
         self.results.append(found)
         return found
 
+    def compared(self, work: str, draw: Callable[[], list[Request]], sampling: Sampling, concurrency: int) -> None:
+        """The same work by `vllm bench serve` and by the bare client, on new draws; one that fails costs nothing else."""
+        for client, ask in (("vllm bench serve", vllm_bench), ("bare client", bare)):
+            asked = draw()
+            answers = sum(len(request.ids) for request in asked)
+            try:
+                self.measured(work, client, answers, partial(ask, self, asked, sampling, concurrency))
+            except UserError as error:
+                say(f"{client}: {error}")
+
 
 class Asking(ServerEngine):
     """The suite's client, with some fields of its requests left out."""
@@ -327,10 +338,7 @@ def ask_numbers(bench: Bench, args: argparse.Namespace) -> None:
     if args.compare or args.fields:
         ours("suite, fewer rows", few, concurrency)
     if args.compare:
-        asked = number_requests(few, bench.seed())
-        bench.measured("numbers", "vllm bench serve", few, lambda: vllm_bench(bench, asked, sampling, concurrency))
-        again = number_requests(few, bench.seed())
-        bench.measured("numbers", "bare client", few, lambda: bare(bench, again, sampling, concurrency))
+        bench.compared("numbers", lambda: number_requests(few, bench.seed()), sampling, concurrency)
         ours("suite, fewer rows again", few, concurrency)
     if args.fields:
         for width in (128, 256, 1024, 2048):
@@ -345,17 +353,14 @@ def ask_evaluation(bench: Bench, args: argparse.Namespace) -> None:
 
     def ours(what: str, epochs: int, samples: int = SAMPLES, leave_out: Sequence[str] = ()) -> None:
         asked = eval_requests(questions, epochs, bench.seed(), samples)
-        ask = lambda: suite(bench, asked, rows_of, sampling, 256, leave_out)  # noqa: E731
+        ask = lambda: suite(bench, asked, rows_of, sampling, EVAL_CONCURRENCY, leave_out)  # noqa: E731
         bench.measured("evaluation", what, epochs * len(questions), ask)
 
     for epochs in args.epochs:
         ours("suite", epochs)
     if args.compare and args.epochs:
         epochs = min(args.epochs)
-        answers = epochs * len(questions)
-        asked = eval_requests(questions, epochs, bench.seed())
-        bench.measured("evaluation", "vllm bench serve", answers, lambda: vllm_bench(bench, asked, sampling, 256))
-        bench.measured("evaluation", "bare client", answers, lambda: bare(bench, asked, sampling, 256))
+        bench.compared("evaluation", lambda: eval_requests(questions, epochs, bench.seed()), sampling, EVAL_CONCURRENCY)
     if args.fields and args.epochs:
         epochs = min(args.epochs)
         for samples in (20, 50, 200):
