@@ -199,7 +199,7 @@ class Bench:
         return found
 
     def compared(self, work: str, draw: Callable[[], list[Request]], sampling: Sampling, concurrency: int) -> None:
-        """The same work by `vllm bench serve` and by the bare client, on new draws; one that fails costs nothing else."""
+        """The same work by `vllm bench serve` and by the bare client, on new draws; one that fails costs no other."""
         for client, ask in (("vllm bench serve", vllm_bench), ("bare client", bare)):
             asked = draw()
             answers = sum(len(request.ids) for request in asked)
