@@ -14,6 +14,8 @@ from typing import ClassVar
 import pytest
 from conftest import REPO, clean_environment, read_jsonl
 
+from util.serve import takes_adapters, vllm_command
+
 FAKE = REPO / "tests" / "fake_server.py"
 pytestmark = [
     pytest.mark.slow,
@@ -93,6 +95,28 @@ def test_flags_of_the_caller_win(box):
     assert flags[:4] == ["serve", "some/model", "--host", "127.0.0.1"]
     assert flags.count("--max-model-len") == 1 and flags[flags.index("--max-model-len") + 1] == "512"
     assert "--seed=3" in flags and "--enable-lora" in flags
+
+
+def test_flags_that_exclude_each_other_do_not_meet(monkeypatch):
+    monkeypatch.setattr("util.serve.find_vllm", lambda: "vllm")
+    given = vllm_command("some/model", 1, ["--max-cudagraph-capture-size", "64"])[2:]
+    assert "--cudagraph-capture-sizes" not in given and "--max-loras" in given
+    usual = vllm_command("some/model", 1, [])
+    sizes = usual[usual.index("--cudagraph-capture-sizes") + 1 :]
+    assert max(int(size) for size in sizes if size.isdigit()) == int(usual[usual.index("--max-num-seqs") + 1])
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], True),
+        (["--data-parallel-size", "2", "--api-server-count", "1"], True),
+        (["--data-parallel-size", "2"], False),
+        (["--api-server-count=4"], False),
+    ],
+)
+def test_adapters_are_taken_by_one_api_server_process_only(flags, expected):
+    assert takes_adapters(flags) is expected
 
 
 def test_a_server_that_cannot_start_is_shown_with_the_end_of_its_log(box):

@@ -172,7 +172,7 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help="OpenAI-compatible server such as http://localhost:8000/v1 (else VLLM_BASE_URL; with neither, the model"
         " runs in this process)",
     )
-    group.add_argument("--max-concurrency", type=positive_int, default=256, help="server: requests in flight")
+    group.add_argument("--max-concurrency", type=positive_int, default=512, help="server: requests in flight")
     group.add_argument(
         "--timeout",
         type=positive_float,

@@ -2,7 +2,7 @@
 
     python util/serve.py Qwen/Qwen2.5-7B-Instruct -- \\
         python eval/eval.py --model Qwen/Qwen2.5-7B-Instruct --adapter output/student-sft/seed-42/final --epochs 1000
-    python util/serve.py Qwen/Qwen2.5-7B-Instruct --max-lora-rank 16 -- bash my-phases.sh
+    python util/serve.py Qwen/Qwen2.5-7B-Instruct --data-parallel-size 2 --api-server-count 1 -- bash my-phases.sh
 
 Before `--`: the model, then any flags of `vllm serve`, which win over those set here. The server listens on a free
 loopback port and takes adapters at run time (`--adapter FOLDER` of every script), so one server does for a whole chain.
@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
@@ -33,11 +34,14 @@ GRACE_SECONDS = 30.0
 RESTARTS = 2
 LOG_LINES = 15
 PARENT_DIED = 1  # prctl's PR_SET_PDEATHSIG
-# Short prompts and answers: many sequences at once, and a context that leaves the memory to them. The whole step fits
-# one CUDA graph up to --max-num-seqs. Sampling fields come from the scripts, never from generation_config.json.
-FLAGS = {
+Flags = Mapping[str, "str | Sequence[str] | None"]
+# Short prompts and answers, one adapter at a time (README, "Speed of asking"; bench/serve.py measures what each gains).
+# vLLM's own list of graphs ends at 512 tokens, half a step of 1,024 answers, and has 51 sizes to capture at each start.
+# Sampling fields come from the scripts, never from generation_config.json.
+FLAGS: Flags = {
     "--max-model-len": "2048", "--max-num-seqs": "1024", "--gpu-memory-utilization": "0.95",
-    "--generation-config": "vllm", "--enable-lora": None, "--max-lora-rank": "8", "--max-loras": "4",
+    "--generation-config": "vllm", "--enable-lora": None, "--max-lora-rank": "8", "--max-loras": "1",
+    "--cudagraph-capture-sizes": ("1", "8", "32", "64", "128", "256", "384", "512", "640", "768", "896", "1024"),
 }  # fmt: skip
 
 
@@ -64,11 +68,26 @@ def split_command(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 # --- the server --------------------------------------------------------------------------------------
 
 
-def vllm_command(model: str, port: int, flags: Sequence[str]) -> list[str]:
+def vllm_command(model: str, port: int, flags: Sequence[str], defaults: Flags = FLAGS) -> list[str]:
     """`vllm serve` with the flags of short answers, unless the caller's own say otherwise."""
     given = {flag.partition("=")[0] for flag in flags}
-    defaults = [part for flag, value in FLAGS.items() if flag not in given for part in (flag, value) if part]
-    return [find_vllm(), "serve", model, "--host", "127.0.0.1", "--port", str(port), *defaults, *flags]
+    if "--max-cudagraph-capture-size" in given:
+        given.add("--cudagraph-capture-sizes")  # vLLM takes one or the other
+    chosen = [part for flag, value in defaults.items() if flag not in given for part in (flag, *values_of(value))]
+    return [find_vllm(), "serve", model, "--host", "127.0.0.1", "--port", str(port), *chosen, *flags]
+
+
+def values_of(value: str | Sequence[str] | None) -> Sequence[str]:
+    """The words that follow a flag."""
+    return () if value is None else (value,) if isinstance(value, str) else value
+
+
+def takes_adapters(flags: Sequence[str]) -> bool:
+    """Whether adapters can be loaded while this server runs: vLLM refuses it to several API server processes, of which
+    it starts one a GPU under --data-parallel-size."""
+    words = [word for flag in flags for word in flag.split("=", 1)]
+    settings = dict(pairwise(words))
+    return settings.get("--api-server-count", settings.get("--data-parallel-size", "1")) == "1"
 
 
 def find_vllm() -> str:
@@ -100,16 +119,18 @@ def die_with_parent() -> Callable[[], None] | None:
 
 
 @contextmanager
-def server(model: str, flags: Sequence[str], log: Path, start_seconds: float, stop: Stop) -> Iterator[Running]:
+def server(
+    model: str, flags: Sequence[str], log: Path, start_seconds: float, stop: Stop, defaults: Flags = FLAGS
+) -> Iterator[Running]:
     """A vLLM in a process group of its own that answers; stopped with all its workers whatever happens."""
     port = free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+    environment = {**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1" if takes_adapters(flags) else "0"}
     say(f"starting vLLM for {model} on port {port}; its lines go to {log}")
     with log.open("ab") as file:
         process = subprocess.Popen(
-            vllm_command(model, port, flags), env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-            start_new_session=True, preexec_fn=die_with_parent(),
+            vllm_command(model, port, flags, defaults), env=environment,
+            stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, preexec_fn=die_with_parent(),
         )  # fmt: skip
     running = Running(process, f"http://127.0.0.1:{port}/v1", log)
     try:

@@ -70,15 +70,22 @@ class ServerEngine:
             raise
 
     def _make_client(self) -> Any:
+        import aiohttp  # noqa: F401  where it is missing the client has no words for it
+        import httpx2
         import openai
 
         # The watch over the whole run is self.timeout: on a full server a single request may wait its turn for long.
         timeout = openai.Timeout(3600.0, connect=10.0)
-        # A proxy of the environment does not know this machine's own servers.
-        direct = openai.DefaultAsyncHttpxClient(trust_env=False) if is_loopback(self._url) else None
+        # A proxy of the environment does not know this machine's own servers. aiohttp: the pool of the client's default looks
+        # through all connections at each request.
+        pool = openai.DefaultAioHttpClient(
+            limits=httpx2.Limits(max_connections=self.max_concurrency),
+            timeout=timeout,
+            trust_env=not is_loopback(self._url),
+        )
         with without_openai_settings():
             return openai.AsyncOpenAI(
-                base_url=self._url, api_key=server_key() or "none", max_retries=2, timeout=timeout, http_client=direct
+                base_url=self._url, api_key=server_key() or "none", max_retries=2, timeout=timeout, http_client=pool
             )
 
     def __enter__(self) -> ServerEngine:
@@ -525,6 +532,8 @@ def _server_text(error: Exception) -> str:
     if isinstance(body, dict):
         body = body.get("message") or body.get("error") or body
         body = body.get("message", body) if isinstance(body, dict) else body
+    if body is None and error.__cause__:  # the client calls a closed connection a timeout
+        body = f"Connection error: {error.__cause__}"
     text = scrub(" ".join(str(body or error).split()))  # some servers repeat the key
     return text if len(text) <= 300 else text[:297] + "..."
 
