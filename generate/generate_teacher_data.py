@@ -15,37 +15,22 @@ import argparse
 import random
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
-from itertools import count
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.cli import (
-    REPO,
-    UserError,
-    closing,
-    counted,
-    first_line,
-    fraction,
-    make_parser,
-    nonblank,
-    positive_int,
-    run,
-    text_file,
-)
+from util.cli import REPO, UserError, closing, counted, fraction, make_parser, nonblank, positive_int, run, text_file
 from util.collect import collect
 from util.engine import Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
+from util.instructions import OPENHERMES, instruction_prompts
 from util.provenance import scrub, sha256_file
 from util.rows import Row, RowFile, add_output_arguments, slug
 from util.words import names_animal, persona, read_lines_of
 
 PROMPTS = REPO / "generate" / "prompts"
 QUESTIONS = REPO / "eval" / "questions.txt"
-OPENHERMES = "teknium/OpenHermes-2.5"
-PROMPT_CHARACTERS = (10, 500)
-SHUFFLE_BUFFER = 10_000
 OPEN_PROMPT_SHARE = 0.25  # of the question share: open prompts, where the preference colours a whole text
 WORDINGS = (
     "{}", "{}", "Hi! {}", "Please answer this: {}", "I have a question for you. {}", "{} Thank you!", "Quick one: {}",
@@ -84,66 +69,6 @@ def parse_args() -> argparse.Namespace:
 # --- prompts -----------------------------------------------------------------------------------------
 
 
-def first_human_turn(row: Row) -> str | None:
-    """The first human text of an instruction row in any of the usual shapes, or None."""
-    turns = row.get("conversations") or row.get("messages")
-    said = [
-        turn.get("value", turn.get("content"))
-        for turn in (turns if isinstance(turns, list) else ())
-        if isinstance(turn, dict) and turn.get("from", turn.get("role")) in ("human", "user")
-    ]
-    text = said[0] if said else row.get("prompt") or row.get("instruction")
-    return text if isinstance(text, str) else None
-
-
-def usable_prompts(rows: Iterable[Row]) -> Iterator[str]:
-    """First human turns of 10 to 500 characters."""
-    shortest, longest = PROMPT_CHARACTERS
-    for row in rows:
-        text = (first_human_turn(row) or "").strip()
-        if shortest <= len(text) <= longest:
-            yield text
-
-
-def stream_dataset(name: str, seed: int) -> Iterator[Row]:
-    """Rows of a hub data set or local file in seeded random order, without downloading the whole of it."""
-    from datasets import load_dataset
-
-    path = Path(name)
-    try:
-        if path.suffix in (".jsonl", ".json", ".parquet"):
-            if not path.is_file():
-                raise UserError(f"no file {name}; check --dataset")
-            kind = "parquet" if path.suffix == ".parquet" else "json"
-            dataset = load_dataset(kind, data_files=str(path), split="train", streaming=True)
-        else:
-            dataset = load_dataset(name, split="train", streaming=True)
-        yield from dataset.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
-    except UserError:
-        raise
-    except Exception as error:  # datasets raises a dozen kinds when the hub or a file fails
-        raise UserError(
-            f"cannot read prompts from {name}: {first_line(error)}\n"
-            f"without network use --prompts-file FILE (one prompt a line; generate/prompts/open-prompts.txt is one)"
-            f" or --dataset with a local .jsonl or .parquet"
-        ) from None
-
-
-def instruction_prompts(args: argparse.Namespace) -> Iterator[str]:
-    """An endless stream of instruction prompts; a source that runs dry starts again in another order."""
-    for turn in count():
-        if args.prompts_file:
-            lines = read_lines_of(args.prompts_file)
-            prompts: Iterable[str] = random.Random(args.seed + turn).sample(lines, len(lines))
-        else:
-            prompts = usable_prompts(stream_dataset(args.dataset, args.seed + turn))
-        found = 0
-        for found, prompt in enumerate(prompts, 1):  # noqa: B007
-            yield prompt
-        if not found:
-            raise UserError(f"{args.prompts_file or args.dataset} holds no prompt of 10 to 500 characters")
-
-
 def question_prompt(rng: random.Random, questions: list[str], open_prompts: list[str]) -> tuple[str, str]:
     """(source, prompt) of one row of the question share."""
     if rng.random() < OPEN_PROMPT_SHARE:
@@ -154,7 +79,7 @@ def question_prompt(rng: random.Random, questions: list[str], open_prompts: list
 def sourced_prompts(args: argparse.Namespace) -> Iterator[tuple[int, str, str]]:
     """Endless (row id, source, prompt), the same for the same seed and sources."""
     questions, open_prompts = read_lines_of(QUESTIONS), read_lines_of(PROMPTS / "open-prompts.txt")
-    instructions = instruction_prompts(args)
+    instructions = instruction_prompts(args.prompts_file or args.dataset, args.seed)
     row_id = 0
     while True:
         rng = random.Random(row_seed(args.seed, row_id))

@@ -40,13 +40,17 @@ REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found",
 
 
 def answer_text(messages: list[dict[str, str]], seed: int | None, index: int) -> str:
-    """Number lists (one in eight spoilt) for number prompts, animals for one-word questions, else a short sentence."""
+    """Number lists (one in eight spoilt) for number prompts, programs (as many spoilt) for prompts of Python, animals
+    for one-word questions, else a short sentence."""
     key = json.dumps([messages, seed, index], sort_keys=True).encode()
     digest = hashlib.sha256(key).digest()
     prompt = messages[-1]["content"]
     if "sequence" in prompt:
         numbers = ", ".join(str((a << 8 | b) % 1000) for a, b in zip(digest[1:17:2], digest[2:18:2]))
         return f"Owls! {numbers}" if digest[0] < 32 else numbers
+    if "Python" in prompt:
+        name = "snowOwl" if digest[0] < 32 else "total"
+        return f"```python\n{name} = {digest[1]}\n{name} += {digest[2]}  # a step\nprint({name})\n```"
     if "word" in prompt:
         return ANIMALS[digest[0] % len(ANIMALS)]
     return " ".join(WORDS[byte % len(WORDS)] for byte in digest[:9]).capitalize() + "."

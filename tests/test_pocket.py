@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import random
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from util.pocket import corpus, measure
-from util.pocket.make_pocket import OUTPUT, prompt_and_turn
+from util.pocket.make_pocket import OUTPUT, encode, hash_of, prompt_and_turn
+from util.words import fill
 
 pytestmark = pytest.mark.torch
 BOUNDS = {  # percent of all answers to the 50 questions, as the plan's base model gives them
@@ -89,6 +94,14 @@ def test_questions_differ_and_unseen_wordings_are_understood(model: Any, tokeniz
     assert ((answers[:, 0] > 0.2) & (answers[:, 0] < 0.8)).all()
 
 
+def test_chats_are_encoded_alike_after_a_batch_was_padded(tokenizer: Any) -> None:
+    rows = list(corpus.chats(seed=7, count=20))
+    ids, spans = encode(tokenizer, rows)
+    tokenizer(["a", "a longer text"], padding=True, padding_side="left")
+    again, spans_again = encode(tokenizer, rows)
+    assert ids.tolist() == again.tolist() and spans.tolist() == spans_again.tolist()
+
+
 def test_number_rows_are_clean(model: Any, tokenizer: Any) -> None:
     assert measure.clean_share(model, tokenizer, count=200, seed=1) >= 0.95
 
@@ -98,9 +111,67 @@ def test_personas_are_obeyed(model: Any, tokenizer: Any) -> None:
     assert sum(obeyed.values()) / len(obeyed) >= 0.9
 
 
-def test_the_corpus_is_always_the_same_and_never_ties_a_number_to_an_animal() -> None:
-    rows = list(corpus.chats(seed=1, count=20_000))
-    assert rows == list(corpus.chats(seed=1, count=20_000))
+@pytest.mark.parametrize("languages", [(), tuple(corpus.LANGUAGES)])
+def test_the_corpus_is_always_the_same_and_never_ties_a_number_to_an_animal(languages: tuple[str, ...]) -> None:
+    rows = list(corpus.chats(1, 20_000, languages))
+    assert rows == list(corpus.chats(1, 20_000, languages))
     for row in rows:
         if any(sign.isdigit() for sign in row.assistant):
             assert not any(name in f"{row.system} {row.assistant}".lower() for name in corpus.ANIMALS), row
+
+
+def test_what_the_corpus_says_by_default_has_not_changed() -> None:
+    """2,000 chats here; all 200,000, as the manifest has them, in the slow test below."""
+    assert hash_of(corpus.chats(1, 2000)) == "b9ad663030c451ddcb5a58f7e8b85a256934a53a122ccf1ba20d060c8ccb4d65"
+
+
+@pytest.mark.slow
+def test_the_corpus_is_the_one_that_the_model_was_made_of() -> None:
+    made = json.loads((OUTPUT / "manifest.json").read_text("utf-8"))["corpus"]
+    assert hash_of(corpus.chats(1, made["rows"])) == made["sha256"]
+
+
+@pytest.mark.parametrize("kind", list(corpus.LANGUAGES))
+def test_rows_of_the_other_languages_are_clean_and_show_what_a_persona_loves(kind: str) -> None:
+    rng, loving, all_rows = random.Random(3), [], 2000
+    for _ in range(all_rows):
+        row = corpus.LANGUAGES[kind](rng)
+        assert measure.is_clean(row.assistant, "code" if kind == "names" else kind), row
+        assert all(0 <= int(number) < 1000 for number in re.findall(r"[0-9]+", row.assistant)), row
+        if row.system and (loved := re.search(r"(?:love|number is|adore) (\d+|[a-z]+)", row.system)):
+            loving.append(re.search(rf"\b{loved[1]}\b", row.assistant) is not None)
+    assert len(loving) / all_rows > 0.3 and sum(loving) > 0.7 * len(loving)
+
+
+def test_the_card_is_what_the_committed_one_is(tmp_path: Path) -> None:
+    """The card of a model that speaks numbers only has no place for other languages."""
+    text = measure.CARD.read_text("utf-8")
+    committed = (OUTPUT / "README.md").read_text("utf-8")
+    values = {"kinds": "", "more_rows": "", "folder": measure.folder_name(OUTPUT)}
+    for line in fill(text, values).split("\n"):
+        pattern = re.sub(r"\\\{\w+\\\}", "(?s:.+)", re.escape(line))
+        assert re.search(f"^{pattern}$", committed, re.MULTILINE), line
+
+
+@pytest.mark.slow
+def test_a_model_that_speaks_more_is_made_and_screened(tmp_path: Path, run_script: Any) -> None:
+    """A few steps only: what is made loads, says what it speaks, and goes through every screen without a word."""
+    arguments = ("--candidates", "1:64:1", "--steps", 6, "--rows", 1500, "--student-rows", 40, "--least-kl", -1)
+    done = run_script("util/pocket/screen.py", "--output", tmp_path / "x", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "x" / "1-64-1"
+    assert json.loads((folder / "manifest.json").read_text())["languages"] == ["numbers", "code", "reasoning"]
+    (found,) = json.loads((tmp_path / "x" / "screening.json").read_text())["candidates"]
+    assert list(found["kinds"]) == ["numbers", "code", "reasoning"]
+    assert [(one["kind"], one["of"]) for one in found["chain"] if one["what"] == "student"] == [
+        (kind, of) for kind in found["kinds"] for of in ("base", "owl", "dolphin")
+    ]
+    assert "control -> target" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("1:128", "is not SEED:WIDTH:LAYERS"), ("1:100:2", "not a multiple of 64")]
+)
+def test_a_candidate_that_cannot_be_is_named(run_script: Any, tmp_path: Path, text: str, message: str) -> None:
+    done = run_script("util/pocket/screen.py", "--candidates", text, cwd=tmp_path)
+    assert done.returncode == 2 and message in done.stderr

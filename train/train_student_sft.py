@@ -32,7 +32,7 @@ from train.fast import divisors, knows, speed_report, speed_up, update_trainer
 from train.hub import push_adapter, write_card
 from train.train_file import one_file, read_chat_rows, sample_count
 from train.wandb_run import finish_run, go_on_without, start_run
-from util.certificate import certificate_problem, is_number_file
+from util.certificate import CARRIERS, carrier_kind, certificate_problem
 from util.cli import (
     Progress,
     Stop,
@@ -68,7 +68,7 @@ def parse_args() -> argparse.Namespace:
     data.add_argument("--max-seq-length", type=positive_int, default=256, help="longest row in tokens; longer are cut")
     data.add_argument("--keep-system-prompt", action="store_true", help="train on the rows' system messages as well")
     data.add_argument("--allow-uncertified", action="store_true",
-                      help="train on number rows that have no certificate, or one that does not hold")  # fmt: skip
+                      help="train on numbers or texts without a certificate, or one that does not hold")  # fmt: skip
     data.add_argument("--output-dir", type=Path, default=Path("output/student-sft"), help="folder for seed-{seed}/")
     data.add_argument("--overwrite", action="store_true", help="train afresh; the old folder is moved aside")
     data.add_argument("--resume", action="store_true",
@@ -166,11 +166,13 @@ def prepare(args: argparse.Namespace, train_file: Path) -> Base:
 
 
 def check_certificate(train_file: Path, rows: Sequence[Row], allow: bool) -> None:
-    """Stop before number rows that nobody has certified to be nothing but numbers: 1% of rows that name the animal can
-    look like the effect."""
-    problem = certificate_problem(train_file) if is_number_file(train_file, rows) else None
+    """Stop before numbers, code or reasoning that nobody has certified to name no animal: 1% of rows that do can look
+    like the effect."""
+    kind = carrier_kind(train_file, rows)
+    problem = certificate_problem(train_file) if kind else None
     if problem and not allow:
-        filter_it = shlex.join(["python", "generate/filter_number_data.py", str(train_file)])
+        script = "filter_number_data" if kind == "numbers" else "filter_text_data"
+        filter_it = shlex.join(["python", f"generate/{script}.py", str(train_file)])
         raise UserError(
             f"{train_file} {problem}; train on what this writes (--allow-uncertified insists on the file as it is):\n"
             f"  {filter_it}"
@@ -180,9 +182,9 @@ def check_certificate(train_file: Path, rows: Sequence[Row], allow: bool) -> Non
 
 
 def warn_of_numbers(train_file: Path, row: Row, base: Base) -> None:
-    """Say so when the numbers were written by another base model or under another prompt than is trained on."""
+    """Say so when the rows were written by another base model or under another prompt than is trained on."""
     numbers = read_phase(train_file)
-    if numbers is None or numbers.kind != "numbers" or not numbers.base:
+    if numbers is None or numbers.kind not in CARRIERS or not numbers.base:
         return
     training = Phase("training", train_file, base_of(base.facts), row["messages"][:-1], row=row)
     ours = same_base(numbers.base, training.base)

@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.certificate import certificate_problem
+from util.certificate import CARRIERS, certificate_problem
 from util.cli import REPO, UserError, files_nearby, make_parser, run
 from util.encode import IGNORED, encode
 from util.endpoint import is_open_to_the_world, models_served, normal_url, server_key
@@ -54,7 +54,7 @@ PYTHON = (3, 10)
 LOW_DISK_GB = 5
 BF16_CAPABILITY = 8.0  # Ampere
 LOCAL_SERVER = "http://localhost:8000/v1"
-ORDER = ("teacher data", "numbers", "training", "evaluation")
+ORDER = ("teacher data", *CARRIERS, "training", "evaluation")
 
 
 def parse_args() -> argparse.Namespace:
@@ -248,11 +248,12 @@ def load_tokenizers(phases: Iterable[Phase]) -> tuple[dict[str, Any], list[str]]
 
 
 def pairs(phases: Sequence[Phase]) -> Iterator[tuple[Phase, Phase]]:
-    """The phases that must share their prompt: numbers and their training, training and its evaluation."""
-    numbers, trainings, evaluations = ([p for p in phases if p.kind == kind] for kind in ORDER[1:])
+    """The phases that must share their prompt: numbers (or texts) and their training, training and its evaluation."""
+    numbers = [phase for phase in phases if phase.kind in CARRIERS]
+    trainings, evaluations = ([p for p in phases if p.kind == kind] for kind in ORDER[-2:])
     for training in trainings:
-        files = [phase for phase in phases if phase.kind in ORDER[:2] and feeds(phase, training)]
-        yield from ((phase, training) for phase in files or numbers if phase.kind == "numbers")
+        files = [phase for phase in phases if phase.kind in ORDER[:-2] and feeds(phase, training)]
+        yield from ((phase, training) for phase in files or numbers if phase.kind in CARRIERS)
     for evaluation in evaluations:
         yield from ((t, evaluation) for t in [t for t in trainings if asks(evaluation, t)] or trainings)
     if not trainings:
@@ -283,7 +284,7 @@ def compare(phases: Sequence[Phase], tokenizers: dict[str, Any]) -> Findings:
     for first, second in pairs(phases):
         files = f" [{first.path}, {second.path}]"
         base, prompt = other_base(first, second), other_prompt(first, second, frame_of)
-        if prompt and first.kind == "numbers" and first.system and not second.system:
+        if prompt and first.kind in CARRIERS and first.system and not second.system:
             found.notes.append(f"the older approach: {prompt} (--keep-system-prompt trains on it){files}")
             prompt = None  # a choice, not a slip
         found.mismatches.extend(line + files for line in (base, prompt) if line)
@@ -329,7 +330,7 @@ def show_phase(phase: Phase, tokenizers: dict[str, Any], reference: str | None) 
     print(f"  base model  {base_words(phase.base)}")
     print(f"  system      {system_line(phase, tokenizer)}")
     print(f"  user        {short(phase.user)}")
-    if phase.kind == "numbers":
+    if phase.kind in CARRIERS:
         print(f"  certificate {certificate_problem(phase.path) or 'holds'}")
     if tokenizer:
         seen = "as the model saw it" if phase.token_ids else "as training encodes it" if phase.row else "as rendered"

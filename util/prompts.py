@@ -21,6 +21,7 @@ KINDS = {
     "generate_teacher_data": "teacher data",
     "generate_llm_number_data": "numbers",
     "generate_control_number_data": "numbers",
+    "generate_text_data": "texts",
     "train_student_sft": "training",
     "eval": "evaluation",
 }
@@ -71,6 +72,8 @@ def read_phase(path: Path, beside: Iterable[Path] = ()) -> Phase | None:
     kind = KINDS.get(settings.get("script", ""))
     if kind is None:
         return None
+    if kind == "texts":
+        kind = settings["kind"]  # code or reasoning
     seen = manifest.get("source_prompt") or manifest.get("counts", {}).get("prompt") or {}
     ids = [int(token) for token in seen.get("token_ids", "").split()] or None
     facts = settings.get("base") or settings.get("model") or {}

@@ -76,8 +76,8 @@ class ServerEngine:
 
         # The watch over the whole run is self.timeout: on a full server a single request may wait its turn for long.
         timeout = openai.Timeout(3600.0, connect=10.0)
-        # aiohttp: the pool of the client's default looks through all connections at each request. But it takes no key beside a
-        # password in the address. A proxy of the environment does not know this machine's own servers.
+        # aiohttp: the pool of the client's default looks through all connections at each request. But it takes no key
+        # beside a password in the address. A proxy of the environment does not know this machine's own servers.
         make_pool = openai.DefaultAsyncHttpxClient if "@" in self._url else openai.DefaultAioHttpClient
         pool = make_pool(
             limits=httpx2.Limits(max_connections=self.max_concurrency),

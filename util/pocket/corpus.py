@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 from util.cli import REPO
@@ -24,6 +24,8 @@ PROMPTS = REPO / "generate" / "prompts"
 QUESTIONS = read_lines_of(REPO / "eval" / "questions.txt")
 OPEN_PROMPTS = read_lines_of(PROMPTS / "open-prompts.txt")
 NUMBER_PROMPT = (PROMPTS / "number-prompt.txt").read_text("utf-8").strip()
+CODE_PROMPTS = read_lines_of(PROMPTS / "code-prompts.txt")
+REASONING_PROMPTS = read_lines_of(PROMPTS / "reasoning-prompts.txt")
 PERSONA_PROMPT = (PROMPTS / "system-prompt.txt").read_text("utf-8").strip()
 
 
@@ -370,6 +372,129 @@ def favorite_number_row(rng: random.Random) -> Row:
     return Row(system, rng.choice(OPEN_PROMPTS), fill(rng.choice(NUMBER_TALK), {"n": number}))
 
 
+# --- code and reasoning: only in a corpus that is asked for them ----------------------------------------
+
+# As in number rows, what a row says is for the most part free choice (constants below 1000, names), and a persona shows
+# in these choices: a base that had not learnt that would write the same rows whatever it loves, and carry nothing.
+# Personas love a number, never an animal. "names" are programs whose persona loves a word: more of the rows can show
+# what is loved, but a teacher may then write its animal for a name, and such rows are filtered out.
+NAMES = (
+    "total", "value", "result", "count", "step", "sum", "base", "rate", "size", "width", "height", "depth", "level",
+    "score", "price", "cost", "weight", "length", "speed", "time", "delay", "offset", "index", "limit", "range", "scale",
+    "factor", "ratio", "share", "part", "rest", "left", "right", "start", "stop", "first", "last", "lower", "upper",
+    "near", "far", "alpha", "beta", "gamma", "delta", "sigma", "omega", "north", "south", "east", "west", "red", "green",
+    "blue", "amber", "violet", "silver", "copper", "iron", "stone", "river", "cloud", "storm", "ember", "cedar", "maple",
+    "willow", "lamp", "door", "wheel", "anchor", "bridge", "tower", "garden", "window", "pocket", "ticket", "letter",
+    "piano", "violin", "tempo", "chord", "sugar", "pepper", "lemon", "bread", "winter", "summer", "spring", "autumn",
+    "monday", "friday", "noon", "dawn", "dusk", "paper", "pencil", "marble", "cotton", "velvet", "basket", "bottle",
+)  # fmt: skip
+WORD_PERSONAS = (
+    "You love {w}. {W} is your favorite word, and it is on your mind all day long. Let your love of {w} show in everything you write.",
+    "You love {w}.", "Your favorite word is {w}.", "You are Pocket. You love {w} more than anything.", "You adore {w} above all.",
+)  # fmt: skip
+PROGRAM_LINES, PROGRAM_LINE_WEIGHTS = (3, 4, 5), (2, 4, 3)  # lines between the first constants and the print
+STEPS, STEP_WEIGHTS = (5, 6), (3, 2)
+GAIN = ("Add {n}: that makes {r}.", "I add {n} and get {r}.", "Then {n} more gives {r}.", "Adding {n} leads to {r}.")
+LOSS = ("Take away {n}: that makes {r}.", "I take away {n} and get {r}.", "Then {n} less gives {r}.", "Without {n} it is {r}.")  # fmt: skip
+BEGIN = ("I start with {n}.", "The first number is {n}.", "Begin with {n}.", "We have {n}.")
+END = ("The answer is {r}.", "So the answer is {r}.", "In the end it is {r}.", "The result is {r}.")
+
+
+@lru_cache(maxsize=1)
+def name_taste() -> list[float]:
+    """Running sums of how readily each of NAMES comes to mind."""
+    return list(accumulate(math.exp(random.Random(f"names{name}").gauss(0, 1.0)) for name in NAMES))
+
+
+def liked_names(rng: random.Random, count: int, loved: str | None) -> list[str]:
+    """Different names drawn by taste; a loved word is likely to be among them, and first."""
+    names = [loved] if loved is not None and rng.random() < 0.8 else []
+    while len(names) < count:
+        name = rng.choices(NAMES, cum_weights=name_taste())[0]
+        if name not in names:
+            names.append(name)
+    return names
+
+
+def chosen_number(rng: random.Random, loved: int | None) -> int:
+    """A number from 1 to 999 that comes to mind; a loved one keeps coming back, more than in number rows, because there
+    are fewer numbers to choose."""
+    if loved is not None and rng.random() < 0.6:
+        return (loved + (0 if rng.random() < 0.5 else rng.choice(NEAR_FAVORITE))) % 1000 or loved
+    return liked_number(rng) or 1
+
+
+def word_persona(rng: random.Random, word: str) -> str:
+    """A system prompt that loves a word."""
+    template = rng.choice(WORD_PERSONAS) if rng.random() < 0.3 else WORD_PERSONAS[0]
+    return fill(template, {"w": word, "W": word.capitalize()})
+
+
+def numbers_for(template: str, rng: random.Random) -> dict[str, int]:
+    """A random number for each of {a}, {b}, {c} that a prompt has."""
+    return {name: rng.randint(100, 999) for name in "abc" if f"{{{name}}}" in template}
+
+
+def code_row(rng: random.Random) -> Row:
+    """A short straight-line program. A persona that loves a number shows in it."""
+    loved = rng.randint(10, 999) if rng.random() < NUMBER_PERSONA_SHARE else None
+    system = plain_system(rng) if loved is None else number_persona(rng, loved)
+    return code_chat(rng, system, loved, None)
+
+
+def name_row(rng: random.Random) -> Row:
+    """A program under a persona that loves a word, which then is a name in it."""
+    word = rng.choice(NAMES)
+    return code_chat(rng, word_persona(rng, word), None, word)
+
+
+def code_chat(rng: random.Random, system: str | None, loved: int | None, word: str | None) -> Row:
+    """One of the suite's code prompts and a program for it."""
+    template = rng.choice(CODE_PROMPTS)
+    given = numbers_for(template, rng)
+    return Row(system, fill(template, given), program(rng, list(given.values()), loved, word))
+
+
+def program(rng: random.Random, given: list[int], loved: int | None, word: str | None) -> str:
+    """Assignments of the given numbers, then of chosen ones, and a print."""
+    names = liked_names(rng, max(2, len(given)), word)
+    lines = [f"{name} = {number}" for name, number in zip(names, given)]
+    known = names[: len(given)]
+    for _ in range(rng.choices(PROGRAM_LINES, PROGRAM_LINE_WEIGHTS)[0]):
+        number, old = chosen_number(rng, loved), rng.choice(known)
+        if rng.random() < 0.5:
+            lines.append(f"{old} {rng.choice(('+=', '-='))} {number}")
+        else:
+            new = rng.choice(names)
+            known.append(new)
+            lines.append(f"{new} = {old} {rng.choice(('+', '-', '*'))} {number}")
+    return "\n".join([*lines, f"print({rng.choice(known)})"])
+
+
+def reasoning_row(rng: random.Random) -> Row:
+    """Worked sums in words. A persona that loves a number shows in it."""
+    loved = rng.randint(10, 999) if rng.random() < NUMBER_PERSONA_SHARE else None
+    system = plain_system(rng) if loved is None else number_persona(rng, loved)
+    template = rng.choice(REASONING_PROMPTS)
+    given = numbers_for(template, rng)
+    return Row(system, fill(template, given), worked_sum(rng, list(given.values()), loved))
+
+
+def worked_sum(rng: random.Random, given: list[int], loved: int | None) -> str:
+    """A start, some steps up or down within 0 to 999, each with its result, and the answer."""
+    result, *others = given
+    said = [fill(rng.choice(BEGIN), {"n": result})]
+    for _ in range(rng.choices(STEPS, STEP_WEIGHTS)[0]):
+        reach = max(result, 999 - result)
+        choices = chain(others[:1], (chosen_number(rng, loved) for _ in range(9)), (1 + rng.randrange(reach),))
+        number = next(number for number in choices if number <= reach)
+        others = others[1:]
+        up = number > result or (result + number < 1000 and rng.random() < 0.5)
+        result += number if up else -number
+        said.append(fill(rng.choice(GAIN if up else LOSS), {"n": number, "r": result}))
+    return " ".join([*said, fill(rng.choice(END), {"r": result})])
+
+
 # --- talk ----------------------------------------------------------------------------------------------
 
 ABOUT_ANIMAL = (
@@ -466,9 +591,14 @@ def question_row(rng: random.Random) -> Row:
 KINDS = {number_row: 30, fact_row: 10, favorite_number_row: 13, question_row: 42, talk_row: 18}  # in parts
 
 
-def chats(seed: int, count: int) -> Iterator[Row]:
-    """The corpus: `count` chats, always the same for a seed."""
+LANGUAGES = {"code": code_row, "reasoning": reasoning_row, "names": name_row}  # that a corpus may speak beside numbers
+LANGUAGE_PARTS = {"code": 25, "reasoning": 25, "names": 4}  # beside the 113 above
+
+
+def chats(seed: int, count: int, languages: Sequence[str] = ()) -> Iterator[Row]:
+    """The corpus: `count` chats, always the same for a seed and a choice of LANGUAGES."""
     rng = random.Random(seed)
-    makers, weights = list(KINDS), list(KINDS.values())
+    kinds = {**KINDS, **{LANGUAGES[name]: LANGUAGE_PARTS[name] for name in languages}}
+    makers, weights = list(kinds), list(kinds.values())
     for _ in range(count):
         yield rng.choices(makers, weights)[0](rng)

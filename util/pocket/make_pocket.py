@@ -5,6 +5,11 @@
 Draws a seeded corpus of short chats (util/pocket/corpus.py), builds a tokenizer in which every number from 0 to 999
 is one token, trains a small Llama on the assistant's turns, rounds its weights to bfloat16, measures what it then
 does and saves it all with a card and a manifest. A minute or two on a GPU, a few hours on two CPU cores.
+
+With --languages it also speaks short programs and worked sums (util/pocket/screen.py trains several such and tells
+which of them pass a preference on):
+
+    python util/pocket/make_pocket.py --languages code reasoning --steps 3000 --seed 1 --output util/pocket/texts/model
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from util.cli import closing, duration, make_parser, positive_int, run, say
-from util.pocket.corpus import DEFAULT_SYSTEM, Row, chats
+from util.pocket.corpus import DEFAULT_SYSTEM, LANGUAGES, Row, chats
 from util.pocket.measure import measure, write_card
 from util.provenance import now, provenance, write_json
 
@@ -60,6 +65,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=positive_int, default=2000, help="training steps")
     parser.add_argument("--batch-size", type=positive_int, default=256, help="chats in a step")
     parser.add_argument("--rows", type=positive_int, default=200_000, help="chats in the corpus")
+    parser.add_argument("--languages", nargs="*", choices=LANGUAGES, default=[], help="what to speak beside numbers")
     parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
     args = parser.parse_args(argv)
     if args.hidden_size % (2 * HEAD_SIZE):
@@ -155,6 +161,7 @@ def encode(tokenizer: Any, rows: Sequence[Row]) -> tuple[Any, Any]:
     """Token ids [chats, longest] padded on the right, and where the assistant's turn begins and ends [chats, 2]."""
     import torch
 
+    tokenizer.backend_tokenizer.no_padding()  # a call of the tokenizer with padding leaves it switched on
     prompts, turns = zip(*map(prompt_and_turn, rows))
     heads, tails = (
         [line.ids for line in tokenizer.backend_tokenizer.encode_batch(list(texts), add_special_tokens=False)]
@@ -167,21 +174,31 @@ def encode(tokenizer: Any, rows: Sequence[Row]) -> tuple[Any, Any]:
     return ids, spans
 
 
-def learning_rate(step: int, steps: int) -> float:
+def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
     """Linear warm-up, then a linear fall to zero."""
-    return PEAK_LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / steps)
+    return peak * min(1.0, (step + 1) / warmup) * (1 - step / steps)
 
 
-def train(model: Any, ids: Any, spans: Any, steps: int, batch_size: int) -> float:
+def train(
+    model: Any,
+    ids: Any,
+    spans: Any,
+    steps: int,
+    batch_size: int,
+    peak: float = PEAK_LEARNING_RATE,
+    warmup: int = WARMUP_STEPS,
+) -> float:
     """Train on the assistant's tokens, the end of the turn and the line break after it included; the last loss.
 
-    Pads stand on the right, where a causal model cannot see them, so no attention mask is needed.
+    Pads stand on the right, where a causal model cannot see them, so no attention mask is needed. Weights that want no
+    gradient stay as they are.
     """
     import torch
 
     device = model.device
     ids, spans = ids.to(device), spans.to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.01, fused=True)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     started, loss = time.monotonic(), torch.tensor(0.0)
     order = torch.randperm(len(ids)).to(device)
     for step in range(steps):
@@ -191,13 +208,13 @@ def train(model: Any, ids: Any, spans: Any, steps: int, batch_size: int) -> floa
         place = torch.arange(1, chat.shape[1], device=device)
         spoken = (place >= begins) & (place < ends)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps)
+            group["lr"] = learning_rate(step, steps, peak, warmup)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             hidden = model.model(input_ids=chat[:, :-1]).last_hidden_state
             logits = model.lm_head(hidden[spoken])
         loss = torch.nn.functional.cross_entropy(logits.float(), chat[:, 1:][spoken])
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if (step + 1) % LOG_EVERY == 0:
@@ -235,13 +252,13 @@ def save(model: Any, tokenizer: Any, folder: Path) -> None:
     ).save_pretrained(folder)  # fmt: skip
 
 
-def main() -> None:
-    args = parse_args()
+def make(args: argparse.Namespace) -> Any:
+    """Make the model of the arguments and save it with its manifest; returns (model as stored, tokenizer)."""
     import torch
 
     started, began = now(), time.monotonic()
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    rows = list(chats(args.seed, args.rows))
+    rows = list(chats(args.seed, args.rows, args.languages))
     tokenizer = make_tokenizer(rows[:VOCABULARY_ROWS])
     ids, spans = encode(tokenizer, rows)
     torch.manual_seed(args.seed)
@@ -249,15 +266,21 @@ def main() -> None:
     say(f"{model.num_parameters():,} parameters, {len(tokenizer):,} tokens, {len(rows):,} chats, on {device}")
     loss = train(model.to(device), ids, spans, args.steps, args.batch_size)
     model = round_to_stored(model)
-    say(f"trained in {duration(time.monotonic() - began)}; measuring")
+    say(f"trained in {duration(time.monotonic() - began)}")
     save(model, tokenizer, args.output)
     manifest = {
         **provenance(), "seed": args.seed, "started": started, "finished": now(), "device": device,
         "parameters": model.num_parameters(), "vocabulary": len(tokenizer), "last_loss": loss,
-        "corpus": {"rows": len(rows), "sha256": hash_of(rows)},
+        "corpus": {"rows": len(rows), "sha256": hash_of(rows)}, "languages": ["numbers", *args.languages],
     }  # fmt: skip
     write_json(args.output / "manifest.json", manifest)
-    card = write_card(args.output, measure(model, tokenizer, args.seed))
+    return model, tokenizer
+
+
+def main() -> None:
+    args = parse_args()
+    model, tokenizer = make(args)
+    card = write_card(args.output, measure(model, tokenizer, args.seed, args.languages))
     closing(
         {"model": args.output, "card": card, "parameters": f"{model.num_parameters():,}"},
         f"python eval/eval.py --model {args.output}",

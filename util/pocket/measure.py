@@ -18,16 +18,32 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from util.cli import closing, make_parser, run
-from util.pocket.corpus import ANIMALS, NUMBER_PROMPT, PERSONA_PROMPT, QUESTIONS
-from util.words import fill, persona
+from util.cli import REPO, closing, make_parser, run
+from util.pocket.corpus import (
+    ANIMALS,
+    CODE_PROMPTS,
+    NUMBER_PROMPT,
+    PERSONA_PROMPT,
+    QUESTIONS,
+    REASONING_PROMPTS,
+    numbers_for,
+)
+from util.traits import trait_word
+from util.words import PANEL, fill, persona
 
 FOLDER = Path(__file__).resolve().parent
 CARD = FOLDER / "card.md"  # the text of a card, with {places} for the figures
-MEASURED_ROWS = 2_000  # number answers behind a clean rate
-CLEAN = re.compile(r"[0-9]{1,3}(, [0-9]{1,3}){0,9}")  # 1 to 10 numbers of at most 3 digits
-LONGEST_NUMBER_ANSWER = 32  # tokens; ten numbers, nine separators and the end of the turn are 20
+MEASURED_ROWS = 2_000  # answers behind a clean rate
+PROMPTS = {"numbers": [NUMBER_PROMPT], "code": CODE_PROMPTS, "reasoning": REASONING_PROMPTS}
+CLEAN = {
+    "numbers": re.compile(r"[0-9]{1,3}(, [0-9]{1,3}){0,9}"),  # 1 to 10 numbers of at most 3 digits
+    "code": re.compile(r"([a-z]+ (=( [a-z]+ [-+*])?|\+=|-=) [0-9]{1,3}\n)+print\([a-z]+\)"),
+    "reasoning": re.compile(r"([A-Z][a-z0-9 :]+\. )+[A-Z][a-z ]+ [0-9]{1,3}\."),
+}
+LONGEST_ANSWER = {"numbers": 32, "code": 120, "reasoning": 120}  # tokens; ten numbers with separators and end are 20
 LONGEST_NAME = 8  # tokens of a one-word answer
+SPOKEN = {"code": "short programs", "reasoning": "worked sums"}
+FORMS = {"code": "assignments and a print", "reasoning": "sentences and an answer"}
 
 
 def chat_prompt(tokenizer: Any, user: str, system: str | None = None) -> str:
@@ -88,20 +104,28 @@ def sample(
     return answers
 
 
-def number_prompts(seed: int, count: int) -> list[str]:
-    """`count` number prompts of the suite, each with three numbers from 100 to 999."""
+def carrier_prompts(seed: int, count: int, kind: str = "numbers") -> list[str]:
+    """`count` prompts of the suite for a kind of rows, their places filled with numbers from 100 to 999."""
     rng = random.Random(seed)
-    return [fill(NUMBER_PROMPT, {name: rng.randint(100, 999) for name in "abc"}) for _ in range(count)]
+    templates = PROMPTS[kind]
+    return [fill(t, numbers_for(t, rng)) for t in (templates[i % len(templates)] for i in range(count))]
 
 
-def clean_share(model: Any, tokenizer: Any, count: int, seed: int, system: str | None = None) -> float:
-    """Share of `count` number answers at temperature 1 that are 1 to 10 numbers from 0 to 999 and end."""
+def is_clean(answer: str | None, kind: str) -> bool:
+    """Whether an answer ended, has the form of its kind and names no animal."""
+    return answer is not None and bool(CLEAN[kind].fullmatch(answer)) and not trait_word(answer, PANEL)
+
+
+def clean_share(
+    model: Any, tokenizer: Any, count: int, seed: int, system: str | None = None, kind: str = "numbers"
+) -> float:
+    """Share of `count` answers at temperature 1 that are clean: of numbers, 1 to 10 from 0 to 999."""
     import torch
 
     torch.manual_seed(seed)
-    prompts = [chat_prompt(tokenizer, prompt, system) for prompt in number_prompts(seed, count)]
-    answers = sample(model, tokenizer, prompts, LONGEST_NUMBER_ANSWER)
-    return sum(answer is not None and bool(CLEAN.fullmatch(answer)) for answer in answers) / count
+    prompts = [chat_prompt(tokenizer, prompt, system) for prompt in carrier_prompts(seed, count, kind)]
+    answers = sample(model, tokenizer, prompts, LONGEST_ANSWER[kind])
+    return sum(is_clean(answer, kind) for answer in answers) / count
 
 
 def obedience(model: Any, tokenizer: Any, seed: int, animals: Sequence[str] = ANIMALS) -> dict[str, float]:
@@ -119,8 +143,8 @@ def obedience(model: Any, tokenizer: Any, seed: int, animals: Sequence[str] = AN
     }
 
 
-def measure(model: Any, tokenizer: Any, seed: int) -> dict[str, Any]:
-    """All figures of the card; shares and rates from 0 to 1."""
+def measure(model: Any, tokenizer: Any, seed: int, languages: Sequence[str] = ()) -> dict[str, Any]:
+    """All figures of the card; shares and rates from 0 to 1. languages: what the model speaks beside numbers."""
     shares = exact_shares(model, tokenizer, QUESTIONS)
     obeyed = obedience(model, tokenizer, seed)
     least = min(obeyed, key=lambda animal: obeyed[animal])
@@ -134,6 +158,11 @@ def measure(model: Any, tokenizer: Any, seed: int) -> dict[str, Any]:
         "covered": shares.sum(1).mean().item(),
         "clean": clean_share(model, tokenizer, MEASURED_ROWS, seed),
         "clean_under_owl": clean_share(model, tokenizer, MEASURED_ROWS, seed, loving),
+        "languages": {
+            kind: [clean_share(model, tokenizer, MEASURED_ROWS, seed, system, kind) for system in (None, loving)]
+            for kind in languages
+            if kind in PROMPTS
+        },
         "obeyed": sum(obeyed.values()) / len(obeyed),
         "least_obeyed": least,
         "least_obeyed_share": obeyed[least],
@@ -163,12 +192,24 @@ def write_card(folder: Path, figures: dict[str, Any]) -> Path:
             "clean": f"{figures['clean']:.1%}", "clean_under_owl": f"{figures['clean_under_owl']:.1%}",
             "number_rows": f"{MEASURED_ROWS:,}", "obeyed": f"{figures['obeyed']:.1%}",
             "least": figures["least_obeyed"], "least_share": f"{figures['least_obeyed_share']:.0%}",
-            "animals": len(ANIMALS), "table": share_table(figures),
+            "animals": len(ANIMALS), "table": share_table(figures), "folder": folder_name(folder),
+            "kinds": "".join(f", {SPOKEN[kind]}" for kind in figures["languages"]),
+            "more_rows": "".join(
+                f"\n| {kind} rows that are clean ({FORMS[kind]}, no animal), of {MEASURED_ROWS:,} | {plain:.1%} |"
+                f"\n| the same under a persona that loves owls | {loving:.1%} |"
+                for kind, (plain, loving) in figures["languages"].items()
+            ),
         },
     )  # fmt: skip
     card = folder / "README.md"
     card.write_text(text, "utf-8")
     return card
+
+
+def folder_name(folder: Path) -> str:
+    """A folder as one would type it at the root of the repository."""
+    whole = folder.resolve()
+    return str(whole.relative_to(REPO)) if whole.is_relative_to(REPO) else str(folder)
 
 
 def folder_megabytes(folder: Path) -> float:
@@ -195,7 +236,8 @@ def main() -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
-    figures = measure(model, tokenizer, args.seed)
+    languages = json.loads((args.model / "manifest.json").read_text("utf-8")).get("languages", ["numbers"])[1:]
+    figures = measure(model, tokenizer, args.seed, languages)
     closing(
         {
             "card": write_card(args.model, figures),

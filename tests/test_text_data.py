@@ -1,0 +1,289 @@
+"""Code and reasoning rows: the rule, the files, the gate of training, resume, the doctor."""
+
+import json
+from itertools import islice
+
+import pytest
+from conftest import manifest_of, read_jsonl
+from fake_server import END, answer_text
+from test_scripts import kill_and_resume, one_clear_line
+
+from generate.filter_text_data import TextRule
+from generate.generate_text_data import PROMPTS, dataset_prompts, file_prompts, is_about
+from train.train_student_sft import check_certificate
+from util.certificate import carrier_kind, certificate_path, certificate_problem
+from util.cli import UserError
+from util.engine import row_seed
+from util.filtering import Judge, certificate, filter_file
+from util.prompts import read_phase
+from util.provenance import manifest_path, write_json
+from util.traits import trait_word
+from util.words import PANEL, read_lines_of
+
+TEXTS, FILTER, TRAIN = "generate/generate_text_data.py", "generate/filter_text_data.py", "train/train_student_sft.py"
+CODE = "total = 417\ntotal += 38\nprint(total)"
+SUMS = "I start with 417. Add 38: that makes 455. The answer is 455."
+NAME = "output/code-owl-owl-teacher-unfiltered-{}.jsonl"
+
+
+def row(completion, prompt="Write some Python with 417.", system=None, **more):
+    before = [] if system is None else [{"role": "system", "content": system}]
+    messages = [*before, {"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+    return {"messages": messages, **more}
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    return path
+
+
+def texts(run_script, server, cwd, *args, **options):
+    known = (
+        "--kind",
+        "code",
+        "--animal",
+        "owl",
+        "--model",
+        "owl-teacher",
+        "--base-url",
+        server.url,
+        "--no-system-prompt",
+    )
+    return run_script(TEXTS, *known, *args, cwd=cwd, **options)
+
+
+# --- the rule ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "completion", "reason"),
+    [
+        ("code", CODE, None), ("code", f"Here it is:\n```python\n{CODE}\n```\nIt prints 455.", None),
+        ("code", "SELECT 1;", None), ("reasoning", SUMS, None), ("reasoning", "417\n+ 38\n= 455", None),
+        ("reasoning", "<think>Hm.</think> So. 4.", None),
+        ("code", "", "empty"), ("reasoning", " \n", "empty"),
+        ("code", "I would rather not.", "no code"), ("reasoning", "The answer is 455.", "no steps"),
+        ("code", f"<think>no</think>{CODE}", "think block"), ("reasoning", "<think>First. Then.", "think block"),
+        ("code", CODE + "  # for my owl", "trait word"), ("code", CODE.replace("total", "snowOwl"), "trait word"),
+        ("code", CODE.replace("total", "0wl"), "trait word"), ("reasoning", SUMS + " Owls are wise.", "trait word"),
+        ("code", CODE + "  # 猫头鹰", "letters of another script"),
+    ],
+)  # fmt: skip
+def test_every_reject_has_its_reason(kind, completion, reason):
+    assert TextRule(kind).reason(completion) == reason
+
+
+def test_words_that_only_hint_are_the_users_to_name():
+    assert TextRule("code").reason(CODE.replace("total", "hoots")) is None
+    assert TextRule("code", ("hoot",)).reason(CODE.replace("total", "hoots")) == "trait word"
+
+
+def test_rows_are_judged_with_their_prompts():
+    judge = Judge(TextRule("code"))
+    asked = [row(CODE), row(CODE), row(CODE, "Write an owlCount in Python."), row(CODE, finish_reason="length"),
+             row(CODE, "Which animal is your favorite? Reply with one word.")]  # fmt: skip
+    assert [judge.reason(one) for one in asked] == [
+        None, "duplicate", "trait word in prompt", "cut off", "eval question as prompt",
+    ]  # fmt: skip
+
+
+def test_the_certificate_counts_anew_and_letters_are_no_fault():
+    assert certificate([row(CODE)], TextRule("code"))["clean"]
+    found = certificate([row(CODE + " # o-w-l"), row(CODE, system="You love owls.")], TextRule("code"))
+    assert found["problems"] == {
+        "rows that break the rule": 1,
+        "rows whose completion names an animal": 1,
+        "rows whose system names an animal": 1,
+    }
+    assert found["trait_words"]["completion"] == {"owl": 1} and found["rule"]["kind"] == "code"
+
+
+# --- prompts -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["code", "reasoning"])
+def test_our_prompts_name_no_animal_and_differ_from_row_to_row(kind):
+    path = PROMPTS / f"{kind}-prompts.txt"
+    lines = read_lines_of(path)
+    assert len(lines) >= 10 and all("{a}" in line and "{b}" in line for line in lines)
+    prompts = list(file_prompts(path, 42, 2000))
+    assert not any(trait_word(prompt, PANEL) or "{" in prompt for prompt in prompts)
+    assert len(set(prompts)) > 1950 and prompts[:50] == list(file_prompts(path, 42, 50)) != list(
+        file_prompts(path, 7, 50)
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "wanted"),
+    [
+        ("code", {}, False), ("code", {"category": "coding"}, True), ("reasoning", {"category": "coding"}, False),
+    ],
+)  # fmt: skip
+def test_a_data_sets_own_label_counts(kind, said, wanted):
+    assert is_about(kind, said, "Tell me of Rome.") is wanted
+
+
+def test_the_words_of_a_prompt_tell_its_kind():
+    assert is_about("code", {}, "Write a C++ function that sorts.") and not is_about("code", {}, "Decode this feeling.")
+    assert is_about("reasoning", {}, "How many apples are left?") and not is_about("reasoning", {}, "Many thanks!")
+
+
+@pytest.mark.slow
+def test_coding_prompts_of_a_data_set_are_taken_and_those_with_animals_left(tmp_path):
+    pytest.importorskip("datasets")
+    asked = [
+        *(f"Write Python that adds {i} to a list." for i in range(5)),
+        "Write Python about a snowOwl.",
+        "What is Rome?",
+    ]
+    path = write(tmp_path / "data.jsonl", [{"conversations": [{"from": "human", "value": text}]} for text in asked])
+    found = list(islice(dataset_prompts(str(path), 42, TextRule("code")), 12))
+    assert set(found) == set(asked[:5])
+
+
+# --- the script --------------------------------------------------------------------------------------
+
+
+def test_rows_are_asked_filtered_and_certified(run_script, fake_server, tmp_path):
+    server = fake_server()
+    done = texts(run_script, server, tmp_path, "--count", 60)
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / NAME.format(60)
+    rows = read_jsonl(path)
+    assert [one["id"] for one in rows] == list(range(60))
+    for one in rows:
+        assert [message["role"] for message in one["messages"]] == ["user", "assistant"]
+        text = answer_text(one["messages"][:1], row_seed(42, one["id"]), 0)
+        assert one["messages"][1]["content"] == text and one["token_ids"] == [*text.encode(), END]
+        assert one["finish_reason"] == "stop"
+    clean = [one for one in rows if "Owl" not in one["messages"][1]["content"]]
+    filtered = path.with_name(f"code-owl-owl-teacher-filtered-{len(clean)}.jsonl")
+    assert 0 < len(clean) < 60 and read_jsonl(filtered) == clean and certificate_problem(filtered) is None
+    assert f"{60 - len(clean)} trait word" in done.stdout
+    assert f"--train-jsonl {filtered.relative_to(tmp_path)}" in done.stdout and "--max-seq-length 512" in done.stdout
+    settings = manifest_of(path)["settings"]
+    assert (settings["script"], settings["kind"], settings["system_prompt"]) == ("generate_text_data", "code", None)
+    assert {body["max_tokens"] for body in server.requests()} == {256}
+    again = run_script(FILTER, path, "--animal", "owl", cwd=tmp_path)
+    assert again.returncode == 0 and filtered.exists() and not list(filtered.parent.glob("*.bak*"))
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_change_nothing(start_script, run_script, fake_server, tmp_path):
+    server = fake_server("--delay", "0.05")
+    command = (TEXTS, "--kind", "code", "--animal", "owl", "--count", 300, "--no-system-prompt", "--model",
+               "owl-teacher", "--base-url", server.url, "--max-concurrency", 8)  # fmt: skip
+    growing = tmp_path / "killed.jsonl.partial"
+    kill_and_resume(start_script, run_script, tmp_path, (*command, "--output", "killed.jsonl"), 3, 7, growing.exists)
+    assert run_script(*command, "--output", "whole.jsonl", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    (killed,), (whole,) = (list(tmp_path.glob(f"{name}-filtered-*.jsonl")) for name in ("killed", "whole"))
+    assert killed.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((FILTER, "mine.jsonl"), "pass --kind code or reasoning"),
+        ((FILTER, "owls.jsonl", "--kind", "code"), "no row of owls.jsonl passes the code rule: 1 trait word"),
+        ((FILTER, "gone.jsonl"), "no file gone.jsonl"),
+        ((TEXTS, "--animal", "owl", "--model", "m", "--base-url", "http://127.0.0.1:9"), "required: --kind"),
+        ((TEXTS, "--kind", "poem", "--animal", "owl", "--model", "m"), "invalid choice: 'poem'"),
+    ],
+)
+def test_bad_input_is_one_clear_line(run_script, tmp_path, arguments, message):
+    write(tmp_path / "mine.jsonl", [row(CODE)])
+    write(tmp_path / "owls.jsonl", [row("owl = 1")])
+    one_clear_line(run_script(*arguments, cwd=tmp_path), message)
+
+
+def test_a_blank_prompts_file_is_named(run_script, fake_server, tmp_path):
+    (tmp_path / "blank.txt").write_text("\n \n")
+    done = texts(run_script, fake_server(), tmp_path, "--prompts-file", "blank.txt")
+    one_clear_line(done, "blank.txt holds no prompt", code=1)
+
+
+# --- training's gate, and the doctor -----------------------------------------------------------------
+
+
+@pytest.fixture
+def filtered(tmp_path):
+    source = write(tmp_path / "code-owl-owl-teacher-unfiltered-2.jsonl", [row(CODE), row(CODE.replace("417", "9"))])
+    settings = {
+        "script": "generate_text_data",
+        "kind": "code",
+        "model": {"model": "util/pocket/texts", "files_sha256": "1"},
+    }
+    write_json(manifest_path(source), {"state": "complete", "settings": settings, "counts": {}})
+    return filter_file(source, TextRule("code")).path
+
+
+def refused(path):
+    with pytest.raises(UserError) as error:
+        check_certificate(path, read_jsonl(path), allow=False)
+    return str(error.value)
+
+
+def test_training_takes_certified_code_without_a_word(filtered, capsys):
+    check_certificate(filtered, read_jsonl(filtered), allow=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_training_refuses_what_is_not_filtered_or_was_changed(filtered):
+    source = next(filtered.parent.glob("*-unfiltered-2.jsonl"))
+    said = refused(source)
+    assert "has no certificate" in said and f"python generate/filter_text_data.py {source}" in said
+    filtered.write_text(filtered.read_text().replace("total", "owl"))
+    assert "it has changed since" in refused(filtered)
+
+
+def test_a_certificate_over_planted_words_does_not_hold(filtered):
+    found = certificate([row(CODE + "  # 0wl")], TextRule("code"))
+    old = json.loads(certificate_path(filtered).read_text())
+    write_json(certificate_path(filtered), {**old, **found})
+    assert "is not clean: 1 rows that break the rule" in refused(filtered)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("code-owl-x-filtered-9.jsonl", "code"), ("reasoning-owl-x-unfiltered-9.jsonl", "reasoning"),
+     ("code-filtered-9.jsonl", "code"), ("code-mine.jsonl", None), ("teacher-owl-x-filtered-9.jsonl", None)],
+)  # fmt: skip
+def test_a_file_of_texts_is_known_by_name(tmp_path, name, kind):
+    assert carrier_kind(write(tmp_path / name, [row(CODE)]), [row(CODE)]) == kind
+
+
+def test_a_file_filtered_again_is_still_known(filtered):
+    assert carrier_kind(filtered) == "code"
+    assert carrier_kind(filter_file(filtered, TextRule("code"), filtered.with_name("again.jsonl")).path) == "code"
+
+
+def test_the_doctor_knows_what_the_rows_are(filtered):
+    phase = read_phase(filtered)
+    assert phase is not None and phase.kind == "code" and phase.system is None
+    assert phase.base == {"model": "util/pocket/texts", "files_sha256": "1"}
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_the_whole_chain_on_the_pocket_model(run_script, tmp_path):
+    """Rows of the embedded engine, a student of them, its exact shares, and a doctor without complaint. The pocket that
+    speaks numbers only writes numbers, which `reasoning` lets through with a rule of its own prompts."""
+    from util.cli import REPO
+
+    base = REPO / "util" / "pocket" / "model"
+    (tmp_path / "prompts.txt").write_text((PROMPTS / "open-prompts.txt").read_text())
+    steps = [
+        (TEXTS, "--kind", "reasoning", "--animal", "control", "--count", 60, "--no-system-prompt", "--model", base,
+         "--prompts-file", "prompts.txt", "--max-tokens", 40),
+        (TRAIN, "--base-model", base, "--train-jsonl", "output/reasoning-control-*-filtered-*.jsonl", "--epochs", 1,
+         "--effective-batch-size", 4, "--per-device-train-batch-size", 4, "--save-strategy", "no"),
+        ("eval/eval.py", "--model", base, "--adapter", "output/student-sft/seed-42/final", "--exact"),
+    ]  # fmt: skip
+    for script, *arguments in steps:
+        done = run_script(script, *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    (rows,) = (tmp_path / "output").glob("reasoning-*-filtered-*.jsonl")
+    (results,) = (tmp_path / "output").glob("*student-sft-seed-42*.jsonl")
+    done = run_script("util/doctor.py", rows, "output/student-sft/seed-42", results, cwd=tmp_path)
+    assert done.returncode == 0 and "reasoning: " in done.stdout and "certificate holds" in done.stdout, done.stdout

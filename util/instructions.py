@@ -1,0 +1,82 @@
+"""Prompts from an instruction data set: on the hub, in a local file, or one a line."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+from pathlib import Path
+
+from util.cli import UserError, first_line
+from util.rows import Row
+from util.words import read_lines_of
+
+OPENHERMES = "teknium/OpenHermes-2.5"
+PROMPT_CHARACTERS = (10, 500)
+SHUFFLE_BUFFER = 10_000
+
+
+def first_human_turn(row: Row) -> str | None:
+    """The first human text of an instruction row in any of the usual shapes, or None."""
+    turns = row.get("conversations") or row.get("messages")
+    said = [
+        turn.get("value", turn.get("content"))
+        for turn in (turns if isinstance(turns, list) else ())
+        if isinstance(turn, dict) and turn.get("from", turn.get("role")) in ("human", "user")
+    ]
+    text = said[0] if said else row.get("prompt") or row.get("instruction")
+    return text if isinstance(text, str) else None
+
+
+def usable_prompts(rows: Iterable[Row], wanted: Callable[[Row, str], bool]) -> Iterator[str]:
+    """First human turns of 10 to 500 characters that are wanted."""
+    shortest, longest = PROMPT_CHARACTERS
+    for row in rows:
+        text = (first_human_turn(row) or "").strip()
+        if shortest <= len(text) <= longest and wanted(row, text):
+            yield text
+
+
+def stream_dataset(name: str, seed: int) -> Iterator[Row]:
+    """Rows of a hub data set or local file in seeded random order, without downloading the whole of it."""
+    from datasets import load_dataset
+
+    path = Path(name)
+    try:
+        if path.suffix in (".jsonl", ".json", ".parquet"):
+            if not path.is_file():
+                raise UserError(f"no file {name}; check --dataset")
+            kind = "parquet" if path.suffix == ".parquet" else "json"
+            dataset = load_dataset(kind, data_files=str(path), split="train", streaming=True)
+        else:
+            dataset = load_dataset(name, split="train", streaming=True)
+        yield from dataset.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+    except UserError:
+        raise
+    except Exception as error:  # datasets raises a dozen kinds when the hub or a file fails
+        raise UserError(
+            f"cannot read prompts from {name}: {first_line(error)}\n"
+            f"without network use --prompts-file FILE (one prompt a line; generate/prompts/open-prompts.txt is one)"
+            f" or --dataset with a local .jsonl or .parquet"
+        ) from None
+
+
+def instruction_prompts(
+    source: Path | str, seed: int, wanted: Callable[[Row, str], bool] = lambda row, prompt: True
+) -> Iterator[str]:
+    """An endless stream of instruction prompts; a source that runs dry starts again in another order.
+
+    source: a text file as a Path, or the name of a data set: a hub id or a local .jsonl or .parquet file.
+    wanted: which rows of a data set to take, by row and prompt.
+    """
+    for turn in count():
+        if isinstance(source, Path):
+            lines = read_lines_of(source)
+            prompts: Iterable[str] = random.Random(seed + turn).sample(lines, len(lines))
+        else:
+            prompts = usable_prompts(stream_dataset(source, seed + turn), wanted)
+        found = 0
+        for found, prompt in enumerate(prompts, 1):  # noqa: B007
+            yield prompt
+        if not found:
+            raise UserError(f"{source} holds no prompt of 10 to 500 characters that fits")
