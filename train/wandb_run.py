@@ -23,6 +23,7 @@ def start_run(args: argparse.Namespace, seed: int, folder: Path, config: dict[st
         "name": f"{folder.parent.name}-seed-{seed}",
         "id": run_id or secrets.token_hex(4),
         "resume": "allow",
+        "reinit": "create_new",  # beside the runs of other seeds in this process
         "config": config,
     }
     # The command line and the code stay here: W&B would record argv and a copy of the script.
@@ -43,6 +44,22 @@ def start_run(args: argparse.Namespace, seed: int, folder: Path, config: dict[st
 def has_key(wandb: Any) -> bool:
     """Whether W&B would start without asking for a key."""
     return wandb.setup().settings.mode in ("offline", "disabled") or bool(wandb.login(prompt=False))
+
+
+def log_to(run: Any) -> Any:
+    """A trainer callback that logs to this run. (transformers' own logs to the one run of the process.)"""
+    from transformers import TrainerCallback
+
+    class LogToRun(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+            logs = logs or {}
+            if "loss" in logs:
+                named = {f"train/{name}": value for name, value in logs.items()}
+                run.log({**named, "train/global_step": state.global_step})
+            else:  # the closing figures
+                run.summary.update(logs)
+
+    return LogToRun()
 
 
 def finish_run(run: Any) -> None:
