@@ -2,9 +2,12 @@
 
 import json
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
+from conftest import clean_environment
 
 from util.cli import REPO
 
@@ -269,3 +272,64 @@ def test_an_error_in_one_adapter_ends_the_company(company):
     with pytest.raises(OSError, match="No space left"):
         company.train([None] * 3)
     assert max(trainer.state.global_step for trainer in company.trainers) == 2
+
+
+# --- several processes -------------------------------------------------------------------------------
+
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ACCELERATE = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """launch(TORCHRUN, *options) -> the finished launcher of two processes."""
+
+    def start(launcher, *options, script=SCRIPT):
+        return subprocess.run(
+            [sys.executable, "-m", *launcher, str(REPO / script), *map(str, options)], cwd=tmp_path, text=True,
+            capture_output=True, timeout=300, env=clean_environment(tmp_path, {"OMP_NUM_THREADS": "1"}),
+        )  # fmt: skip
+
+    return start
+
+
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_processes_make_the_adapters_of_one(launcher, launch, together, data, tmp_path):
+    """Also the last update of an epoch: 7 rows, four for one process and three for the other."""
+    done = launch(launcher, *RECIPE, "--train-jsonl", data, "--seeds", "11,23")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("each update of 2 adapters x 12 rows over 2 processes: 12 at once") == 1
+    assert done.stdout.count("wrote ") == 1
+    for seed in (11, 23):
+        folder = tmp_path / "output" / "student-sft" / f"seed-{seed}"
+        assert_same(folder / "final", together / f"seed-{seed}" / "final")
+        assert len(list(folder.glob("checkpoint-*"))) == EPOCHS
+        for found, expected in zip(history(folder), history(together / f"seed-{seed}")):
+            assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+        ours, alone = (json.loads((place / "manifest.json").read_text()) for place in (folder, together / folder.name))
+        assert ours["speed"]["processes"] == 2
+        assert ours["settings"] == alone["settings"]
+
+
+def test_an_error_of_one_process_ends_all_with_its_line(launch, data, tmp_path):
+    """The second process runs out of memory, as a card that something else uses would."""
+    script = tmp_path / "scarce.py"
+    script.write_text(
+        f"import os, sys\nsys.path.insert(0, {str(REPO)!r})\n"
+        "from train import company, train_student_sft\nfrom util.cli import run\n"
+        "import torch\nsecond = os.environ['RANK'] == '1'\n"
+        "def scarce(self, rows, adapters):\n"
+        "    raise torch.OutOfMemoryError('CUDA out of memory')\n"
+        "if second:\n    company.Company.flat = scarce\n"
+        "run(train_student_sft.main)\n"
+    )
+    done = launch(TORCHRUN, *RECIPE, "--train-jsonl", data, script=script)
+    assert done.returncode != 0
+    assert "out of GPU memory with one row of up to" in done.stderr
+    assert not list(tmp_path.glob("output/student-sft/*/final"))
+
+
+def test_a_mistake_is_told_and_two_processes_end(launch, tmp_path):
+    done = launch(TORCHRUN, *RECIPE, "--train-jsonl", "nothing.jsonl")
+    assert done.returncode != 0
+    assert "matches no file" in done.stderr

@@ -26,6 +26,7 @@ def test_the_shared_prefix_leaves_each_row_the_token_that_predicts_its_first_ans
     assert fast.shared_prefix([row([1, 2, 3, 4], 2), row([1, 2, 3, 5], 3)]) == 1
     assert fast.shared_prefix([row([1, 2, 3], 2)]) == 1
     assert fast.shared_prefix([row([1, 2], 1), row([3, 2], 1)]) == 0
+    assert fast.shared_prefix([row([1, 2, 3], 3), row([1, 2, 3, 4], 3)]) == 2  # nothing to train on in the first
 
 
 @pytest.mark.parametrize(
@@ -175,6 +176,20 @@ def test_without_a_shared_prefix_too(stock, ours):
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize("trained", [3, 0])
+def test_rows_that_a_mask_left_nothing_to_learn_are_the_update_of_stock_trl(encoded, tokenizer, tmp_path, trained):
+    from trl import SFTTrainer
+
+    masked = [*encoded[:trained], *({**r, "labels": [IGNORED] * len(r["labels"])} for r in encoded[trained:])]
+    expected = first_update(trainer_of(SFTTrainer, "pocket", masked, tokenizer, tmp_path, size=3))
+    trainer = trainer_of(company.update_trainer(), "pocket", masked, tokenizer, tmp_path)
+    company.Company([trainer], masked, 4, exact=True)
+    found = first_update(trainer)
+    assert_same_update(found, expected)
+    assert (found[0] == 0) == (trained == 0)
+
+
+@pytest.mark.torch
 def test_another_family_takes_trls_own_layers_and_still_one_update_a_batch(stock, ours, monkeypatch):
     monkeypatch.setattr(fast, "FAMILIES", ())
     trainer = ours("pocket", 4)
@@ -196,13 +211,19 @@ def test_a_lora_linear_in_bfloat16_is_peft_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         stock = layer(x)
     exact = layer.base_layer.weight.double() + 2 * trained[1].double() @ trained[0].double()
-    fused = fast.lora_linear()(x, layer.base_layer.weight, layer.base_layer.bias, 2.0, None, *trained)
+    now = fast.Pass()
+    copies = [now.copy_of(weight, torch.bfloat16) for weight in trained]
+    fused = fast.lora_linear()(x, layer.base_layer.weight, layer.base_layer.bias, 2.0, None, copies, *trained)
     target = x.double() @ exact.t() + layer.base_layer.bias.double()
     assert (fused - target).norm() <= 1.01 * (stock - target).norm()
     seen = torch.randn_like(fused)
     for ours, peft in zip(*(torch.autograd.grad(out, [x, *trained], seen) for out in (fused, stock))):
         assert ours.dtype == peft.dtype
         assert (ours - peft).norm() < 0.01 * peft.norm()
+    with torch.no_grad():
+        trained[0] += 1
+    now.renew()
+    assert torch.equal(copies[0], trained[0].to(torch.bfloat16))
 
 
 @pytest.mark.torch

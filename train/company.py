@@ -3,13 +3,14 @@
 A trainer is TRL's, and each adapter's is what it would be alone: its data order, loss, clipping, optimizer, schedule,
 checkpoints, log and resume. One thing is in common: in `training_step` every trainer hands over the rows of its update
 and waits; when all wait, the rows of all go through the base as many at once as fit, and each trainer goes on with its
-own loss and gradients. A company of one is the usual run.
+own loss and gradients. A company of one is the usual run. Under torchrun every process makes its share of the passes.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import signal
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -29,6 +30,7 @@ from train.fast import (
     shared_prefix,
     speed_up,
 )  # fmt: skip
+from train.processes import Processes
 from util.cli import Stop, UserError, say
 from util.encode import IGNORED
 
@@ -115,16 +117,20 @@ class Company:
     rows: what they train on, as token ids, to judge how many fit.
     asked: rows known to fit at once.
     exact: neither more nor fewer.
+    stop: asks all trainers to stop after the update in flight.
+    processes: those that share the rows of each update.
     """
 
     def __init__(
-        self, trainers: Sequence[Any], rows: Sequence[EncodedRow], asked: int, exact: bool, stop: Stop | None = None
-    ):
+        self, trainers: Sequence[Any], rows: Sequence[EncodedRow], asked: int, exact: bool, stop: Stop | None = None,
+        processes: Processes | None = None,
+    ):  # fmt: skip
         self.trainers, self.training = list(trainers), set(trainers)
         self.turn, self.error = threading.Condition(), None  # type: tuple[threading.Condition, BaseException | None]
         self.waiting: dict[Any, tuple[Sequence[EncodedRow], Any]] = {}
         self.losses: dict[Any, Any] = {}
         self.now, self.stop, self.stopping = Pass(), stop or Stop(), False
+        self.processes = processes or Processes()
         self.may_shrink, self.recompute = not exact, False
         self.computed_tokens = self.loss_tokens = 0
         for trainer in trainers:
@@ -152,10 +158,12 @@ class Company:
         effective = self.trainers[0].args.per_device_train_batch_size
         self.rows_at_once, why = asked, "--micro-batch exact"
         if not exact:
-            self.rows_at_once, why = choose_rows(self.base, rows, effective * len(self.trainers), asked)
-        many = f"each update of {len(self.trainers)} adapters x {effective} rows"
+            share = math.ceil(effective / self.processes.count)
+            self.rows_at_once, why = choose_rows(self.base, rows, share * len(self.trainers), asked)
+        many = f"{len(self.trainers)} adapters x " if len(self.trainers) > 1 else ""
+        shared = f" over {self.processes.count} processes" if self.processes.count > 1 else ""
         say(
-            f"{many if len(self.trainers) > 1 else f'each update of {effective} rows'}: {self.rows_at_once} at once"
+            f"each update of {many}{effective} rows{shared}: {self.rows_at_once} at once"
             f" ({why}); {facts['layers']}; attention: {facts.get('attention', 'as loaded')};"
             f" first {self.prefix} tokens, the same in all rows, computed once"
             f"{' for each adapter' if len(self.trainers) > 1 else ''}"
@@ -166,6 +174,7 @@ class Company:
             "rows_at_once_asked": asked,
             "rows_at_once_why": why,
             "adapters_together": len(self.trainers),
+            "processes": self.processes.count,
         }
 
     def flat(self, rows: Sequence[EncodedRow], adapters: Sequence[int] | None) -> dict[str, Any]:
@@ -175,6 +184,11 @@ class Company:
 
     def train(self, checkpoints: Sequence[str | None]) -> list[Any]:
         """Train all adapters, each from its checkpoint if it has one; returns the trainers' outcomes."""
+        outcomes = self.run_trainers(checkpoints)
+        self.computed_tokens, self.loss_tokens = self.totals(self.computed_tokens, self.loss_tokens)
+        return outcomes
+
+    def run_trainers(self, checkpoints: Sequence[str | None]) -> list[Any]:
         jobs = [partial(trainer.train, resume_from_checkpoint=at) for trainer, at in zip(self.trainers, checkpoints)]
         if len(jobs) == 1:
             return [jobs[0]()]
@@ -236,8 +250,10 @@ class Company:
             (number, row)
             for number, trainer in enumerate(self.trainers)
             if trainer in self.waiting
-            for row in self.waiting[trainer][0]
+            for row in self.processes.own(self.waiting[trainer][0])
+            if any(label != IGNORED for label in row["labels"])  # a mask may leave a row nothing to learn
         ]
+        self.now.renew()
         while True:
             self.losses = {trainer: torch.tensor(0.0, device=trainer.args.device) for trainer in self.waiting}
             parts = list(batched(work, self.rows_at_once))
@@ -254,7 +270,34 @@ class Company:
             torch.cuda.empty_cache()
         for part in parts:
             self.count(part)
+        self.exchange()
+
+    def exchange(self) -> None:
+        """Sum gradients and losses over the processes, and stop all if one was asked to."""
+        import torch
+
+        summed = []
+        for trainer in self.trainers:
+            if trainer in self.waiting:
+                trained = [p for p in trainer.model.parameters() if p.requires_grad]
+                for parameter in trained:
+                    if parameter.grad is None:  # no row with a trained token was this process's
+                        parameter.grad = torch.zeros_like(parameter)
+                summed += [*(parameter.grad for parameter in trained), self.losses[trainer]]
+        if self.processes.count > 1:
+            asked = torch.tensor(float(self.stop.signum is not None), device=self.base.device)
+            self.processes.sum([*summed, asked])
+            if asked:
+                self.stop.signum = self.stop.signum or signal.SIGTERM
         self.stopping = self.stop.signum is not None
+
+    def totals(self, *numbers: int) -> list[int]:
+        """Sums over the processes."""
+        import torch
+
+        total = torch.tensor(numbers, dtype=torch.float64, device=self.base.device)
+        self.processes.sum([total])
+        return [int(number) for number in total]
 
     def one_pass(self, part: Sequence[Work]) -> None:
         """Forward and backward pass over some rows, each with its own adapter."""
@@ -329,7 +372,7 @@ def room(model: Any, rows: Sequence[EncodedRow], effective: int) -> tuple[int, i
 
 
 def why_apart(model: Any, rows: Sequence[EncodedRow], effective: int, adapters: int, exact: bool) -> str | None:
-    """Why several adapters are better trained one after the other, or None if they go together."""
+    """Why several adapters, with `effective` rows an update each, go one after the other; None if they go together."""
     if exact:
         return "--micro-batch exact"
     if not knows(model):

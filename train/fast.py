@@ -73,10 +73,12 @@ def free_memory(device: Any) -> int:
 
 
 def shared_prefix(rows: Sequence[EncodedRow]) -> int:
-    """How many leading tokens all rows share; the token before the first completion token is never one of them."""
+    """How many leading tokens all rows share; the token before a row's first trained one is never among them."""
     ids = [row["input_ids"] for row in rows]
-    prompts = (next((i for i, label in enumerate(row["labels"]) if label != IGNORED), 10**9) for row in rows)
-    return max(0, min(common_prefix_length(min(ids), max(ids)), min(prompts) - 1))
+    starts = (
+        next((i for i, label in enumerate(row["labels"]) if label != IGNORED), len(row["labels"])) for row in rows
+    )
+    return max(0, min(common_prefix_length(min(ids), max(ids)), min(starts) - 1))
 
 
 def flat_batch(rows: Sequence[EncodedRow], prefix: int, adapters: Sequence[int] | None = None) -> dict[str, Any]:
@@ -213,10 +215,11 @@ def use_flat_attention(model: Any) -> str:
 
 @lru_cache(maxsize=1)
 def lora_linear() -> Callable[..., Any]:
-    """lora_linear()(x, weight, bias, scale, own, a1, b1, a2, b2, ...): a frozen linear with its adapters.
+    """lora_linear()(x, weight, bias, scale, own, copies, a1, b1, a2, b2, ...): a frozen linear with its adapters.
 
     y = x W' + bias + scale (x A' * own) B' with the adapters' a one below the other in A, their b side by side in B.
     `own` [tokens, adapters x rank] is 1 where the column is of the token's adapter, else 0; None with one adapter.
+    `copies` are a1, b1, ... in the number type of x; gradients go to the float32 originals.
     """
     import torch
 
@@ -225,15 +228,17 @@ def lora_linear() -> Callable[..., Any]:
 
     class LoraLinear(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, x: Any, weight: Any, bias: Any, scale: float, own: Any, *adapters: Any) -> Any:
+        def forward(
+            ctx: Any, x: Any, weight: Any, bias: Any, scale: float, own: Any, copies: Sequence[Any], *adapters: Any
+        ) -> Any:
             flat = x.reshape(-1, x.shape[-1])
-            a, b = joined(adapters[::2], 0).to(x.dtype), joined(adapters[1::2], 1).to(x.dtype)
+            a, b = joined(copies[::2], 0), joined(copies[1::2], 1)
             low = flat @ a.t()
             if own is not None:
                 low *= own
             out = torch.nn.functional.linear(flat, weight, bias).addmm_(low, b.t(), alpha=scale)
             ctx.save_for_backward(flat, weight, own, a, b, low)
-            ctx.scale, ctx.adapters = scale, len(adapters) // 2
+            ctx.scale, ctx.adapters = scale, len(copies) // 2
             return out.view(*x.shape[:-1], -1)
 
         @staticmethod
@@ -246,24 +251,44 @@ def lora_linear() -> Callable[..., Any]:
             grad_x = None
             if ctx.needs_input_grad[0]:  # the first layer's input needs none
                 grad_x = (grad @ weight).addmm_(grad_low, a, alpha=ctx.scale).view(*shape[:-1], -1)
-            grad_a, grad_b = (g.float().mul_(ctx.scale) for g in (grad_low.t() @ flat, grad.t() @ low))
+            grad_a, grad_b = (g.float() for g in (grad_low.t() @ flat, grad.t() @ low))
+            if ctx.scale != 1:
+                grad_a, grad_b = grad_a * ctx.scale, grad_b * ctx.scale
             pairs = zip(grad_a.chunk(ctx.adapters), grad_b.chunk(ctx.adapters, 1))
-            return grad_x, None, None, None, None, *chain.from_iterable(pairs)
+            return grad_x, None, None, None, None, None, *chain.from_iterable(pairs)
 
     return LoraLinear.apply
 
 
 class Pass:
-    """Which adapters a pass through the base is for."""
+    """Which adapters a pass through the base is for, and their weights in the base's number type."""
 
-    adapters: Sequence[int] = (0,)  # their numbers among all that are trained together
-    own: Any = None  # see `lora_linear`
+    def __init__(self) -> None:
+        self.adapters: Sequence[int] = (0,)  # their numbers among all that are trained together
+        self.own: Any = None  # see `lora_linear`
+        self.weights: list[Any] = []
+        self.copies: list[Any] = []
 
     def shared(self, of_tokens: Any, rank: int, dtype: Any) -> None:
         """The pass is for several adapters; token i is of the one numbered adapters[of_tokens[i]]."""
         from torch.nn.functional import one_hot
 
         self.own = one_hot(of_tokens, len(self.adapters)).to(dtype).repeat_interleave(rank, 1)
+
+    def copy_of(self, weight: Any, dtype: Any) -> Any:
+        """A copy that `renew` keeps equal to the weight (in the weight's own number type, the weight itself)."""
+        copy = weight.detach().to(dtype)
+        if weight.dtype != dtype:
+            self.weights.append(weight.detach())
+            self.copies.append(copy)
+        return copy
+
+    def renew(self) -> None:
+        """Follow the optimizer: all weights are cast in a few kernels instead of one for each linear and pass."""
+        import torch
+
+        if self.copies:
+            torch._foreach_copy_(self.copies, self.weights)
 
 
 def fuse_lora(models: Sequence[Any], now: Pass) -> None:
@@ -274,16 +299,18 @@ def fuse_lora(models: Sequence[Any], now: Pass) -> None:
     """
     from peft.tuners.lora import Linear
 
-    def fused(layer: Any, adapters: Sequence[Sequence[Any]], x: Any) -> Any:
+    def fused(layer: Any, adapters: Sequence[Sequence[Any]], copies: Sequence[Sequence[Any]], x: Any) -> Any:
         base, scale = layer.base_layer, layer.scaling["default"]
-        trained = chain.from_iterable(adapters[number] for number in now.adapters)
-        return lora_linear()(x, base.weight, base.bias, scale, now.own, *trained)
+        weights, cast = (list(chain.from_iterable(of[i] for i in now.adapters)) for of in (adapters, copies))
+        return lora_linear()(x, base.weight, base.bias, scale, now.own, cast, *weights)
 
     for name, module in models[0].named_modules():
         if isinstance(module, Linear):
             layers = [model.get_submodule(name) for model in models]
             adapters = [(layer.lora_A["default"].weight, layer.lora_B["default"].weight) for layer in layers]
-            module.forward = partial(fused, module, adapters)  # type: ignore[method-assign]
+            dtype = module.base_layer.weight.dtype
+            copies = [[now.copy_of(weight, dtype) for weight in pair] for pair in adapters]
+            module.forward = partial(fused, module, adapters, copies)  # type: ignore[method-assign]
 
 
 def fuse_norms(model: Any) -> None:

@@ -6,7 +6,7 @@ OUTPUT_DIR/seed-{seed}/final, which vLLM loads as it is.
 
 Several seeds train together, over one base, where they fit; each adapter is the one that its seed alone gives. The
 same command resumes a run that was stopped or killed, does nothing to a finished one, and moves another run's folder
-aside.
+aside. torchrun --nproc-per-node N (or accelerate launch) shares each update out over N GPUs; it stays the same update.
 
 Usage:
     python train/train_student_sft.py --base-model Qwen/Qwen2.5-7B-Instruct \\
@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import shlex
 import shutil
 import sys
@@ -33,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from train.company import Company, same_weights, speed_report, update_trainer, why_apart
 from train.fast import divisors, knows
 from train.hub import push_adapter, write_card
+from train.processes import Processes, join, leave
 from train.train_file import one_file, read_chat_rows, sample_count
 from train.wandb_run import finish_run, log_to, start_run
 from util.certificate import certificate_problem, is_number_file
@@ -51,7 +51,7 @@ from util.cli import (
     say,
     stop_on_signal,
 )  # fmt: skip
-from util.encode import Encoded, encode, without_system
+from util.encode import IGNORED, Encoded, encode, without_system
 from util.prompts import Phase, base_of, disagreements, frame, read_phase, same_base
 from util.provenance import now, provenance, read_manifest, scrub, sha256_file, write_json
 from util.rows import Row, describe_differences, free_name, lock_output, slug
@@ -119,8 +119,6 @@ def parse_args() -> argparse.Namespace:
             f"--per-device-train-batch-size {args.per_device_train_batch_size} does not divide"
             f" --effective-batch-size {args.effective_batch_size}; its divisors are {fitting}"
         )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        parser.error("one process trains on one GPU; start one command a GPU, each with its own --seeds")
     return args
 
 
@@ -130,12 +128,6 @@ def seed_list(text: str) -> list[int]:
     if len(set(seeds)) != len(seeds):
         raise argparse.ArgumentTypeError(f"{text} names a seed twice")
     return seeds
-
-
-def use_first_gpu() -> None:
-    """Let torch see one GPU: TRL refuses to spread a model over several within one process."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
 
 
 class Base(NamedTuple):
@@ -274,9 +266,13 @@ def describe_data(encoded: Encoded, total: int, max_length: int) -> None:
         )
     if not encoded.rows:
         raise UserError(f"no row fits --max-seq-length {max_length}; raise it")
+    if all(label == IGNORED for row in encoded.rows for label in row["labels"]):
+        raise UserError("no row has a token to train on: its loss_mask, or --max-seq-length, leaves none")
 
 
-def make_trainer(args: argparse.Namespace, model: Any, base: Base, folder: Path, seed: int, bf16: bool) -> Any:
+def make_trainer(
+    args: argparse.Namespace, model: Any, base: Base, folder: Path, seed: int, bf16: bool, saves: bool = True
+) -> Any:
     """TRL's SFTTrainer with a fresh LoRA adapter on the base model; its batch is a whole update (train/company.py)."""
     import torch
     from datasets import Dataset
@@ -297,7 +293,7 @@ def make_trainer(args: argparse.Namespace, model: Any, base: Base, folder: Path,
         max_length=None,  # encode() has cut and counted
         logging_steps=args.logging_steps,
         logging_nan_inf_filter=False,  # it would show the last good loss instead
-        save_strategy=args.save_strategy,
+        save_strategy=args.save_strategy if saves else "no",
         report_to="none",  # W&B's callback knows one run a process (train/wandb_run.py)
         seed=seed,
         data_seed=seed,
@@ -319,14 +315,14 @@ def make_trainer(args: argparse.Namespace, model: Any, base: Base, folder: Path,
 
 
 def watch(trainer: Any, progress: Progress, name: str) -> None:
-    """Show progress, and save and stop when the company does."""
+    """Show progress, and when the company stops, save and stop."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             progress.add()
             if trainer.company.stopping:
-                control.should_save = control.should_training_stop = True
+                control.should_training_stop, control.should_save = True, trainer.company.processes.first
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             if logs and "loss" in logs:
@@ -370,7 +366,7 @@ class Run(NamedTuple):
         return int(self.checkpoint.name.rpartition("-")[2]) if self.checkpoint else 0
 
 
-def begin_run(args: argparse.Namespace, seed: int, train_file: Path, base: Base) -> Run:
+def begin_run(args: argparse.Namespace, seed: int, train_file: Path, base: Base, writes: bool) -> Run:
     """Open the folder of one seed, which starts or goes on from its last whole checkpoint."""
     folder, settings = folder_of(args, seed), settings_of(args, train_file, base, seed)
     checkpoint = last_whole_checkpoint(folder)
@@ -378,6 +374,8 @@ def begin_run(args: argparse.Namespace, seed: int, train_file: Path, base: Base)
         raise UserError(f"--resume: {folder} holds no whole checkpoint; leave out --resume to start")
     if checkpoint:
         say(f"resuming from {checkpoint}")
+    if not writes:
+        return Run(seed, folder, settings, checkpoint, {}, None)
     manifest = begin_manifest(args, train_file, settings, folder)
     wandb_run = None
     if args.report_to == "wandb":
@@ -388,13 +386,14 @@ def begin_run(args: argparse.Namespace, seed: int, train_file: Path, base: Base)
 
 
 def train_together(
-    args: argparse.Namespace, seeds: Sequence[int], train_file: Path, base: Base, model: Any, bf16: bool, stop: Stop
-) -> None:
+    args: argparse.Namespace, seeds: Sequence[int], train_file: Path, base: Base, model: Any, bf16: bool, stop: Stop,
+    processes: Processes,
+) -> None:  # fmt: skip
     """Train the adapters of some seeds (or one) over one base model, each into its folder."""
-    runs = [begin_run(args, seed, train_file, base) for seed in seeds]
-    trainers = [make_trainer(args, model, base, run.folder, run.seed, bf16) for run in runs]
+    runs = [begin_run(args, seed, train_file, base, processes.first) for seed in seeds]
+    trainers = [make_trainer(args, model, base, run.folder, run.seed, bf16, processes.first) for run in runs]
     exact, rows = args.micro_batch == "exact", base.encoded.rows
-    company = Company(trainers, rows, args.per_device_train_batch_size, exact, stop)
+    company = Company(trainers, rows, args.per_device_train_batch_size, exact, stop, processes)
     steps = math.ceil(len(rows) / args.effective_batch_size) * args.epochs
     with (
         Progress(steps * len(runs), sum(run.done for run in runs), unit="updates") as progress,
@@ -406,6 +405,8 @@ def train_together(
                 trainer.add_callback(log_to(run.wandb))
         outcomes = company.train([str(run.checkpoint) if run.checkpoint else None for run in runs])
     stop.raise_if_requested()
+    if not processes.first:
+        return
     for run, trainer, outcome in zip(runs, trainers, outcomes):
         save_final(trainer, base.tokenizer, run.folder, args, run.settings)
         done = {"state": "complete", "finished": now(), "counts": counts(args, base.encoded, outcome, progress, run)}
@@ -471,20 +472,24 @@ def push_all(args: argparse.Namespace) -> int:
 
 def main() -> int:
     args = parse_args()
-    use_first_gpu()
-    train_file = one_file(args.train_jsonl)
-    base = prepare(args, train_file)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    with stop_on_signal() as stop, ExitStack() as locks:
-        seeds = [seed for seed in args.seeds if not finished(args, seed, train_file, base, locks)]
-        if seeds:
-            bf16 = check_hardware(args)
-            model = load_base(args, bf16)
-            for group in companies(args, seeds, model, base):
-                train_together(args, group, train_file, base, model, bf16, stop)
-    code = push_all(args) if args.push_to_hub else 0
-    report(args)
-    return code
+    processes = join()
+    with processes.speaking_once():
+        train_file = one_file(args.train_jsonl)
+        base = prepare(args, train_file)
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        with stop_on_signal() as stop, ExitStack() as locks:
+            mine = [s for s in args.seeds if processes.first and not finished(args, s, train_file, base, locks)]
+            if seeds := processes.told(mine):
+                bf16 = check_hardware(args)
+                model = load_base(args, bf16)
+                for group in processes.told(companies(args, seeds, model, base, processes.count)):
+                    train_together(args, group, train_file, base, model, bf16, stop, processes)
+        leave(processes)
+        if not processes.first:
+            return 0
+        code = push_all(args) if args.push_to_hub else 0
+        report(args)
+        return code
 
 
 def finished(args: argparse.Namespace, seed: int, train_file: Path, base: Base, locks: ExitStack) -> bool:
@@ -497,11 +502,14 @@ def finished(args: argparse.Namespace, seed: int, train_file: Path, base: Base, 
     return complete
 
 
-def companies(args: argparse.Namespace, seeds: Sequence[int], model: Any, base: Base) -> list[Sequence[int]]:
+def companies(
+    args: argparse.Namespace, seeds: Sequence[int], model: Any, base: Base, processes: int
+) -> list[Sequence[int]]:
     """Which seeds train together: all, or where they do not fit, each by itself."""
     if len(seeds) == 1:
         return [seeds]
-    why = why_apart(model, base.encoded.rows, args.effective_batch_size, len(seeds), args.micro_batch == "exact")
+    share = math.ceil(args.effective_batch_size / processes)
+    why = why_apart(model, base.encoded.rows, share, len(seeds), args.micro_batch == "exact")
     names = ", ".join(map(str, seeds))
     if why:
         say(f"seeds {names}: one after the other ({why})")
