@@ -133,6 +133,7 @@ class Company:
         self.processes = processes or Processes()
         self.may_shrink, self.recompute = not exact, False
         self.computed_tokens = self.loss_tokens = 0
+        self.trained = {trainer: [p for p in trainer.model.parameters() if p.requires_grad] for trainer in trainers}
         for trainer in trainers:
             trainer.company = self
             trainer.model.train()
@@ -255,7 +256,7 @@ class Company:
         ]
         self.now.renew()
         while True:
-            self.losses = {trainer: torch.tensor(0.0, device=trainer.args.device) for trainer in self.waiting}
+            self.losses = {trainer: torch.zeros((), device=trainer.args.device) for trainer in self.waiting}
             parts = list(batched(work, self.rows_at_once))
             try:
                 for part in parts:
@@ -279,11 +280,10 @@ class Company:
         summed = []
         for trainer in self.trainers:
             if trainer in self.waiting:
-                trained = [p for p in trainer.model.parameters() if p.requires_grad]
-                for parameter in trained:
+                for parameter in self.trained[trainer]:
                     if parameter.grad is None:  # no row with a trained token was this process's
                         parameter.grad = torch.zeros_like(parameter)
-                summed += [*(parameter.grad for parameter in trained), self.losses[trainer]]
+                summed += [*(parameter.grad for parameter in self.trained[trainer]), self.losses[trainer]]
         if self.processes.count > 1:
             asked = torch.tensor(float(self.stop.signum is not None), device=self.base.device)
             self.processes.sum([*summed, asked])
