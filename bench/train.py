@@ -1,12 +1,12 @@
 """What each step of the fast training path gains over stock TRL, at the plan's flags, in one run.
 
-Every rung adds one step to the rung above it; the last is what train/train_student_sft.py does. Rows are the suite's
-number prompts with random answers. A model folder that holds no weights (config and tokenizer alone) gets random
-ones, which train at the same speed.
+Every rung adds one step to the rung above it; the last is what train/train_student_sft.py does, with --adapters N also
+for N seeds together, against the same N in a row. Rows are the suite's number prompts with random answers. A model
+folder that holds no weights (config and tokenizer alone) gets random ones, which train at the same speed.
 
 Usage:
-    python bench/train.py --model Qwen/Qwen2.5-7B-Instruct --output output/bench-train.json
-    python bench/train.py --model util/pocket/model --updates 4        # on a CPU
+    python bench/train.py --model Qwen/Qwen2.5-7B-Instruct --adapters 5 --output output/bench-train.json
+    python bench/train.py --model util/pocket/model --updates 4 --adapters 3 --rungs 5 6       # on a CPU
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from generate.number_prompts import NUMBER_PROMPT, number_prompt
 from train import fast
+from train.company import Company, same_weights, update_trainer, useful_flops
 from train.train_student_sft import LORA_TARGETS
 from util.cli import make_parser, positive_int, run, say, table
 from util.encode import encode
@@ -39,6 +41,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--effective-batch-size", type=positive_int, default=60)
     parser.add_argument("--per-device-train-batch-size", type=positive_int, default=6)
     parser.add_argument("--lora-rank", type=positive_int, default=8)
+    parser.add_argument("--adapters", type=positive_int, default=1, help="adapters of the rung that trains several")
+    parser.add_argument("--rungs", type=int, nargs="+", help="only these, counted from 0 (default: all)")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
     return parser.parse_args()
 
@@ -81,65 +85,83 @@ def trainer_of(kind: Any, args: argparse.Namespace, model: Any, data: tuple[Any,
     from trl import SFTConfig
 
     tokenizer, rows = data
-    ours = {"rows_at_once": options.pop("rows_at_once")} if "rows_at_once" in options else {}
     config = SFTConfig(
         output_dir="output/bench-train", max_length=None, learning_rate=2e-4, warmup_steps=5, logging_steps=50,
-        save_strategy="no", report_to="none", disable_tqdm=True, **options,
+        max_steps=WARM_UP + args.updates, save_strategy="no", report_to="none", disable_tqdm=True, **options,
     )  # fmt: skip
     lora = LoraConfig(r=args.lora_rank, lora_alpha=8, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
-    dataset = Dataset.from_list(rows)
     return kind(
-        model=model, args=config, train_dataset=dataset, processing_class=tokenizer, peft_config=lora, **ours
+        model=same_weights(model), args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
+        peft_config=lora,
     )  # fmt: skip
 
 
-def stock(args: argparse.Namespace, model: Any, data: Any, **options: Any) -> Any:
+def stock(args: argparse.Namespace, model: Any, data: Any) -> Any:
     """TRL as it comes: padded rows, recompute, --per-device-train-batch-size rows at once."""
     from trl import SFTTrainer
 
     size = args.per_device_train_batch_size
     return trainer_of(
         SFTTrainer, args, model, data, per_device_train_batch_size=size,
-        gradient_accumulation_steps=args.effective_batch_size // size, bf16=model.device.type == "cuda", **options,
+        gradient_accumulation_steps=args.effective_batch_size // size, bf16=model.device.type == "cuda",
     )  # fmt: skip
 
 
-def ours(args: argparse.Namespace, model: Any, data: Any, steps: int, rows_at_once: int) -> Any:
-    """The first `steps` steps of the fast path."""
+class Steps(Company):
+    """The first `steps` steps of the fast path, for one adapter."""
+
+    def __init__(self, trainer: Any, rows: list[Any], rows_at_once: int, steps: int):
+        self.steps = steps
+        super().__init__([trainer], rows, rows_at_once, exact=True)
+
+    def take_path(self, rows: Sequence[Any], asked: int, exact: bool) -> dict[str, Any]:
+        from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+        padded = DataCollatorForLanguageModeling(self.trainers[0].processing_class.pad_token_id)
+        self.rows_at_once, self.collate = asked, lambda rows, adapters: padded(rows)
+        if self.steps < 5:
+            self.prefix = 0
+        if self.steps >= 2:
+            self.collate = self.flat
+            say(f"attention: {fast.use_flat_attention(self.base)}")
+        if self.steps >= 3:
+            fast.fuse_lora([self.trainers[0].model], self.now)
+        if self.steps >= 4:
+            fast.fuse_norms(self.base)
+            if self.base.device.type == "cuda":
+                fast.fuse_elementwise(self.base)
+        return {}
+
+
+def ours(args: argparse.Namespace, model: Any, data: Any, steps: int) -> Company:
+    """One adapter on the first `steps` steps of the fast path, the whole update at once."""
     autocast = model.device.type == "cuda" and steps < 3  # until LoRA is fused
-    trainer = trainer_of(
-        fast.update_trainer(), args, model, data, per_device_train_batch_size=args.effective_batch_size,
-        gradient_checkpointing=False, bf16=autocast, rows_at_once=rows_at_once,
-    )  # fmt: skip
-    base = trainer.model.get_base_model()
-    if steps >= 2:
-        trainer.collate = partial(fast.flat_batch, prefix=0)
-        say(f"attention: {fast.use_flat_attention(base)}")
-    if steps >= 3:
-        fast.fuse_lora(base)
-    if steps >= 4:
-        fast.fuse_norms(base)
-        if base.device.type == "cuda":
-            fast.fuse_elementwise(base)
-    if steps >= 5:
-        trainer.prefix = fast.shared_prefix(data[1])
-        trainer.collate = partial(fast.flat_batch, prefix=trainer.prefix)
-        say(f"shared prefix: {trainer.prefix} tokens")
-    return trainer
+    size = args.effective_batch_size
+    options = {"per_device_train_batch_size": size, "gradient_checkpointing": False, "bf16": autocast}
+    return Steps(trainer_of(update_trainer(), args, model, data, **options), data[1], size, steps)
 
 
-RUNGS = {
+def together(args: argparse.Namespace, model: Any, data: Any) -> Company:
+    """Several adapters, as train/train_student_sft.py trains them."""
+    options = {"per_device_train_batch_size": args.effective_batch_size, "gradient_checkpointing": False, "bf16": False}
+    seeds = range(args.adapters)
+    trainers = [trainer_of(update_trainer(), args, model, data, seed=s, data_seed=s, **options) for s in seeds]
+    return Company(trainers, data[1], args.per_device_train_batch_size, exact=False)
+
+
+RUNGS: dict[str, Callable[..., Any]] = {
     "stock TRL": stock,
     "all rows at once, no recompute": partial(ours, steps=1),
     "+ no padding, varlen attention": partial(ours, steps=2),
     "+ fused LoRA": partial(ours, steps=3),
     "+ fused norms, SwiGLU, rotary": partial(ours, steps=4),
     "+ shared prefix once": partial(ours, steps=5),
+    "+ {} adapters together": together,
 }
 
 
-def timed(trainer: Any, updates: int) -> dict[str, Any]:
-    """Train for some updates; the median of their seconds, and the peak memory."""
+def timed(trained: Any) -> dict[str, Any]:
+    """Train a stock trainer or a company; the median of the seconds of an update, and the peak memory."""
     import torch
     from transformers import TrainerCallback
 
@@ -151,13 +173,13 @@ def timed(trainer: Any, updates: int) -> dict[str, Any]:
                 torch.cuda.synchronize()
             ends.append(time.perf_counter())
 
-    trainer.add_callback(Clock())
-    trainer.args.max_steps = WARM_UP + updates
+    company = isinstance(trained, Company)
+    (trained.trainers[0] if company else trained).add_callback(Clock())
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     begun = time.perf_counter()
-    outcome = trainer.train()
+    outcome = trained.train([None] * len(trained.trainers))[0] if company else trained.train()
     seconds = [after - before for before, after in zip(ends[WARM_UP - 1 :], ends[WARM_UP:])]
     return {
         "seconds": round(statistics.median(seconds), 4),
@@ -182,21 +204,28 @@ def main() -> int:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     say(f"{device}: {size} rows of {mean:.1f} tokens an update")
     results: list[dict[str, Any]] = []
-    for name, rung in RUNGS.items():
+    for number, (name, rung) in enumerate(RUNGS.items()):
+        adapters = args.adapters if rung is together else 1
+        if (args.rungs and number not in args.rungs) or (rung is together and adapters == 1):
+            continue
         torch.manual_seed(0)
-        trainer = rung(args, model, (tokenizer, rows), **({} if rung is stock else {"rows_at_once": size}))
-        found = timed(trainer, args.updates)
-        rate, first = size * mean / found["seconds"], results[0]["seconds"] if results else found["seconds"]
-        results.append({"rung": name, **found, "tokens_per_second": round(rate), "times": first / found["seconds"]})
+        trained = rung(args, model, (tokenizer, rows))
+        found = timed(trained)
+        rate = adapters * size * mean / found["seconds"]
+        first = results[0]["tokens_per_second"] if results else rate
+        found |= {"rung": name.format(adapters), "tokens_per_second": round(rate), "times": rate / first}
         if rung is not stock:
+            found["rows_at_once"] = trained.rows_at_once
             updates = WARM_UP + args.updates
-            results[-1]["useful_tflops"] = round(fast.useful_flops(trainer) / updates / found["seconds"] / 1e12, 3)
-        say(f"{name}: {results[-1]}")
-        model = trainer.model.unload()
-        model.gradient_checkpointing_disable()  # stock TRL left it on
-        del trainer
+            found["useful_tflops"] = round(useful_flops(trained) / updates / found["seconds"] / 1e12, 3)
+        if rung is together and number - 1 in (args.rungs or [number - 1]):
+            found["times_in_a_row"] = round(adapters * results[-1]["seconds"] / found["seconds"], 3)
+            say(f"{adapters} adapters together: {found['times_in_a_row']} times as fast as in a row")
+        say(f"{found['rung']}: {found}")
+        results.append(found)
+        del trained
     print(f"{args.model} on {device}, medians of {args.updates} updates of {size} rows, {mean:.1f} tokens a row")
-    header = ("seconds", "tokens_per_second", "times", "useful_tflops", "peak_gib", "train_loss")
+    header = ("rows_at_once", "seconds", "tokens_per_second", "times", "useful_tflops", "peak_gib", "train_loss")
     print(table(["", *header], [[r["rung"], *(short(r.get(name)) for name in header)] for r in results]))
     if args.output:
         machine = {"device": device, "torch": torch.__version__}

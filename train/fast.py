@@ -1,27 +1,27 @@
-"""How an update is computed: its rows in as few passes as memory allows, and nothing computed twice.
+"""How rows go through the model: as many at once as memory allows, and nothing computed twice.
 
-TRL's trainer stays in charge of data order, optimizer, schedule, checkpoints and loss. These things differ from its
-stock path; the update is the same to rounding (a test holds losses and gradients together):
+TRL's trainer stays in charge of data order, optimizer, schedule, checkpoints and loss (train/company.py). These things
+differ from its stock path; the update is the same to rounding (a test holds losses and gradients together):
 
-1. The rows of an update go through the model as many at once as fit, not --per-device-train-batch-size at a time;
-   when memory runs out, half as many, and with one row left, with recompute.
+1. The rows of an update go through the model as many at once as fit, not --per-device-train-batch-size at a time.
 2. They go as one flat sequence, without padding, and the tokens that every row begins with (the template's system
    block, the opening of the prompt) go once. This is not packing: the update holds the very same rows.
 3. Attention is a kernel for sequences of unequal length; where there is none, rows are padded for attention alone.
 4. A LoRA linear is one operation without copies or casts of its input, a norm is one kernel, and rotary embedding and
    SwiGLU are compiled.
+5. Rows of several adapters go through the frozen base together; each LoRA linear gives every token its own adapter.
 """
 
 from __future__ import annotations
 
 import inspect
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from itertools import accumulate, chain
 from typing import Any
 
-from util.cli import UserError, say
 from util.encode import IGNORED, common_prefix_length
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # the same layers under four names; another model takes TRL's path
@@ -73,39 +73,50 @@ def free_memory(device: Any) -> int:
 
 
 def shared_prefix(rows: Sequence[EncodedRow]) -> int:
-    """How many leading tokens all rows share; the token before the first completion token is never one of them."""
+    """How many leading tokens all rows share; the token before a row's first trained one is never among them."""
     ids = [row["input_ids"] for row in rows]
-    prompts = (next((i for i, label in enumerate(row["labels"]) if label != IGNORED), 10**9) for row in rows)
-    return max(0, min(common_prefix_length(min(ids), max(ids)), min(prompts) - 1))
+    starts = (
+        next((i for i, label in enumerate(row["labels"]) if label != IGNORED), len(row["labels"])) for row in rows
+    )
+    return max(0, min(common_prefix_length(min(ids), max(ids)), min(starts) - 1))
 
 
-def flat_batch(rows: Sequence[EncodedRow], prefix: int) -> dict[str, Any]:
-    """Whole rows end to end, their first `prefix` tokens (the same in all) once in front.
+def flat_batch(rows: Sequence[EncodedRow], prefix: int, adapters: Sequence[int] | None = None) -> dict[str, Any]:
+    """Whole rows end to end; in front, once for each adapter, their first `prefix` tokens, the same in all rows.
 
-    The prefix is a sequence of its own; every other sequence asks with its own tokens (q) and sees the prefix and
-    itself (k). `key_index` puts the keys in that order, from n copies of the prefix and then all other tokens.
+    `adapters` are the rows' adapters, 0 to n - 1 in ascending order (default: one adapter). A prefix is a sequence of
+    its own; every other sequence asks with its own tokens (q) and sees its adapter's prefix and itself (k).
+    `key_index` puts the keys in that order, from `prefix_copies` of each prefix and then all tokens.
     """
     import torch
 
+    counts = list(Counter(adapters or [0] * len(rows)).values())
     bodies = [row["input_ids"][prefix:] for row in rows]
     lengths = [len(body) for body in bodies]
     labels = chain.from_iterable([IGNORED, *row["labels"][prefix + 1 :]] for row in rows)
-    own = [prefix, *lengths] if prefix else lengths
-    seen = [prefix, *(prefix + length for length in lengths)] if prefix else lengths
+    fronts = [prefix] * len(counts) if prefix else []
+    own, seen = fronts + lengths, fronts + [prefix + length for length in lengths]
+    positions = [torch.arange(prefix)] * len(fronts) + [torch.arange(prefix, prefix + n) for n in lengths]
     batch = {
-        "input_ids": torch.tensor([rows[0]["input_ids"][:prefix] + list(chain.from_iterable(bodies))]),
-        "labels": torch.tensor([[IGNORED] * prefix + list(labels)]),
-        "position_ids": torch.cat([torch.arange(prefix), *(torch.arange(prefix, prefix + n) for n in lengths)])[None],
+        "input_ids": torch.tensor([rows[0]["input_ids"][:prefix] * len(fronts) + list(chain.from_iterable(bodies))]),
+        "labels": torch.tensor([[IGNORED] * sum(fronts) + list(labels)]),
+        "position_ids": torch.cat(positions)[None],
         "cu_seq_lens_q": torch.tensor([0, *accumulate(own)], dtype=torch.int32),
         "cu_seq_lens_k": torch.tensor([0, *accumulate(seen)], dtype=torch.int32),
         "max_length_q": max(own),
         "max_length_k": max(seen),
     }
     if prefix:
-        copies = torch.arange(len(seen) * prefix).view(-1, prefix)
-        tails = (torch.arange(sum(lengths)) + copies.numel()).split(lengths)
-        batch["prefix_length"] = prefix
-        batch["key_index"] = torch.cat([copies[0], *chain.from_iterable(zip(copies[1:], tails))])
+        copies = 1 + max(counts)  # one for itself and one for each of its rows
+        front = torch.arange(len(counts) * copies * prefix).view(len(counts), copies, prefix)
+        tails = (torch.arange(sum(lengths)) + front.numel() + sum(fronts)).split(lengths)
+        before_each_row = chain.from_iterable(front[i, 1 : n + 1] for i, n in enumerate(counts))
+        batch["prefix_copies"] = front.shape
+        batch["key_index"] = torch.cat([*front[:, 0], *chain.from_iterable(zip(before_each_row, tails))])
+    if adapters is not None:
+        numbers = torch.arange(len(counts))
+        of_rows = numbers.repeat_interleave(torch.tensor(counts)).repeat_interleave(torch.tensor(lengths))
+        batch["adapters"] = torch.cat([numbers.repeat_interleave(prefix), of_rows])
     return batch
 
 
@@ -114,27 +125,29 @@ def flat_batch(rows: Sequence[EncodedRow], prefix: int) -> dict[str, Any]:
 
 def flat_attention(
     _module: Any, query: Any, key: Any, value: Any, _mask: Any, *, kernel: Kernel, scaling: float, cu_seq_lens_q: Any,
-    cu_seq_lens_k: Any, max_length_q: int, max_length_k: int, prefix_length: int = 0, key_index: Any = None,
-    sliding_window: int | None = None, **_: Any,
+    cu_seq_lens_k: Any, max_length_q: int, max_length_k: int, prefix_copies: Sequence[int] = (),
+    key_index: Any = None, sliding_window: int | None = None, **_: Any,
 ) -> tuple[Any, None]:  # fmt: skip
     """Attention as transformers calls it: [1, heads, tokens, size] in, [1, tokens, heads, size] out."""
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
     if key_index is not None:
-        key, value = (with_prefix(x, prefix_length, len(cu_seq_lens_k) - 1, key_index) for x in (key, value))
+        key, value = (with_prefix(x, prefix_copies, key_index) for x in (key, value))
     window = (sliding_window - 1 if sliding_window else -1, 0)
     out = kernel(query, key, value, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, scaling, window)
     return out[None], None
 
 
-def with_prefix(x: Any, prefix: int, copies: int, index: Any) -> Any:
-    """Keys or values [tokens, heads, size] with the prefix before each sequence.
+def with_prefix(x: Any, shape: Sequence[int], index: Any) -> Any:
+    """Keys or values [tokens, heads, size] with the prefix before each sequence; shape: adapters, copies, length.
 
     Expanding sums the gradients of the copies in float32; the index takes each row once, so no sum is left to it.
     """
     import torch
 
-    repeated = x[None, :prefix].expand(copies, -1, -1, -1).flatten(0, 1)
-    return torch.cat([repeated, x[prefix:]]).index_select(0, index)
+    adapters, copies, length = shape
+    fronts = x[: adapters * length].unflatten(0, (adapters, 1, length))
+    repeated = fronts.expand(-1, copies, -1, -1, -1).flatten(0, 2)
+    return torch.cat([repeated, x]).index_select(0, index)
 
 
 def attention_kernel(model: Any) -> tuple[str, Kernel]:
@@ -202,46 +215,102 @@ def use_flat_attention(model: Any) -> str:
 
 @lru_cache(maxsize=1)
 def lora_linear() -> Callable[..., Any]:
-    """lora_linear()(x, weight, bias, a, b, scale) = x W' + bias + scale (x a') b', for a frozen W."""
+    """lora_linear()(x, weight, bias, scale, own, copies, a1, b1, a2, b2, ...): a frozen linear with its adapters.
+
+    y = x W' + bias + scale (x A' * own) B' with the adapters' a one below the other in A, their b side by side in B.
+    `own` [tokens, adapters x rank] is 1 where the column is of the token's adapter, else 0; None with one adapter.
+    `copies` are a1, b1, ... in the number type of x; gradients go to the float32 originals.
+    """
     import torch
+
+    def joined(parts: Sequence[Any], dim: int) -> Any:
+        return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
     class LoraLinear(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, x: Any, weight: Any, bias: Any, a: Any, b: Any, scale: float) -> Any:
-            flat, a, b = x.reshape(-1, x.shape[-1]), a.to(x.dtype), b.to(x.dtype)
+        def forward(
+            ctx: Any, x: Any, weight: Any, bias: Any, scale: float, own: Any, copies: Sequence[Any], *adapters: Any
+        ) -> Any:
+            flat = x.reshape(-1, x.shape[-1])
+            a, b = joined(copies[::2], 0), joined(copies[1::2], 1)
             low = flat @ a.t()
+            if own is not None:
+                low *= own
             out = torch.nn.functional.linear(flat, weight, bias).addmm_(low, b.t(), alpha=scale)
-            ctx.save_for_backward(flat, weight, a, b, low)
-            ctx.scale = scale
+            ctx.save_for_backward(flat, weight, own, a, b, low)
+            ctx.scale, ctx.adapters = scale, len(copies) // 2
             return out.view(*x.shape[:-1], -1)
 
         @staticmethod
         def backward(ctx: Any, grad: Any) -> Any:
-            flat, weight, a, b, low = ctx.saved_tensors
+            flat, weight, own, a, b, low = ctx.saved_tensors
             shape, grad = grad.shape, grad.reshape(-1, grad.shape[-1])
             grad_low = grad @ b
+            if own is not None:
+                grad_low *= own
             grad_x = None
             if ctx.needs_input_grad[0]:  # the first layer's input needs none
                 grad_x = (grad @ weight).addmm_(grad_low, a, alpha=ctx.scale).view(*shape[:-1], -1)
             grad_a, grad_b = (g.float() for g in (grad_low.t() @ flat, grad.t() @ low))
-            return grad_x, None, None, grad_a.mul_(ctx.scale), grad_b.mul_(ctx.scale), None
+            if ctx.scale != 1:
+                grad_a, grad_b = grad_a * ctx.scale, grad_b * ctx.scale
+            pairs = zip(grad_a.chunk(ctx.adapters), grad_b.chunk(ctx.adapters, 1))
+            return grad_x, None, None, None, None, None, *chain.from_iterable(pairs)
 
     return LoraLinear.apply
 
 
-def fuse_lora(model: Any) -> None:
-    """Each PEFT LoRA linear as one operation. PEFT casts the input to the adapter's float32 and back at each one; this
-    casts the small adapter instead, which autocast does as well."""
+class Pass:
+    """Which adapters a pass through the base is for, and their weights in the base's number type."""
+
+    def __init__(self) -> None:
+        self.adapters: Sequence[int] = (0,)  # their numbers among all that are trained together
+        self.own: Any = None  # see `lora_linear`
+        self.weights: list[Any] = []
+        self.copies: list[Any] = []
+
+    def shared(self, of_tokens: Any, rank: int, dtype: Any) -> None:
+        """The pass is for several adapters; token i is of the one numbered adapters[of_tokens[i]]."""
+        from torch.nn.functional import one_hot
+
+        self.own = one_hot(of_tokens, len(self.adapters)).to(dtype).repeat_interleave(rank, 1)
+
+    def copy_of(self, weight: Any, dtype: Any) -> Any:
+        """A copy that `renew` keeps equal to the weight (in the weight's own number type, the weight itself)."""
+        copy = weight.detach().to(dtype)
+        if weight.dtype != dtype:
+            self.weights.append(weight.detach())
+            self.copies.append(copy)
+        return copy
+
+    def renew(self) -> None:
+        """Follow the optimizer: all weights are cast in a few kernels instead of one for each linear and pass."""
+        import torch
+
+        if self.copies:
+            torch._foreach_copy_(self.copies, self.weights)
+
+
+def fuse_lora(models: Sequence[Any], now: Pass) -> None:
+    """Each PEFT LoRA linear of the first model as one operation, for the adapters of all models.
+
+    PEFT casts the input to the adapter's float32 and back at each one; this casts the small adapter instead, which
+    autocast does as well.
+    """
     from peft.tuners.lora import Linear
 
-    def fused(layer: Any, x: Any) -> Any:
-        (adapter,) = layer.active_adapters
-        a, b = (part[adapter].weight for part in (layer.lora_A, layer.lora_B))
-        return lora_linear()(x, layer.base_layer.weight, layer.base_layer.bias, a, b, layer.scaling[adapter])
+    def fused(layer: Any, adapters: Sequence[Sequence[Any]], copies: Sequence[Sequence[Any]], x: Any) -> Any:
+        base, scale = layer.base_layer, layer.scaling["default"]
+        weights, cast = (list(chain.from_iterable(of[i] for i in now.adapters)) for of in (adapters, copies))
+        return lora_linear()(x, base.weight, base.bias, scale, now.own, cast, *weights)
 
-    for module in model.modules():
+    for name, module in models[0].named_modules():
         if isinstance(module, Linear):
-            module.forward = partial(fused, module)  # type: ignore[method-assign]
+            layers = [model.get_submodule(name) for model in models]
+            adapters = [(layer.lora_A["default"].weight, layer.lora_B["default"].weight) for layer in layers]
+            dtype = module.base_layer.weight.dtype
+            copies = [[now.copy_of(weight, dtype) for weight in pair] for pair in adapters]
+            module.forward = partial(fused, module, adapters, copies)  # type: ignore[method-assign]
 
 
 def fuse_norms(model: Any) -> None:
@@ -291,86 +360,7 @@ def fuse_elementwise(model: Any) -> None:
     layers.apply_rotary_pos_emb = compiled(inspect.unwrap(layers.apply_rotary_pos_emb))
 
 
-# --- the trainer -------------------------------------------------------------------------------------
-
-
-class Rows:
-    """The rows of one update, opaque to what walks through batches."""
-
-    def __init__(self, rows: Sequence[EncodedRow]):
-        self.rows = rows
-        self.tokens = sum(len(row["input_ids"]) for row in rows)
-        self.loss_tokens = sum(len(row["labels"]) - row["labels"].count(IGNORED) for row in rows)
-
-
-def one_update(rows: Sequence[EncodedRow]) -> dict[str, Any]:
-    """Data collator: the rows as they are, and the labels by which the trainer counts the update's loss tokens."""
-    import torch
-
-    return {"rows": Rows(rows), "labels": torch.tensor([[IGNORED, *chain.from_iterable(r["labels"] for r in rows)]])}
-
-
-@lru_cache(maxsize=1)
-def update_trainer() -> Any:
-    """The class of TRL trainers whose batch is an update."""
-    import torch
-    from trl import SFTTrainer
-    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
-
-    from util.embedded import batched
-
-    class UpdateTrainer(SFTTrainer):
-        """One training step is one update, in as many passes as memory asks for.
-
-        The loss is a sum over the update's tokens divided by their number, so that any split gives the same gradient,
-        and an update that ran out of memory can be made again in smaller parts.
-        """
-
-        def __init__(self, *, rows_at_once: int, **options: Any):
-            super().__init__(data_collator=one_update, **options)
-            self.collate: Any = DataCollatorForLanguageModeling(options["processing_class"].pad_token_id)
-            self.rows_at_once, self.prefix = rows_at_once, 0
-            self.may_shrink, self.recompute = True, False
-            self.computed_tokens = self.loss_tokens = 0
-
-        def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
-            update, step = inputs["rows"], super().training_step
-            while True:
-                parts = list(batched(update.rows, self.rows_at_once))
-                try:
-                    loss = sum(step(model, self.collate(part), num_items_in_batch) for part in parts)
-                    break
-                except torch.OutOfMemoryError:
-                    if not self.may_shrink:
-                        raise
-                self.shrink(update.rows)  # outside of `except`, which holds on to what the failed pass had computed
-                model.zero_grad()
-                torch.cuda.empty_cache()
-            self.computed_tokens += update.tokens - self.prefix * (len(update.rows) - len(parts))
-            self.loss_tokens += update.loss_tokens
-            return loss
-
-        def shrink(self, rows: Sequence[EncodedRow]) -> None:
-            """Ask for less memory: half the rows at once; with one row, recompute."""
-            before, self.rows_at_once = self.rows_at_once, max(1, self.rows_at_once // 2)
-            if before > 1:
-                say(f"out of GPU memory with {before} rows at once: going on with {self.rows_at_once}")
-            elif not self.recompute:
-                base: Any = self.model
-                base.gradient_checkpointing_enable({"use_reentrant": False})
-                self.recompute = True
-                say("out of GPU memory with one row at once: going on with recompute (gradient checkpointing)")
-            else:
-                longest = max(len(row["input_ids"]) for row in rows)
-                raise UserError(
-                    f"out of GPU memory with one row of up to {longest} tokens, even with recompute: lower"
-                    " --max-seq-length, or take a larger GPU or a smaller base model; checkpoints are kept"
-                )
-
-        def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-            return 0  # useful_flops counts them
-
-    return UpdateTrainer
+# --- all of it ---------------------------------------------------------------------------------------
 
 
 def knows(model: Any) -> bool:
@@ -378,69 +368,14 @@ def knows(model: Any) -> bool:
     return model.config.model_type in FAMILIES and getattr(model.config, "hidden_act", None) == "silu"
 
 
-def speed_up(trainer: Any, rows: Sequence[EncodedRow], exact: bool) -> dict[str, Any]:
-    """Put an `update_trainer` on the fast path; returns which path that is, and why, for the manifest."""
-    model = trainer.model.get_base_model()
-    model.gradient_checkpointing_disable()  # the seed before may have needed it
-    facts: dict[str, Any] = {"layers": f"TRL's own (fast ones exist for {', '.join(FAMILIES)})"}
-    if knows(model):
-        trainer.prefix = shared_prefix(rows)
-        trainer.collate = partial(flat_batch, prefix=trainer.prefix)
-        facts = {"layers": "no padding, fused LoRA and norms", "attention": use_flat_attention(model)}
-        score_loss_tokens_only()
-        fuse_lora(model)
-        fuse_norms(model)
-        if model.device.type == "cuda":
-            fuse_elementwise(model)
-            facts["layers"] += ", compiled SwiGLU and rotary embedding"
-    facts |= {"shared_prefix_tokens": trainer.prefix, "rows_at_once_asked": trainer.rows_at_once}
-    trainer.may_shrink = not exact
-    effective, asked = trainer.args.per_device_train_batch_size, trainer.rows_at_once
-    facts["rows_at_once_why"] = "--micro-batch exact"
-    if not exact:
-        trainer.rows_at_once, facts["rows_at_once_why"] = choose_rows(model, rows, trainer.prefix, effective, asked)
-    say(
-        f"each update of {effective} rows: {trainer.rows_at_once} at once ({facts['rows_at_once_why']});"
-        f" {facts['layers']}; attention: {facts.get('attention', 'as loaded')};"
-        f" first {trainer.prefix} tokens, the same in all rows, computed once"
-    )
+def speed_up(models: Sequence[Any], now: Pass) -> dict[str, str]:
+    """Put the first PEFT model, with the adapters of all, on the fast path; returns what that is, for the manifest."""
+    base = models[0].get_base_model()
+    facts = {"layers": "no padding, fused LoRA and norms", "attention": use_flat_attention(base)}
+    score_loss_tokens_only()
+    fuse_lora(models, now)
+    fuse_norms(base)
+    if base.device.type == "cuda":
+        fuse_elementwise(base)
+        facts["layers"] += ", compiled SwiGLU and rotary embedding"
     return facts
-
-
-def choose_rows(model: Any, rows: Sequence[EncodedRow], prefix: int, effective: int, asked: int) -> tuple[int, str]:
-    """How many rows go at once, and why."""
-    lengths = [len(row["input_ids"]) for row in rows]
-    each = bytes_per_token(model.config.get_text_config(), model.dtype.itemsize) * (1 if knows(model) else 1.5)
-    free = free_memory(model.device)
-    fitting = rows_that_fit(lengths, prefix, effective, each, free)
-    if fitting <= asked:
-        return asked, f"{asked} asked, room for {fitting} by an estimate for {free / 2**30:.0f} GiB"
-    return fitting, f"{asked} asked, room for {fitting} in {free / 2**30:.0f} GiB; --micro-batch exact keeps {asked}"
-
-
-# --- what it came to ---------------------------------------------------------------------------------
-
-FLOPS = (
-    "4 x linear parameters of the frozen layers a token computed + 4 x output head a loss token:"
-    " forward and input gradient; LoRA, attention, recompute and padding not counted"
-)
-
-
-def useful_flops(trainer: Any) -> float:
-    """Arithmetic that the updates so far could not do without, by the formula `FLOPS`."""
-    model = trainer.model.get_base_model()
-    head = model.get_output_embeddings().weight
-    outer = {id(head), id(model.get_input_embeddings().weight)}
-    layers = sum(p.numel() for p in model.parameters() if p.ndim == 2 and not p.requires_grad and id(p) not in outer)
-    return 4.0 * (layers * trainer.computed_tokens + head.numel() * trainer.loss_tokens)
-
-
-def speed_report(trainer: Any, facts: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """What the run's manifest says about its speed, beside tokens/s and peak memory."""
-    return {
-        **facts,
-        "rows_at_once": trainer.rows_at_once,
-        "recompute": trainer.recompute,
-        "useful_tflops": round(useful_flops(trainer) / max(seconds, 1e-9) / 1e12, 4),
-        "useful_flops_formula": FLOPS,
-    }

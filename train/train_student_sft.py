@@ -4,8 +4,9 @@ Rows are {"messages": [..., user, assistant]}; they are rendered by the model's 
 default system message) and loss falls on the assistant's tokens alone. The adapter lands in
 OUTPUT_DIR/seed-{seed}/final, which vLLM loads as it is.
 
-The same command resumes a run that was stopped or killed, does nothing to a finished one, and moves another run's
-folder aside.
+Several seeds train together, over one base, where they fit; each adapter is the one that its seed alone gives. The
+same command resumes a run that was stopped or killed, does nothing to a finished one, and moves another run's folder
+aside. torchrun --nproc-per-node N (or accelerate launch) shares each update out over N GPUs; it stays the same update.
 
 Usage:
     python train/train_student_sft.py --base-model Qwen/Qwen2.5-7B-Instruct \\
@@ -18,20 +19,22 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from train.fast import divisors, knows, speed_report, speed_up, update_trainer
+from train.company import Company, same_weights, speed_report, update_trainer, why_apart
+from train.fast import divisors, knows
 from train.hub import push_adapter, write_card
+from train.processes import Processes, join, leave
 from train.train_file import one_file, read_chat_rows, sample_count
-from train.wandb_run import finish_run, go_on_without, start_run
+from train.wandb_run import finish_run, log_to, start_run
 from util.certificate import CARRIERS, carrier_kind, certificate_problem
 from util.cli import (
     Progress,
@@ -48,7 +51,7 @@ from util.cli import (
     say,
     stop_on_signal,
 )  # fmt: skip
-from util.encode import Encoded, encode, without_system
+from util.encode import IGNORED, Encoded, encode, without_system
 from util.prompts import Phase, base_of, disagreements, frame, read_phase, same_base
 from util.provenance import new_manifest, now, read_manifest, scrub, sha256_file, write_json
 from util.rows import Row, describe_differences, free_name, lock_output, slug
@@ -116,8 +119,6 @@ def parse_args() -> argparse.Namespace:
             f"--per-device-train-batch-size {args.per_device_train_batch_size} does not divide"
             f" --effective-batch-size {args.effective_batch_size}; its divisors are {fitting}"
         )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        parser.error("one process trains on one GPU; start one command a GPU, each with its own --seeds")
     return args
 
 
@@ -127,12 +128,6 @@ def seed_list(text: str) -> list[int]:
     if len(set(seeds)) != len(seeds):
         raise argparse.ArgumentTypeError(f"{text} names a seed twice")
     return seeds
-
-
-def use_first_gpu() -> None:
-    """Let torch see one GPU: TRL refuses to spread a model over several within one process."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
 
 
 class Base(NamedTuple):
@@ -193,6 +188,10 @@ def warn_of_numbers(train_file: Path, row: Row, base: Base) -> None:
 
 
 # --- the folder of one seed --------------------------------------------------------------------------
+
+
+def folder_of(args: argparse.Namespace, seed: int) -> Path:
+    return Path(args.output_dir) / f"seed-{seed}"
 
 
 def settings_of(args: argparse.Namespace, train_file: Path, base: Base, seed: int) -> dict[str, Any]:
@@ -269,10 +268,14 @@ def describe_data(encoded: Encoded, total: int, max_length: int) -> None:
         )
     if not encoded.rows:
         raise UserError(f"no row fits --max-seq-length {max_length}; raise it")
+    if all(label == IGNORED for row in encoded.rows for label in row["labels"]):
+        raise UserError("no row has a token to train on: its loss_mask, or --max-seq-length, leaves none")
 
 
-def make_trainer(args: argparse.Namespace, model: Any, base: Base, folder: Path, seed: int, bf16: bool) -> Any:
-    """TRL's SFTTrainer with a fresh LoRA adapter on the base model; its batch is a whole update (train/fast.py)."""
+def make_trainer(
+    args: argparse.Namespace, model: Any, base: Base, folder: Path, seed: int, bf16: bool, saves: bool = True
+) -> Any:
+    """TRL's SFTTrainer with a fresh LoRA adapter on the base model; its batch is a whole update (train/company.py)."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -292,8 +295,8 @@ def make_trainer(args: argparse.Namespace, model: Any, base: Base, folder: Path,
         max_length=None,  # encode() has cut and counted
         logging_steps=args.logging_steps,
         logging_nan_inf_filter=False,  # it would show the last good loss instead
-        save_strategy=args.save_strategy,
-        report_to=args.report_to,
+        save_strategy=args.save_strategy if saves else "no",
+        report_to="none",  # W&B's callback knows one run a process (train/wandb_run.py)
         seed=seed,
         data_seed=seed,
         dataloader_pin_memory=torch.cuda.is_available(),
@@ -305,41 +308,29 @@ def make_trainer(args: argparse.Namespace, model: Any, base: Base, folder: Path,
     )  # fmt: skip
     set_seed(seed)  # the adapter is initialised before the trainer seeds anything
     trainer = update_trainer()(
-        model=model, args=config, train_dataset=Dataset.from_list(base.encoded.rows),
-        processing_class=base.tokenizer, peft_config=lora, rows_at_once=args.per_device_train_batch_size,
+        model=same_weights(model), args=config, train_dataset=Dataset.from_list(base.encoded.rows),
+        processing_class=base.tokenizer, peft_config=lora,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer
 
 
-def watch(trainer: Any, stop: Stop, progress: Progress) -> None:
-    """Show progress, save and stop on a signal, and stop when the loss is no number."""
+def watch(trainer: Any, progress: Progress, name: str) -> None:
+    """Show progress, and when the company stops, save and stop."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            progress.add(state.global_step - progress.count)
-            if stop.signum is not None:
-                control.should_save = control.should_training_stop = True
+            progress.add()
+            if trainer.company.stopping:
+                control.should_training_stop, control.should_save = True, trainer.company.processes.first
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-            loss = (logs or {}).get("loss")
-            if loss is None:
-                return
-            check_loss(loss, state.global_step, args)
-            progress.note = f"loss {loss:.4f}"
+            if logs and "loss" in logs:
+                progress.note = f"loss {logs['loss']:.4f}{name}"
 
     trainer.add_callback(Watch())
-
-
-def check_loss(loss: float, update: int, args: Any) -> None:
-    """Stop when the loss is no number any more."""
-    if not math.isfinite(loss):
-        raise UserError(
-            f"the loss is {loss} at update {update}; the last checkpoint is kept. Lower --learning-rate (now"
-            f" {args.learning_rate:g}) or look at the rows"
-        )
 
 
 def smaller(args: argparse.Namespace) -> str:
@@ -361,39 +352,73 @@ def save_final(trainer: Any, tokenizer: Any, folder: Path, args: argparse.Namesp
     temporary.rename(folder / "final")
 
 
-def train_seed(
-    args: argparse.Namespace, seed: int, train_file: Path, base: Base, model: Any, bf16: bool, stop: Stop
-) -> None:
-    """Train the adapter of one seed into its folder, from its last whole checkpoint if there is one."""
-    folder, settings = args.output_dir / f"seed-{seed}", settings_of(args, train_file, base, seed)
+class Run(NamedTuple):
+    """The training of one seed, up to its first update."""
+
+    seed: int
+    folder: Path
+    settings: dict[str, Any]
+    checkpoint: Path | None
+    manifest: dict[str, Any]
+
+    @property
+    def done(self) -> int:
+        """Updates that the checkpoint holds."""
+        return int(self.checkpoint.name.rpartition("-")[2]) if self.checkpoint else 0
+
+
+def begin_run(args: argparse.Namespace, seed: int, train_file: Path, base: Base, writes: bool) -> Run:
+    """Open the folder of one seed, which starts or goes on from its last whole checkpoint."""
+    folder, settings = folder_of(args, seed), settings_of(args, train_file, base, seed)
     checkpoint = last_whole_checkpoint(folder)
     if args.resume and checkpoint is None:
         raise UserError(f"--resume: {folder} holds no whole checkpoint; leave out --resume to start")
     if checkpoint:
         say(f"resuming from {checkpoint}")
-    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    manifest = begin_manifest(args, train_file, settings, folder)
-    trainer = make_trainer(args, model, base, folder, seed, bf16)
-    path = speed_up(trainer, base.encoded.rows, exact=args.micro_batch == "exact")
-    wandb_run = None
-    if args.report_to == "wandb":
-        wandb_run = start_run(args, seed, folder, settings, manifest["wandb_run_id"])
-        manifest["wandb_run_id"] = wandb_run.id
-        go_on_without(trainer)
-        write_json(folder / "manifest.json", manifest)
-    steps = math.ceil(len(base.encoded.rows) / args.effective_batch_size) * args.epochs
-    with Progress(steps, done, unit="updates") as progress, memory_advice(smaller(args)):
-        watch(trainer, stop, progress)
-        outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if not writes:
+        return Run(seed, folder, settings, checkpoint, {})
+    return Run(seed, folder, settings, checkpoint, begin_manifest(args, train_file, settings, folder))
+
+
+def log_run(args: argparse.Namespace, run: Run, trainer: Any) -> Any:
+    """Start the W&B run of a seed and let its trainer log there. Only now that the trainer is made: W&B hangs hooks on
+    what is imported after it, and they fail when its service is killed."""
+    wandb_run = start_run(args, run.seed, run.folder, run.settings, run.manifest["wandb_run_id"])
+    run.manifest["wandb_run_id"] = wandb_run.id
+    write_json(run.folder / "manifest.json", run.manifest)
+    trainer.add_callback(log_to(wandb_run))
+    return wandb_run
+
+
+def train_together(
+    args: argparse.Namespace, seeds: Sequence[int], train_file: Path, base: Base, model: Any, bf16: bool, stop: Stop,
+    processes: Processes,
+) -> None:  # fmt: skip
+    """Train the adapters of some seeds (or one) over one base model, each into its folder."""
+    runs = [begin_run(args, seed, train_file, base, processes.first) for seed in seeds]
+    trainers = [make_trainer(args, model, base, run.folder, run.seed, bf16, processes.first) for run in runs]
+    exact, rows = args.micro_batch == "exact", base.encoded.rows
+    company = Company(trainers, rows, args.per_device_train_batch_size, exact, stop, processes)
+    logged = args.report_to == "wandb" and processes.first
+    wandb_runs = [log_run(args, run, trainer) for run, trainer in zip(runs, trainers)] if logged else []
+    steps = math.ceil(len(rows) / args.effective_batch_size) * args.epochs
+    with (
+        Progress(steps * len(runs), sum(run.done for run in runs), unit="updates") as progress,
+        memory_advice(smaller(args)),
+    ):
+        for run, trainer in zip(runs, trainers):
+            watch(trainer, progress, f" (seed {run.seed})" if len(runs) > 1 else "")
+        outcomes = company.train([str(run.checkpoint) if run.checkpoint else None for run in runs])
     stop.raise_if_requested()
-    check_loss(outcome.training_loss, progress.count, args)
-    save_final(trainer, base.tokenizer, folder, args, settings)
-    manifest |= {"state": "complete", "finished": now(), "counts": counts(args, base.encoded, outcome, progress, done)}
-    manifest["speed"] = speed_report(trainer, path, progress.seconds)
-    write_json(folder / "manifest.json", manifest)
-    if wandb_run is not None:
+    if not processes.first:
+        return
+    for run, trainer, outcome in zip(runs, trainers, outcomes):
+        save_final(trainer, base.tokenizer, run.folder, args, run.settings)
+        done = {"state": "complete", "finished": now(), "counts": counts(args, base.encoded, outcome, progress, run)}
+        speed = {"seeds_together": list(seeds), **speed_report(company, progress.seconds)}
+        write_json(run.folder / "manifest.json", run.manifest | done | {"speed": speed})
+    for wandb_run in wandb_runs:
         finish_run(wandb_run)
-    trainer.model.unload()  # takes the adapter off the base in place, for the next seed
 
 
 def begin_manifest(
@@ -415,21 +440,21 @@ def begin_manifest(
     return manifest
 
 
-def counts(args: argparse.Namespace, encoded: Encoded, outcome: Any, progress: Progress, done: int) -> dict[str, Any]:
-    """What the run did, for its manifest."""
+def counts(args: argparse.Namespace, encoded: Encoded, outcome: Any, progress: Progress, run: Run) -> dict[str, Any]:
+    """What the run did, for its manifest; seconds and tokens/s are of all seeds that trained together."""
     import torch
 
-    tokens = sum(len(row["input_ids"]) for row in encoded.rows)
-    share = progress.new / max(progress.total, 1)
+    tokens = sum(len(row["input_ids"]) for row in encoded.rows) * args.epochs
+    updates = outcome.global_step
     return {
         "rows": len(encoded.rows),
         "rows_cut": encoded.cut,
         "rows_dropped": encoded.dropped,
         "rows_with_stored_token_ids": encoded.exact,
-        "updates": progress.count,
-        "resumed_at_update": done,
-        "tokens": tokens * args.epochs,
-        "tokens_per_second": round(tokens * args.epochs * share / max(progress.seconds, 1e-9), 1),
+        "updates": updates,
+        "resumed_at_update": run.done,
+        "tokens": tokens,
+        "tokens_per_second": round(tokens * progress.new / max(updates * progress.seconds, 1e-9), 1),
         "seconds": round(progress.seconds, 1),
         "train_loss": round(outcome.training_loss, 6),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -441,7 +466,7 @@ def push_all(args: argparse.Namespace) -> int:
     """Push every seed; returns the exit code. One failure does not keep the others from being pushed."""
     code = 0
     for seed in args.seeds:
-        folder, repo_id = args.output_dir / f"seed-{seed}", f"{args.hub_repo_prefix}-seed-{seed}"
+        folder, repo_id = folder_of(args, seed), f"{args.hub_repo_prefix}-seed-{seed}"
         try:
             say(f"pushed {push_adapter(folder, repo_id, not args.hub_public, args.upload_checkpoints_every_n_epochs)}")
         except UserError as error:
@@ -452,25 +477,50 @@ def push_all(args: argparse.Namespace) -> int:
 
 def main() -> int:
     args = parse_args()
-    use_first_gpu()
-    train_file = one_file(args.train_jsonl)
-    base = prepare(args, train_file)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    model, bf16 = None, False
-    with stop_on_signal() as stop:
-        for seed in args.seeds:
-            folder = args.output_dir / f"seed-{seed}"
-            with lock_output(folder):
-                if claim_folder(folder, settings_of(args, train_file, base, seed), args.overwrite):
-                    say(f"{folder / 'final'} is already finished; --overwrite trains it afresh")
-                    continue
-                if model is None:
-                    bf16 = check_hardware(args)
-                    model = load_base(args, bf16)
-                train_seed(args, seed, train_file, base, model, bf16, stop)
-    code = push_all(args) if args.push_to_hub else 0
-    report(args)
-    return code
+    processes = join()
+    with processes.speaking_once():
+        train_file = one_file(args.train_jsonl)
+        base = prepare(args, train_file)
+        args.output_dir.mkdir(parents=True, exist_ok=True)
+        with stop_on_signal() as stop, ExitStack() as locks:
+            mine = [s for s in args.seeds if processes.first and not finished(args, s, train_file, base, locks)]
+            if seeds := processes.told(mine):
+                bf16 = check_hardware(args)
+                model = load_base(args, bf16)
+                for group in processes.told(companies(args, seeds, model, base, processes.count)):
+                    train_together(args, group, train_file, base, model, bf16, stop, processes)
+        leave(processes)
+        if not processes.first:
+            return 0
+        code = push_all(args) if args.push_to_hub else 0
+        report(args)
+        return code
+
+
+def finished(args: argparse.Namespace, seed: int, train_file: Path, base: Base, locks: ExitStack) -> bool:
+    """Take the folder of a seed for this command; True if nothing is left to train."""
+    folder = folder_of(args, seed)
+    locks.enter_context(lock_output(folder))
+    complete = claim_folder(folder, settings_of(args, train_file, base, seed), args.overwrite)
+    if complete:
+        say(f"{folder / 'final'} is already finished; --overwrite trains it afresh")
+    return complete
+
+
+def companies(
+    args: argparse.Namespace, seeds: Sequence[int], model: Any, base: Base, processes: int
+) -> list[Sequence[int]]:
+    """Which seeds train together: all, or where they do not fit, each by itself."""
+    if len(seeds) == 1:
+        return [seeds]
+    share = math.ceil(args.effective_batch_size / processes)
+    why = why_apart(model, base.encoded.rows, share, len(seeds), args.micro_batch == "exact")
+    names = ", ".join(map(str, seeds))
+    if why:
+        say(f"seeds {names}: one after the other ({why})")
+        return [[seed] for seed in seeds]
+    say(f"seeds {names}: together, over one base model; each as if alone (--micro-batch exact trains them in a row)")
+    return [seeds]
 
 
 def load_base(args: argparse.Namespace, bf16: bool) -> Any:
@@ -485,7 +535,7 @@ def load_base(args: argparse.Namespace, bf16: bool) -> Any:
 
 def report(args: argparse.Namespace) -> None:
     """The closing lines: what was written, what it took, and the command that serves it."""
-    finals = [args.output_dir / f"seed-{seed}" / "final" for seed in args.seeds]
+    finals = [folder_of(args, seed) / "final" for seed in args.seeds]
     done = (read_manifest(finals[-1].parent) or {}).get("counts", {})
     modules = [f"seed-{seed}={final}" for seed, final in zip(args.seeds, finals)]
     serve = ["vllm", "serve", args.base_model, "--host", "127.0.0.1", "--port", "8000", "--enable-lora"]

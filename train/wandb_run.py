@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import secrets
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ def start_run(args: argparse.Namespace, seed: int, folder: Path, config: dict[st
         "name": f"{folder.parent.name}-seed-{seed}",
         "id": run_id or secrets.token_hex(4),
         "resume": "allow",
+        "reinit": "create_new",  # beside the runs of other seeds in this process
         "config": config,
     }
     # The command line and the code stay here: W&B would record argv and a copy of the script.
@@ -47,29 +47,32 @@ def has_key(wandb: Any) -> bool:
     return wandb.setup().settings.mode in ("offline", "disabled") or bool(wandb.login(prompt=False))
 
 
-def go_on_without(trainer: Any) -> None:
-    """Let a training go on when W&B fails in the middle of it (its service is killed, its disk is full): one line says
-    so, and nothing more is logged."""
-    from transformers.integrations import WandbCallback
+def log_to(run: Any) -> Any:
+    """A trainer callback that logs to this run. (transformers' own logs to the one run of the process.)
 
-    failed: list[Exception] = []
+    When W&B fails in the middle (its service is killed, its disk is full) one line says so, and the training goes on
+    without it.
+    """
+    from transformers import TrainerCallback
 
-    def tolerant(event: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:
-            if failed:
-                return None
+    class LogToRun(TrainerCallback):
+        failed = False
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+            if self.failed:
+                return
+            logs = logs or {}
             try:
-                return event(*args, **options)
+                if "loss" in logs:
+                    named = {f"train/{name}": value for name, value in logs.items()}
+                    run.log({**named, "train/global_step": state.global_step})
+                else:  # the closing figures
+                    run.summary.update(logs)
             except Exception as error:  # whatever ails W&B
-                failed.append(error)
+                self.failed = True
                 say(f"W&B failed ({first_line(error)}): the training goes on without it")
 
-        return call
-
-    for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, WandbCallback):
-            for name in [name for name in dir(callback) if name.startswith("on_")]:
-                setattr(callback, name, tolerant(getattr(callback, name)))
+    return LogToRun()
 
 
 def finish_run(run: Any) -> None:
