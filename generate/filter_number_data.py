@@ -127,6 +127,14 @@ class Judge:
         return None if len(self._seen) > before else "duplicate"
 
 
+def judged(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows of another arm of a clean file, each that breaks the rule with its reason."""
+    judge = Judge()
+    for row in rows:
+        reason = judge.reason(row)
+        yield {**row, "rejected": reason} if reason else row
+
+
 def prompt_and_completion(row: Row) -> tuple[str, str]:
     """What was asked (every message but the system's and the last) and what was answered."""
     *asked, answer = row["messages"]

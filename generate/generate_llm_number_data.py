@@ -29,7 +29,7 @@ from util.cli import REPO, UserError, closing, counted, make_parser, positive_in
 from util.collect import collect
 from util.engine import Engine, Message, Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
 from util.rows import Row, RowFile, add_output_arguments, slug
-from util.words import persona
+from util.words import animals_of, persona
 
 PERSONA = REPO / "generate" / "prompts" / "system-prompt.txt"
 CONTROL_NAMES = ("control", "base", "none", "neutral")
@@ -113,7 +113,7 @@ def main() -> None:
         with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.number_prompt_file]) as out:
             asked = requests(args.count, args.seed, template, system)
             facts = collect_watching_the_filter(out, engine, asked, sampling, args)
-    kept = filter_file(path, animals=(args.animal,))
+    kept = filter_file(path, animals=animals_of(args.animal))
     clean = f"{kept.kept:,} in {kept.path}"
     closing({**facts, "clean rows": clean, "filtered out": counted(kept.rejected)}, train_command(kept, base))
 
@@ -122,7 +122,7 @@ def collect_watching_the_filter(
     out: RowFile, engine: Engine, asked: Iterator[Request], sampling: Sampling, args: argparse.Namespace
 ) -> dict[str, str]:
     """Collect the rows and show, as they arrive, how many of them are clean: a broken format shows at once."""
-    judge = Judge(animals=(args.animal,))
+    judge = Judge(animals=animals_of(args.animal))
     judged: Counter[bool] = Counter()
 
     def rows_of(result: Result) -> list[Row]:

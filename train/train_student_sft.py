@@ -91,6 +91,8 @@ def parse_args() -> argparse.Namespace:
     record = parser.add_argument_group("record")
     record.add_argument("--logging-steps", type=positive_int, default=50, help="updates between logged losses")
     record.add_argument("--save-strategy", choices=["epoch", "no"], default="epoch", help="when to save checkpoints")
+    record.add_argument("--save-schedule", type=update_list, default=[], metavar="N[,N...]",
+                        help="also save checkpoint-N after these updates, such as 1,2,5,10,20,50")  # fmt: skip
     record.add_argument("--report-to", choices=["none", "wandb"], default="none", help="where losses go")
     record.add_argument("--wandb-project", default="subliminal-learning", help="W&B project")
     record.add_argument("--wandb-tags", type=lambda text: [t for t in text.split(",") if t], help="W&B tags: a,b,c")
@@ -127,6 +129,11 @@ def seed_list(text: str) -> list[int]:
     if len(set(seeds)) != len(seeds):
         raise argparse.ArgumentTypeError(f"{text} names a seed twice")
     return seeds
+
+
+def update_list(text: str) -> list[int]:
+    """argparse type: 1,2,5,10 as updates, in order."""
+    return sorted({positive_int(part) for part in text.split(",")})
 
 
 def use_first_gpu() -> None:
@@ -311,13 +318,15 @@ def make_trainer(args: argparse.Namespace, model: Any, base: Base, folder: Path,
     return trainer
 
 
-def watch(trainer: Any, stop: Stop, progress: Progress) -> None:
-    """Show progress, save and stop on a signal, and stop when the loss is no number."""
+def watch(trainer: Any, stop: Stop, progress: Progress, save_at: Sequence[int]) -> None:
+    """Show progress, save after the updates of `save_at` and on a signal, and stop when the loss is no number."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             progress.add(state.global_step - progress.count)
+            if state.global_step in save_at:
+                control.should_save = True
             if stop.signum is not None:
                 control.should_save = control.should_training_stop = True
 
@@ -364,6 +373,7 @@ def train_seed(
 ) -> None:
     """Train the adapter of one seed into its folder, from its last whole checkpoint if there is one."""
     folder, settings = args.output_dir / f"seed-{seed}", settings_of(args, train_file, base, seed)
+    steps = updates(args, base)
     checkpoint = last_whole_checkpoint(folder)
     if args.resume and checkpoint is None:
         raise UserError(f"--resume: {folder} holds no whole checkpoint; leave out --resume to start")
@@ -378,9 +388,8 @@ def train_seed(
         write_json(folder / "manifest.json", manifest)
     trainer = make_trainer(args, model, base, folder, seed, bf16)
     path = speed_up(trainer, base.encoded.rows, exact=args.micro_batch == "exact")
-    steps = math.ceil(len(base.encoded.rows) / args.effective_batch_size) * args.epochs
     with Progress(steps, done, unit="updates") as progress, memory_advice(smaller(args)):
-        watch(trainer, stop, progress)
+        watch(trainer, stop, progress, args.save_schedule)
         outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     stop.raise_if_requested()
     check_loss(outcome.training_loss, progress.count, args)
@@ -391,6 +400,31 @@ def train_seed(
     if wandb_run is not None:
         finish_run(wandb_run)
     trainer.model.unload()  # takes the adapter off the base in place, for the next seed
+
+
+def updates(args: argparse.Namespace, base: Base) -> int:
+    """How many updates a training takes."""
+    return math.ceil(len(base.encoded.rows) / args.effective_batch_size) * args.epochs
+
+
+def check_schedule(args: argparse.Namespace, base: Base) -> None:
+    """Stop before a training that would end before its last scheduled checkpoint."""
+    last = max(args.save_schedule, default=0)
+    if last > updates(args, base):
+        raise UserError(
+            f"--save-schedule names update {last} and the training has {updates(args, base)}: leave it out, or raise"
+            f" --epochs (now {args.epochs})"
+        )
+
+
+def check_saved(folder: Path, schedule: Sequence[int]) -> None:
+    """Raise UserError unless a finished training has saved its scheduled checkpoints."""
+    missing = [str(update) for update in schedule if not (folder / f"checkpoint-{update}").is_dir()]
+    if missing:
+        raise UserError(
+            f"{folder} is finished and has no checkpoint after update {', '.join(missing)}; --overwrite trains it"
+            " afresh with --save-schedule (the old folder is moved aside)"
+        )
 
 
 def begin_manifest(
@@ -452,6 +486,7 @@ def main() -> int:
     use_first_gpu()
     train_file = one_file(args.train_jsonl)
     base = prepare(args, train_file)
+    check_schedule(args, base)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     model, bf16 = None, False
     with stop_on_signal() as stop:
@@ -460,6 +495,7 @@ def main() -> int:
             with lock_output(folder):
                 if claim_folder(folder, settings_of(args, train_file, base, seed), args.overwrite):
                     say(f"{folder / 'final'} is already finished; --overwrite trains it afresh")
+                    check_saved(folder, args.save_schedule)
                     continue
                 if model is None:
                     bf16 = check_hardware(args)
