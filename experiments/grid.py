@@ -189,7 +189,7 @@ class Experiment:
     matrix: bool
     cells: list[Cell]
     run: Values
-    """how the model is run: serve (by vLLM), gpus (a job)"""
+    """how the model is run: serve (by vLLM or not), gpu (own, shared or none)"""
 
     @property
     def controls(self) -> list[Cell]:
