@@ -38,7 +38,7 @@ def draw(experiment: Experiment, cells: list[Record], students: list[Record], pa
     animals = list(dict.fromkeys(cell["measured"] for cell in cells))
     count = len(animals) if experiment.matrix else len(experiment.panels)
     with plt.rc_context(STYLE):
-        size, shared = (3.6 * count + 0.6, 3.6), not experiment.matrix
+        size, shared = (max(5.0, 3.6 * count + 0.6), 3.8), not experiment.matrix
         figure, axes = plt.subplots(1, count, figsize=size, squeeze=False, sharey=shared, layout="constrained")
         for place, axis in enumerate(axes[0]):
             if experiment.matrix:
@@ -47,7 +47,8 @@ def draw(experiment: Experiment, cells: list[Record], students: list[Record], pa
                 draw_panel(axis, experiment, cells, students, panel_of, experiment.panels[place], animals)
         if not experiment.matrix:
             axes[0][0].set_ylabel("student's share of the animal (%)")
-            figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+            shown = axes[0][0].get_legend_handles_labels()
+            figure.legend(*shown, loc="outside lower center", ncols=min(5, 2 * count), fontsize=8)
         figure.suptitle(f"{experiment.question} ({experiment.model})", fontsize=10)
         figure.savefig(path, metadata={"Software": None})
         plt.close(figure)
