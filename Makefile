@@ -27,7 +27,7 @@ experiment:
 	@util/make_env.sh run
 	@experiments/make_env.sh
 	$(SNAKEMAKE) -s experiments/Snakefile --cores $(CORES) --resources gpu=$(GPUS) --rerun-incomplete --keep-going \
-		--rerun-triggers mtime params input --config name=$(NAME) model=$(MODEL)
+		--rerun-triggers mtime params --config name=$(NAME) model=$(MODEL)
 
 lint:
 	@util/make_env.sh test
