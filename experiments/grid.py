@@ -198,9 +198,10 @@ class Experiment:
 
     @property
     def varied(self) -> list[str]:
-        """The parameters that differ between groups of cells."""
+        """The parameters that differ between groups of cells, or that a panel shows."""
         names = [name for name in PARAMETERS if name not in ("animal", "seed")]
-        return [name for name in names if len({json.dumps(cell[name]) for cell in self.cells}) > 1]
+        values = {name: {json.dumps(cell[name]) for cell in self.cells} for name in names}
+        return [name for name in names if len(values[name]) > 1 or name in self.panels]
 
     def measurements(self) -> list[Path]:
         """Every exact file that the experiment is about."""
