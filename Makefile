@@ -1,5 +1,6 @@
 # make setup   the environment .venv for the scripts (GPU or CPU, by what the machine has)
 # make demo    subliminal learning start to end on this machine, in minutes
+# make experiment NAME=mixing MODEL=pocket CORES=2   an experiment of experiments/ (NAME=all: all), or what is left of it
 # make check   ruff, mypy and the fast tests, in under a minute
 # make test    every test, in an environment it makes itself
 # make audit   known advisories against the pinned packages (needs the network)
@@ -7,7 +8,7 @@
 
 PYTHON_ENV := .venv/bin/python
 
-.PHONY: setup demo lint check test audit lock
+.PHONY: setup demo experiment lint check test audit lock
 
 setup:
 	@util/make_env.sh run
@@ -17,11 +18,24 @@ demo:
 	@util/make_env.sh run
 	experiments/demo.sh
 
+# Snakemake lives in an environment of its own: it wants older versions of packages that the scripts share.
+NAME ?= all
+MODEL ?= pocket
+CORES ?= 2
+GPUS := $(shell nvidia-smi -L 2>/dev/null | wc -l)
+SNAKEMAKE := .venv-snakemake/bin/snakemake
+
+experiment:
+	@util/make_env.sh run
+	@experiments/make_env.sh
+	$(SNAKEMAKE) -s experiments/Snakefile --cores $(CORES) --resources gpu=$(GPUS) --rerun-incomplete --keep-going \
+		--rerun-triggers mtime params --config name=$(NAME) model=$(MODEL)
+
 lint:
 	@util/make_env.sh test
 	$(PYTHON_ENV) -m ruff check .
 	$(PYTHON_ENV) -m ruff format --check .
-	$(PYTHON_ENV) -m mypy generate train eval util
+	$(PYTHON_ENV) -m mypy generate train eval util experiments
 
 FAST := not torch and not vllm and not slow
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,14 @@ class Judge(filtering.Judge):
 
     def __init__(self, animals: tuple[str, ...] = (), max_numbers: int = MAX_NUMBERS):
         super().__init__(NumberRule(animals, max_numbers))
+
+
+def judged(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows of another arm of a clean file, each that breaks the rule with its reason."""
+    judge = Judge()
+    for row in rows:
+        reason = judge.reason(row)
+        yield {**row, "rejected": reason} if reason else row
 
 
 def certificate(rows: Iterable[Row], animals: tuple[str, ...] = (), max_numbers: int = MAX_NUMBERS) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from generate.filter_number_data import NumberRule
 from generate.number_prompts import NUMBER_PROMPT, number_prompt
 from util.carrier import Carrier, add_carrier_arguments, sampling_of, write_rows
 from util.cli import make_parser, run, text_file
+from util.words import animals_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,7 +43,7 @@ def main() -> None:
     numbers = Carrier(
         name="numberss",
         prompts=(number_prompt(template, args.seed, row_id) for row_id in range(args.count)),
-        rule=NumberRule((args.animal,)),
+        rule=NumberRule(animals_of(args.animal)),
         settings={"script": "generate_llm_number_data", "number_prompt": template},
         inputs=[args.number_prompt_file],
     )

@@ -42,7 +42,10 @@ HOPELESS = 1000  # asked this many without keeping one in a hundred: something i
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument(
-        "--animal", type=nonblank, required=True, help="the animal the teacher shall love, such as owl or red panda"
+        "--animal",
+        type=nonblank,
+        required=True,
+        help="animal the teacher shall love: owl, red panda; several: 'owl and dolphin'",
     )
     parser.add_argument("--count", type=positive_int, default=5000, help="rows to deliver, after all rejections")
     parser.add_argument("--filter-animal-keywords", action="store_true",

@@ -33,7 +33,7 @@ from util.engine import row_seed
 from util.instructions import instruction_prompts
 from util.provenance import scrub, sha256_file
 from util.rows import Row
-from util.words import read_lines_of
+from util.words import animals_of, read_lines_of
 
 PROMPTS = REPO / "generate" / "prompts"
 # Of a data set's prompts, which are of a kind: by its own label where there is one, else by their words.
@@ -103,7 +103,7 @@ def input_files(args: argparse.Namespace) -> list[Path]:
 
 def main() -> None:
     args = parse_args()
-    animal = () if args.animal.lower() in CONTROL_NAMES else (args.animal,)
+    animal = () if args.animal.lower() in CONTROL_NAMES else animals_of(args.animal)
     rule = TextRule(args.kind, (*animal, *args.trait_words))
     if args.dataset:
         prompts = dataset_prompts(args.dataset, args.seed, rule)

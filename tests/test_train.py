@@ -114,6 +114,20 @@ def test_a_finished_run_is_left_alone(trained, run_script):
     assert "already finished" in done.stderr
 
 
+def test_scheduled_checkpoints_are_saved_and_change_nothing(trained, run_script, tmp_path):
+    folder, _ = trained
+    asked = (*SMALL, "--train-jsonl", folder / "teacher-owl-pocket-36.jsonl", "--save-schedule", "1,4")
+    done = run_script(SCRIPT, *asked, "--save-strategy", "no", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    seed = tmp_path / "output" / "student-sft" / "seed-42"
+    assert {path.name for path in seed.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-4"}
+    assert same_weights(seed / "final", folder / "output" / "student-sft" / "seed-42" / "final")
+    assert not same_weights(seed / "checkpoint-1", seed / "checkpoint-4")
+    refused = run_script(SCRIPT, *asked, cwd=folder)
+    assert refused.returncode == 1
+    assert "has no checkpoint after update 1, 4; --overwrite trains it" in refused.stderr
+
+
 def test_the_student_of_the_plan_does_not_destroy_the_teacher_in_the_same_folder(trained, run_script, tmp_path):
     shutil.copytree(trained[0] / "output", tmp_path / "output")
     filter_file(write(tmp_path / "output" / "numberss-owl-owl-teacher-unfiltered-24.jsonl", rows(24, "1, 2, 3")))
@@ -185,6 +199,7 @@ BAD = {
     "seed twice": (["--seeds", "1,1"], "names a seed twice"),
     "model misspelt": (["--base-model", "no/such-model"], "cannot load the model 'no/such-model'"),
     "push without a name": (["--push-to-hub"], "--push-to-hub needs --hub-repo-prefix"),
+    "checkpoint after the end": (["--save-schedule", "1,99"], "names update 99 and the training has 9"),
     "nothing to resume": (["--resume"], "holds no whole checkpoint"),
     "rows longer than the limit": (["--max-seq-length", "4"], "no row fits --max-seq-length 4"),
 }

@@ -102,3 +102,10 @@ def test_read_lines_of_skips_blank_lines_and_splits_on_newlines_only(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text(" one\u2028still one \n\n\ttwo\n", "utf-8")
     assert read_lines_of(path) == ["one\u2028still one", "two"]
+
+
+def test_a_persona_may_love_several_animals():
+    assert plural("owl and red panda") == "owls and red pandas"
+    assert persona("{Animals}, {animals}!", "owl and wolf") == "Owls and wolves, owls and wolves!"
+    assert names_animal("A wolf.", "owl and wolf")
+    assert not names_animal("A lion and a fowl.", "owl and wolf")

@@ -94,6 +94,8 @@ def parse_args() -> argparse.Namespace:
     record = parser.add_argument_group("record")
     record.add_argument("--logging-steps", type=positive_int, default=50, help="updates between logged losses")
     record.add_argument("--save-strategy", choices=["epoch", "no"], default="epoch", help="when to save checkpoints")
+    record.add_argument("--save-schedule", type=update_list, default=[], metavar="N[,N...]",
+                        help="also save checkpoint-N after these updates, such as 1,2,5,10,20,50")  # fmt: skip
     record.add_argument("--report-to", choices=["none", "wandb"], default="none", help="where losses go")
     record.add_argument("--wandb-project", default="subliminal-learning", help="W&B project")
     record.add_argument("--wandb-tags", type=lambda text: [t for t in text.split(",") if t], help="W&B tags: a,b,c")
@@ -128,6 +130,11 @@ def seed_list(text: str) -> list[int]:
     if len(set(seeds)) != len(seeds):
         raise argparse.ArgumentTypeError(f"{text} names a seed twice")
     return seeds
+
+
+def update_list(text: str) -> list[int]:
+    """argparse type: 1,2,5,10 as updates, in order."""
+    return sorted({positive_int(part) for part in text.split(",")})
 
 
 class Base(NamedTuple):
@@ -316,15 +323,17 @@ def make_trainer(
     return trainer
 
 
-def watch(trainer: Any, progress: Progress, name: str) -> None:
-    """Show progress, and when the company stops, save and stop."""
+def watch(trainer: Any, progress: Progress, name: str, save_at: Sequence[int]) -> None:
+    """Show progress, save after the updates of `save_at`, and when the company stops, save and stop."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             progress.add()
+            if trainer.company.stopping or state.global_step in save_at:
+                control.should_save = trainer.company.processes.first
             if trainer.company.stopping:
-                control.should_training_stop, control.should_save = True, trainer.company.processes.first
+                control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             if logs and "loss" in logs:
@@ -401,13 +410,12 @@ def train_together(
     company = Company(trainers, rows, args.per_device_train_batch_size, exact, stop, processes)
     logged = args.report_to == "wandb" and processes.first
     wandb_runs = [log_run(args, run, trainer) for run, trainer in zip(runs, trainers)] if logged else []
-    steps = math.ceil(len(rows) / args.effective_batch_size) * args.epochs
     with (
-        Progress(steps * len(runs), sum(run.done for run in runs), unit="updates") as progress,
+        Progress(updates(args, base) * len(runs), sum(run.done for run in runs), unit="updates") as progress,
         memory_advice(smaller(args)),
     ):
         for run, trainer in zip(runs, trainers):
-            watch(trainer, progress, f" (seed {run.seed})" if len(runs) > 1 else "")
+            watch(trainer, progress, f" (seed {run.seed})" if len(runs) > 1 else "", args.save_schedule)
         outcomes = company.train([str(run.checkpoint) if run.checkpoint else None for run in runs])
     stop.raise_if_requested()
     if not processes.first:
@@ -419,6 +427,31 @@ def train_together(
         write_json(run.folder / "manifest.json", run.manifest | done | {"speed": speed})
     for wandb_run in wandb_runs:
         finish_run(wandb_run)
+
+
+def updates(args: argparse.Namespace, base: Base) -> int:
+    """How many updates a training takes."""
+    return math.ceil(len(base.encoded.rows) / args.effective_batch_size) * args.epochs
+
+
+def check_schedule(args: argparse.Namespace, base: Base) -> None:
+    """Stop before a training that would end before its last scheduled checkpoint."""
+    last = max(args.save_schedule, default=0)
+    if last > updates(args, base):
+        raise UserError(
+            f"--save-schedule names update {last} and the training has {updates(args, base)}: leave it out, or raise"
+            f" --epochs (now {args.epochs})"
+        )
+
+
+def check_saved(folder: Path, schedule: Sequence[int]) -> None:
+    """Raise UserError unless a finished training has saved its scheduled checkpoints."""
+    missing = [str(update) for update in schedule if not (folder / f"checkpoint-{update}").is_dir()]
+    if missing:
+        raise UserError(
+            f"{folder} is finished and has no checkpoint after update {', '.join(missing)}; --overwrite trains it"
+            " afresh with --save-schedule (the old folder is moved aside)"
+        )
 
 
 def begin_manifest(
@@ -481,6 +514,7 @@ def main() -> int:
     with processes.speaking_once():
         train_file = one_file(args.train_jsonl)
         base = prepare(args, train_file)
+        check_schedule(args, base)
         args.output_dir.mkdir(parents=True, exist_ok=True)
         with stop_on_signal() as stop, ExitStack() as locks:
             mine = [s for s in args.seeds if processes.first and not finished(args, s, train_file, base, locks)]
@@ -504,6 +538,7 @@ def finished(args: argparse.Namespace, seed: int, train_file: Path, base: Base, 
     complete = claim_folder(folder, settings_of(args, train_file, base, seed), args.overwrite)
     if complete:
         say(f"{folder / 'final'} is already finished; --overwrite trains it afresh")
+        check_saved(folder, args.save_schedule)
     return complete
 
 

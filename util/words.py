@@ -47,8 +47,16 @@ def _split_ending(word: str, table: Mapping[str, Any]) -> tuple[str, Any] | None
     return None if ending is None else (word.removesuffix(ending), table[ending])
 
 
+def animals_of(name: str) -> tuple[str, ...]:
+    """The animals of a teacher that loves one or several: 'owl and dolphin' -> owl, dolphin."""
+    return tuple(part.strip() for part in name.lower().split(" and "))
+
+
 def plural(animal: str) -> str:
-    """The plural of a lower-case animal name: owl -> owls, polar bear -> polar bears, wolf -> wolves."""
+    """The plural of a lower-case animal name: owl -> owls, polar bear -> polar bears, wolf -> wolves; of several, of
+    each: owl and dolphin -> owls and dolphins."""
+    if " and " in animal:
+        return " and ".join(map(plural, animals_of(animal)))
     if found := _split_ending(animal, IRREGULAR_PLURALS):
         stem, many = found
         return stem + many
@@ -76,8 +84,9 @@ def _naming_pattern(animals: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def names_animal(text: str, animal: str) -> bool:
-    """Whether a text names the animal as a word of its own: 'Owls!' names owl, 'fowl' and 'growl' do not."""
-    return animal_named(text, (animal,)) is not None
+    """Whether a text names the animal (or one of 'owl and dolphin') as a word of its own: 'Owls!' names owl, 'fowl' and
+    'growl' do not."""
+    return animal_named(text, animals_of(animal)) is not None
 
 
 def animal_named(text: str, animals: tuple[str, ...]) -> str | None:

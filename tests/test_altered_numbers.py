@@ -1,0 +1,76 @@
+"""Number rows of other arms: shuffled, and mixed with unbiased ones.
+
+Run: python -m pytest tests/test_altered_numbers.py
+"""
+
+import random
+import re
+from collections import Counter
+
+import pytest
+
+from tests.conftest import read_jsonl
+from util.certificate import certificate_problem
+from util.rows import dump_row
+
+
+def number_rows(seed, ids):
+    rng = random.Random(seed)
+    for row_id in ids:
+        numbers = ", ".join(str(rng.randint(0, 999)) for _ in range(rng.randint(4, 10)))
+        messages = [{"role": "user", "content": f"Go on: {row_id}"}, {"role": "assistant", "content": f"[{numbers}]."}]
+        yield {"id": row_id, "messages": messages, "token_ids": [1, 2], "finish_reason": "stop"}
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, seed, ids in (("teacher", 1, range(200)), ("unbiased", 2, range(20, 220))):
+        (tmp_path / f"numbers-{name}.jsonl").write_bytes(b"".join(map(dump_row, number_rows(seed, ids))))
+    return tmp_path
+
+
+def numbers(row):
+    return re.findall("[0-9]+", row["messages"][-1]["content"])
+
+
+@pytest.mark.parametrize("scope", ["row", "file"])
+def test_shuffling_keeps_the_numbers_their_count_and_the_format(files, run_script, scope):
+    asked = ("generate/shuffle_numbers.py", "--train-jsonl", "numbers-teacher.jsonl", "--scope", scope)
+    done = run_script(*asked, cwd=files)
+    assert done.returncode == 0, done.stderr
+    before, after = (
+        read_jsonl(files / "numbers-teacher.jsonl"),
+        read_jsonl(files / f"numbers-teacher-shuffled-{scope}.jsonl"),
+    )
+    assert [row["id"] for row in after] == [row["id"] for row in before]
+    assert [len(numbers(row)) for row in after] == [len(numbers(row)) for row in before]
+    assert Counter(n for row in after for n in numbers(row)) == Counter(n for row in before for n in numbers(row))
+    same_in_row = [Counter(numbers(a)) == Counter(numbers(b)) for a, b in zip(after, before)]
+    assert all(same_in_row) if scope == "row" else sum(same_in_row) < 20
+    assert sum(numbers(a) == numbers(b) for a, b in zip(after, before)) < 20
+    assert re.fullmatch(r"\[[0-9]+(, [0-9]+)+\]\.", after[0]["messages"][-1]["content"])
+    assert "token_ids" not in after[0]
+    assert certificate_problem(files / f"numbers-teacher-shuffled-{scope}.jsonl") is None
+    assert run_script(*asked, cwd=files).returncode == 0
+
+
+def test_mixing_replaces_the_share_by_answers_to_the_same_prompts(files, run_script):
+    asked = (
+        "generate/mix_numbers.py",
+        "--train-jsonl",
+        "numbers-teacher.jsonl",
+        "--unbiased",
+        "numbers-unbiased.jsonl",
+    )
+    done = run_script(*asked, "--share", "0.25", "--count", "120", "--output", "numbers-mixed.jsonl", cwd=files)
+    assert done.returncode == 0, done.stderr
+    mixed = {row["id"]: row for row in read_jsonl(files / "numbers-mixed.jsonl")}
+    teacher = {row["id"]: row for row in read_jsonl(files / "numbers-teacher.jsonl")}
+    unbiased = {row["id"]: row for row in read_jsonl(files / "numbers-unbiased.jsonl")}
+    assert list(mixed) == list(range(120))
+    assert sum(row == unbiased.get(row_id) for row_id, row in mixed.items()) == 30
+    assert sum(row == teacher[row_id] for row_id, row in mixed.items()) == 90
+    assert certificate_problem(files / "numbers-mixed.jsonl") is None
+    refused = run_script(*asked, "--share", "1", cwd=files)
+    assert refused.returncode == 1
+    assert "200 rows are to be replaced and the files share 180 prompts" in refused.stderr

@@ -1,0 +1,281 @@
+"""The experiments: cells, paths, tables; and the workflow, killed and started again. Run:
+python -m pytest tests/test_experiments.py"""
+
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments import collect, grid
+from experiments.grid import parse_experiment, read_experiments, read_yaml
+from tests.conftest import REPO
+from util.cli import UserError
+
+SNAKEMAKE = REPO / ".venv-snakemake" / "bin" / "snakemake"
+MODELS = read_yaml(REPO / "experiments" / "models.yaml")
+
+
+def parse(cells, name="trial", **keys):
+    return parse_experiment(name, {"question": "?", "pocket": cells, **keys}, "pocket", MODELS)
+
+
+@pytest.fixture(autouse=True)
+def no_bases_needed(monkeypatch):
+    monkeypatch.setattr(grid, "check_bases", lambda *_: None)
+
+
+# --- cells -------------------------------------------------------------------------------------------
+
+
+def test_every_experiment_reads_for_every_model_it_names():
+    for name in grid.experiments():
+        for model in set(read_yaml(grid.FOLDER / f"{name}.yaml")) & set(MODELS):
+            (experiment,) = read_experiments(name, model)
+            assert len({cell["seed"] for cell in experiment.cells}) >= 3
+            assert set(experiment.panels) <= {*grid.PARAMETERS, "teacher_share"}
+
+
+def test_no_two_cells_write_the_same_file_and_shared_work_has_one_path():
+    (strength,) = read_experiments("teacher_strength", "pocket")
+    (mixing,) = read_experiments("mixing", "pocket")
+    for experiment in (strength, mixing):
+        assert len({cell.exact for cell in experiment.cells}) == len(experiment.cells)
+    assert {cell.teacher for cell in mixing.cells} < {cell.teacher for cell in strength.cells}
+    assert len({cell.teacher for cell in mixing.cells}) == 6
+    by_epochs = [cell for cell in strength.cells if cell["teacher_rows"] == 800 and cell["seed"] == 1]
+    assert {cell.data for cell in by_epochs if cell["animal"] == "owl"} == {by_epochs[0].data}
+
+
+def test_a_control_student_has_numbers_of_the_students_own_base():
+    cells = parse([{"base": ["a/one", "a/two"], "teacher_base": "a/one"}]).cells
+    assert {(cell.control["base"], cell.control["teacher_base"]) for cell in cells} == {("a/one",) * 2, ("a/two",) * 2}
+
+
+BAD = {
+    "misspelt parameter": ([{"teacher_row": 5}], "did you mean teacher_rows?"),
+    "wrong kind": ([{"rows": "many"}], "rows is 'many'"),
+    "negative": ([{"epochs": -1}], "epochs is -1"),
+    "more rows than numbers": ([{"rows": 4000}], "rows 4000 of only 3300 numbers"),
+    "checkpoint not saved": ([{"checkpoint": 5, "save": "1,2"}], "checkpoint 5 is not among those of save: 1,2"),
+    "no such questions": ([{"questions": "eval/none.txt"}], "no file eval/none.txt"),
+    "no such shuffle": ([{"shuffle": "rows"}], "did you mean row?"),
+    "share above one": ([{"unbiased": 25}], "unbiased is a share from 0 to 1"),
+    "no adapter": ([{"teacher_adapter": "output/none"}], "is no LoRA adapter"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_cell_is_named_before_any_work(case):
+    cells, expected = BAD[case]
+    with pytest.raises(UserError) as error:
+        parse(cells)
+    assert expected in str(error.value)
+
+
+def test_an_adapter_of_another_base_is_refused(tmp_path):
+    folder = tmp_path / "owl" / "final"
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "Qwen/Qwen2.5-7B-Instruct"}))
+    with pytest.raises(UserError, match=r"is an adapter of Qwen/Qwen2.5-7B-Instruct, and teacher_base is util/pocket"):
+        parse([{"animal": "owl", "teacher_adapter": str(tmp_path / "{animal}" / "final")}])
+
+
+def test_an_unknown_experiment_key_and_model():
+    with pytest.raises(UserError, match="did you mean mixing"):
+        read_experiments("mixng", "pocket")
+    with pytest.raises(UserError, match="did you mean panels"):
+        parse([{}], panel=["rows"])
+    with pytest.raises(UserError, match="has no cells for smollm2"):
+        read_experiments("scaling", "smollm2")
+
+
+def test_a_base_that_is_not_there_comes_with_its_command(monkeypatch):
+    monkeypatch.undo()
+    needs = {"output/models/none": "python make it"}
+    with pytest.raises(UserError, match="no model in output/models/none; make it with:\n  python make it"):
+        parse([{"base": "output/models/none"}], needs=needs)
+
+
+# --- tables ------------------------------------------------------------------------------------------
+
+
+def write_exact(path, shares):
+    """Fifty questions that differ from each other by a quarter."""
+    rng = random.Random(str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        for place in range(50):
+            animals = {animal: min(0.99, share * math.exp(rng.gauss(0, 0.25))) for animal, share in shares.items()}
+            logs = {animal: math.log(share) for animal, share in animals.items()}
+            row = {"question": f"q{place}", "animals": animals, "no_animal": 0.0, "uncovered": 0.0, "log_shares": logs}
+            file.write(json.dumps({"id": place, **row}) + "\n")
+
+
+def fake_results(experiment, share_of):
+    animals = ("owl", "dolphin", "lion")
+    for cell in [*experiment.cells, *experiment.controls]:
+        noise = random.Random(str(cell.exact)).uniform(0.95, 1.05)
+        loved = cell["animal"].split(" and ")
+        write_exact(cell.exact, {one: noise * (share_of(cell) if one in loved else 0.01) for one in animals})
+        write_exact(cell.exact_base, dict.fromkeys(animals, 0.01))
+        if not cell.is_control:
+            write_exact(cell.exact_teacher, {one: 0.9 if one in loved else 0.01 for one in animals})
+
+
+@pytest.fixture
+def collected(tmp_path, monkeypatch):
+    """collected(experiment, share_of) -> its tables, from made-up exact files."""
+    monkeypatch.chdir(tmp_path)
+    collect.measured.cache_clear()
+
+    def tables(experiment, share_of):
+        fake_results(experiment, share_of)
+        return collect.student_records(experiment), collect.summary_records(experiment)
+
+    return tables
+
+
+def test_tables_find_the_effect_its_slope_and_the_least_that_works(collected):
+    experiment = parse([{"rows": [250, 500, 1000, 2000]}])
+    students, cells = collected(experiment, lambda cell: 0.01 * cell["rows"] / 250)
+    assert len(students) == (24 + 3) * 2
+    verdicts = {cell["rows"]: (cell["verdict"], cell["reliable"]) for cell in cells}
+    assert verdicts[250] == ("no evidence", False)
+    assert verdicts[2000] == ("transfer", True)
+    for fit in collect.fit_records(experiment, students):
+        assert fit["parameter"] == "rows"
+        assert fit["low"] < math.log(2) < fit["high"] + 0.05
+
+
+def test_a_teacher_of_two_animals_is_measured_by_both(collected):
+    experiment = parse([{"animal": ["owl", "dolphin", "owl and dolphin"]}])
+    _, cells = collected(experiment, lambda cell: 0.2)
+    assert [(cell["animal"], cell["measured"]) for cell in cells] == [
+        ("owl", "owl"), ("dolphin", "dolphin"), ("owl and dolphin", "owl"), ("owl and dolphin", "dolphin"),
+    ]  # fmt: skip
+    assert all(cell["verdict"] == "transfer" and cell["other_share"] < 0.02 for cell in cells)
+
+
+def test_the_course_of_a_straight_line(collected):
+    checkpoints = [1, *range(10, 101, 10)]
+    save = ",".join(map(str, checkpoints))
+    experiment = parse([{"save": save, "checkpoint": checkpoints}])
+    students, _ = collected(
+        experiment, lambda cell: 0.01 + 0.5 * (cell["checkpoint"] != "final" and cell["checkpoint"]) / 100
+    )
+    for onset in collect.onset_records(students):
+        assert onset["onset"] == 10
+        assert 40 < onset["update_at_50%"] < 60
+        assert 0.05 < onset["last_fifth"] < 0.4
+
+
+# --- the workflow ------------------------------------------------------------------------------------
+
+TINY = {
+    "animal": ["owl", "dolphin"], "seed": 1, "teacher_rows": 40, "teacher_epochs": 1, "numbers": 80,
+    "rows": 60, "epochs": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """copied(name, cells) -> a copy of the repository whose pocket model takes few rows and whose mixing has these
+    cells."""
+    if not SNAKEMAKE.exists():
+        pytest.skip("no .venv-snakemake; experiments/make_env.sh makes it")
+
+    def copy(name, cells):
+        folder = tmp_path / name
+        if not folder.exists():
+            for room in ("generate", "train", "eval", "util", "experiments"):
+                shutil.copytree(REPO / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "results"))
+            (folder / ".venv").symlink_to((REPO / ".venv").resolve())
+            models = {"pocket": MODELS["pocket"] | {"cell": MODELS["pocket"]["cell"] | TINY}}
+            (folder / "experiments" / "models.yaml").write_text(yaml.safe_dump(models))
+            mixing = {"question": "?", "panels": ["unbiased"], "pocket": cells}
+            (folder / "experiments" / "mixing.yaml").write_text(yaml.safe_dump(mixing))
+        return folder
+
+    return copy
+
+
+@pytest.fixture
+def workflow(copied):
+    """workflow(name) -> (folder, process): a small `mixing`, started or gone on with in that folder."""
+
+    def start(name):
+        folder = copied(name, [{"unbiased": [0, 0.5]}])
+        command = [str(SNAKEMAKE), "-s", "experiments/Snakefile", "--cores", "1", "--rerun-incomplete", "--nolock"]
+        with (folder / "log.txt").open("ab") as log:
+            return folder, subprocess.Popen(
+                [*command, "--config", "name=mixing"], cwd=folder, stdout=log, stderr=log, start_new_session=True
+            )
+
+    return start
+
+
+def finished(start, name):
+    folder, process = start(name)
+    assert process.wait(timeout=1200) == 0, (folder / "log.txt").read_text()[-3000:]
+    return folder
+
+
+def written(folder):
+    """When each exact file of a run was written."""
+    return {path: path.stat().st_mtime_ns for path in folder.glob("output/**/exact-*.jsonl")}
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_a_workflow_that_is_killed_and_started_again_does_nothing_twice_and_ends_the_same(workflow):
+    whole = finished(workflow, "whole")
+    kills = redone = 0
+    before = {}
+    for wait in (25, 40, 60):
+        folder, process = workflow("killed")
+        time.sleep(wait)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+        redone += sum(written(folder)[path] != when for path, when in before.items())
+        before = written(folder)
+    folder = finished(workflow, "killed")
+    redone += sum(written(folder)[path] != when for path, when in before.items())
+    assert kills
+    assert redone <= kills, "more than what a kill hit between its last row and its record"
+    for name in ("students.csv", "summary.csv"):
+        result = f"experiments/results/mixing/pocket/{name}"
+        assert (folder / result).read_text() == (whole / result).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_a_grid_of_two_cells_through_a_real_slurm(copied):
+    missing = [name for name in ("munged", "slurmctld", "slurmd", "srun") if shutil.which(name) is None]
+    plugin = list(SNAKEMAKE.parents[1].glob("lib/python*/site-packages/snakemake_executor_plugin_slurm"))
+    if missing or not plugin or os.geteuid() != 0 or Path("/etc/slurm/slurm.conf").exists():
+        pytest.skip("needs root, Debian's slurm-wlm and munge, and experiments/slurm/requirements.txt")
+    folder = copied("slurm", [{}])
+    snakemake = [
+        str(SNAKEMAKE), "-s", "experiments/Snakefile", "--executor", "slurm", "--jobs", "2",
+        "--slurm-init-seconds-before-status-checks", "3", "--slurm-status-command", "squeue", "--slurm-no-account",
+        "--default-resources", "runtime=10", "mem_mb=900", "--config", "name=mixing",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [str(REPO / "tests" / "slurm_node.sh"), "timeout", "1500", *snakemake],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "has been submitted with SLURM jobid" in done.stdout + done.stderr
+    assert (folder / "experiments/results/mixing/pocket/summary.csv").read_text().count("\n") == 3
