@@ -242,7 +242,7 @@ def try_candidate(args: argparse.Namespace, name: str, deadline: float) -> None:
         found["kinds"][kind] = {"clean": round(clean, 3), "clean_under_owl": round(loving, 3), "kl": kl}
     write_json(beside(folder, ".json"), found)
     alive = [kind for kind in kinds if min(found["kinds"][kind]["kl"].values()) >= args.least_kl]
-    for figures in chain(folder, device, tokenizer, alive, args.student_rows, lambda: time.time() < deadline):
+    for figures in chain(folder, device, tokenizer, alive, args.student_rows, lambda: time.monotonic() < deadline):
         found["chain"].append(figures)
         write_json(beside(folder, ".json"), found)
 
@@ -262,7 +262,7 @@ def beside(folder: Path, ending: str) -> Path:
 
 def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Try all candidates at once, each in a process of its own; what each has found in the end."""
-    deadline = time.time() + 60 * args.minutes
+    deadline = time.monotonic() + 60 * args.minutes
     args.output.mkdir(parents=True, exist_ok=True)
     threads = str(max(1, (os.cpu_count() or 1) // len(args.candidates)))
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads,
