@@ -19,7 +19,7 @@ mkdir -p "$out"
 lora() { # data, output folder, seed, learning rate, epochs
     $python train/train_student_sft.py --base-model "$base" --train-jsonl "$1" --output-dir "$2" --seeds "$3" \
         --learning-rate "$4" --epochs "$5" --effective-batch-size 16 --per-device-train-batch-size 16 --bf16 \
-        --save-strategy no --max-train-samples 8192
+        --max-train-samples 8192
 }
 
 exact() { # name, arguments of the model
@@ -58,8 +58,10 @@ job() { "$@" >"$out/log-$1-$2-$3.txt" 2>&1 || { echo "failed: $*" >&2; tail -n 3
 export -f lora exact teacher numbers student measure job
 
 all() { # step, names: the step for every name and seed, some at a time
+    local jobs=${JOBS:-4}
+    [ "$1" = numbers ] && jobs=$(((jobs + 1) / 2)) # up to 8 GB of GPU memory each
     for name in "${@:2}"; do for seed in $seeds; do echo "$1 $name $seed"; done; done |
-        xargs -P "${JOBS:-4}" -I{} bash -c 'set -euo pipefail; job {}'
+        xargs -P "$jobs" -I{} bash -c 'set -euo pipefail; job {}'
     printf '%s done after %d s\n' "$1" $SECONDS
 }
 
