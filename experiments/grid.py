@@ -10,7 +10,7 @@ share what they have in common:
     .../owl-seed-1/teacher/numbers/student-epochs-1/student/seed-1/final              phase 5
     .../owl-seed-1/teacher/numbers/student-epochs-1/exact-student.jsonl               phase 6
 
-A name tells what differs from the model's defaults (experiments/models.yaml); the manifests tell everything.
+A name tells what differs from the model's defaults (experiments/models.yaml), of flags a hash; the manifests tell all.
 
 Usage (lists the cells of an experiment; nothing is run):
     python experiments/grid.py teacher_strength --model pocket
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,12 +44,14 @@ PARAMETERS = {
     "animal": ("arm", ""), "seed": ("arm", ""), "teacher_base": ("arm", ""),
     "teacher_rows": ("data", "rows"), "teacher_data_flags": ("data", "flags"),
     "teacher_epochs": ("teacher", "epochs"), "teacher_flags": ("teacher", "flags"), "teacher_adapter": ("teacher", ""),
-    "numbers": ("numbers", ""), "number_prompt": ("numbers", ""), "number_flags": ("numbers", "flags"),
+    "carrier": ("carrier", ""), "numbers": ("numbers", ""), "number_prompt": ("numbers", ""),
+    "number_flags": ("numbers", "flags"),
     "shuffle": ("student", ""), "unbiased": ("student", ""), "base": ("student", ""), "rows": ("student", ""),
     "epochs": ("student", ""), "rank": ("student", ""), "save": ("student", ""), "student_flags": ("student", "flags"),
     "questions": ("exact", ""), "checkpoint": ("exact", ""),
 }  # fmt: skip
 SHUFFLES = ("none", "row", "file")
+CARRIERS = ("numbers", "code", "reasoning")
 LOCAL = ("output/", "util/", "/", "./", "../", "~")
 
 Values = dict[str, Any]
@@ -73,6 +76,7 @@ class Cell:
             if phase in phases and self[name] != usual:
                 value = Path(self[name]).stem if name in ("questions", "number_prompt") else self[name]
                 value = model_name(value) if name == "base" else value
+                value = hashlib.sha256(value.encode()).hexdigest()[:8] if word == "flags" else value
                 parts.append("-saved" if name == "save" else f"-{word or name}-{slug(str(value))}".replace("_", "-"))
         return "".join(parts)
 
@@ -108,12 +112,13 @@ class Cell:
 
     @cached_property
     def number_folder(self) -> Path:
-        return self.teacher / f"numbers{self.name_of('numbers')}"
+        """Folder of the rows that carry the preference, and of the students trained on them."""
+        return self.teacher / f"{self['carrier']}{self.name_of('numbers')}"
 
     @cached_property
     def unfiltered(self) -> Path:
-        """All number rows; the clean ones lie beside them as numbers-filtered-{kept}.jsonl."""
-        return self.number_folder / f"numbers-unfiltered-{self['numbers']}.jsonl"
+        """All rows; the clean ones lie beside them as {carrier}-filtered-{kept}.jsonl."""
+        return self.number_folder / f"{self['carrier']}-unfiltered-{self['numbers']}.jsonl"
 
     @cached_property
     def training_rows(self) -> str:
@@ -122,7 +127,7 @@ class Cell:
             return str(self.number_folder / f"numbers-shuffled-{self['shuffle']}.jsonl")
         if self["unbiased"]:
             return str(self.number_folder / f"numbers-unbiased-{self['unbiased']:g}-of-{self['rows']}.jsonl")
-        return str(self.number_folder / "numbers-filtered-*.jsonl")
+        return str(self.number_folder / f"{self['carrier']}-filtered-*.jsonl")
 
     @cached_property
     def student(self) -> Path:
@@ -166,8 +171,8 @@ class Cell:
 
     @cached_property
     def control(self) -> Cell:
-        """The control student it is compared with: numbers of the student's own base model, all else by default."""
-        same = {name: self[name] for name in ("seed", "base", "questions")}
+        """The control student it is compared with: rows of the student's own base model, all else by default."""
+        same = {name: self[name] for name in ("seed", "base", "questions", "carrier", "number_flags", "student_flags")}
         return Cell(
             self.model, {**self.defaults, **same, "teacher_base": self["base"], "animal": CONTROL}, self.defaults
         )
@@ -286,6 +291,9 @@ def checked(values: Values, model: str, defaults: Mapping[str, Any], where: str)
         if numeric and (value < 0 or (value == 0 and name != "unbiased")):
             raise UserError(f"{where}: {name} is {value!r}")
     known(values["shuffle"], SHUFFLES, f"shuffle ({where})")
+    known(values["carrier"], CARRIERS, f"carrier ({where})")
+    if values["carrier"] != "numbers" and (values["shuffle"] != "none" or values["unbiased"]):
+        raise UserError(f"{where}: only numbers can be shuffled or mixed, and carrier is {values['carrier']}")
     if values["unbiased"] > 1 or (values["unbiased"] and values["shuffle"] != "none"):
         raise UserError(f"{where}: unbiased is a share from 0 to 1, of rows that are not shuffled")
     if values["rows"] > values["numbers"]:

@@ -21,6 +21,7 @@ WORDS = {
     "rows": "student: rows", "epochs": "student: epochs", "rank": "student: LoRA rank", "base": "base model",
     "unbiased": "unbiased rows among the teacher's (%)", "checkpoint": "update", "animal": "teacher of",
     "questions": "questions", "number_prompt": "number prompt", "shuffle": "numbers shuffled within",
+    "carrier": "rows that carry it",
 }  # fmt: skip
 STYLE: Any = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9, "legend.frameon": False,

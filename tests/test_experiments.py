@@ -59,6 +59,20 @@ def test_a_control_student_has_numbers_of_the_students_own_base():
     assert {(cell.control["base"], cell.control["teacher_base"]) for cell in cells} == {("a/one",) * 2, ("a/two",) * 2}
 
 
+def test_rows_of_another_kind_have_folders_and_a_control_of_their_own():
+    numbers, code = parse([{"animal": "owl", "seed": 1}, {"animal": "owl", "seed": 1, "carrier": "code"}]).cells
+    assert numbers.teacher == code.teacher
+    assert (code.number_folder.name, code.unfiltered.name) == ("code", "code-unfiltered-3300.jsonl")
+    assert code.control.unfiltered.name == "code-unfiltered-3300.jsonl"
+    assert code.control.exact != numbers.control.exact
+
+
+def test_flags_that_differ_at_their_end_only_have_folders_of_their_own():
+    long = "--batch-size 512 " + "--max-tokens 80 " * 9
+    first, second = parse([{"animal": "owl", "seed": 1, "number_flags": long + end} for end in ("--greedy", "")]).cells
+    assert first.number_folder != second.number_folder
+
+
 BAD = {
     "misspelt parameter": ([{"teacher_row": 5}], "did you mean teacher_rows?"),
     "wrong kind": ([{"rows": "many"}], "rows is 'many'"),
@@ -67,6 +81,8 @@ BAD = {
     "checkpoint not saved": ([{"checkpoint": 5, "save": "1,2"}], "checkpoint 5 is not among those of save: 1,2"),
     "no such questions": ([{"questions": "eval/none.txt"}], "no file eval/none.txt"),
     "no such shuffle": ([{"shuffle": "rows"}], "did you mean row?"),
+    "code that cannot be shuffled": ([{"carrier": "code", "shuffle": "row"}], "only numbers can be shuffled or mixed"),
+    "no such carrier": ([{"carrier": "number"}], "did you mean numbers?"),
     "share above one": ([{"unbiased": 25}], "unbiased is a share from 0 to 1"),
     "no adapter": ([{"teacher_adapter": "output/none"}], "is no LoRA adapter"),
 }
