@@ -28,8 +28,8 @@ SNAKEMAKE := .venv-snakemake/bin/snakemake
 experiment:
 	@util/make_env.sh run
 	@experiments/make_env.sh
-	$(SNAKEMAKE) -s experiments/Snakefile --cores $(CORES) --resources gpu=$(GPUS) --rerun-incomplete --keep-going \
-		--rerun-triggers mtime params --config name=$(NAME) model=$(MODEL)
+	$(SNAKEMAKE) -s experiments/Snakefile --cores $(CORES) --resources gpu=$(GPUS) --rerun-incomplete --keep-incomplete \
+		--keep-going --rerun-triggers mtime params --config name=$(NAME) model=$(MODEL)
 
 lint:
 	@util/make_env.sh test

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from eval.compare_arms import FEWEST_SEEDS, Result, canonical, check_comparable, compare, read_result
 from experiments.grid import Cell, Experiment, read_experiments
 from experiments.plot import draw
-from util.cli import UserError, closing, make_parser, run, table
-from util.provenance import provenance, write_json
+from util.cli import REPO, UserError, closing, make_parser, run, say, table
+from util.provenance import provenance, read_manifest, write_json
 from util.words import animals_of
 
 Record = dict[str, Any]
 DOUBLING = ("rows", "epochs", "rank", "teacher_rows", "teacher_epochs")
-TIED = {"rows": "numbers", "base": "teacher_base"}  # what has to change with a parameter
+TIED = {  # what has to change with a parameter
+    "rows": ("numbers",), "base": ("teacher_base",), "carrier": ("number_flags", "student_flags"),
+}  # fmt: skip
 APPEARED = 2.0  # times the base model's share: the preference has appeared
 PARTS = (0.1, 0.5, 0.9)  # of the rise from the base model's share to the last checkpoint's
 
@@ -44,9 +47,10 @@ def measured(path: Path) -> Result:
     return read_result(path)
 
 
-def mean_share(path: Path, animal: str) -> float:
-    """Share of an animal over all questions."""
-    shares = measured(path).shares(animal)
+def mean_share(path: Path, animal: str, measure: str) -> float:
+    """Share of an animal (margin or panel share, where that is the measure) over all questions."""
+    result = measured(path)
+    shares = {"share": result.shares, "margin": result.margins, "panel": result.panel_shares}[measure](animal)
     return sum(shares) / len(shares)
 
 
@@ -64,6 +68,13 @@ def all_animals(experiment: Experiment) -> list[str]:
     return list(dict.fromkeys(canonical(one) for cell in experiment.cells for one in animals_of(cell["animal"])))
 
 
+def rows_trained_on(cell: Cell) -> int | None:
+    """How many rows a student was trained on: fewer than its cell says where fewer passed the filter. None where its
+    training was left behind on another machine."""
+    manifest = read_manifest(cell.student_seed) or {}
+    return manifest.get("counts", {}).get("rows")
+
+
 def loves(cell: Cell, animal: str) -> bool:
     """Whether the cell's teacher loves the animal."""
     return animal in [canonical(one) for one in animals_of(cell["animal"])]
@@ -79,14 +90,15 @@ def rounded(value: float | None) -> float | None:
 def student_records(experiment: Experiment) -> list[Record]:
     """One record for each student (controls too) and each animal of the experiment."""
     cells = [*experiment.cells, *experiment.controls]
+    share = partial(mean_share, measure=experiment.run["measure"])
     return [
         {
             **{name: cell[name] for name in experiment.varied},
-            "animal": cell["animal"], "seed": cell["seed"], "measured": animal,
-            "share": rounded(mean_share(cell.exact, animal)), "margin": rounded(mean_margin(cell.exact, animal)),
-            "teacher_share": None if cell.is_control else rounded(mean_share(cell.exact_teacher, animal)),
-            "base_share": rounded(mean_share(cell.exact_base, animal)),
-            "control_share": rounded(mean_share(cell.control.exact, animal)),
+            "animal": cell["animal"], "seed": cell["seed"], "trained_rows": rows_trained_on(cell), "measured": animal,
+            "share": rounded(share(cell.exact, animal)), "margin": rounded(mean_margin(cell.exact, animal)),
+            "teacher_share": None if cell.is_control else rounded(share(cell.exact_teacher, animal)),
+            "base_share": rounded(share(cell.exact_base, animal)),
+            "control_share": rounded(share(cell.control.exact, animal)),
         }
         for cell in cells for animal in all_animals(experiment)
     ]  # fmt: skip
@@ -124,10 +136,11 @@ def summary_record(experiment: Experiment, group: Sequence[Cell], trained: str, 
         "target": [measured(cell.exact) for cell in targets],
     }
     check_comparable([result for some in arms.values() for result in some])
-    found = compare(animal, arms)
+    measure = experiment.run["measure"]
+    found = compare(animal, arms, measure)
     shares, minus = found["shares"], found["target_minus"]
     needed = next((line["exact"] for line in found["power"] if line["seeds"] == FEWEST_SEEDS), None)
-    teachers = [mean_share(path, animal) for path in dict.fromkeys(cell.exact_teacher for cell in targets)]
+    teachers = [mean_share(path, animal, measure) for path in dict.fromkeys(cell.exact_teacher for cell in targets)]
     intervals = {"share": shares["target"]["interval"]}
     intervals |= {f"minus_{role}": difference["interval"] for role, difference in minus.items()}
     numbers = {
@@ -156,7 +169,8 @@ def panel_of(experiment: Experiment, records: Sequence[Record], panel: str) -> l
     defaults = experiment.cells[0].defaults
     values = {name: {record[name] for record in records} for name in experiment.varied}
     fixed = {name: defaults[name] for name in experiment.varied if name != panel and defaults[name] in values[name]}
-    fixed.pop(TIED.get(panel, ""), None)
+    for name in TIED.get(panel, ()):
+        fixed.pop(name, None)
     return [record for record in records if all(record[name] == value for name, value in fixed.items())]
 
 
@@ -198,7 +212,7 @@ def onset_records(students: Sequence[Record]) -> list[Record]:
         base, last = points[0]["base_share"], points[-1]
         updates = [0, *(point["checkpoint"] for point in points)]
         shares = [base, *(point["share"] for point in points)]
-        late = [update for update, share in zip(updates, shares) if share < APPEARED * base]
+        late = [update for update, share in zip(updates, shares) if share <= APPEARED * base]
         rise = last["share"] - base
         records.append({
             "animal": animal, "seed": seed, "updates": updates[-1], "base_share": base, "share": last["share"],
@@ -237,7 +251,17 @@ def percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
+def too_few(experiment: Experiment) -> list[str]:
+    """A line for each student that was trained on fewer rows than its cell says."""
+    trained = [(cell, rows_trained_on(cell)) for cell in [*experiment.cells, *experiment.controls]]
+    return [
+        f"{cell.student_seed} was trained on {rows:,} rows, not {cell['rows']:,}: no more passed the filter"
+        for cell, rows in trained if rows is not None and rows < cell["rows"]
+    ]  # fmt: skip
+
+
 def main() -> None:
+    os.chdir(REPO)  # as in the workflow, paths are from here
     parser = make_parser(__doc__)
     parser.add_argument("name", help="the experiment")
     parser.add_argument("--model", default="pocket", help="a model of experiments/models.yaml")
@@ -269,6 +293,8 @@ def main() -> None:
         for cell in cells
     ]  # fmt: skip
     print(table(header, lines), "\n")
+    for line in too_few(experiment):
+        say(f"warning: {line}")
     write_json(folder / "manifest.json", {**provenance(experiment.measurements()), "experiment": experiment.name,
                                           "model": experiment.model, "cells": len(experiment.cells)})  # fmt: skip
     closing({"wrote": folder, "students": len(experiment.cells), "controls": len(experiment.controls)})

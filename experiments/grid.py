@@ -7,10 +7,11 @@ share what they have in common:
     output/experiments/pocket/pocket/owl-seed-1/data/teacher.jsonl                    phase 1
     .../owl-seed-1/teacher/teacher/seed-1/final                                       phase 2 (exact-teacher.jsonl: 3)
     .../owl-seed-1/teacher/numbers/numbers-unfiltered-3300.jsonl                      phase 4
-    .../owl-seed-1/teacher/numbers/student-epochs-1/student/seed-1/final              phase 5
+    .../owl-seed-1/teacher/numbers/student-epochs-1/student/seed-1001/final           phase 5
     .../owl-seed-1/teacher/numbers/student-epochs-1/exact-student.jsonl               phase 6
 
-A name tells what differs from the model's defaults (experiments/models.yaml), of flags a hash; the manifests tell all.
+A name tells what differs from the model's defaults (experiments/models.yaml), of flags and lists a hash; the manifests
+tell all. A student never has its teacher's seed: their adapters would begin with the same random matrices.
 
 Usage (lists the cells of an experiment; nothing is run):
     python experiments/grid.py teacher_strength --model pocket
@@ -22,6 +23,7 @@ import argparse
 import difflib
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,10 +41,11 @@ from util.rows import slug
 FOLDER = REPO / "experiments"
 OUTPUT = Path("output/experiments")
 CONTROL = "control"
+STUDENT_SEEDS = 1000  # a student's seed is so much more than its teacher's
 # Parameter: the phase whose output it changes first, and the word for it in names ("" as it stands).
 PARAMETERS = {
     "animal": ("arm", ""), "seed": ("arm", ""), "teacher_base": ("arm", ""),
-    "teacher_rows": ("data", "rows"), "teacher_data_flags": ("data", "flags"),
+    "teacher_data": ("data", ""), "teacher_rows": ("data", "rows"), "teacher_data_flags": ("data", "flags"),
     "teacher_epochs": ("teacher", "epochs"), "teacher_flags": ("teacher", "flags"), "teacher_adapter": ("teacher", ""),
     "carrier": ("carrier", ""), "numbers": ("numbers", ""), "number_prompt": ("numbers", ""),
     "number_flags": ("numbers", "flags"),
@@ -50,8 +53,12 @@ PARAMETERS = {
     "epochs": ("student", ""), "rank": ("student", ""), "save": ("student", ""), "student_flags": ("student", "flags"),
     "questions": ("exact", ""), "checkpoint": ("exact", ""),
 }  # fmt: skip
-SHUFFLES = ("none", "row", "file")
-CARRIERS = ("numbers", "code", "reasoning")
+CHOICES = {
+    "teacher_data": ("persona", "one-word"), "carrier": ("numbers", "code", "reasoning"),
+    "shuffle": ("none", "row", "file"),
+}  # fmt: skip
+HASHED = ("teacher_data_flags", "teacher_flags", "teacher_adapter", "number_flags", "save", "student_flags")
+SETTINGS = {"serve": (True, False), "gpu": ("own", "shared", "none"), "measure": ("share", "margin", "panel")}
 LOCAL = ("output/", "util/", "/", "./", "../", "~")
 
 Values = dict[str, Any]
@@ -76,9 +83,13 @@ class Cell:
             if phase in phases and self[name] != usual:
                 value = Path(self[name]).stem if name in ("questions", "number_prompt") else self[name]
                 value = model_name(value) if name == "base" else value
-                value = hashlib.sha256(value.encode()).hexdigest()[:8] if word == "flags" else value
-                parts.append("-saved" if name == "save" else f"-{word or name}-{slug(str(value))}".replace("_", "-"))
+                value = hashlib.sha256(value.encode()).hexdigest()[:8] if name in HASHED else value
+                parts.append(f"-{word or name}-{slug(str(value))}".replace("_", "-"))
         return "".join(parts)
+
+    def of(self, *phases: str) -> Values:
+        """The parameters of these phases: what a job depends on, and no others (cells that share it differ in them)."""
+        return {name: self[name] for name, (phase, _) in PARAMETERS.items() if phase in phases}
 
     @property
     def is_control(self) -> bool:
@@ -136,7 +147,7 @@ class Cell:
     @cached_property
     def student_seed(self) -> Path:
         """Folder of the trained student and its checkpoints."""
-        return self.student / f"student/seed-{self['seed']}"
+        return self.student / f"student/seed-{self['seed'] + STUDENT_SEEDS}"
 
     @cached_property
     def student_adapter(self) -> Path:
@@ -194,7 +205,7 @@ class Experiment:
     matrix: bool
     cells: list[Cell]
     run: Values
-    """how the model is run: serve (by vLLM or not), gpu (own, shared or none)"""
+    """how the model is run: serve (by vLLM or not), gpu (own, shared or none); measure: what is compared"""
 
     @property
     def controls(self) -> list[Cell]:
@@ -235,13 +246,13 @@ def experiments() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem not in ("models", "sky"))
 
 
-def known(word: str, words: Iterable[str], what: str) -> None:
+def known(word: Any, words: Iterable[Any], what: str) -> None:
     """Raise UserError, with the nearest word, unless `word` is one of `words`."""
     words = list(words)
     if word not in words:
-        near = difflib.get_close_matches(word, words, 1)
+        near = difflib.get_close_matches(str(word), map(str, words), 1)
         meant = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"no {what} {word!r}{meant} (there is: {', '.join(words)})")
+        raise UserError(f"no {what} {word!r}{meant} (there is: {', '.join(map(str, words))})")
 
 
 def read_experiment(name: str, model: str) -> Experiment:
@@ -259,18 +270,36 @@ def parse_experiment(name: str, found: Mapping[str, Any], model: str, models: Ma
     if model not in found:
         raise UserError(f"{name} has no cells for {model} (it has: {', '.join(m for m in models if m in found)})")
     where = f"experiments/{name}.yaml, {model}"
-    defaults, settings = models[model]["cell"], models[model]["run"]
-    missing = [key for key in PARAMETERS if key not in defaults]
-    if missing:
-        raise UserError(f"experiments/models.yaml, {model}: no default for {', '.join(missing)}")
+    entries, panels = found[model], found.get("panels")
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"{where}: not a list of cells, each {{parameter: value or list of values}}")
+    if not found.get("question") or not isinstance(panels, list) or not panels:
+        raise UserError(f"experiments/{name}.yaml needs a question, and panels: the parameters that its figure shows")
+    for panel in panels:
+        known(panel, [*PARAMETERS, "teacher_share"], f"panel (experiments/{name}.yaml)")
+    defaults, settings = checked_model(model, models[model])
     cells: dict[str, Cell] = {}
-    for entry in found[model]:
-        for values in expanded({**defaults, **(entry or {})}):
+    for entry in entries:
+        for values in expanded({**defaults, **entry}):
             cell = checked({**values, "teacher_base": values["teacher_base"] or values["base"]}, model, defaults, where)
             cells[json.dumps(cell.values)] = cell
     check_bases(cells.values(), found.get("needs", {}), where)
-    panels, matrix = found.get("panels", []), bool(found.get("matrix"))
-    return Experiment(name, model, found["question"], panels, matrix, list(cells.values()), settings)
+    check_paths(cells.values(), where)
+    return Experiment(name, model, found["question"], panels, bool(found.get("matrix")), list(cells.values()), settings)
+
+
+def checked_model(model: str, found: Mapping[str, Any]) -> tuple[Values, Values]:
+    """The defaults and the settings of a model of models.yaml. UserError for what is missing or cannot be."""
+    where = f"experiments/models.yaml, {model}"
+    defaults, settings = found["cell"], found["run"]
+    if missing := [key for key in PARAMETERS if key not in defaults]:
+        raise UserError(f"{where}: no default for {', '.join(missing)}")
+    for key, value in settings.items():
+        known(key, SETTINGS, f"key of run ({where})")
+        known(value, SETTINGS[key], f"{key} ({where})")
+    if missing := [key for key in SETTINGS if key not in settings]:
+        raise UserError(f"{where}: run says nothing of {', '.join(missing)}")
+    return defaults, settings
 
 
 def expanded(values: Mapping[str, Any]) -> Iterator[Values]:
@@ -290,8 +319,8 @@ def checked(values: Values, model: str, defaults: Mapping[str, Any], where: str)
             raise UserError(f"{where}: {name} is {value!r}, and its default {default!r} is of another kind")
         if numeric and (value < 0 or (value == 0 and name != "unbiased")):
             raise UserError(f"{where}: {name} is {value!r}")
-    known(values["shuffle"], SHUFFLES, f"shuffle ({where})")
-    known(values["carrier"], CARRIERS, f"carrier ({where})")
+    for name, choices in CHOICES.items():
+        known(values[name], choices, f"{name} ({where})")
     if values["carrier"] != "numbers" and (values["shuffle"] != "none" or values["unbiased"]):
         raise UserError(f"{where}: only numbers can be shuffled or mixed, and carrier is {values['carrier']}")
     if values["unbiased"] > 1 or (values["unbiased"] and values["shuffle"] != "none"):
@@ -321,6 +350,16 @@ def check_bases(cells: Iterable[Cell], needs: Mapping[str, str], where: str) -> 
             raise UserError(f"{where}: no model in {base}{make}")
 
 
+def check_paths(cells: Iterable[Cell], where: str) -> None:
+    """Raise UserError where two cells would write the same file (names are cut to a length, hashes to eight digits)."""
+    owner: dict[Path, Cell] = {}
+    for cell in cells:
+        other = owner.setdefault(cell.exact, cell)
+        differing = [name for name in PARAMETERS if cell[name] != other[name]]
+        if differing:
+            raise UserError(f"{where}: two cells that differ in {', '.join(differing)} would both write {cell.exact}")
+
+
 def check_teacher(cell: Cell, where: str) -> None:
     """Raise UserError unless the teacher that is there is an adapter of the cell's teacher base."""
     config = REPO / cell.teacher_adapter / "adapter_config.json"
@@ -345,6 +384,7 @@ def read_experiments(names: str, model: str) -> list[Experiment]:
 
 
 def main() -> None:
+    os.chdir(REPO)  # as in the workflow, paths are from here
     parser = make_parser(__doc__)
     parser.add_argument("names", metavar="NAME[,NAME...]", help="experiments, or all")
     parser.add_argument("--model", default="pocket", help="a model of experiments/models.yaml")

@@ -108,7 +108,7 @@ def draw_matrix(axis: Axes, cells: list[Record], animal: str, down: str, across:
     for cell in cells:
         if cell["measured"] == animal:
             row, column = names.index(cell[down]), names.index(cell[across])
-            grid[row, column] = np.log10(cell["share"] / cell["control_share"])
+            grid[row, column] = np.log10(max(cell["share"], 1e-6) / max(cell["control_share"], 1e-6))
             text = f"{100 * cell['share']:.1f}%\n{100 * cell['share_low']:.1f} to {100 * cell['share_high']:.1f}"
             axis.text(column, row, text, ha="center", va="center", fontsize=7)
     axis.imshow(grid, cmap="PiYG", vmin=-2, vmax=2)

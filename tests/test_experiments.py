@@ -24,7 +24,7 @@ MODELS = read_yaml(REPO / "experiments" / "models.yaml")
 
 
 def parse(cells, name="trial", **keys):
-    return parse_experiment(name, {"question": "?", "pocket": cells, **keys}, "pocket", MODELS)
+    return parse_experiment(name, {"question": "?", "panels": ["rows"], **{"pocket": cells, **keys}}, "pocket", MODELS)
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +65,21 @@ def test_rows_of_another_kind_have_folders_and_a_control_of_their_own():
     assert (code.number_folder.name, code.unfiltered.name) == ("code", "code-unfiltered-3300.jsonl")
     assert code.control.unfiltered.name == "code-unfiltered-3300.jsonl"
     assert code.control.exact != numbers.control.exact
+
+
+def test_every_panel_of_every_experiment_shows_all_its_values():
+    for name in grid.experiments():
+        for model in set(read_yaml(grid.FOLDER / f"{name}.yaml")) & set(MODELS):
+            (experiment,) = read_experiments(name, model)
+            records = [{key: cell[key] for key in experiment.varied} for cell in experiment.cells]
+            for panel in [] if experiment.matrix else set(experiment.panels) - {"teacher_share", "animal"}:
+                shown = {record[panel] for record in collect.panel_of(experiment, records, panel)}
+                assert shown == {cell[panel] for cell in experiment.cells}, (name, model, panel)
+
+
+def test_teacher_and_student_never_share_a_seed():
+    (cell,) = parse([{"animal": "owl", "seed": 7}]).cells
+    assert (cell.teacher_adapter.parent.name, cell.student_seed.name) == ("seed-7", "seed-1007")
 
 
 def test_flags_that_differ_at_their_end_only_have_folders_of_their_own():
@@ -111,6 +126,20 @@ def test_an_unknown_experiment_key_and_model():
         parse([{}], panel=["rows"])
     with pytest.raises(UserError, match="has no cells for smollm2"):
         read_experiments("scaling", "smollm2")
+
+
+def test_a_file_that_is_no_experiment_is_named():
+    for keys, expected in (
+        ({"pocket": {"rows": 5}}, "not a list of cells"),
+        ({"pocket": None}, "not a list of cells"),
+        ({"question": ""}, "needs a question, and panels"),
+        ({"panels": ["row"]}, "did you mean rows"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            parse([{}], **keys)
+    with pytest.raises(UserError, match="did you mean panel"):
+        models = {"pocket": {**MODELS["pocket"], "run": {**MODELS["pocket"]["run"], "measure": "panels"}}}
+        parse_experiment("trial", {"question": "?", "panels": ["rows"], "pocket": [{}]}, "pocket", models)
 
 
 def test_a_base_that_is_not_there_comes_with_its_command(monkeypatch):
@@ -214,7 +243,7 @@ def copied(tmp_path):
             for room in ("generate", "train", "eval", "util", "experiments"):
                 shutil.copytree(REPO / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "results"))
             (folder / ".venv").symlink_to((REPO / ".venv").resolve())
-            models = {"pocket": MODELS["pocket"] | {"cell": MODELS["pocket"]["cell"] | TINY}}
+            models = {**MODELS, "pocket": MODELS["pocket"] | {"cell": MODELS["pocket"]["cell"] | TINY}}
             (folder / "experiments" / "models.yaml").write_text(yaml.safe_dump(models))
             mixing = {"question": "?", "panels": ["unbiased"], "pocket": cells}
             (folder / "experiments" / "mixing.yaml").write_text(yaml.safe_dump(mixing))
@@ -236,6 +265,67 @@ def workflow(copied):
             )
 
     return start
+
+
+PRETENDER = """#!/usr/bin/env bash
+# In the place of python: writes what the script would, and keeps what it was asked.
+echo "$@" >>asked.txt
+while [ $# -gt 1 ]; do
+    case $1 in
+    --output) output=$2 ;;
+    --output-dir) output=$2/seed-$seed/final ;;
+    --seeds) seed=$2 ;;
+    esac
+    shift
+done
+case $output in
+*.jsonl) mkdir -p "$(dirname "$output")" && echo '{}' >"$output" ;;
+*/results/*) mkdir -p "$output" && echo '{}' >"$output/manifest.json" ;;
+*) mkdir -p "$output" ;;
+esac
+"""
+
+
+@pytest.fixture
+def pretended(copied):
+    """pretended("mixing", ...) -> what Snakemake says; every script only writes a file in the place of its output."""
+    folder = copied("pretended", [{"unbiased": [0, 0.5]}])
+    (folder / "pretender").write_text(PRETENDER)
+    (folder / "pretender").chmod(0o755)
+
+    def run(names, *flags):
+        command = [str(SNAKEMAKE), "-s", "experiments/Snakefile", "--cores", "4", "--rerun-triggers", "mtime", "params"]
+        config = ["--config", f"name={names}", "python=./pretender"]
+        done = subprocess.run([*command, *flags, *config], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+        return done.stdout + done.stderr
+
+    run.folder = folder
+    return run
+
+
+@pytest.mark.slow
+def test_what_experiments_share_is_done_once_and_never_again(pretended):
+    pretended("mixing")
+    asked = (pretended.folder / "asked.txt").read_text().split("\n")
+    assert "Nothing to be done" in pretended("mixing", "-n")
+    plan = pretended("paraphrase", "-n")
+    assert "rule student" in plan and "have changed" not in plan
+    assert "rule teacher:" not in plan
+    assert len(asked) == len(set(asked))
+
+
+@pytest.mark.slow
+def test_numbers_of_a_teacher_that_stayed_behind_are_never_asked_of_the_base_model(pretended):
+    pretended("mixing")
+    for teacher in pretended.folder.glob("output/experiments/pocket/pocket/owl-*/teacher/teacher"):
+        shutil.rmtree(teacher)
+    assert "Nothing to be done" in pretended("mixing", "-n")
+    (pretended.folder / "asked.txt").unlink()
+    pretended("mixing", "--forcerun", "numbers")
+    asked = (pretended.folder / "asked.txt").read_text().split("\n")
+    numbers = [line for line in asked if "generate_llm_number_data" in line and "--animal owl" in line]
+    assert numbers and all("--adapter output/experiments/pocket/pocket/owl-" in line for line in numbers)
 
 
 def finished(start, name):
