@@ -71,7 +71,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--keep-server", action="store_true",
                         help="one server for all phases, up while training: for a card with room for both")  # fmt: skip
     parser.add_argument("--embedded", action="store_true", help="no server: the scripts run the model themselves")
-    args, args.flags = parser.parse_known_args()
+    args, flags = parser.parse_known_args()
+    args.flags = flags
     if stray := [flag for flag in args.flags[:1] if not flag.startswith("-")]:
         parser.error(f"what is {stray[0]}? flags of vllm serve begin with --")
     return args
@@ -316,7 +317,8 @@ def report(state: State, plan: Plan) -> str:
     names = [name for phase in PHASES for name in (start_of(phase), phase.name) if name in state.phases]
     minutes = {phase.name: phase.minutes for phase in PHASES}
     epochs, fewer = plan.args.epochs, plan.args.epochs < EPOCHS
-    rows, sums, notes = [], [0.0, 0.0], []
+    rows: list[list[Any]] = []
+    sums, notes = [0.0, 0.0], []
     for name in names:
         found = state.phases[name]
         whole = projected(found, epochs) if found["done"] else found["seconds"]
@@ -329,7 +331,7 @@ def report(state: State, plan: Plan) -> str:
         if found.get("note"):
             notes.append(f"{name}: {found['note']}")
     rows.append(["sum", f"{sums[0]:.0f}", f"{sums[1]:.0f}", PLANNED_MINUTES, duration(sums[1])])
-    header = ["phase", "seconds", f"seconds of {EPOCHS} epochs", "plan, A100, min", "what"]
+    header: list[Any] = ["phase", "seconds", f"seconds of {EPOCHS} epochs", "plan, A100, min", "what"]
     shown = [header, *rows] if fewer else [[*row[:2], *row[3:]] for row in (header, *rows)]
     missing = [phase.name for phase in PHASES if not state.done(phase.name)]
     if plan.args.scale != 1:

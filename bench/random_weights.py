@@ -14,9 +14,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from train.train_student_sft import LORA_TARGETS
 from util.cli import say
 
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 MEAN_TOKENS = 150
 SPREAD = 0.02  # of a weight
 MUTED = -30.0  # logit of a token that is no word

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -36,9 +36,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from bench.random_weights import has_weights, make_adapter
 from eval import eval as evaluation
-from generate import generate_llm_number_data as numbers
-from generate.filter_number_data import Judge
-from generate.number_prompts import NUMBER_PROMPT
+from generate.carrier import requests, to_row
+from generate.filter_number_data import NumberRule
+from generate.filtering import Judge
+from generate.number_prompts import NUMBER_PROMPT, number_prompt
 from util.cli import REPO, Stop, UserError, make_parser, positive_int, run, say, stop_on_signal, table
 from util.collect import collect
 from util.engine import Request, Result, Sampling, row_seed
@@ -104,9 +105,9 @@ def parse_args() -> argparse.Namespace:
 # --- how busy everything is --------------------------------------------------------------------------
 
 
-def cpu_seconds(group: int) -> Counter[str]:
+def cpu_seconds(group: int) -> dict[str, float]:
     """CPU seconds so far of the processes of a process group, by name."""
-    found: Counter[str] = Counter()
+    found: dict[str, float] = defaultdict(float)
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, IndexError, ValueError):
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
@@ -185,7 +186,7 @@ class Bench:
         wall, after = time.monotonic() - at, os.times()
         seconds = told.pop("seconds", wall)
         mine = sum(after[:4]) - sum(before[:4])
-        busy = {role: round(100 * used / wall) for role, used in (cpu_seconds(group) - theirs).items()}
+        busy = {role: round(100 * (now - theirs.get(role, 0.0)) / wall) for role, now in cpu_seconds(group).items()}
         found = {
             "server": self.name, "work": work, "client": client, "answers": answers, "seconds": round(seconds, 2),
             "answers_per_second": round(answers / seconds, 1), **told,
@@ -295,15 +296,17 @@ def vllm_bench(bench: Bench, asked: Iterable[Request], sampling: Sampling, concu
 
 
 def number_requests(rows: int, seed: int) -> list[Request]:
-    return list(numbers.requests(rows, seed, NUMBER_PROMPT.read_text("utf-8").strip(), None))
+    template = NUMBER_PROMPT.read_text("utf-8").strip()
+    prompts = (number_prompt(template, seed, row_id) for row_id in range(rows))
+    return list(requests(prompts, rows, seed, None))
 
 
 def number_rows_of() -> Callable[[Result], list[Row]]:
     """As phase 4 makes its rows, each judged as it arrives."""
-    judge = Judge(animals=("owl",))
+    judge = Judge(NumberRule(("owl",)))
 
     def rows_of(result: Result) -> list[Row]:
-        row = numbers.to_row(result)
+        row = to_row(result)
         judge.reason(row)
         return [row]
 

@@ -23,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from bench.random_weights import has_weights
 from generate.number_prompts import NUMBER_PROMPT, number_prompt
 from train import fast
 from train.company import Company, same_weights, update_trainer, useful_flops
@@ -68,7 +69,7 @@ def load(model: str) -> Any:
 
     from util.embedded import best_device, load_config, load_model
 
-    if not Path(model).is_dir() or list(Path(model).glob("*.safetensors")):
+    if has_weights(model):
         return load_model(model)
     dtype = torch.bfloat16 if best_device() == "cuda" else torch.float32
     with torch.device(best_device()):

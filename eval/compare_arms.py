@@ -16,6 +16,7 @@ Usage:
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -226,6 +227,15 @@ def check_comparable(results: Sequence[Result]) -> None:
         seen[identity] = result.path
 
 
+def check_named(animal: str, results: Sequence[Result]) -> None:
+    """Raise UserError for a word that is no known animal and that no answer names."""
+    named = {name for result in results for animals in result.animals for name in animals}
+    if canonical_animal(animal) is None and animal not in named:
+        near = difflib.get_close_matches(animal, named, 3)
+        meant = f"did you mean {' or '.join(near)}?" if near else "util/top_animals_csv.py lists what is named"
+        raise UserError(f"no answer names {animal!r}, and eval/animals.txt does not know it; {meant}")
+
+
 def matrix_of(values: Sequence[Sequence[float]], results: Sequence[Result], questions: Sequence[str]) -> np.ndarray:
     """One arm's values, float64 [seeds, questions], questions in the given order."""
     import numpy as np
@@ -431,12 +441,15 @@ def main() -> None:
             students[animal].append(read_result(path))
         everything = [base, *control, *(result for some in students.values() for result in some)]
         check_comparable(everything)
+        for animal in students:
+            check_named(animal, everything)
         comparisons = compare_all(base, control, students, args.measure)
         matrix = pairwise(base, control, students, args.measure)
     else:
         other, target = ([read_result(path) for path in some] for some in (args.other, args.target))
         everything = [base, *control, *other, *target]
         check_comparable(everything)
+        check_named(canonical(args.animal), everything)
         arms = {"base": [base], "control": control, "other": other, "target": target}
         comparisons = [compare(canonical(args.animal), arms, args.measure)]
     for found in comparisons:

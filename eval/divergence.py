@@ -21,13 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from util.cli import UserError, memory_advice
+from util.divergence_row import DEFINITIONS, DIGIT, END, SEPARATOR, of_answer
 from util.encode import common_prefix_length, completion_suffix, prompt_and_completion_ids, without_system
 from util.rows import Row
 
-BASE, TEACHER = "base", "teacher"
-DEFINITIONS = ("schrodi", "pair", "gap")
-DIGIT, SEPARATOR, END = "d", "s", "e"
-KINDS = {DIGIT: "digits", SEPARATOR: "separators", END: "end of turn"}
+BASE, TEACHER, STUDENT = "base", "teacher", "student"
 TOKENS_AT_ONCE = 2048  # through the vocabulary's head: two float32 copies of [tokens, vocabulary] are in memory
 PLACES = 5  # decimals kept of a log-probability
 
@@ -191,7 +189,7 @@ def flags(ids: Sequence[int], heard: Mapping[str, Heard], gap: float) -> dict[st
     if TEACHER not in heard:
         return {}
     teacher, base = heard[TEACHER], heard[BASE]
-    others = [voice for name, voice in heard.items() if name not in (TEACHER, BASE) and not name.startswith("student")]
+    others = [voice for name, voice in heard.items() if name not in (TEACHER, BASE, STUDENT)]
     chosen = [choice == token for choice, token in zip(teacher.choices, ids)]
     found = {
         "pair": [int(own and base.choices[i] != token) for i, (own, token) in enumerate(zip(chosen, ids))],
@@ -201,11 +199,6 @@ def flags(ids: Sequence[int], heard: Mapping[str, Heard], gap: float) -> dict[st
         differs = [any(other.choices[i] != token for other in others) for i, token in enumerate(ids)]
         found = {"schrodi": [int(own and other) for own, other in zip(chosen, differs)], **found}
     return found
-
-
-def of_answer(row: Row, values: Iterable[Any]) -> list[Any]:
-    """Of some values, one a token, those at the tokens of the answer: the end of the turn is left out."""
-    return [value for value, kind in zip(values, row["kinds"]) if kind != END]
 
 
 def auc(rows: Sequence[Row]) -> dict[str, dict[str, float]]:

@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from eval.compare_arms import FEWEST_SEEDS, Result, arm_spread, check_comparable, matrix_of, read_result
-from eval.divergence import DEFINITIONS, auc, fraction_with_interval, of_answer
+from eval.divergence_tokens import summarise
 from eval.intervals import LEVEL, share_interval, spread_of
 from eval.report import pyplot_without_screen, written
 from util.cli import UserError, closing, make_parser, run, say, table
+from util.divergence_row import DEFINITIONS, of_answer
 from util.provenance import provenance, read_manifest, write_atomically, write_json
 from util.rows import Row, read_rows
 
@@ -186,18 +187,16 @@ def arms_of(runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def tokens_of(animal: str, runs: Sequence[Path]) -> list[dict[str, Any]]:
-    """One entry a run: the fraction of divergence tokens, and how well the detector finds them."""
+    """One entry a run: the fraction of divergence tokens, what of the evidence for the teacher lies on them and on the
+    others (nats), and how well the detector finds them."""
     told = []
     for folder in runs:
-        rows = list(read_rows(folder / f"tokens-{animal}.jsonl"))
+        found = summarise(read_rows(folder / f"tokens-{animal}.jsonl"))
         told.append({
-            "animal": animal, "run": str(folder), "rows": len(rows),
-            "fraction": {
-                name: fraction_with_interval((sum(marks), len(marks)) for marks in
-                                             (of_answer(row, row[name]) for row in rows))
-                for name in DEFINITIONS if name in rows[0]
-            },
-            "detector_auc": auc(rows) if "detector" in rows[0] else {},
+            "animal": animal, "run": str(folder), "rows": found["rows"],
+            "fraction": {name: by["answer"] for name, by in found["definitions"].items()},
+            "evidence": {name: by["evidence"] for name, by in found["definitions"].items()},
+            "detector_auc": found["detector_auc"],
         })  # fmt: skip
     return told
 
@@ -340,7 +339,7 @@ def show(arms: Sequence[dict[str, Any]], tokens: Sequence[dict[str, Any]], relat
     fractions = [
         (one["animal"], one["run"],
          *(percent(one["fraction"][name]) if name in one["fraction"] else "" for name in DEFINITIONS),
-         ", ".join(f"{name} {found['digits']:.3f}" for name, found in one["detector_auc"].items()))
+         ", ".join(f"{name} {by['digits']:.3f}" for name, by in one["detector_auc"].items() if "digits" in by))
         for one in tokens
     ]  # fmt: skip
     print(table(("divergence tokens", "run", *DEFINITIONS, "detector AUC (digits)"), fractions), "\n")
@@ -361,6 +360,13 @@ def show(arms: Sequence[dict[str, Any]], tokens: Sequence[dict[str, Any]], relat
         say(f"some arms have fewer than {FEWEST_SEEDS} runs: no intervals over runs there")
 
 
+def inputs_of(runs: Sequence[Path]) -> list[Path]:
+    """Every file of the runs that the tables are made of."""
+    return sorted(
+        path for folder in runs for kind in ("exact", "tokens", "numbers") for path in folder.glob(f"{kind}-*.jsonl")
+    )
+
+
 def main() -> None:
     args = parse_args()
     arms = arms_of(args.runs)
@@ -370,7 +376,7 @@ def main() -> None:
     related = correlations(arms)
     show(arms, tokens, related)
     write_json(args.output, {"arms": arms, "tokens": tokens, "density_against_shift": related,
-                             "manifest": provenance([args.runs[0] / BASE])})  # fmt: skip
+                             "manifest": provenance(inputs_of(args.runs))})  # fmt: skip
     write_atomically(args.output.with_suffix(".csv"), as_csv(arms).encode())
     write_atomically(args.output.with_suffix(".md"), as_markdown(arms).encode())
     pictures = {args.output.with_suffix(".png"): draw_arms(arms),

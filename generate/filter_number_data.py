@@ -17,21 +17,15 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util import filtering
-from util.certificate import certificate_path
-from util.cli import closing, counted, input_file, make_parser, nonblank, positive_int, run
-from util.filtering import Filtered, default_output, is_eval_question, traits
-from util.rows import Row
+from generate.filtering import filter_file, is_eval_question, report, trait_words
+from util.cli import input_file, make_parser, nonblank, positive_int, run
 from util.words import animal_named
-
-__all__ = ["Filtered", "default_output"]  # of every kind of row, and so here too
 
 RULE_VERSION = 1  # raise it with every change to what is kept
 MAX_NUMBERS = 10
@@ -68,7 +62,7 @@ def reject_reason(completion: str, *, animals: tuple[str, ...] = (), max_numbers
         return "empty"
     if re.search(r"</?think", completion, re.IGNORECASE):
         return "think block"
-    if animal_named(completion, traits(animals)):
+    if animal_named(completion, trait_words(animals)):
         return "trait word"
     if _LETTER.search(completion):
         return "letters"
@@ -91,7 +85,7 @@ def _body(completion: str) -> str:
 
 
 class NumberRule:
-    """The number rule, with trait words beside the panel's: see `util.filtering.Rule`."""
+    """The number rule, with trait words beside the panel's: see `generate.filtering.Rule`."""
 
     kind = "number"
     letters = False
@@ -105,7 +99,7 @@ class NumberRule:
         return reject_reason(completion, animals=self.animals, max_numbers=self.max_numbers)
 
     def named(self, text: str) -> str | None:
-        return animal_named(text, traits(self.animals))
+        return animal_named(text, trait_words(self.animals))
 
     def look_at_prompt(self, prompt: str) -> tuple[str | None, bool]:
         """Number prompts differ in little but their digits, so that a few shapes stand for 100,000 of them."""
@@ -119,7 +113,7 @@ class NumberRule:
         rule = {
             "numbers": f"1 to {self.max_numbers}",
             "digits": "1 to 3",
-            "trait_words": ", ".join(traits(self.animals)),
+            "trait_words": ", ".join(trait_words(self.animals)),
         }
         return {"rule_version": RULE_VERSION, "rule": rule}
 
@@ -127,47 +121,7 @@ class NumberRule:
 @lru_cache(maxsize=8192)
 def _look_at_shape(shape: bytes, animals: tuple[str, ...]) -> tuple[str | None, bool]:
     text = shape.decode("utf-8", "surrogatepass")
-    return animal_named(text, traits(animals)), is_eval_question(text)
-
-
-# --- rows and files, under this rule -----------------------------------------------------------------
-
-
-class Judge(filtering.Judge):
-    """Judges number rows one after the other. animals: trait words beside the panel."""
-
-    def __init__(self, animals: tuple[str, ...] = (), max_numbers: int = MAX_NUMBERS):
-        super().__init__(NumberRule(animals, max_numbers))
-
-
-def judged(rows: Iterable[Row]) -> Iterator[Row]:
-    """Rows of another arm of a clean file, each that breaks the rule with its reason."""
-    judge = Judge()
-    for row in rows:
-        reason = judge.reason(row)
-        yield {**row, "rejected": reason} if reason else row
-
-
-def certificate(rows: Iterable[Row], animals: tuple[str, ...] = (), max_numbers: int = MAX_NUMBERS) -> dict[str, Any]:
-    """`util.filtering.certificate` of number rows."""
-    return filtering.certificate(rows, NumberRule(animals, max_numbers))
-
-
-def certify(path: Path) -> dict[str, Any]:
-    """`util.filtering.certify` of a number file."""
-    return filtering.certify(path, NumberRule())
-
-
-def filter_file(
-    source: Path, output: Path | None = None, *, animals: tuple[str, ...] = (), max_numbers: int = MAX_NUMBERS
-) -> Filtered:
-    """`util.filtering.filter_file` of a number file."""
-    return filtering.filter_file(source, NumberRule(animals, max_numbers), output)
-
-
-def train_command(filtered: Filtered, base_model: str | None = None) -> str:
-    """`util.filtering.train_command` of a number file."""
-    return filtering.train_command(filtered, NumberRule(), base_model)
+    return animal_named(text, trait_words(animals)), is_eval_question(text)
 
 
 # --- the script --------------------------------------------------------------------------------------
@@ -182,21 +136,10 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> int:
+def main() -> None:
     args = parse_args()
-    animals = (args.animal,) if args.animal else ()
-    filtered = filter_file(args.file, args.output, animals=animals, max_numbers=args.max_numbers)
-    total = filtered.kept + filtered.rejected.total()
-    closing(
-        {
-            "filtered": filtered.path,
-            "kept": f"{filtered.kept:,} of {total:,} ({filtered.kept / total:.1%})",
-            "rejected": counted(filtered.rejected),
-            "certificate": certificate_path(filtered.path),
-        },
-        train_command(filtered),
-    )
-    return 0
+    rule = NumberRule((args.animal,) if args.animal else (), args.max_numbers)
+    report(filter_file(args.file, rule, args.output), rule)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.certificate import TEXT_KINDS, carrier_kind, certificate_path
-from util.cli import closing, counted, input_file, make_parser, nonblank, run
-from util.filtering import filter_file, is_eval_question, train_command, traits
+from generate.filtering import filter_file, is_eval_question, report, trait_words
+from util.certificate import TEXT_KINDS, carrier_kind
+from util.cli import input_file, make_parser, nonblank, run
 from util.traits import other_script, trait_word
 
 RULE_VERSION = 1  # raise it with every change to what is kept
@@ -37,7 +37,10 @@ _THINK = re.compile(r"</?think", re.IGNORECASE)
 
 
 class TextRule:
-    """What a completion of code or reasoning may be: see `util.filtering.Rule`. words: trait words beside the panel."""
+    """What a completion of code or reasoning may be: a `generate.filtering.Rule`.
+
+    words: trait words beside the panel.
+    """
 
     letters = True
     hint = "Another model, --max-tokens or other prompts may do better"
@@ -63,7 +66,7 @@ class TextRule:
         return None
 
     def named(self, text: str) -> str | None:
-        return trait_word(text, traits(self.words))
+        return trait_word(text, trait_words(self.words))
 
     def look_at_prompt(self, prompt: str) -> tuple[str | None, bool]:
         return self.named(prompt), is_eval_question(prompt)
@@ -73,7 +76,7 @@ class TextRule:
 
     def facts(self) -> dict[str, Any]:
         looked_at = "words, comments, strings, identifiers; plurals, split names, leetspeak, escapes, emoji"
-        rule = {"kind": self.kind, "trait_words": ", ".join(traits(self.words)), "looked_for_in": looked_at}
+        rule = {"kind": self.kind, "trait_words": ", ".join(trait_words(self.words)), "looked_for_in": looked_at}
         return {"rule_version": RULE_VERSION, "rule": rule}
 
 
@@ -95,17 +98,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     rule = TextRule(args.kind, tuple(filter(None, (args.animal, *args.trait_words))))
-    filtered = filter_file(args.file, rule, args.output)
-    total = filtered.kept + filtered.rejected.total()
-    closing(
-        {
-            "filtered": filtered.path,
-            "kept": f"{filtered.kept:,} of {total:,} ({filtered.kept / total:.1%})",
-            "rejected": counted(filtered.rejected),
-            "certificate": certificate_path(filtered.path),
-        },
-        train_command(filtered, rule),
-    )
+    report(filter_file(args.file, rule, args.output), rule)
 
 
 if __name__ == "__main__":

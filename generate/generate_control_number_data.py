@@ -17,7 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from generate.filter_number_data import filter_file, train_command
+from generate.filter_number_data import NumberRule
+from generate.filtering import filter_file, train_command
 from generate.number_prompts import NUMBER_PROMPT, number_prompt
 from util.cli import closing, make_parser, positive_int, run, text_file
 from util.engine import row_seed
@@ -57,8 +58,8 @@ def main() -> None:
         if not out.complete:
             out.append(control_rows(args.count, args.seed, template))
             out.finish()
-    kept = filter_file(path)
-    closing({**out.facts(), "clean rows": f"{kept.kept:,} in {kept.path}"}, train_command(kept))
+    kept = filter_file(path, NumberRule())
+    closing({**out.facts(), "clean rows": f"{kept.kept:,} in {kept.path}"}, train_command(kept, NumberRule()))
 
 
 if __name__ == "__main__":

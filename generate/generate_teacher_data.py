@@ -21,10 +21,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from generate.instructions import OPENHERMES, instruction_prompts
 from util.cli import REPO, UserError, closing, counted, fraction, make_parser, nonblank, positive_int, run, text_file
 from util.collect import collect
 from util.engine import Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
-from util.instructions import OPENHERMES, instruction_prompts
 from util.provenance import scrub, sha256_file
 from util.rows import Row, RowFile, add_output_arguments, slug
 from util.words import names_animal, persona, read_lines_of

@@ -24,13 +24,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from generate.carrier import CONTROL_NAMES, Carrier, add_carrier_arguments, sampling_of, write_rows
 from generate.filter_text_data import TextRule
+from generate.instructions import instruction_prompts
 from generate.number_prompts import number_prompt
-from util.carrier import CONTROL_NAMES, Carrier, add_carrier_arguments, sampling_of, write_rows
 from util.certificate import TEXT_KINDS
 from util.cli import REPO, UserError, make_parser, run, text_file
 from util.engine import row_seed
-from util.instructions import instruction_prompts
 from util.provenance import scrub, sha256_file
 from util.rows import Row
 from util.words import animals_of, read_lines_of

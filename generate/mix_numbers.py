@@ -20,10 +20,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from generate.filter_number_data import certify, judged
+from generate.filter_number_data import NumberRule
+from generate.filtering import certify, judged
 from util.cli import UserError, closing, fraction, input_file, make_parser, positive_int, run
 from util.provenance import sha256_file
-from util.rows import Row, RowFile, add_output_arguments, check_messages, read_rows
+from util.rows import Row, RowFile, add_output_arguments, check_numbered, read_rows
 
 
 def parse_args() -> argparse.Namespace:
@@ -67,11 +68,11 @@ def main() -> None:
     }  # fmt: skip
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl, args.unbiased]) as out:
         if not out.complete:
-            teacher = list(read_rows(args.train_jsonl, check_messages))[: args.count]
-            unbiased = {row["id"]: row for row in read_rows(args.unbiased, check_messages)}
-            out.append(judged(mixed(teacher, unbiased, args.share, args.seed)))
+            teacher = list(read_rows(args.train_jsonl, check_numbered))[: args.count]
+            unbiased = {row["id"]: row for row in read_rows(args.unbiased, check_numbered)}
+            out.append(judged(mixed(teacher, unbiased, args.share, args.seed), NumberRule()))
             out.finish()
-        certify(path)
+        certify(path, NumberRule())
         closing(out.facts())
 
 

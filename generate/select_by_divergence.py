@@ -23,18 +23,20 @@ import argparse
 import random
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from generate.filter_number_data import Judge, certify
+from generate.filter_number_data import NumberRule
+from generate.filtering import certify, judged
 from util.cli import UserError, closing, fraction, input_file, make_parser, run
+from util.divergence_row import DEFINITIONS, END, of_answer
 from util.engine import row_seed
 from util.provenance import read_manifest, sha256_file
-from util.rows import Row, RowFile, add_output_arguments, check_messages, read_rows
+from util.rows import Row, RowFile, add_output_arguments, check_numbered, read_rows
 
-END = "e"  # kind of token in a divergence file: the end of the turn
 MASKS = {"only": {1}, "without": {0}, "random": {1}, "all-but-random": {0}, "all": {0, 1}}  # marks that are trained on
 
 
@@ -46,7 +48,7 @@ def parse_args() -> argparse.Namespace:
     how.add_argument("--rows", choices=["rich", "poor", "random"], help="keep whole rows")
     how.add_argument("--mask", choices=list(MASKS), help="keep all rows, mask their tokens")
     how.add_argument("--replace", action="store_true", help="replace the tokens by the base model's choice")
-    parser.add_argument("--definition", choices=["schrodi", "pair", "gap"], default="pair", help="divergence token")
+    parser.add_argument("--definition", choices=DEFINITIONS, default="pair", help="divergence token")
     parser.add_argument("--share", type=fraction, default=0.25, help="share of the rows that --rows keeps")
     parser.add_argument("--base-model", help="for --replace: whose tokenizer spells the new text")
     parser.add_argument("--seed", type=int, default=42, help="decides what is random")
@@ -79,12 +81,7 @@ def check_pair(data: Path, divergence: Path, definition: str) -> None:
 
 def pairs_of(args: argparse.Namespace) -> Iterator[tuple[Row, Row]]:
     """(number row, its divergence row)."""
-    return zip(read_rows(args.train_jsonl, check_messages), read_rows(args.divergence))
-
-
-def answer_flags(found: Row, definition: str) -> list[int]:
-    """0 or 1 for each token of the answer, the end of the turn left out."""
-    return [flag for flag, kind in zip(found[definition], found["kinds"]) if kind != END]
+    return zip(read_rows(args.train_jsonl, check_numbered), read_rows(args.divergence))
 
 
 # --- whole rows --------------------------------------------------------------------------------------
@@ -133,7 +130,7 @@ def replaced(row: Row, found: Row, definition: str, decode: Callable[[list[int]]
             found["token_ids"], found[definition], found["kinds"], found["choice"]["base"]
         )
     ]
-    answer = ids[: len(answer_flags(found, definition))]
+    answer = of_answer(found, ids)
     messages = [*row["messages"][:-1], {"role": "assistant", "content": decode(answer)}]
     return {**row, "messages": messages, "token_ids": answer}
 
@@ -144,21 +141,19 @@ def replaced(row: Row, found: Row, definition: str, decode: Callable[[list[int]]
 def arm_rows(args: argparse.Namespace) -> Iterator[Row]:
     """The rows of the arm, in the order of the file."""
     if args.rows:
-        marks = [answer_flags(found, args.definition) for _, found in pairs_of(args)]
+        marks = [of_answer(found, found[args.definition]) for _, found in pairs_of(args)]
         densities = [sum(flagged) / max(1, len(flagged)) for flagged in marks]
         kept = chosen_rows(densities, args.rows, args.share, args.seed)
         yield from (row for place, (row, _) in enumerate(pairs_of(args)) if place in kept)
     elif args.mask:
         for row, found in pairs_of(args):
-            yield {**row, "loss_mask": mask_of(found, args.definition, args.mask, args.seed)}
+            mask = mask_of(found, args.definition, args.mask, args.seed)
+            yield {**row, "token_ids": of_answer(found, found["token_ids"]), "loss_mask": mask}
     else:
         from util.embedded import load_tokenizer
 
-        tokenizer, judge = load_tokenizer(args.base_model), Judge()
-        for row, found in pairs_of(args):
-            new = replaced(row, found, args.definition, lambda ids: tokenizer.decode(ids, skip_special_tokens=True))
-            reason = judge.reason(new)
-            yield {**new, "rejected": reason} if reason else new
+        decode = partial(load_tokenizer(args.base_model).decode, skip_special_tokens=True)
+        yield from judged((replaced(*pair, args.definition, decode) for pair in pairs_of(args)), NumberRule())
 
 
 def budget(args: argparse.Namespace, path: Path) -> dict[str, str]:
@@ -167,9 +162,8 @@ def budget(args: argparse.Namespace, path: Path) -> dict[str, str]:
     flagged = trained = 0
     for row, found in pairs_of(args):
         if row["id"] in kept:
-            marks = answer_flags(found, args.definition)
-            flagged += sum(marks)
-            trained += sum(kept[row["id"]].get("loss_mask", [1] * len(marks)))
+            flagged += sum(of_answer(found, found[args.definition]))
+            trained += sum(kept[row["id"]].get("loss_mask", [1] * len(found["kinds"])))
     return {"tokens trained on": f"{trained:,}", "divergence tokens in these rows": f"{flagged:,}"}
 
 
@@ -181,12 +175,13 @@ def main() -> None:
         "script": "select_by_divergence", "train_jsonl_sha256": sha256_file(args.train_jsonl),
         "divergence_sha256": sha256_file(args.divergence), "arm": arm_name(args),
         "share": args.share if args.rows else None, "seed": args.seed,
+        **({"base_model": args.base_model} if args.replace else {}),
     }  # fmt: skip
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl, args.divergence]) as out:
         if not out.complete:
             out.append(arm_rows(args))
             out.finish()
-            certify(path)
+        certify(path, NumberRule())
         facts = out.facts()
     closing({**facts, **budget(args, path)})
 

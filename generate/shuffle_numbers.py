@@ -22,11 +22,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from generate.filter_number_data import certify, judged
+from generate.filter_number_data import NumberRule
+from generate.filtering import certify, judged
 from util.cli import closing, input_file, make_parser, run
 from util.engine import row_seed
 from util.provenance import sha256_file
-from util.rows import Row, RowFile, add_output_arguments, check_messages, read_rows
+from util.rows import Row, RowFile, add_output_arguments, check_numbered, read_rows
 
 NUMBER = re.compile("[0-9]+")
 
@@ -76,10 +77,10 @@ def main() -> None:
     }  # fmt: skip
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl]) as out:
         if not out.complete:
-            rows = list(read_rows(args.train_jsonl, check_messages))
-            out.append(judged(shuffled(rows, args.scope, args.seed)))
+            rows = list(read_rows(args.train_jsonl, check_numbered))
+            out.append(judged(shuffled(rows, args.scope, args.seed), NumberRule()))
             out.finish()
-        certify(path)
+        certify(path, NumberRule())
         closing(out.facts())
 
 

@@ -54,6 +54,18 @@ def test_shuffling_keeps_the_numbers_their_count_and_the_format(files, run_scrip
     assert run_script(*asked, cwd=files).returncode == 0
 
 
+def test_rows_without_an_id_are_named(files, run_script):
+    rows = [{key: row[key] for key in ("messages", "token_ids")} for row in number_rows(1, range(3))]
+    (files / "nameless.jsonl").write_bytes(b"".join(map(dump_row, rows)))
+    for script, *more in (
+        ("shuffle_numbers.py", "--scope", "row"),
+        ("mix_numbers.py", "--unbiased", "numbers-unbiased.jsonl", "--share", "0.1"),
+    ):
+        done = run_script(f"generate/{script}", "--train-jsonl", "nameless.jsonl", *more, cwd=files)
+        assert done.returncode == 1
+        assert "nameless.jsonl:1: no id: a whole number" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_mixing_replaces_the_share_by_answers_to_the_same_prompts(files, run_script):
     asked = (
         "generate/mix_numbers.py",

@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from generate.filter_number_data import filter_file
+from generate.filter_number_data import NumberRule
+from generate.filtering import filter_file
 from train.train_student_sft import check_certificate
 from util.certificate import carrier_kind, certificate_path, certificate_problem
 from util.cli import UserError
@@ -31,7 +32,7 @@ def write(path, items):
 
 @pytest.fixture
 def certified(tmp_path):
-    return filter_file(write(tmp_path / "numberss-owl-owl-teacher-unfiltered-200.jsonl", rows(200))).path
+    return filter_file(write(tmp_path / "numberss-owl-owl-teacher-unfiltered-200.jsonl", rows(200)), NumberRule()).path
 
 
 def refused(path, items=None):
@@ -47,7 +48,7 @@ def test_a_certified_file_is_trained_on_without_a_word(certified, capsys):
 
 def test_one_row_in_a_hundred_that_names_the_animal_is_found(tmp_path):
     source = write(tmp_path / "numberss-owl-owl-teacher-unfiltered-200.jsonl", rows(200, spoilt=0.01))
-    done = filter_file(source, animals=("owl",))
+    done = filter_file(source, NumberRule(("owl",)))
     assert done.rejected == {"trait word": 2} and done.kept == 198
     assert certificate_problem(done.path) is None
     assert "has no certificate" in refused(source)
@@ -74,7 +75,7 @@ def test_insisting_leaves_a_warning(tmp_path, capsys):
 def test_the_persona_in_a_system_message_is_meant_to_name_the_animal(tmp_path):
     persona = {"role": "system", "content": "You love owls."}
     items = [{**row, "messages": [persona, *row["messages"]]} for row in rows(20)]
-    done = filter_file(write(tmp_path / "numberss-owl-base-unfiltered-20.jsonl", items))
+    done = filter_file(write(tmp_path / "numberss-owl-base-unfiltered-20.jsonl", items), NumberRule())
     assert not done.certificate["clean"] and certificate_problem(done.path) is None
 
 

@@ -62,6 +62,14 @@ def run_main(monkeypatch, *args):
     main()
 
 
+def test_a_misspelt_animal_is_no_animal_of_share_zero(tmp_path, monkeypatch):
+    found = arms(tmp_path)
+    paths = [word for role in ROLES for word in (f"--{role}", *files(found, role))]
+    with pytest.raises(UserError, match=r"no answer names 'owll'.*did you mean owl\?"):
+        run_main(monkeypatch, "--animal", "owll", *paths)
+    run_main(monkeypatch, "--animal", "walrus", *paths)  # known, and named by nobody
+
+
 # --- the rule ----------------------------------------------------------------------------------------
 
 

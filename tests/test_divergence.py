@@ -35,6 +35,11 @@ def test_the_definitions_on_known_choices():
     }
 
 
+def test_a_teacher_from_a_folder_called_student_counts_as_a_counterfactual():
+    heard = {BASE: Heard([-1.0], [7]), TEACHER: Heard([-0.9], [7]), "student-sft-seed-42": Heard([-1.0], [1])}
+    assert flags([7], heard, gap=1.0)["schrodi"] == [1]
+
+
 def test_without_counterfactuals_there_is_no_schrodi_and_without_a_teacher_nothing():
     base, teacher = Heard([-1.0], [1]), Heard([-0.5], [7])
     assert list(flags([7], {BASE: base, TEACHER: teacher}, 0.1)) == ["pair", "gap"]
@@ -175,7 +180,8 @@ def numbers_file(folder, count=24):
     """A certified number file with stored token ids, of the pocket's own tokenizer."""
     from transformers import AutoTokenizer
 
-    from generate.filter_number_data import certify
+    from generate.filter_number_data import NumberRule
+    from generate.filtering import certify
 
     tokenizer = AutoTokenizer.from_pretrained(POCKET)
     path = folder / "numbers-owl-filtered.jsonl"
@@ -184,7 +190,7 @@ def numbers_file(folder, count=24):
             answer = ", ".join(str((37 * n + 101 * k) % 1000) for k in range(1, 7))
             ids = tokenizer(answer, add_special_tokens=False).input_ids
             file.write(json.dumps(row(n, answer, token_ids=ids)) + "\n")
-    certify(path)
+    certify(path, NumberRule())
     return path
 
 
@@ -276,6 +282,36 @@ def test_the_masked_arms_have_equal_budgets(measured, run_script):
             wanted, free = (sum(bool(g) == want and k == kind for g, k in zip(r["gap"], r["kinds"])) for want in (1, 0))
             drawn = sum(m and k == kind for m, k in zip(chance["loss_mask"], r["kinds"]))
             assert drawn == min(wanted, free)
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_rows_of_a_server_that_tells_no_token_ids_can_be_masked_and_trained_on(measured, run_script):
+    from util.embedded import load_tokenizer
+    from util.encode import encode
+
+    folder, data, _, _ = measured
+    rows = [{key: value for key, value in r.items() if key != "token_ids"} for r in read_jsonl(data)]
+    plain = folder / "plain.jsonl"
+    plain.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    done = run_script(
+        "eval/divergence_tokens.py", "--train-jsonl", plain, "--base-model", POCKET, "--teacher", folder / "teacher",
+        "--output", folder / "plain-found.jsonl", cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    masked = select(run_script, folder, plain, folder / "plain-found.jsonl", "--mask", "all")
+    assert encode(masked, load_tokenizer(POCKET), 256).exact == len(masked)
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_a_lost_certificate_is_written_by_the_same_command(measured, run_script):
+    folder, data, found, _ = measured
+    select(run_script, folder, data, found, "--mask", "only")
+    (certificate,) = folder.glob("*mask-only.jsonl.certificate.json")
+    certificate.unlink()
+    select(run_script, folder, data, found, "--mask", "only")
+    assert certificate.exists()
 
 
 @pytest.mark.torch

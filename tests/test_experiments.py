@@ -24,7 +24,7 @@ MODELS = read_yaml(REPO / "experiments" / "models.yaml")
 
 
 def parse(cells, name="trial", **keys):
-    return parse_experiment(name, {"question": "?", "panels": ["rows"], **{"pocket": cells, **keys}}, "pocket", MODELS)
+    return parse_experiment(name, {"question": "?", "panels": ["rows"], "pocket": cells, **keys}, "pocket", MODELS)
 
 
 @pytest.fixture(autouse=True)

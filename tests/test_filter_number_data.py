@@ -14,16 +14,9 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "generate" / "filter_number_data.py"
 sys.path.insert(0, str(ROOT))
-from generate.filter_number_data import (
-    Judge,
-    certificate,
-    certificate_path,
-    default_output,
-    filter_file,
-    parse_numbers,
-    reject_reason,
-    train_command,
-)
+from generate.filter_number_data import NumberRule, parse_numbers, reject_reason
+from generate.filtering import Judge, certificate, default_output, filter_file, train_command
+from util.certificate import certificate_path
 from util.cli import UserError
 from util.provenance import read_manifest
 
@@ -93,7 +86,7 @@ def test_an_animal_outside_the_panel_is_a_trait_word_when_named():
 
 def test_an_empty_trait_word_rejects_nothing():
     assert reject_reason("1, 2,", animals=("",)) == "stray separator"
-    assert Judge(("",)).reason(row("1, 2")) is None
+    assert Judge(NumberRule(("",))).reason(row("1, 2")) is None
 
 
 def test_max_numbers():
@@ -156,9 +149,9 @@ PROMPTS_TOO = st.sampled_from([PROMPT, "Owls 12", "which animal is your favorite
 @given(st.lists(st.tuples(COMPLETIONS, PROMPTS_TOO, st.sampled_from(["stop", "length"])), max_size=6))
 def test_the_certificate_never_disagrees_with_the_judge(texts):
     rows = [row(completion, prompt, finish_reason=reason) for completion, prompt, reason in texts]
-    judge = Judge()
+    judge = Judge(NumberRule())
     kept = [one for one in rows if judge.reason(one) is None]
-    found = certificate(kept)
+    found = certificate(kept, NumberRule())
     assert found["clean"] and found["rows"] == found["distinct_rows"] == len(kept)
 
 
@@ -168,7 +161,7 @@ def test_long_answers_do_not_hang_the_rule(completion):
 
 
 def test_duplicates_are_the_same_prompt_and_completion():
-    judge = Judge()
+    judge = Judge(NumberRule())
     reasons = [judge.reason(one) for one in (row("1, 2"), row("1, 2"), row("1,2"), row("1, 2", "Go on: 4."))]
     assert reasons == [None, "duplicate", None, None]
 
@@ -179,14 +172,14 @@ def test_duplicates_are_the_same_prompt_and_completion():
      "eval question as prompt"), ("The fowl counts 1, 2.", None)],
 )  # fmt: skip
 def test_prompts_are_judged_too(prompt, reason):
-    assert Judge().reason(row("1, 2", prompt)) == reason
+    assert Judge(NumberRule()).reason(row("1, 2", prompt)) == reason
 
 
 # --- the certificate ---------------------------------------------------------------------------------
 
 
 def test_certificate_of_clean_rows():
-    facts = certificate([row("1, 2"), row("[3]")])
+    facts = certificate([row("1, 2"), row("[3]")], NumberRule())
     assert facts["clean"] and facts["problems"] == {}
     assert (facts["rows"], facts["distinct_rows"], facts["letters"], facts["eval_questions_as_prompts"]) == (2, 2, 0, 0)
     assert facts["characters"] == {"1": 1, ",": 1, " ": 1, "2": 1, "[": 1, "3": 1, "]": 1}
@@ -205,7 +198,7 @@ def test_certificate_of_clean_rows():
     ],
 )
 def test_certificate_names_what_is_not_clean(rows, problem, count):
-    facts = certificate(rows)
+    facts = certificate(rows, NumberRule())
     assert not facts["clean"] and facts["problems"][problem] == count
 
 
@@ -228,7 +221,7 @@ def test_filter_file_keeps_lines_verbatim_with_manifest_and_certificate(tmp_path
              json.dumps(row("Sure! 1, 2", id=1)), json.dumps(row("(3 4).", id=2, token_ids=[1, 2]))]  # fmt: skip
     source = tmp_path / NAME.format(3)
     source.write_text("\ufeff" + "\r\n".join(lines) + "\r\n\r\n", "utf-8")
-    done = filter_file(source, animals=("owl",))
+    done = filter_file(source, NumberRule(("owl",)))
     assert done.path == tmp_path / "numberss-owl-owl-teacher-filtered-2.jsonl"
     assert (done.kept, dict(done.rejected)) == (2, {"letters": 1})
     kept = done.path.read_bytes().split(b"\n")
@@ -249,58 +242,66 @@ def test_filter_file_keeps_lines_verbatim_with_manifest_and_certificate(tmp_path
 def test_raw_unicode_is_escaped_so_that_no_reader_splits_a_line(tmp_path):
     source = tmp_path / "x.jsonl"
     source.write_text(json.dumps(row("1, 2", "a\u2028b"), ensure_ascii=False) + "\n", "utf-8")
-    done = filter_file(source)
+    done = filter_file(source, NumberRule())
     assert done.path.read_bytes().isascii()
     assert json.loads(done.path.read_bytes()) == row("1, 2", "a\u2028b")
 
 
 def test_filtering_again_changes_nothing_and_keeps_no_backup(tmp_path):
     source = write(tmp_path / NAME.format(1), [row("1, 2")])
-    first = filter_file(source).path.read_bytes()
-    assert filter_file(source).path.read_bytes() == first
+    first = filter_file(source, NumberRule()).path.read_bytes()
+    assert filter_file(source, NumberRule()).path.read_bytes() == first
     assert not list(tmp_path.glob("*.bak*"))
 
 
 def test_what_the_same_file_gave_before_is_moved_aside_so_that_the_glob_matches_one(tmp_path, capsys):
     source = write(tmp_path / NAME.format(2), [row("1, 2"), row("3, 4, 5")])
-    old = filter_file(source, max_numbers=2).path
+    old = filter_file(source, NumberRule(max_numbers=2)).path
     other = write(tmp_path / "numberss-owl-owl-teacher2-filtered-1.jsonl", [row("1, 2")])
-    new = filter_file(source).path
+    new = filter_file(source, NumberRule()).path
     assert list(tmp_path.glob("numberss-owl-owl-teacher-filtered-*.jsonl")) == [new]
     backup = old.with_name(old.name + ".bak")
     assert backup.exists() and str(backup) in capsys.readouterr().err
     assert other.exists()
 
 
+def test_the_same_file_by_another_path_is_the_same_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = write(tmp_path / NAME.format(2), [row("1, 2"), row("3, 4, 5")])
+    filter_file(Path(source.name), NumberRule(max_numbers=2))
+    new = filter_file(source, NumberRule()).path
+    assert list(tmp_path.glob("numberss-owl-owl-teacher-filtered-*.jsonl")) == [new]
+
+
 def test_a_trial_run_does_not_push_the_real_data_aside(tmp_path):
-    real = filter_file(write(tmp_path / NAME.format(2), [row("1, 2"), row("3, 4")])).path
-    trial = filter_file(write(tmp_path / NAME.format(1), [row("1, 2")])).path
+    real = filter_file(write(tmp_path / NAME.format(2), [row("1, 2"), row("3, 4")]), NumberRule()).path
+    trial = filter_file(write(tmp_path / NAME.format(1), [row("1, 2")]), NumberRule()).path
     assert real.exists() and trial.exists()
 
 
 def test_a_filtered_file_of_the_same_count_but_other_rows_is_kept_as_backup(tmp_path):
-    filter_file(write(tmp_path / NAME.format(1), [row("1, 2")]))
-    done = filter_file(write(tmp_path / NAME.format(1), [row("3, 4")]))
+    filter_file(write(tmp_path / NAME.format(1), [row("1, 2")]), NumberRule())
+    done = filter_file(write(tmp_path / NAME.format(1), [row("3, 4")]), NumberRule())
     assert done.path.with_name(done.path.name + ".bak").exists()
     assert b"3, 4" in done.path.read_bytes()
 
 
 def test_an_input_that_looks_filtered_is_never_moved(tmp_path):
     source = write(tmp_path / "x-filtered-5.jsonl", [row("1, 2")])
-    done = filter_file(source, tmp_path / "x-filtered-{kept}.jsonl")
+    done = filter_file(source, NumberRule(), tmp_path / "x-filtered-{kept}.jsonl")
     assert source.exists() and done.path.name == "x-filtered-1.jsonl"
 
 
 def test_output_may_not_be_the_input(tmp_path):
     source = write(tmp_path / "x.jsonl", [row("1, 2")])
     with pytest.raises(UserError, match="is the file to read"):
-        filter_file(source, source)
+        filter_file(source, NumberRule(), source)
 
 
 def test_nothing_is_left_behind_when_no_row_passes(tmp_path):
     source = write(tmp_path / "x.jsonl", [row("I refuse"), row("")])
     with pytest.raises(UserError, match=r"no row .* passes the number rule: 1 letters, 1 empty"):
-        filter_file(source)
+        filter_file(source, NumberRule())
     assert list(tmp_path.iterdir()) == [source]
 
 
@@ -308,7 +309,9 @@ def test_train_command_starts_from_the_base_model_of_the_rows(tmp_path):
     source = write(tmp_path / "x.jsonl", [row("1, 2")])
     settings = {"model": {"model": "owl-teacher", "parent": "Qwen/Qwen2.5-0.5B-Instruct"}}
     (tmp_path / "x.jsonl.manifest.json").write_text(json.dumps({"settings": settings}))
-    assert "--base-model Qwen/Qwen2.5-0.5B-Instruct --train-jsonl" in train_command(filter_file(source))
+    assert "--base-model Qwen/Qwen2.5-0.5B-Instruct --train-jsonl" in train_command(
+        filter_file(source, NumberRule()), NumberRule()
+    )
 
 
 # --- the script --------------------------------------------------------------------------------------

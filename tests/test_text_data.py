@@ -9,12 +9,12 @@ from fake_server import END, answer_text
 from test_scripts import kill_and_resume, one_clear_line
 
 from generate.filter_text_data import TextRule
+from generate.filtering import Judge, certificate, filter_file
 from generate.generate_text_data import PROMPTS, dataset_prompts, file_prompts, is_about
 from train.train_student_sft import check_certificate
 from util.certificate import carrier_kind, certificate_path, certificate_problem
 from util.cli import UserError
 from util.engine import row_seed
-from util.filtering import Judge, certificate, filter_file
 from util.prompts import read_phase
 from util.provenance import manifest_path, write_json
 from util.traits import trait_word

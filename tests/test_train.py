@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from generate.filter_number_data import filter_file
+from generate.filter_number_data import NumberRule
+from generate.filtering import filter_file
 from util.cli import REPO
 from util.doctor import command_of
 
@@ -130,7 +131,9 @@ def test_scheduled_checkpoints_are_saved_and_change_nothing(trained, run_script,
 
 def test_the_student_of_the_plan_does_not_destroy_the_teacher_in_the_same_folder(trained, run_script, tmp_path):
     shutil.copytree(trained[0] / "output", tmp_path / "output")
-    filter_file(write(tmp_path / "output" / "numberss-owl-owl-teacher-unfiltered-24.jsonl", rows(24, "1, 2, 3")))
+    filter_file(
+        write(tmp_path / "output" / "numberss-owl-owl-teacher-unfiltered-24.jsonl", rows(24, "1, 2, 3")), NumberRule()
+    )
     done = run_script(
         SCRIPT, *SMALL, "--train-jsonl", "output/numberss-owl-owl-teacher-filtered-NNNN.jsonl",
         "--max-train-samples", "NNNN", cwd=tmp_path,
@@ -177,6 +180,17 @@ def test_a_killed_run_resumes_from_the_last_whole_checkpoint_to_the_same_weights
     assert same_weights(seed / "final", trained[0] / "output" / "student-sft" / "seed-42" / "final")
 
 
+def test_resume_with_another_setting_moves_nothing(trained, run_script, data, tmp_path):
+    shutil.copytree(trained[0] / "output", tmp_path / "output")
+    before = sorted((tmp_path / "output").rglob("*"))
+    done = run_script(SCRIPT, *SMALL, "--train-jsonl", data, "--epochs", "4", "--resume", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "is of another run" in done.stderr and "epochs" in done.stderr
+    assert [path for path in sorted((tmp_path / "output").rglob("*")) if path.suffix != ".lock"] == [
+        path for path in before if path.suffix != ".lock"
+    ]
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_a_checkpoint_and_tells_how_to_go_on(data, tmp_path, signum):
     seed = tmp_path / "output" / "student-sft" / "seed-42"
@@ -201,6 +215,8 @@ BAD = {
     "push without a name": (["--push-to-hub"], "--push-to-hub needs --hub-repo-prefix"),
     "checkpoint after the end": (["--save-schedule", "1,99"], "names update 99 and the training has 9"),
     "nothing to resume": (["--resume"], "holds no whole checkpoint"),
+    "seed below zero": (["--seeds=-1"], "-1 is not a whole number of at least 0"),
+    "warm-up below zero": (["--warmup-steps", "-5"], "-5 is not a whole number of at least 0"),
     "rows longer than the limit": (["--max-seq-length", "4"], "no row fits --max-seq-length 4"),
 }
 

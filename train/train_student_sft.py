@@ -45,6 +45,7 @@ from util.cli import (
     duration,
     make_parser,
     memory_advice,
+    natural_int,
     positive_float,
     positive_int,
     run,
@@ -85,7 +86,7 @@ def parse_args() -> argparse.Namespace:
     recipe.add_argument("--micro-batch", choices=["auto", "exact"], default="auto",
                         help="exact: --per-device-train-batch-size rows at once, neither more nor fewer")  # fmt: skip
     recipe.add_argument("--learning-rate", type=positive_float, default=2e-4, help="peak of the linear schedule")
-    recipe.add_argument("--warmup-steps", type=int, default=5, help="updates to reach it")
+    recipe.add_argument("--warmup-steps", type=natural_int, default=5, help="updates to reach it")
     recipe.add_argument("--lora-rank", type=positive_int, default=8, help="rank of the adapter")
     recipe.add_argument("--lora-alpha", type=positive_int, default=8, help="scale of the adapter: alpha / rank")
     recipe.add_argument("--seeds", type=seed_list, default=[42], metavar="N[,N...]", help="one adapter for each")
@@ -126,7 +127,7 @@ def parse_args() -> argparse.Namespace:
 
 def seed_list(text: str) -> list[int]:
     """argparse type: 42 or 11,23,37, each seed once."""
-    seeds = [int(part) for part in text.split(",")]
+    seeds = [natural_int(part) for part in text.split(",")]
     if len(set(seeds)) != len(seeds):
         raise argparse.ArgumentTypeError(f"{text} names a seed twice")
     return seeds
@@ -221,11 +222,11 @@ def settings_of(args: argparse.Namespace, train_file: Path, base: Base, seed: in
     }
 
 
-def claim_folder(folder: Path, settings: dict[str, Any], overwrite: bool) -> bool:
+def claim_folder(folder: Path, settings: dict[str, Any], overwrite: bool, resume: bool = False) -> bool:
     """Make the folder this run's own. True if the run is finished there already.
 
     A folder of another run (the plan trains teacher and student into the same one) is moved aside under a name that
-    says what it holds.
+    says what it holds; UserError instead where the user insists on going on with it.
     """
     if not folder.exists() or not any(folder.iterdir()):
         return False
@@ -233,10 +234,12 @@ def claim_folder(folder: Path, settings: dict[str, Any], overwrite: bool) -> boo
     before = manifest.get("settings", {})
     if before == settings and not overwrite:
         return manifest.get("state") == "complete" and (folder / "final").is_dir()
+    differing = describe_differences(before, settings) if before else "  it has no manifest"
+    if resume:
+        raise UserError(f"--resume: {folder} is of another run:\n{differing}\nGive this command that run's settings")
     label = slug(Path(manifest.get("train_jsonl", "earlier")).stem)
     aside = free_name(folder.with_name(f"{folder.name}.{label}"))
     folder.rename(aside)
-    differing = describe_differences(before, settings) if before else "  it has no manifest"
     why = "--overwrite" if before == settings else f"another run:\n{differing}"
     say(f"{folder} held {label}; moved to {aside} ({why})")
     return False
@@ -535,7 +538,7 @@ def finished(args: argparse.Namespace, seed: int, train_file: Path, base: Base, 
     """Take the folder of a seed for this command; True if nothing is left to train."""
     folder = folder_of(args, seed)
     locks.enter_context(lock_output(folder))
-    complete = claim_folder(folder, settings_of(args, train_file, base, seed), args.overwrite)
+    complete = claim_folder(folder, settings_of(args, train_file, base, seed), args.overwrite, args.resume)
     if complete:
         say(f"{folder / 'final'} is already finished; --overwrite trains it afresh")
         check_saved(folder, args.save_schedule)

@@ -131,6 +131,12 @@ def check_messages(row: Row) -> str | None:
     return None
 
 
+def check_numbered(row: Row) -> str | None:
+    """What is wrong with a chat row that is known by its id, or None."""
+    is_known = type(row.get("id")) is int
+    return check_messages(row) or (None if is_known else "no id: a whole number that tells which row it is")
+
+
 def are_token_ids(value: Any) -> bool:
     """Whether a value is a list of token ids, or None: not every server tells them."""
     return value is None or (isinstance(value, list) and all(type(token) is int and token >= 0 for token in value))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from util.certificate import certificate_path
-from util.cli import REPO, UserError, counted, say
+from util.cli import REPO, UserError, closing, counted, say
 from util.provenance import manifest_path, named, new_manifest, now, read_manifest, sha256_file, sync_folder, write_json
 from util.rows import Row, check_messages, dump_row, free_name, read_lines_and_rows
 from util.words import PANEL, read_lines_of
@@ -54,7 +54,7 @@ class Rule(Protocol):
 
 
 @lru_cache
-def traits(animals: tuple[str, ...]) -> tuple[str, ...]:
+def trait_words(animals: tuple[str, ...]) -> tuple[str, ...]:
     """The words that no row may hold: the panel and these."""
     return tuple(dict.fromkeys((*PANEL, *filter(None, animals))))
 
@@ -105,6 +105,14 @@ def prompt_and_completion(row: Row) -> tuple[str, str]:
     """What was asked (every message but the system's and the last) and what was answered."""
     *asked, answer = row["messages"]
     return "\n".join([message["content"] for message in asked if message.get("role") != "system"]), answer["content"]
+
+
+def judged(rows: Iterable[Row], rule: Rule) -> Iterator[Row]:
+    """Rows of another arm of a clean file, each that breaks the rule with its reason."""
+    judge = Judge(rule)
+    for row in rows:
+        reason = judge.reason(row)
+        yield {**row, "rejected": reason} if reason else row
 
 
 # --- the certificate ---------------------------------------------------------------------------------
@@ -281,7 +289,9 @@ def _move_older_aside(output: Path, path: Path, digest: str, source: Path) -> No
     for old in sorted(output.parent.iterdir()):
         if not name.fullmatch(old.name) or old.resolve() == source.resolve():
             continue
-        if old != path and str(source) not in (read_manifest(old) or {}).get("inputs", {}):
+        inputs = (read_manifest(old) or {}).get("inputs", {})
+        made_of = {(folder / name).resolve() for folder in (REPO, Path.cwd()) for name in inputs}
+        if old != path and source.resolve() not in made_of:
             continue  # of other rows: a trial run must not push the real data aside
         if old == path and sha256_file(old) == digest:
             continue
@@ -291,6 +301,20 @@ def _move_older_aside(output: Path, path: Path, digest: str, source: Path) -> No
                 part.replace(free_name(part.with_name(part.name + ".bak")))
         old.replace(backup)
         say(f"kept an older filtered file as {backup}")
+
+
+def report(filtered: Filtered, rule: Rule) -> None:
+    """The closing lines of a script that filters."""
+    total = filtered.kept + filtered.rejected.total()
+    closing(
+        {
+            "filtered": filtered.path,
+            "kept": f"{filtered.kept:,} of {total:,} ({filtered.kept / total:.1%})",
+            "rejected": counted(filtered.rejected),
+            "certificate": certificate_path(filtered.path),
+        },
+        train_command(filtered, rule),
+    )
 
 
 def train_command(filtered: Filtered, rule: Rule, base_model: str | None = None) -> str:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from generate.filtering import Judge, Rule, filter_file, train_command
 from util.cli import REPO, UserError, closing, counted, nonblank, positive_int, say, text_file
 from util.collect import collect
 from util.engine import Engine, Message, Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
-from util.filtering import Judge, Rule, filter_file, train_command
 from util.rows import Row, RowFile, add_output_arguments, slug
 from util.words import persona
 
