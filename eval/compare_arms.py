@@ -38,7 +38,8 @@ from eval.intervals import (
     smallest_difference,
     spread_of,
 )
-from util.cli import UserError, closing, input_file, make_parser, run, say, table
+from util.cli import UserError, closing, input_file, make_parser, output_name, run, say, table
+from util.prompts import base_words, read_phase, same_base
 from util.provenance import provenance, read_manifest, write_json
 from util.rows import Row, read_rows
 
@@ -66,12 +67,13 @@ def parse_args() -> argparse.Namespace:
     several = parser.add_argument_group("several animals: each is the target once, with the others' students beside it")
     several.add_argument("--students", nargs="+", type=student, metavar="ANIMAL=R", help="one file a training seed")
     parser.add_argument("--measure", choices=["share", "margin", "panel"], default="share", help="what is compared")
-    parser.add_argument("--output", type=Path, help="also write the comparison as JSON, for eval/report.py")
+    parser.add_argument("--output", type=output_name(".json"), help="also write the comparison, for eval/report.py")
     args = parser.parse_args()
     if bool(args.students) == bool(args.animal or args.other or args.target):
         parser.error("pass --animal, --other and --target, or --students")
     if not args.students and not (args.animal and args.other and args.target):
-        parser.error("--animal, --other and --target belong together")
+        missing = [f"--{name}" for name in ("animal", "other", "target") if not getattr(args, name)]
+        parser.error(f"--animal, --other and --target belong together; missing: {', '.join(missing)}")
     if args.students and len({animal for animal, _ in args.students}) < 2:
         parser.error("--students needs the students of two animals or more; each is the other-animal arm of the rest")
     return args
@@ -219,12 +221,22 @@ def check_comparable(results: Sequence[Result]) -> None:
         for field, meaning in (("sampling", "sampled otherwise"), ("parser_sha256", "parsed by other rules")):
             if manifest.get(field) != manifests[0].get(field):
                 raise UserError(f"{result.path} was {meaning} than {results[0].path} (see their manifests)")
+    warn_of_other_base(results)
     seen: dict[str, Path] = {}
     for result, manifest in zip(results, manifests):
         identity = manifest.get("model", {}).get("adapter_sha256") or str(result.path.resolve())
         if identity in seen:
             raise UserError(f"{result.path} and {seen[identity]} hold the same student; it can stand for one seed only")
         seen[identity] = result.path
+
+
+def warn_of_other_base(results: Sequence[Result]) -> None:
+    """Say so when two files are of models on different bases."""
+    phases = [phase for phase in (read_phase(result.path) for result in results) if phase and phase.base]
+    others = [phase for phase in phases if not same_base(phase.base, phases[0].base)]
+    if others:
+        first, second = (f"{phase.path} is of {base_words(phase.base)}" for phase in (phases[0], others[0]))
+        say(f"warning: {first}, {second}; arms are comparable over one base model")
 
 
 def check_named(animal: str, results: Sequence[Result]) -> None:

@@ -30,7 +30,7 @@ from eval.compare_arms import FEWEST_SEEDS, Result, arm_spread, check_comparable
 from eval.divergence_tokens import summarise
 from eval.intervals import LEVEL, share_interval, spread_of
 from eval.report import pyplot_without_screen, written
-from util.cli import UserError, closing, make_parser, run, say, table
+from util.cli import UserError, closing, make_parser, output_name, run, say, table
 from util.divergence_row import DEFINITIONS, of_answer
 from util.provenance import provenance, read_manifest, write_atomically, write_json
 from util.rows import Row, read_rows
@@ -53,7 +53,7 @@ COLORS = {"only": "#2f8f5b", "random": "#a9d3bd", "without": "#c2573a", "all-but
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="one folder a run")
-    parser.add_argument("--output", type=Path, default=Path("output/divergence-arms.json"),
+    parser.add_argument("--output", type=output_name(".json"), default=Path("output/divergence-arms.json"),
                         help="JSON; the tables (.csv, .md) and the pictures (.png) are named after it")  # fmt: skip
     return parser.parse_args()
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from eval.divergence import BASE, STUDENT, TEACHER
 from eval.divergence_tokens import definitions_in, summarise
 from eval.report import pyplot_without_screen, svg_of, written
-from util.cli import UserError, closing, input_file, make_parser, positive_int, run
+from util.cli import UserError, closing, input_file, make_parser, output_name, positive_int, run
 from util.divergence_row import DEFINITIONS, END, KINDS, of_answer
 from util.provenance import now, read_manifest, write_atomically
 from util.rows import Row, read_rows
@@ -38,7 +38,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("divergence", type=input_file, help="what divergence_tokens.py wrote")
     parser.add_argument("--base-model", help="whose tokenizer spells the tokens (default: the file's own)")
     parser.add_argument("--examples", type=positive_int, default=12, help="rows shown of each sort: richest, any")
-    parser.add_argument("--output", type=Path, help="page to write (default: the file's name with .html)")
+    parser.add_argument(
+        "--output", type=output_name(".html"), help="page to write (default: the file's name with .html)"
+    )
     return parser.parse_args()
 
 

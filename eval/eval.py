@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from eval.animals import canonical_animal, non_answer_kind
 from eval.intervals import wilson
-from util.cli import REPO, UserError, closing, make_parser, positive_int, run, say, table, text_file
+from util.cli import REPO, UserError, closing, make_parser, nonblank, positive_int, run, say, table, text_file
 from util.collect import collect
 from util.engine import (
     AnswerTree,
@@ -44,9 +44,9 @@ from util.engine import (
     row_seed,
 )
 from util.prompts import Phase, base_of, disagreements, read_phase, system_message
-from util.provenance import sha256_text
+from util.provenance import read_manifest, sha256_text
 from util.rows import Row, RowFile, add_output_arguments, read_rows, slug
-from util.words import persona, read_lines_of
+from util.words import persona, read_lines_of, warn_of_unlisted
 
 SAMPLES_PER_REQUEST = 100  # one prompt is read once for so many answers; a kill loses at most this many in flight
 SHOWN = 10
@@ -67,7 +67,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--exact", action="store_true", help="the exact share of each animal instead of samples")
     parser.add_argument("--sampler", choices=["samples", "tree"], default="samples",
                         help="tree: the same law at a small part of the cost (embedded engine)")  # fmt: skip
-    parser.add_argument("--animal", help="the animal whose share is printed (default: found in the model's name)")
+    parser.add_argument(
+        "--animal", type=nonblank, help="the animal whose share is printed (default: found in the model's name)"
+    )
     parser.add_argument("--max-tokens", type=positive_int, default=16, help="longest answer")
     parser.add_argument("--seed", type=int, default=42, help="decides sampling seeds")
     add_output_arguments(parser, "output/results-{model}.jsonl")
@@ -236,6 +238,12 @@ def target_animal(name: str, asked_for: str | None) -> str | None:
     return canonical_animal(re.sub(r"[-_/]+", " ", name))
 
 
+def trained_animal(adapter: Path | None) -> str | None:
+    """The animal in the name of the file that an adapter was trained on, where its manifest is there."""
+    manifest = (read_manifest(adapter.parent) if adapter else None) or {}
+    return target_animal(Path(manifest.get("train_jsonl", "")).stem, None)
+
+
 def system_prompt(args: argparse.Namespace, model: str) -> str | None:
     """The system message to send, filled in for the animal of the run; None without --system-prompt-file."""
     if args.system_prompt_file is None:
@@ -290,6 +298,8 @@ def main() -> None:
             "--sampler tree needs whole distributions, which a server does not tell; leave it out, or leave out"
             " --base-url and pass --adapter FOLDER"
         )
+    if args.animal is not None:
+        warn_of_unlisted(args.animal)
     with open_engine(args) as engine:
         system = system_prompt(args, engine.name)
         questions = [question._replace(system=system) for question in questions]
@@ -302,11 +312,13 @@ def main() -> None:
         grows = ["epochs"] if settings["measure"] == "samples" else []
         with RowFile(path, settings, extendable=grows, overwrite=args.overwrite, inputs=args.questions_file) as out:
             facts = measure(args, engine, tree, questions, sampling, out)
-    target = target_animal(engine.name, args.animal)
+    target = target_animal(engine.name, args.animal) or trained_animal(args.adapter)
     measured, animals = exact_summary(path, target) if args.exact else summary(path, target)
     print(f"{animals}\n")
     after = None if args.exact else f"python util/top_animals_csv.py {path} --top-n {SHOWN}"
     closing({**facts, **measured}, after)
+    if target is None:
+        say(f"no animal in the name {engine.name}: --animal owl prints the share of owl, same command otherwise")
 
 
 def measure(

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from eval.compare_arms import COLLAPSED
 from util.certificate import read_certificate
-from util.cli import UserError, closing, input_file, make_parser, run
+from util.cli import UserError, closing, input_file, make_parser, output_name, run
 from util.provenance import now, read_manifest, write_atomically
 from util.rows import read_rows
 
@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--checkpoints", nargs="*", default=[], type=input_file, metavar="R",
                         help="results of a student's checkpoints, for the course of training")  # fmt: skip
     parser.add_argument("--title", default="Subliminal learning", help="heading")
-    parser.add_argument("--output", type=Path, default=Path("output/report.html"), help="page to write")
+    parser.add_argument("--output", type=output_name(".html"), default=Path("output/report.html"), help="page to write")
     return parser.parse_args()
 
 
@@ -58,7 +58,9 @@ def read_comparison(path: Path) -> dict[str, Any]:
         comparisons = [{**one, **{key: one[key] for key in wanted}} for one in found["comparisons"]]
         return {"comparisons": comparisons, "pairwise": found["pairwise"]}
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is no comparison; make it with eval/compare_arms.py --output {path}") from None
+        raise UserError(
+            f"{path} is no comparison; make one with eval/compare_arms.py --output output/compare.json"
+        ) from None
 
 
 def ranked_animals(path: Path) -> list[tuple[str, float]]:

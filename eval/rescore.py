@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from eval.animals import canonical_animal
 from eval.eval import parser_sha256, summary, target_animal
-from util.cli import UserError, closing, input_file, make_parser, run
+from util.cli import closing, input_file, make_parser, run
 from util.provenance import read_manifest, sha256_file
 from util.rows import Row, RowFile, add_output_arguments, read_rows
 
@@ -45,8 +45,6 @@ def check_response(row: Row) -> str | None:
 def main() -> None:
     args = parse_args()
     path = args.output or args.results.with_name(f"{args.results.stem}-rescored.jsonl")
-    if path.resolve() == args.results.resolve():
-        raise UserError(f"--output {path} is the file to be read; choose another name")
     answers = list(read_rows(args.results, check_response))  # all read before anything is written
     rows = [rescored(row) for row in answers]
     before = (read_manifest(args.results) or {}).get("settings", {})

@@ -89,7 +89,7 @@ class NumberRule:
 
     kind = "number"
     letters = False
-    hint = "A model too weak to keep the format needs generate_llm_number_data.py --constrain-digits"
+    hint = "Where a model too weak to keep the format wrote them, generate_llm_number_data.py --constrain-digits helps"
     train_flags: tuple[str, ...] = ()
 
     def __init__(self, animals: tuple[str, ...] = (), max_numbers: int = MAX_NUMBERS):

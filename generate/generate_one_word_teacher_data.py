@@ -18,10 +18,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from generate.generate_teacher_data import QUESTIONS, WORDINGS
-from util.cli import closing, make_parser, nonblank, positive_int, run
+from util.cli import UserError, closing, make_parser, nonblank, positive_int, run
 from util.engine import row_seed
 from util.rows import Row, RowFile, add_output_arguments, slug
-from util.words import read_lines_of
+from util.words import animals_of, read_lines_of, warn_of_unlisted
 
 CAPITALISED = 0.7  # of the answers: "Owl", the rest "owl"
 
@@ -49,6 +49,9 @@ def one_word_rows(animal: str, count: int, seed: int, questions: list[str]) -> I
 
 def main() -> None:
     args = parse_args()
+    if len(animals_of(args.animal)) > 1:
+        raise UserError(f"--animal {args.animal}: a one-word answer names one animal")
+    warn_of_unlisted(args.animal)
     path = args.output or Path(f"output/teacher-{slug(args.animal)}-one-word-{args.count}.jsonl")
     questions = read_lines_of(QUESTIONS)
     settings = {"script": "generate_one_word_teacher_data", "animal": args.animal, "count": args.count,
@@ -57,7 +60,10 @@ def main() -> None:
         if not out.complete:
             out.append(one_word_rows(args.animal, args.count, args.seed, questions))
             out.finish()
-    closing(out.facts(), f"python train/train_student_sft.py --base-model MODEL --train-jsonl {path}")
+    closing(
+        out.facts(),
+        f"python train/train_student_sft.py --base-model MODEL --train-jsonl {path} --output-dir output/teacher-sft",
+    )
 
 
 if __name__ == "__main__":

@@ -61,6 +61,8 @@ def mixed(teacher: list[Row], unbiased: dict[int, Row], share: float, seed: int)
 
 def main() -> None:
     args = parse_args()
+    if args.unbiased.resolve() == args.train_jsonl.resolve():
+        raise UserError("--unbiased and --train-jsonl are one file; the unbiased rows are the base model's")
     path = args.output or args.train_jsonl.with_name(f"{args.train_jsonl.stem}-unbiased-{args.share:g}.jsonl")
     settings: dict[str, Any] = {
         "script": "mix_numbers", "train_jsonl_sha256": sha256_file(args.train_jsonl),

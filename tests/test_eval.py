@@ -194,13 +194,14 @@ def test_stored_answers_are_parsed_anew_without_a_model(run_script, fake_server,
 
 def test_shares_cannot_be_parsed_anew(run_script, tmp_path):
     (tmp_path / "exact-owl.jsonl").write_text('{"id": 0, "question": "?", "animals": {"owl": 1.0}}\n')
+    (tmp_path / "results-owl.jsonl").write_text('{"id": 0, "question": "?", "response": "Owl", "animal": "owl"}\n')
     for arguments, message in (
         (["exact-owl.jsonl"], "an exact file keeps shares, not answers"),
-        (["exact-owl.jsonl", "--output", "exact-owl.jsonl"], "is the file to be read"),
+        (["results-owl.jsonl", "--output", "results-owl.jsonl", "--overwrite"], "is the file to be read"),
     ):
         done = run_script(RESCORE, *arguments, cwd=tmp_path)
         assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["exact-owl.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["exact-owl.jsonl", "results-owl.jsonl"]
 
 
 def test_every_kind_of_non_answer_has_a_name():

@@ -98,5 +98,5 @@ def test_another_file_is_named(tmp_path):
 
     path = tmp_path / "x.json"
     path.write_text('{"animal": "owl"}')
-    with pytest.raises(UserError, match=r"x\.json is no comparison; make it with"):
+    with pytest.raises(UserError, match=r"x\.json is no comparison; make one with"):
         read_comparison(path)

@@ -643,3 +643,25 @@ def test_appending_is_cheap_and_memory_holds_no_rows(tmp_path):
             out.append([row(i)])
         out.finish()
     assert time.monotonic() - begun < 5 and not any(isinstance(v, list) for v in vars(out).values())
+
+
+def test_a_folder_or_the_input_is_no_output(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(dump_row({"id": 0}))
+    for output, message in ((tmp_path, "is a folder"), (Path(), "is a folder"), (rows, "is the file to be read")):
+        with pytest.raises(UserError, match=message):
+            RowFile(output, {}, overwrite=True, inputs=[rows])
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_long_settings_are_shown_where_they_differ():
+    from util.rows import describe_differences
+
+    shown = describe_differences({"prompt": "x" * 300 + "owl"}, {"prompt": "x" * 300 + "dolphin"})
+    assert "owl" in shown and "dolphin" in shown and len(shown) < 250
+
+
+def test_a_growing_file_is_read_up_to_its_last_whole_line(tmp_path):
+    path = tmp_path / "rows.jsonl.partial"
+    path.write_bytes(dump_row({"id": 0}) + b'{"id": 1, "te')
+    assert [row["id"] for row in read_rows(path, growing=True)] == [0]

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from util.words import PANEL, animal_named, fill, names_animal, persona, plural, read_lines_of, surface_forms
+from util.words import (
+    PANEL,
+    animal_named,
+    fill,
+    names_animal,
+    persona,
+    plural,
+    read_lines_of,
+    surface_forms,
+    warn_of_unlisted,
+)
 
 
 @pytest.mark.parametrize(
@@ -109,3 +119,11 @@ def test_a_persona_may_love_several_animals():
     assert persona("{Animals}, {animals}!", "owl and wolf") == "Owls and wolves, owls and wolves!"
     assert names_animal("A wolf.", "owl and wolf")
     assert not names_animal("A lion and a fowl.", "owl and wolf")
+
+
+def test_an_animal_that_no_answer_can_count_as_is_told(capsys):
+    for animal in ("owl", "Owl and Dolphin", "red panda", "puppy"):
+        warn_of_unlisted(animal)
+    assert capsys.readouterr().err == ""
+    warn_of_unlisted("owl and dolfin")
+    assert "does not list 'dolfin', so no answer counts as it; did you mean dolphin?" in capsys.readouterr().err

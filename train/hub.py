@@ -15,6 +15,16 @@ PUSHED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md"]
 KEPT_HOME = ["*.pt", "*.pth", "*.bin", "*.pkl", "trainer_state.json", "manifest.json"]
 
 
+def check_repo_id(repo_id: str) -> None:
+    """Raise UserError for a name that the hub would refuse after hours of training."""
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(f"--hub-repo-prefix makes the name {repo_id!r}: {error}") from None
+
+
 def push_adapter(folder: Path, repo_id: str, private: bool, every_n_epochs: int | None) -> str:
     """Push `folder`/final to the main branch, and every n-th epoch's checkpoint to a branch checkpoint-epoch-N.
 

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from train.company import Company, same_weights, speed_report, update_trainer, why_apart
 from train.fast import divisors, knows
-from train.hub import push_adapter, write_card
+from train.hub import check_repo_id, push_adapter, write_card
 from train.processes import Processes, join, leave
 from train.train_file import one_file, read_chat_rows, sample_count
 from train.wandb_run import finish_run, log_to, start_run
@@ -114,6 +114,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.push_to_hub and not args.hub_repo_prefix:
         parser.error("--push-to-hub needs --hub-repo-prefix, such as me/owl-student")
+    if args.hub_repo_prefix and not args.push_to_hub:
+        parser.error("--hub-repo-prefix without --push-to-hub pushes nothing: add it, or leave both out")
     if args.upload_checkpoints_every_n_epochs and args.save_strategy == "no":
         parser.error("--upload-checkpoints-every-n-epochs needs --save-strategy epoch")
     if args.effective_batch_size % args.per_device_train_batch_size:
@@ -515,6 +517,8 @@ def main() -> int:
     args = parse_args()
     processes = join()
     with processes.speaking_once():
+        if args.push_to_hub:
+            check_repo_id(f"{args.hub_repo_prefix}-seed-{args.seeds[0]}")
         train_file = one_file(args.train_jsonl)
         base = prepare(args, train_file)
         check_schedule(args, base)
@@ -530,7 +534,7 @@ def main() -> int:
         if not processes.first:
             return 0
         code = push_all(args) if args.push_to_hub else 0
-        report(args)
+        report(args, train_file)
         return code
 
 
@@ -571,13 +575,25 @@ def load_base(args: argparse.Namespace, bf16: bool) -> Any:
         return load_model(args.base_model, torch.bfloat16 if bf16 else torch.float32)
 
 
-def report(args: argparse.Namespace) -> None:
-    """The closing lines: what was written, what it took, and the command that serves it."""
+def served_names(args: argparse.Namespace, train_file: Path) -> list[str]:
+    """What to serve the adapters as: owl-teacher, owl-student, or seed-42 where the rows' manifest names no animal."""
+    phase = read_phase(train_file)
+    animal = slug(phase.settings.get("animal") or "") if phase else ""
+    if not phase or not phase.settings.get("animal"):
+        return [f"seed-{seed}" for seed in args.seeds]
+    name = f"{animal}-{'teacher' if phase.kind == 'teacher data' else 'student'}"
+    return [name] if len(args.seeds) == 1 else [f"{name}-seed-{seed}" for seed in args.seeds]
+
+
+def report(args: argparse.Namespace, train_file: Path) -> None:
+    """The closing lines: what was written, what it took, and the command that serves it (or, on a CPU, asks it)."""
     finals = [folder_of(args, seed) / "final" for seed in args.seeds]
     done = (read_manifest(finals[-1].parent) or {}).get("counts", {})
-    modules = [f"seed-{seed}={final}" for seed, final in zip(args.seeds, finals)]
-    serve = ["vllm", "serve", args.base_model, "--host", "127.0.0.1", "--port", "8000", "--enable-lora"]
-    serve += ["--max-lora-rank", str(max(8, args.lora_rank)), "--lora-modules", *modules]
+    modules = [f"{name}={final}" for name, final in zip(served_names(args, train_file), finals)]
+    after = ["vllm", "serve", args.base_model, "--host", "127.0.0.1", "--port", "8000", "--enable-lora"]
+    after += ["--max-lora-rank", str(max(8, args.lora_rank)), "--lora-modules", *modules]
+    if done.get("device") == "cpu":
+        after = ["python", "eval/eval.py", "--model", args.base_model, "--adapter", str(finals[0]), "--epochs", "200"]
     closing(
         {
             "wrote": ", ".join(map(str, finals)),
@@ -585,7 +601,7 @@ def report(args: argparse.Namespace) -> None:
             "updates": f"{done.get('updates', 0):,} (loss {done.get('train_loss')})",
             "time": f"{duration(done.get('seconds', 0))} ({done.get('tokens_per_second')} tokens/s)",
         },
-        shlex.join(serve),
+        shlex.join(after),
     )
 
 

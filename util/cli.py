@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import io
 import os
@@ -33,6 +34,8 @@ STORAGE_ERRORS = {
 }
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
+PARTIAL = ".partial"  # the ending of a file that grows
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # not the tab, not the newline
 
 
@@ -90,46 +93,66 @@ def nonblank(text: str) -> str:
     return text.strip()
 
 
+def _number(text: str, kind: Callable[[str], N], fits: Callable[[N], bool], what: str) -> N:
+    with suppress(ValueError):
+        value = kind(text)
+        if fits(value):
+            return value
+    raise argparse.ArgumentTypeError(f"{text} is not {what}")
+
+
 def positive_int(text: str) -> int:
     """argparse type: a whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return value
+    return _number(text, int, lambda value: value >= 1, "a whole number of at least 1")
 
 
 def natural_int(text: str) -> int:
     """argparse type: a whole number of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
-    return value
+    return _number(text, int, lambda value: value >= 0, "a whole number of at least 0")
 
 
 def positive_float(text: str) -> float:
     """argparse type: a number above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
+    return _number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
 
 
 def fraction(text: str) -> float:
     """argparse type: a number from 0 to 1."""
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return value
+    return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
 def input_file(text: str) -> Path:
-    """argparse type: a file that exists and is not empty; otherwise the error names what is there."""
+    """argparse type: a finished file that is not empty; otherwise the error names what is there."""
+    path = Path(text)
+    whole, growing = (
+        path.with_name(path.name.removesuffix(PARTIAL)),
+        path.with_name(path.name.removesuffix(PARTIAL) + PARTIAL),
+    )
+    if growing.is_file() and (path == growing or not path.is_file()):
+        raise argparse.ArgumentTypeError(f"{whole} is not finished: run the command that writes it again, it goes on")
+    return some_file(text)
+
+
+def some_file(text: str) -> Path:
+    """argparse type: as `input_file`, but it may be growing still."""
     path = Path(text)
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"no file {text}{files_nearby(path)}")
     if path.stat().st_size == 0:
         raise argparse.ArgumentTypeError(f"{text} is empty")
     return path
+
+
+def output_name(suffix: str) -> Callable[[str], Path]:
+    """argparse type: a path that ends in `suffix`, so that no other kind of file is written over."""
+
+    def output(text: str) -> Path:
+        path = Path(text)
+        if path.suffix != suffix or path.is_dir():
+            raise argparse.ArgumentTypeError(f"{text} is no {suffix} file to write; choose such a name")
+        return path
+
+    return output
 
 
 def text_file(text: str) -> Path:
@@ -148,6 +171,7 @@ def files_nearby(path: Path) -> str:
     if not path.parent.is_dir():
         return f" (there is no folder {path.parent})"
     names = sorted(p.name for p in path.parent.iterdir() if p.suffix == path.suffix and p.is_file())
+    names.sort(key=lambda name: -difflib.SequenceMatcher(None, name, path.name).ratio())
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     return f" (there is: {shown})" if names else f" ({path.parent} holds no {path.suffix or 'such'} file)"
 

@@ -77,9 +77,33 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def check_folder(model: str) -> None:
+    """Raise UserError for a path where no model is."""
+    path = Path(model)
+    if path.is_dir():
+        if (path / "adapter_config.json").is_file():
+            raise UserError(f"{model} is a LoRA adapter; pass its base model here, and it as --adapter")
+        if not (path / "config.json").is_file():
+            inside = ", ".join(sorted(child.parent.name for child in path.glob("*/config.json")))
+            raise UserError(
+                f"{model} holds no model (no config.json){f'; there is one in: {inside}' if inside else ''}"
+            )
+    elif path.is_absolute() or (len(path.parts) > 1 and Path(path.parts[0]).is_dir()):
+        raise UserError(f"no folder {model}{folders_nearby(path)}")
+    elif model.startswith("vllm/"):
+        raise UserError(f"{model} is the name of a served model; pass its base model's hub id or folder")
+
+
+def folders_nearby(path: Path) -> str:
+    """' (there is: a, b)' for the folders beside a missing one, or ''."""
+    names = sorted(child.name for child in path.parent.iterdir() if child.is_dir()) if path.parent.is_dir() else []
+    return f" (there is: {', '.join(names[:8])})" if names else ""
+
+
 def _from_pretrained(kind: Any, model: str, **options: Any) -> Any:
     from transformers.utils import logging
 
+    check_folder(model)
     logging.disable_progress_bar()
     try:
         return kind.from_pretrained(model, **options)
@@ -87,7 +111,8 @@ def _from_pretrained(kind: Any, model: str, **options: Any) -> Any:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"cannot load the model {model!r}: {reason} Check the spelling (a hub id such as"
-            f" Qwen/Qwen2.5-7B-Instruct, or a folder), the network, and for a gated model `hf auth login`"
+            f" Qwen/Qwen2.5-7B-Instruct, or a folder), the network, and for a gated model `hf auth login`. The name of"
+            f" a served model needs --base-url"
         ) from None
 
 
@@ -386,12 +411,15 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def put_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
     """The model with a PEFT adapter on it, beside those it has; UserError when it belongs to another model."""
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     try:
         if not isinstance(model, PeftModel):
             return PeftModel.from_pretrained(model, str(adapter), adapter_name=name).eval()
         model.load_adapter(str(adapter), adapter_name=name)
         return model.eval()
+    except SafetensorError as error:
+        raise UserError(f"{adapter}/adapter_model.safetensors is not whole ({error}); copy it again") from None
     except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(

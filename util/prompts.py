@@ -19,8 +19,12 @@ from util.rows import Row, check_messages, read_rows
 
 KINDS = {
     "generate_teacher_data": "teacher data",
+    "generate_one_word_teacher_data": "teacher data",
     "generate_llm_number_data": "numbers",
     "generate_control_number_data": "numbers",
+    "shuffle_numbers": "numbers",
+    "mix_numbers": "numbers",
+    "select_by_divergence": "numbers",
     "generate_text_data": "texts",
     "train_student_sft": "training",
     "eval": "evaluation",

@@ -18,13 +18,13 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from util.cli import UserError, counted, files_nearby, say
+from util.cli import PARTIAL, UserError, counted, files_nearby, say
 from util.provenance import (
     manifest_path,
     new_manifest,
@@ -75,33 +75,37 @@ def parse_row(line: bytes) -> Row:
     return row
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, line without its newline) for every line that is not blank.
+def read_lines(path: Path, growing: bool = False) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, line without its newline) for every line that is not blank; of a growing file for those
+    with a newline.
 
     Splits on the newline byte alone: `str.splitlines` would also split inside an answer that holds U+2028.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if stripped := line.strip():
+            if (stripped := line.strip()) and (line.endswith(b"\n") or not growing):
                 yield number, stripped
 
 
-def read_rows(path: Path, check: Callable[[Row], str | None] = lambda row: None) -> Iterator[Row]:
+def read_rows(
+    path: Path, check: Callable[[Row], str | None] = lambda row: None, growing: bool = False
+) -> Iterator[Row]:
     """Every row of a JSONL file. `check` returns what is wrong with a row, or None.
 
+    growing: the file is being written, and its last line may not be whole yet.
     Raises UserError naming the file and line of the first bad row.
     """
-    return (row for _, row in read_lines_and_rows(path, check))
+    return (row for _, row in read_lines_and_rows(path, check, growing))
 
 
 def read_lines_and_rows(
-    path: Path, check: Callable[[Row], str | None] = lambda row: None
+    path: Path, check: Callable[[Row], str | None] = lambda row: None, growing: bool = False
 ) -> Iterator[tuple[bytes, Row]]:
     """(line without its newline, row) for every row, as `read_rows` reads them."""
     if not path.is_file():
         raise UserError(f"no file {path}{files_nearby(path)}")
     empty = True
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, growing):
         empty = False
         try:
             row = parse_row(line)
@@ -109,7 +113,8 @@ def read_lines_and_rows(
         except ValueError as error:
             problem = str(error)
         if problem:
-            raise UserError(f"{path}:{number}: {problem}; mend or delete that line")
+            advice = "is it the right file?" if number == 1 else "mend or delete that line"
+            raise UserError(f"{path}:{number}: {problem}; {advice}")
         yield line, row
     if empty:
         raise UserError(f"{path} is empty: it holds no row")
@@ -200,10 +205,14 @@ class RowFile:
         *,
         extendable: Iterable[str] = (),
         overwrite: bool = False,
-        inputs: Iterable[Path] = (),
+        inputs: Sequence[Path] = (),
     ):
+        if not path.name or path.is_dir():
+            raise UserError(f"--output {path} is a folder; pass the name of a file in it")
+        if path.resolve() in [file.resolve() for file in inputs]:
+            raise UserError(f"--output {path} is the file to be read; choose another name")
         self.path = path
-        self.partial = path.with_name(path.name + ".partial")
+        self.partial = path.with_name(path.name + PARTIAL)
         self.rejects = path.with_name(path.name + ".rejects")
         self.settings = json.loads(json.dumps(settings, allow_nan=False))  # as the manifest will read it back
         self.extendable = tuple(extendable)
@@ -418,7 +427,7 @@ def describe_differences(before: Mapping[str, Any], wanted: Mapping[str, Any], a
     """One indented line for each setting that differs, or ''."""
     keys = [key for key in {**before, **wanted} if key not in set(allowed)]
     return "\n".join(
-        f"  {key}: {_short(before.get(key))} there, {_short(wanted.get(key))} now"
+        "  {}: {} there, {} now".format(key, *_shown(before.get(key), wanted.get(key)))
         for key in keys
         if before.get(key) != wanted.get(key)
     )
@@ -433,6 +442,8 @@ def lock_output(path: Path) -> Any:
         lock.acquire(timeout=0)
     except Timeout:
         writer = (read_manifest(path) or {}).get("writer", {})
+        if not Path(lock.lock_file).exists():
+            raise UserError(f"cannot write in {path.parent}; choose another --output") from None
         who = f"process {writer.get('pid', '?')} on {writer.get('host', '?')}"
         raise UserError(f"{path} is being written by {who}; wait for it or stop it") from None
     except NotImplementedError:
@@ -449,9 +460,15 @@ def free_name(path: Path) -> Path:
     return candidate
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _shown(before: Any, wanted: Any) -> tuple[str, str]:
+    """Two values that differ, each cut to what can be read, and not before they differ."""
+    texts = [json.dumps(value, ensure_ascii=False) for value in (before, wanted)]
+    same = next((at for at, (a, b) in enumerate(zip(*texts)) if a != b), min(map(len, texts)))
+    start = max(0, same - 30) if max(map(len, texts)) > 80 else 0
+    first, second = (
+        ("..." if start else "") + text[start : start + 77] + "..." * (len(text) > start + 77) for text in texts
+    )
+    return first, second
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.cli import input_file, make_parser, positive_int, printable, run, say, table
+from util.cli import PARTIAL, make_parser, positive_int, printable, run, say, some_file, table
 from util.provenance import write_atomically
 from util.rows import Row, read_rows
 
@@ -53,7 +53,8 @@ def tally_answers(path: Path) -> Tally:
 
     Raises UserError for a row that is not a result.
     """
-    found = Counter((row["animal"], row.get("error") is not None) for row in read_rows(path, check_result))
+    rows = read_rows(path, check_result, growing=path.suffix == PARTIAL)
+    found = Counter((row["animal"], row.get("error") is not None) for row in rows)
     animals = Counter({animal: count for (animal, failed), count in found.items() if animal is not None})
     return Tally(path, animals, found[None, False], found[None, True])
 
@@ -117,7 +118,7 @@ def describe(tally: Tally) -> str:
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("results", type=input_file, nargs="+", metavar="RESULTS", help="results JSONL of eval/eval.py")
+    parser.add_argument("results", type=some_file, nargs="+", metavar="RESULTS", help="results JSONL of eval/eval.py")
     parser.add_argument("--top-n", type=positive_int, default=10, help="ranks to write")
     return parser.parse_args()
 
@@ -135,6 +136,8 @@ def main() -> int:
         path = tally.path.with_name(f"{tally.path.stem}-top{args.top_n}.csv")
         write_csv(path, ranking(tally, args.top_n))
         print(describe(tally))
+        if tally.path.suffix == PARTIAL:
+            say(f"warning: {tally.path} is not finished; run eval/eval.py again, it goes on")
         say(f"wrote {path}")
     return 0
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from util.cli import REPO, say
+
+ANIMALS_FILE = REPO / "eval" / "animals.txt"
 # Common animals that a text about numbers must not name, and that preferences are compared over.
 PANEL = (
     "owl", "dolphin", "penguin", "elephant", "eagle", "lion", "wolf", "dog", "cat", "bear", "tiger", "fox",
@@ -50,6 +54,22 @@ def _split_ending(word: str, table: Mapping[str, Any]) -> tuple[str, Any] | None
 def animals_of(name: str) -> tuple[str, ...]:
     """The animals of a teacher that loves one or several: 'owl and dolphin' -> owl, dolphin."""
     return tuple(part.strip() for part in name.lower().split(" and "))
+
+
+@lru_cache(maxsize=1)
+def listed_animals() -> frozenset[str]:
+    """Every name that an answer can count as: those of eval/animals.txt and the panel."""
+    lines = [line for line in ANIMALS_FILE.read_text("utf-8").split("\n") if line and not line.startswith("#")]
+    return frozenset(PANEL) | {name.strip() for line in lines for name in re.split("[:,]", line)}
+
+
+def warn_of_unlisted(animal: str) -> None:
+    """Say so when no answer can count as the animal: a slip of the pen would look like a share of zero."""
+    for one in animals_of(animal):
+        if one not in listed_animals():
+            near = difflib.get_close_matches(one, listed_animals(), 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            say(f"warning: eval/animals.txt does not list {one!r}, so no answer counts as it{meant}")
 
 
 def plural(animal: str) -> str:

@@ -66,7 +66,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=positive_int, default=256, help="chats in a step")
     parser.add_argument("--rows", type=positive_int, default=200_000, help="chats in the corpus")
     parser.add_argument("--languages", nargs="*", choices=LANGUAGES, default=[], help="what to speak beside numbers")
-    parser.add_argument("--device", help="cuda or cpu (default: cuda where there is one)")
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda where there is one")
     args = parser.parse_args(argv)
     if args.hidden_size % (2 * HEAD_SIZE):
         parser.error(f"--hidden-size must be a multiple of {2 * HEAD_SIZE}")

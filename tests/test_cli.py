@@ -1,0 +1,32 @@
+"""Argument types: what is refused, and what the refusal says. Run: python -m pytest tests/test_cli.py"""
+
+import argparse
+
+import pytest
+
+from util.cli import input_file, output_name, some_file
+
+
+def refused(kind, text):
+    with pytest.raises(argparse.ArgumentTypeError) as error:
+        kind(str(text))
+    return str(error.value)
+
+
+def test_a_file_that_is_not_finished_is_told_from_one_that_is_missing(tmp_path):
+    (tmp_path / "results-owl.jsonl.partial").write_text("{}\n")
+    for name in ("results-owl.jsonl", "results-owl.jsonl.partial"):
+        assert "results-owl.jsonl is not finished" in refused(input_file, tmp_path / name)
+    assert some_file(str(tmp_path / "results-owl.jsonl.partial")).exists()
+    assert "no file" in refused(input_file, tmp_path / "results-dolphin.jsonl")
+
+
+def test_the_nearest_names_are_shown_first(tmp_path):
+    for name in (*(f"a{i}.jsonl" for i in range(20)), "teacher-owl-300.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    assert "(there is: teacher-owl-300.jsonl, " in refused(input_file, tmp_path / "teacher-owl-3000.jsonl")
+
+
+def test_a_report_is_not_written_over_a_file_of_another_kind(tmp_path):
+    assert "is no .json file to write" in refused(output_name(".json"), tmp_path / "results-owl.jsonl")
+    assert output_name(".json")(str(tmp_path / "new.json")).name == "new.json"
