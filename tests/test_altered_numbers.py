@@ -66,6 +66,15 @@ def test_rows_without_an_id_are_named(files, run_script):
         assert "nameless.jsonl:1: no id: a whole number" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_rows_of_another_kind_make_no_empty_file(files, run_script):
+    words = [{**row, "messages": [*row["messages"][:-1], {"role": "assistant", "content": "Owls!"}]} for row in
+             number_rows(1, range(3))]  # fmt: skip
+    (files / "words.jsonl").write_bytes(b"".join(map(dump_row, words)))
+    done = run_script("generate/shuffle_numbers.py", "--train-jsonl", "words.jsonl", "--scope", "row", cwd=files)
+    assert done.returncode == 1 and "was rejected: 3 trait word" in done.stderr
+    assert not list(files.glob("words-shuffled-row.jsonl"))
+
+
 def test_mixing_replaces_the_share_by_answers_to_the_same_prompts(files, run_script):
     asked = (
         "generate/mix_numbers.py",

@@ -354,8 +354,11 @@ class RowFile:
     def finish(self, limit: int | None = None, counts: Mapping[str, Any] | None = None) -> Path:
         """Turn the partial into the finished file: id order, rejected rows moved out, at most `limit` rows.
 
-        counts: further facts for the manifest. Returns the finished path.
+        counts: further facts for the manifest. Returns the finished path. UserError where every row was rejected: a
+        file without rows is no output.
         """
+        if self.rejected and self.rejected.total() == len(self.done):
+            raise UserError(f"every row for {self.path} was rejected: {counted(self.rejected)}; see {self.partial}")
         os.fsync(self._file.fileno())
         self._file.close()
         self._file = None
