@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from train.fast import EncodedRow, flat_batch
@@ -45,7 +46,7 @@ def filled(rows: Sequence[EncodedRow], prefix: int, count: int, tokens: int, lon
         return None
     front = rows[0]["input_ids"][:prefix]
     ends = [missing * i // new for i in range(new + 1)]
-    lengths = [end - begin for begin, end in zip(ends, ends[1:])]
+    lengths = [end - begin for begin, end in pairwise(ends)]
     last = rows[0]["input_ids"][-1:]
     fillers = [{"input_ids": front + last * n, "labels": [IGNORED] * (prefix + n)} for n in lengths]
     return [*rows, *fillers]
