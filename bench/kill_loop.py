@@ -31,6 +31,7 @@ from util.provenance import provenance, write_json
 from util.rows import parse_row
 
 POCKET = REPO / "util" / "pocket" / "model"
+FOREVER = 10_000.0  # seconds
 
 
 class Stage(NamedTuple):
@@ -102,8 +103,9 @@ def ids_on_disk(path: Path) -> list[int]:
     return []
 
 
-def killed_run(stage: Stage, folder: Path, seconds: float) -> bool:
-    """Start the command and kill it and its children after so many seconds. False if it had finished before."""
+def finished_run(stage: Stage, folder: Path, seconds: float) -> float | None:
+    """Start the command and kill it and its children after so many seconds; what it took if it finished before."""
+    begun = time.monotonic()
     process = subprocess.Popen(
         stage.command, cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -112,10 +114,15 @@ def killed_run(stage: Stage, folder: Path, seconds: float) -> bool:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        return True
+        return None
     if process.returncode:
         raise UserError(f"{stage.name} failed with code {process.returncode} after a kill; look into {folder}")
-    return False
+    return time.monotonic() - begun
+
+
+def delay(rng: random.Random, seconds: float) -> float:
+    """When to kill a run that takes so many seconds undisturbed."""
+    return rng.uniform(0.2, 1.0) * seconds
 
 
 def torment(stage: Stage, rng: random.Random, kills: int, folder: Path) -> dict[str, Any]:
@@ -123,9 +130,7 @@ def torment(stage: Stage, rng: random.Random, kills: int, folder: Path) -> dict[
     whole = folder / "undisturbed"
     whole.mkdir()
     copy_rows(folder, whole)
-    begun = time.monotonic()
-    killed_run(stage, whole, 10_000)
-    seconds = time.monotonic() - begun
+    seconds = finished_run(stage, whole, FOREVER) or FOREVER
     found: dict[str, Any] = {"stage": stage.name, "kills": 0, "finished": 0}
     found |= {"rows lost": 0, "rows twice": 0, "same end": 0}
     while found["kills"] < kills:
@@ -133,11 +138,15 @@ def torment(stage: Stage, rng: random.Random, kills: int, folder: Path) -> dict[
         place.mkdir()
         copy_rows(folder, place)
         before: set[int] = set()
-        while killed_run(stage, place, rng.uniform(0.2, 1.0) * seconds if found["kills"] < kills else 10_000):
+        killed = 0
+        while (took := finished_run(stage, place, delay(rng, seconds) if found["kills"] < kills else FOREVER)) is None:
+            killed += 1
             found["kills"] += 1
             ids = ids_on_disk(place / stage.output) if stage.output.endswith(".jsonl") else []
             found["rows lost"] += len(before - set(ids))
             before = set(ids)
+        if not killed:  # another whole run: the machine is faster or slower now
+            seconds = took
         ids = ids_on_disk(place / stage.output) if stage.output.endswith(".jsonl") else []
         found["rows lost"] += len(before - set(ids))
         found["rows twice"] += len(ids) - len(set(ids))

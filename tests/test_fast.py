@@ -95,8 +95,8 @@ def trainer_of(kind, family, encoded, tokenizer, folder, size=12, updates=1, **o
 
     config = SFTConfig(
         output_dir=str(folder), per_device_train_batch_size=size, gradient_accumulation_steps=12 // size,
-        max_steps=updates, max_grad_norm=0, bf16=False, gradient_checkpointing=False, max_length=None, save_strategy="no",
-        report_to="none", disable_tqdm=True,
+        max_steps=updates, max_grad_norm=0, bf16=False, gradient_checkpointing=False, max_length=None,
+        save_strategy="no", report_to="none", disable_tqdm=True,
     )  # fmt: skip
     lora = LoraConfig(r=4, lora_alpha=8, target_modules=LORA_TARGETS, init_lora_weights=False, task_type="CAUSAL_LM")
     model = base_model(family)

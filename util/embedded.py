@@ -409,14 +409,18 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def put_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
-    """The model with a PEFT adapter on it, beside those it has; UserError when it belongs to another model."""
+    """The model with a PEFT adapter on it, beside those it has; UserError when it belongs to another model.
+
+    The adapter takes the model's number type, as in vLLM: in float32 every linear would cast its input there and back.
+    """
     from peft import PeftModel
     from safetensors import SafetensorError
 
     try:
         if not isinstance(model, PeftModel):
-            return PeftModel.from_pretrained(model, str(adapter), adapter_name=name).eval()
-        model.load_adapter(str(adapter), adapter_name=name)
+            adapted = PeftModel.from_pretrained(model, str(adapter), adapter_name=name, autocast_adapter_dtype=False)
+            return adapted.eval()
+        model.load_adapter(str(adapter), adapter_name=name, autocast_adapter_dtype=False)
         return model.eval()
     except SafetensorError as error:
         raise UserError(f"{adapter}/adapter_model.safetensors is not whole ({error}); copy it again") from None
