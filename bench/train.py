@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from bench.random_weights import has_weights
 from generate.number_prompts import NUMBER_PROMPT, number_prompt
-from train import fast
+from train import fast, layers
 from train.company import Company, same_weights, update_trainer, useful_flops
 from train.train_student_sft import LORA_TARGETS
 from util.cli import make_parser, positive_int, run, say, table
@@ -126,11 +126,10 @@ class Steps(Company):
             self.collate = self.flat
             say(f"attention: {fast.use_flat_attention(self.base)}")
         if self.steps >= 3:
-            fast.fuse_lora([self.trainers[0].model], self.now)
+            faster = self.steps >= 4 and self.base.device.type == "cuda"
+            layers.join_linears([self.trainers[0].model], self.now, compile=faster)
         if self.steps >= 4:
-            fast.fuse_norms(self.base)
-            if self.base.device.type == "cuda":
-                fast.fuse_elementwise(self.base)
+            layers.fuse_norms(self.base)
         if self.steps >= 6:
             self.graphs = self.record(rows)
         return {}
@@ -138,7 +137,7 @@ class Steps(Company):
 
 def ours(args: argparse.Namespace, model: Any, data: Any, steps: int) -> Company:
     """One adapter on the first `steps` steps of the fast path, the whole update at once."""
-    autocast = model.device.type == "cuda" and steps < 3  # until LoRA is fused
+    autocast = model.device.type == "cuda" and steps < 3  # until LoRA linears are joined
     size = args.effective_batch_size
     options = {"per_device_train_batch_size": size, "gradient_checkpointing": False, "bf16": autocast}
     return Steps(trainer_of(update_trainer(), args, model, data, **options), data[1], size, steps)
@@ -156,8 +155,8 @@ RUNGS: dict[str, Callable[..., Any]] = {
     "stock TRL": stock,
     "all rows at once, no recompute": partial(ours, steps=1),
     "+ no padding, varlen attention": partial(ours, steps=2),
-    "+ fused LoRA": partial(ours, steps=3),
-    "+ fused norms, SwiGLU, rotary": partial(ours, steps=4),
+    "+ joined LoRA linears": partial(ours, steps=3),
+    "+ fused norms, compiled SwiGLU and rotary": partial(ours, steps=4),
     "+ shared prefix once": partial(ours, steps=5),
     "+ layers recorded as CUDA graphs": partial(ours, steps=6),
     "+ {} adapters together": together,

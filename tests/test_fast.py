@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from train import company, fast
+from train import company, fast, layers
 from train.graphs import filled
 from util.cli import REPO, UserError
 from util.encode import IGNORED, encode
@@ -252,9 +252,10 @@ def test_a_lora_linear_in_bfloat16_is_peft_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         stock = layer(x)
     exact = layer.base_layer.weight.double() + 2 * trained[1].double() @ trained[0].double()
-    now = fast.Pass()
-    copies = [now.copy_of(weight, torch.bfloat16) for weight in trained]
-    fused = fast.lora_linear()(x, layer.base_layer.weight, layer.base_layer.bias, 2.0, None, copies, *trained)
+    now = layers.Pass()
+    linears = layers.Linears([[layer]], now)
+    now.renew()
+    fused = linears(x)
     target = x.double() @ exact.t() + layer.base_layer.bias.double()
     assert (fused - target).norm() <= 1.01 * (stock - target).norm()
     seen = torch.randn_like(fused)
@@ -264,7 +265,7 @@ def test_a_lora_linear_in_bfloat16_is_peft_under_autocast():
     with torch.no_grad():
         trained[0] += 1
     now.renew()
-    assert torch.equal(copies[0], trained[0].to(torch.bfloat16))
+    assert torch.equal(linears.copies[0][0], trained[0].to(torch.bfloat16))
 
 
 @pytest.mark.torch
@@ -284,8 +285,8 @@ def test_in_bfloat16_the_fast_path_is_as_near_to_float32_as_stock_is(encoded):
         model = get_peft_model(load_model(POCKET, dtype), LoraConfig(r=4, target_modules=LORA_TARGETS))
         fast.use_flat_attention(model.get_base_model())
         if fused:
-            fast.fuse_lora([model], fast.Pass())
-            fast.fuse_norms(model)
+            layers.join_linears([model], layers.Pass(), compile=False)
+            layers.fuse_norms(model)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             logits = model(**batch, use_cache=False).logits[0, :-1].float()
         scored = logits.log_softmax(-1).gather(1, labels.clamp(min=0)[:, None])[:, 0]
@@ -299,9 +300,14 @@ def test_in_bfloat16_the_fast_path_is_as_near_to_float32_as_stock_is(encoded):
 @pytest.mark.torch
 def test_the_elementwise_operations_are_those_of_the_model():
     import torch
+    from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
     gate, up = torch.randn(2, 7, 5, dtype=torch.float64)
-    assert torch.allclose(fast.swiglu(gate, up), torch.nn.functional.silu(gate) * up)
+    assert torch.allclose(layers.swiglu(torch.cat([gate, up], -1)), torch.nn.functional.silu(gate) * up)
+    heads, cos, sin = torch.randn(1, 9, 8, 6), *torch.randn(2, 1, 9, 6)
+    query, key, value = layers.rotated(heads, cos, sin, 4, None)
+    wanted = apply_rotary_pos_emb(heads[:, :, :4], heads[:, :, 4:6], cos, sin, unsqueeze_dim=2)
+    assert torch.allclose(query, wanted[0]) and torch.allclose(key, wanted[1]) and torch.equal(value, heads[:, :, 6:])
 
 
 @pytest.mark.torch

@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 from train.fast import (
     FAMILIES,
     EncodedRow,
-    Pass,
     bytes_per_token,
     flat_batch,
     free_memory,
@@ -31,6 +30,7 @@ from train.fast import (
     speed_up,
 )  # fmt: skip
 from train.graphs import Graphs
+from train.layers import Pass
 from train.processes import Processes
 from util.cli import Stop, UserError, say
 from util.encode import IGNORED
@@ -315,7 +315,7 @@ class Company:
 
     def one_pass(self, part: Sequence[Work]) -> None:
         """Forward and backward pass over some rows, each with its own adapter."""
-        self.now.adapters, self.now.own = sorted({number for number, _ in part}), None
+        self.now.begin(sorted({number for number, _ in part}))
         place = {number: i for i, number in enumerate(self.now.adapters)}
         adapters = [place[number] for number, _ in part] if len(place) > 1 else None
         trainer, items = self.present()[0]
@@ -327,8 +327,7 @@ class Company:
 
     def forward(self, model: Any, inputs: dict[str, Any], of_tokens: Any) -> Any:
         """What TRL's loss head says of every token, each seen through its own adapter."""
-        rank = model.peft_config["default"].r
-        self.now.shared(of_tokens, rank, self.base.dtype)
+        self.now.shared(of_tokens, self.base.dtype)
         return model(**inputs, use_cache=False, fused_lm_head=True)
 
     def took(self, trainer: Any, loss: Any) -> Any:

@@ -7,21 +7,20 @@ differ from its stock path; the update is the same to rounding (a test holds los
 2. They go as one flat sequence, without padding, and the tokens that every row begins with (the template's system
    block, the opening of the prompt) go once. This is not packing: the update holds the very same rows.
 3. Attention is a kernel for sequences of unequal length; where there is none, rows are padded for attention alone.
-4. A LoRA linear is one operation without copies or casts of its input, a norm is one kernel, and rotary embedding and
-   SwiGLU are compiled.
+4. Layers make fewer passes over memory (train/layers.py), and a GPU replays them as recorded graphs (train/graphs.py).
 5. Rows of several adapters go through the frozen base together; each LoRA linear gives every token its own adapter.
 """
 
 from __future__ import annotations
 
 import inspect
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from itertools import accumulate, chain
 from typing import Any
 
+from train.layers import Pass, fuse_norms, join_linears
 from util.encode import IGNORED, common_prefix_length
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # the same layers under four names; another model takes TRL's path
@@ -210,119 +209,7 @@ def use_flat_attention(model: Any) -> str:
     return name
 
 
-# --- fewer passes over memory ------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def lora_linear() -> Callable[..., Any]:
-    """lora_linear()(x, weight, bias, scale, own, copies, a1, b1, a2, b2, ...): a frozen linear with its adapters.
-
-    y = x W' + bias + scale (x A' * own) B' with the adapters' a one below the other in A, their b side by side in B.
-    `own` [tokens, adapters x rank] is 1 where the column is of the token's adapter, else 0; None with one adapter.
-    `copies` are a1, b1, ... in the number type of x; gradients go to the float32 originals.
-    """
-    import torch
-
-    def joined(parts: Sequence[Any], dim: int) -> Any:
-        return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
-
-    class LoraLinear(torch.autograd.Function):
-        @staticmethod
-        def forward(
-            ctx: Any, x: Any, weight: Any, bias: Any, scale: float, own: Any, copies: Sequence[Any], *adapters: Any
-        ) -> Any:
-            flat = x.reshape(-1, x.shape[-1])
-            a, b = joined(copies[::2], 0), joined(copies[1::2], 1)
-            low = flat @ a.t()
-            if own is not None:
-                low *= own
-            out = torch.nn.functional.linear(flat, weight, bias).addmm_(low, b.t(), alpha=scale)
-            ctx.save_for_backward(flat, weight, own, a, b, low)
-            ctx.scale, ctx.adapters = scale, len(copies) // 2
-            return out.view(*x.shape[:-1], -1)
-
-        @staticmethod
-        def backward(ctx: Any, grad: Any) -> Any:
-            flat, weight, own, a, b, low = ctx.saved_tensors
-            shape, grad = grad.shape, grad.reshape(-1, grad.shape[-1])
-            grad_low = grad @ b
-            if own is not None:
-                grad_low *= own
-            grad_x = None
-            if ctx.needs_input_grad[0]:  # the first layer's input needs none
-                grad_x = (grad @ weight).addmm_(grad_low, a, alpha=ctx.scale).view(*shape[:-1], -1)
-            grad_a, grad_b = (g.float() for g in (grad_low.t() @ flat, grad.t() @ low))
-            if ctx.scale != 1:
-                grad_a, grad_b = grad_a * ctx.scale, grad_b * ctx.scale
-            pairs = zip(grad_a.chunk(ctx.adapters), grad_b.chunk(ctx.adapters, 1))
-            return grad_x, None, None, None, None, None, *chain.from_iterable(pairs)
-
-    return LoraLinear.apply
-
-
-class Pass:
-    """Which adapters a pass through the base is for, and their weights in the base's number type."""
-
-    def __init__(self) -> None:
-        self.adapters: Sequence[int] = (0,)  # their numbers among all that are trained together
-        self.own: Any = None  # see `lora_linear`
-        self.weights: list[Any] = []
-        self.copies: list[Any] = []
-
-    def shared(self, of_tokens: Any, rank: int, dtype: Any) -> None:
-        """The pass is for several adapters; token i is of the one numbered adapters[of_tokens[i]]."""
-        from torch.nn.functional import one_hot
-
-        self.own = one_hot(of_tokens, len(self.adapters)).to(dtype).repeat_interleave(rank, 1)
-
-    def copy_of(self, weight: Any, dtype: Any) -> Any:
-        """A copy that `renew` keeps equal to the weight (in the weight's own number type, the weight itself)."""
-        copy = weight.detach().to(dtype)
-        if weight.dtype != dtype:
-            self.weights.append(weight.detach())
-            self.copies.append(copy)
-        return copy
-
-    def renew(self) -> None:
-        """Follow the optimizer: all weights are cast in a few kernels instead of one for each linear and pass."""
-        import torch
-
-        if self.copies:
-            torch._foreach_copy_(self.copies, self.weights)
-
-
-def fuse_lora(models: Sequence[Any], now: Pass) -> None:
-    """Each PEFT LoRA linear of the first model as one operation, for the adapters of all models.
-
-    PEFT casts the input to the adapter's float32 and back at each one; this casts the small adapter instead, which
-    autocast does as well.
-    """
-    from peft.tuners.lora import Linear
-
-    def fused(layer: Any, adapters: Sequence[Sequence[Any]], copies: Sequence[Sequence[Any]], x: Any) -> Any:
-        base, scale = layer.base_layer, layer.scaling["default"]
-        weights, cast = (list(chain.from_iterable(of[i] for i in now.adapters)) for of in (adapters, copies))
-        return lora_linear()(x, base.weight, base.bias, scale, now.own, cast, *weights)
-
-    for name, module in models[0].named_modules():
-        if isinstance(module, Linear):
-            layers = [model.get_submodule(name) for model in models]
-            adapters = [(layer.lora_A["default"].weight, layer.lora_B["default"].weight) for layer in layers]
-            dtype = module.base_layer.weight.dtype
-            copies = [[now.copy_of(weight, dtype) for weight in pair] for pair in adapters]
-            module.forward = partial(fused, module, adapters, copies)  # type: ignore[method-assign]
-
-
-def fuse_norms(model: Any) -> None:
-    """Each RMS norm as torch's own kernel."""
-    from torch.nn.functional import rms_norm
-
-    def kernel(norm: Any, x: Any) -> Any:
-        return rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
-
-    for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm"):
-            module.forward = partial(kernel, module)
+# --- all of it ---------------------------------------------------------------------------------------
 
 
 def score_loss_tokens_only() -> None:
@@ -335,34 +222,6 @@ def score_loss_tokens_only() -> None:
     utils._use_triton = lambda device: True  # asked by the head alone: its kernels ask their own module
 
 
-@lru_cache
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function compiled once for all lengths."""
-    import torch
-
-    return torch.compile(function, dynamic=True)
-
-
-def swiglu(gate: Any, up: Any) -> Any:
-    return gate * gate.sigmoid() * up
-
-
-def fuse_elementwise(model: Any) -> None:
-    """SwiGLU and rotary embedding compiled: each a pass over memory instead of several."""
-
-    def forward(mlp: Any, x: Any) -> Any:
-        return mlp.down_proj(compiled(swiglu)(mlp.gate_proj(x), mlp.up_proj(x)))
-
-    for module in model.modules():
-        if type(module).__name__.endswith("MLP") and hasattr(module, "gate_proj"):
-            module.forward = partial(forward, module)
-            layers: Any = sys.modules[type(module).__module__]  # transformers' modeling file of this family
-    layers.apply_rotary_pos_emb = compiled(inspect.unwrap(layers.apply_rotary_pos_emb))
-
-
-# --- all of it ---------------------------------------------------------------------------------------
-
-
 def knows(model: Any) -> bool:
     """Whether the layers of this model are those that the fast path was written for."""
     return model.config.model_type in FAMILIES and getattr(model.config, "hidden_act", None) == "silu"
@@ -371,11 +230,10 @@ def knows(model: Any) -> bool:
 def speed_up(models: Sequence[Any], now: Pass) -> dict[str, str]:
     """Put the first PEFT model, with the adapters of all, on the fast path; returns what that is, for the manifest."""
     base = models[0].get_base_model()
-    facts = {"layers": "no padding, fused LoRA and norms", "attention": use_flat_attention(base)}
+    cuda = base.device.type == "cuda"
+    facts = {"layers": "no padding, joined LoRA linears, fused norms", "attention": use_flat_attention(base)}
     score_loss_tokens_only()
-    fuse_lora(models, now)
+    join_linears(models, now, compile=cuda)
     fuse_norms(base)
-    if base.device.type == "cuda":
-        fuse_elementwise(base)
-        facts["layers"] += ", compiled SwiGLU and rotary embedding"
+    facts["layers"] += ", compiled SwiGLU and rotary embedding" if cuda else ""
     return facts
