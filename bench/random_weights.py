@@ -47,6 +47,8 @@ def make_model(shape: Path, folder: Path) -> Path:
         if file.is_file():
             shutil.copy(file, folder)
     model.save_pretrained(folder)
+    del model
+    torch.cuda.empty_cache()  # a server that starts next wants all of the card
     return folder
 
 

@@ -29,13 +29,11 @@ from train.fast import (
     shared_prefix,
     speed_up,
 )  # fmt: skip
-from train.graphs import Graphs
 from train.layers import Pass
 from train.processes import Processes
 from util.cli import Stop, UserError, say
 from util.encode import IGNORED
 
-RECORDED_ON = ("cuda",)  # devices whose kernels can be recorded
 T = TypeVar("T")
 Work = tuple[int, EncodedRow]  # a row, and the number of the adapter that learns from it
 
@@ -140,7 +138,6 @@ class Company:
             trainer.company = self
             trainer.model.train()
         self.prefix = shared_prefix(rows) if knows(self.base) else 0
-        self.graphs: Graphs | None = None
         self.facts = self.take_path(rows, asked, exact)
 
     @property
@@ -164,9 +161,6 @@ class Company:
         if not exact:
             share = math.ceil(effective / self.processes.count)
             self.rows_at_once, why = choose_rows(self.base, rows, share * len(self.trainers), asked)
-        if knows(self.base):
-            self.graphs = self.record(rows)
-            facts["layers"] += ", recorded as CUDA graphs" if self.graphs else ""
         many = f"{len(self.trainers)} adapters x " if len(self.trainers) > 1 else ""
         shared = f" over {self.processes.count} processes" if self.processes.count > 1 else ""
         say(
@@ -185,15 +179,7 @@ class Company:
         }
 
     def flat(self, rows: Sequence[EncodedRow], adapters: Sequence[int] | None) -> dict[str, Any]:
-        whole = self.graphs.batch(rows) if self.graphs else None
-        return whole or flat_batch(rows, self.prefix, adapters)
-
-    def record(self, rows: Sequence[EncodedRow]) -> Graphs | None:
-        """Graphs for updates of one adapter that go through in one pass."""
-        share = math.ceil(self.trainers[0].args.per_device_train_batch_size / self.processes.count)
-        if len(self.trainers) > 1 or self.rows_at_once < share or self.base.device.type not in RECORDED_ON:
-            return None
-        return Graphs(self.base, [len(row["input_ids"]) for row in rows], self.prefix, share)
+        return flat_batch(rows, self.prefix, adapters)
 
     # --- threads ---
 
@@ -349,9 +335,6 @@ class Company:
 
     def shrink(self, work: Sequence[Work]) -> None:
         """Ask for less memory: half the rows at once; with one row, recompute."""
-        if self.graphs:
-            self.graphs.stop()
-            self.graphs = None
         before, self.rows_at_once = self.rows_at_once, max(1, self.rows_at_once // 2)
         if before > 1:
             say(f"out of GPU memory with {before} rows at once: going on with {self.rows_at_once}")

@@ -7,7 +7,7 @@ differ from its stock path; the update is the same to rounding (a test holds los
 2. They go as one flat sequence, without padding, and the tokens that every row begins with (the template's system
    block, the opening of the prompt) go once. This is not packing: the update holds the very same rows.
 3. Attention is a kernel for sequences of unequal length; where there is none, rows are padded for attention alone.
-4. Layers make fewer passes over memory (train/layers.py), and a GPU replays them as recorded graphs (train/graphs.py).
+4. Layers make fewer passes over memory (train/layers.py).
 5. Rows of several adapters go through the frozen base together; each LoRA linear gives every token its own adapter.
 """
 
