@@ -2,6 +2,7 @@
 
 import math
 import random
+import shutil
 
 import pytest
 
@@ -267,6 +268,29 @@ def test_the_elementwise_operations_are_those_of_the_model():
     query, key, value = layers.rotated(heads, cos, sin, 4, None)
     wanted = apply_rotary_pos_emb(heads[:, :, :4], heads[:, :, 4:6], cos, sin, unsqueeze_dim=2)
     assert torch.allclose(query, wanted[0]) and torch.allclose(key, wanted[1]) and torch.equal(value, heads[:, :, 6:])
+
+
+@pytest.mark.torch
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+@pytest.mark.parametrize("normed", [False, True])
+def test_compiled_they_are_the_same_for_any_number_of_tokens(normed):
+    import torch
+
+    torch.manual_seed(0)
+    norms = (*torch.randn(2, 6), 1e-6) if normed else None
+
+    def alike(function, x, *more):
+        x.requires_grad_()
+        ours, plain = layers.compiled(function)(x, *more), function(x, *more)
+        ours, plain = (out if isinstance(out, tuple) else (out,) for out in (ours, plain))
+        seen = [torch.randn_like(out) for out in plain]
+        pairs = [*zip(ours, plain), *zip(*(torch.autograd.grad(outs, x, seen) for outs in (ours, plain)))]
+        assert all(torch.allclose(one, other, atol=1e-5) for one, other in pairs)
+
+    torch._dynamo.reset()
+    for tokens in (9, 16, 5):
+        alike(layers.rotated, torch.randn(1, tokens, 8, 6), *torch.randn(2, 1, tokens, 6), 4, norms)
+        alike(layers.swiglu, torch.randn(1, tokens, 10))
 
 
 @pytest.mark.torch

@@ -225,10 +225,18 @@ def feed(widen: Linears, narrow: Linears, gated: Callable[..., Any], x: Any) -> 
 
 @lru_cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function compiled once for all lengths."""
+    """The function compiled once for any number of tokens (dimension 1 of its tensors); other sizes are as they come."""
     import torch
 
-    return torch.compile(function, dynamic=True)
+    kernel = torch.compile(function)
+
+    def call(*asked: Any) -> Any:
+        for value in asked:
+            if isinstance(value, torch.Tensor):
+                torch._dynamo.maybe_mark_dynamic(value, 1)
+        return kernel(*asked)
+
+    return call
 
 
 def join_linears(models: Sequence[Any], now: Pass, compile: bool) -> None:
