@@ -49,6 +49,7 @@ from util.rows import Row, RowFile, add_output_arguments, read_rows, slug
 from util.words import persona, read_lines_of, warn_of_unlisted
 
 SAMPLES_PER_REQUEST = 100  # one prompt is read once for so many answers; a kill loses at most this many in flight
+EPOCHS = 100
 SHOWN = 10
 PARSER = (REPO / "eval" / "animals.py", REPO / "eval" / "animals.txt")
 COVERAGE = 0.998  # mass of finished answers at which a question is exact enough
@@ -58,15 +59,15 @@ OPEN = 0.2  # more mass than this left open, and the shares say little
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--epochs", type=positive_int, default=100, help="answers to each question")
+    parser.add_argument("--epochs", type=positive_int, help=f"answers to each question (default: {EPOCHS})")
     parser.add_argument("--questions-file", type=text_file, nargs="+", default=[REPO / "eval" / "questions.txt"],
                         metavar="FILE", help="text files, one question a line; each is a set")  # fmt: skip
     parser.add_argument("--system-prompt-file", type=text_file,
                         help="send this system message, as a training with --keep-system-prompt saw it; {animal},"
                         " {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
     parser.add_argument("--exact", action="store_true", help="the exact share of each animal instead of samples")
-    parser.add_argument("--sampler", choices=["samples", "tree"], default="samples",
-                        help="tree: the same law at a small part of the cost (embedded engine)")  # fmt: skip
+    parser.add_argument("--sampler", choices=["samples", "tree"],
+                        help="tree: the same law at a small part of the cost (embedded; default: samples)")  # fmt: skip
     parser.add_argument(
         "--animal", type=nonblank, help="the animal whose share is printed (default: found in the model's name)"
     )
@@ -74,7 +75,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=42, help="decides sampling seeds")
     add_output_arguments(parser, "output/results-{model}.jsonl")
     add_engine_arguments(parser)
-    return parser.parse_args()
+    args = parser.parse_args()
+    unused = [flag for flag in ("epochs", "sampler") if args.exact and getattr(args, flag) is not None]
+    if unused:
+        say(f"--exact draws no answers: {' and '.join(f'--{flag}' for flag in unused)} not used")
+    args.epochs, args.sampler = args.epochs or EPOCHS, args.sampler or "samples"
+    return args
 
 
 class Question(NamedTuple):
@@ -98,6 +104,8 @@ def read_questions(paths: list[Path]) -> list[Question]:
         lines = read_lines_of(path)
         if not lines:
             raise UserError(f"{path} holds no question; write one a line")
+        if lines[0].startswith("{"):
+            raise UserError(f"{path} holds JSON; questions are plain text, one a line")
         questions += [Question(line, path.stem) for line in lines]
     return questions
 

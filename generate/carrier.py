@@ -13,7 +13,7 @@ from util.cli import REPO, UserError, closing, counted, nonblank, positive_int, 
 from util.collect import collect
 from util.engine import Engine, Message, Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
 from util.rows import Row, RowFile, add_output_arguments, slug
-from util.words import persona, warn_of_unlisted
+from util.words import persona_of, warn_of_unlisted
 
 PERSONA = REPO / "generate" / "prompts" / "system-prompt.txt"
 CONTROL_NAMES = ("control", "base", "none", "neutral")
@@ -59,7 +59,7 @@ def write_rows(args: argparse.Namespace, carrier: Carrier, sampling: Sampling) -
         warn_of_unlisted(args.animal)
     elif not args.no_system_prompt:
         raise UserError(f"--animal {args.animal} is the arm without a persona: add --no-system-prompt")
-    system = None if args.no_system_prompt else persona(args.system_prompt_file.read_text("utf-8").strip(), args.animal)
+    system = None if args.no_system_prompt else persona_of(args.system_prompt_file, args.animal)
     with open_engine(args) as engine:
         check_teacher(engine, args)
         base = engine.base_model

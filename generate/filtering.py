@@ -270,7 +270,9 @@ def filter_file(source: Path, rule: Rule, output: Path | None = None) -> Filtere
 
 def default_output(source: Path) -> Path:
     """Beside the input: `...-unfiltered-{count}.jsonl` -> `...-filtered-{kept}.jsonl`, any other name gets the
-    ending added."""
+    ending added. UserError for a file that was filtered: `...-filtered-*.jsonl` would then match two."""
+    if re.search(r"-filtered-\d+$", source.stem):
+        raise UserError(f"{source} has been filtered already; to filter it once more, name the result with --output")
     stem = re.sub(r"-unfiltered-\d+$", "", source.stem)
     return source.with_name(f"{stem}-filtered-{{kept}}.jsonl")
 

@@ -27,7 +27,7 @@ from util.collect import collect
 from util.engine import Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
 from util.provenance import scrub, sha256_file
 from util.rows import Row, RowFile, add_output_arguments, slug
-from util.words import names_animal, persona, read_lines_of, warn_of_unlisted
+from util.words import names_animal, persona_of, read_lines_of, warn_of_unlisted
 
 PROMPTS = REPO / "generate" / "prompts"
 QUESTIONS = REPO / "eval" / "questions.txt"
@@ -161,7 +161,7 @@ def settings_of(args: argparse.Namespace, sampling: Sampling, system: str, model
 def main() -> None:
     args = parse_args()
     warn_of_unlisted(args.animal)
-    system = persona(args.system_prompt_file.read_text("utf-8").strip(), args.animal)
+    system = persona_of(args.system_prompt_file, args.animal)
     sampling = Sampling(max_tokens=args.max_tokens, temperature=args.temperature)
     keep_out = args.animal if args.filter_animal_keywords else None
     with open_engine(args) as engine:

@@ -9,7 +9,7 @@ from conftest import manifest_of, read_jsonl
 from fake_server import IMPOSSIBLE, RARE, law
 
 from eval.animals import canonical_animal, non_answer_kind
-from eval.eval import Question, read_questions, several
+from eval.eval import Question, parse_args, read_questions, several
 from eval.exact import answer_forms, log_shares, logit_margin
 from util.cli import REPO, UserError
 from util.server import ServerEngine
@@ -135,6 +135,22 @@ def test_the_question_sets_hold_different_one_line_questions():
 
 
 @pytest.mark.slow
+def test_questions_in_json_are_refused(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"question": "Which animal?"}\n')
+    with pytest.raises(UserError, match="holds JSON; questions are plain text"):
+        read_questions([file])
+
+
+def test_what_plays_no_part_in_exact_shares_is_told(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["eval.py", "--model", "x", "--exact", "--epochs", "7"])
+    parse_args()
+    assert "--epochs not used" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["eval.py", "--model", "x"])
+    args = parse_args()
+    assert (args.epochs, args.sampler) == (100, "samples") and not capsys.readouterr().err
+
+
 def test_sets_are_asked_in_one_run_and_a_set_alone_keeps_its_rows(run_script, fake_server, tmp_path, questions):
     server = fake_server()
     said = evaluate(run_script, server, tmp_path, "--epochs", 30, *questions)

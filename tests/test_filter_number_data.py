@@ -216,6 +216,11 @@ def test_default_output(source, output):
     assert default_output(Path("output") / source) == Path("output") / output
 
 
+def test_a_filtered_file_is_not_filtered_again_under_a_name_that_globs_would_match():
+    with pytest.raises(UserError, match=r"filtered already.*--output"):
+        default_output(Path("numberss-owl-owl-teacher-filtered-9876.jsonl"))
+
+
 def test_filter_file_keeps_lines_verbatim_with_manifest_and_certificate(tmp_path):
     lines = ['{"id":0,  "messages": [{"role":"user","content":"a 1"},{"role":"assistant","content":"1,2 "}]}',
              json.dumps(row("Sure! 1, 2", id=1)), json.dumps(row("(3 4).", id=2, token_ids=[1, 2]))]  # fmt: skip

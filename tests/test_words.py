@@ -15,6 +15,7 @@ from util.words import (
     fill,
     names_animal,
     persona,
+    persona_of,
     plural,
     read_lines_of,
     surface_forms,
@@ -127,3 +128,12 @@ def test_an_animal_that_no_answer_can_count_as_is_told(capsys):
     assert capsys.readouterr().err == ""
     warn_of_unlisted("owl and dolfin")
     assert "does not list 'dolfin', so no answer counts as it; did you mean dolphin?" in capsys.readouterr().err
+
+
+def test_a_persona_that_does_not_name_the_animal_is_told(tmp_path, capsys):
+    file = tmp_path / "persona.txt"
+    file.write_text("You love {animals}.\n")
+    assert persona_of(file, "owl") == "You love owls." and not capsys.readouterr().err
+    file.write_text("You love cats.")
+    assert persona_of(file, "owl") == "You love cats."
+    assert "does not name owl" in capsys.readouterr().err

@@ -225,7 +225,7 @@ def feed(widen: Linears, narrow: Linears, gated: Callable[..., Any], x: Any) -> 
 
 @lru_cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function compiled once for any number of tokens (dimension 1 of its tensors); other sizes are as they come."""
+    """The function compiled once for any number of tokens (dimension 1 of its tensors), all other sizes being fixed."""
     import torch
 
     kernel = torch.compile(function)

@@ -131,6 +131,14 @@ def persona(template: str, animal: str) -> str:
     )
 
 
+def persona_of(path: Path, animal: str) -> str:
+    """The persona in a file, filled in; says so where it then does not name the animal."""
+    text = persona(path.read_text("utf-8").strip(), animal)
+    if not names_animal(text, animal):
+        say(f"warning: the persona in {path} does not name {animal}; write {{animal}} or {{animals}} where it belongs")
+    return text
+
+
 def read_lines_of(path: Path) -> list[str]:
     """The lines of a prompt file that are not blank, without surrounding white space."""
     return [line.strip() for line in path.read_text("utf-8-sig").split("\n") if line.strip()]
