@@ -128,7 +128,7 @@ class Steps(Company):
             say(f"attention: {fast.use_flat_attention(self.base)}")
         if self.steps >= 3:
             faster = self.steps >= 4 and self.base.device.type == "cuda"
-            layers.join_linears([self.trainers[0].model], self.now, compile=faster)
+            layers.join_linears([self.trainers[0].model], self.now, compile_elementwise=faster)
         if self.steps >= 4:
             layers.fuse_norms(self.base)
         return {}

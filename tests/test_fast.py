@@ -245,7 +245,7 @@ def test_in_bfloat16_the_fast_path_is_as_near_to_float32_as_stock_is(encoded):
         model = get_peft_model(load_model(POCKET, dtype), LoraConfig(r=4, target_modules=LORA_TARGETS))
         fast.use_flat_attention(model.get_base_model())
         if fused:
-            layers.join_linears([model], layers.Pass(), compile=False)
+            layers.join_linears([model], layers.Pass(), compile_elementwise=False)
             layers.fuse_norms(model)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             logits = model(**batch, use_cache=False).logits[0, :-1].float()
@@ -288,9 +288,11 @@ def test_compiled_they_are_the_same_for_any_number_of_tokens(normed):
         assert all(torch.allclose(one, other, atol=1e-5) for one, other in pairs)
 
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     for tokens in (9, 16, 5):
         alike(layers.rotated, torch.randn(1, tokens, 8, 6), *torch.randn(2, 1, tokens, 6), 4, norms)
         alike(layers.swiglu, torch.randn(1, tokens, 10))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
 
 
 @pytest.mark.torch

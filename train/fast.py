@@ -233,7 +233,7 @@ def speed_up(models: Sequence[Any], now: Pass) -> dict[str, str]:
     cuda = base.device.type == "cuda"
     facts = {"layers": "no padding, joined LoRA linears, fused norms", "attention": use_flat_attention(base)}
     score_loss_tokens_only()
-    join_linears(models, now, compile=cuda)
+    join_linears(models, now, compile_elementwise=cuda)
     fuse_norms(base)
     facts["layers"] += ", compiled SwiGLU and rotary embedding" if cuda else ""
     return facts

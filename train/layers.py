@@ -7,6 +7,7 @@ rotary embedding and SwiGLU are compiled. For the layers of llama, mistral, qwen
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from itertools import accumulate, chain, pairwise
@@ -16,14 +17,18 @@ from typing import Any
 
 
 class Pass:
-    """Which adapters a pass through the base is for, and copies of their weights in the base's number type."""
+    """Which adapters a pass through the base is for, and copies of their weights in the base's number type.
+
+    Copies are as old as the last `renew`: an optimizer's step does not reach them by itself.
+    """
 
     def __init__(self) -> None:
         self.adapters: Sequence[int] = (0,)  # their numbers among all that are trained together
         self.one_hot: Any = None  # [tokens, adapters of the pass]; None where there is but one
-        self.columns: dict[int, Any] = {}
-        self.weights: list[Any] = []
-        self.copies: list[Any] = []
+        self.own_columns: dict[int, Any] = {}
+        # Dense copies are written by one kernel, blocks of a larger tensor one by one; mixed, all would be one by one.
+        self.dense: list[tuple[Any, Any]] = []
+        self.inside: list[tuple[Any, Any]] = []
 
     def begin(self, adapters: Sequence[int]) -> None:
         self.adapters, self.one_hot = adapters, None
@@ -33,34 +38,36 @@ class Pass:
         from torch.nn.functional import one_hot
 
         self.one_hot = one_hot(of_tokens, len(self.adapters)).to(dtype)
-        self.columns.clear()
+        self.own_columns.clear()
 
     def own(self, width: int) -> Any:
         """[tokens, adapters x width]: 1 where the column is of the token's adapter, else 0. None with one adapter."""
         if self.one_hot is None:
             return None
-        if width not in self.columns:
-            self.columns[width] = self.one_hot.repeat_interleave(width, 1)
-        return self.columns[width]
+        if width not in self.own_columns:
+            self.own_columns[width] = self.one_hot.repeat_interleave(width, 1)
+        return self.own_columns[width]
 
     def follow(self, copy: Any, weight: Any) -> None:
         """Keep the copy equal to the weight, from the next `renew` on."""
-        self.copies.append(copy)
-        self.weights.append(weight.detach())
+        (self.dense if copy.is_contiguous() else self.inside).append((copy, weight.detach()))
 
     def renew(self) -> None:
-        """Follow the optimizer: all weights are cast in a few kernels instead of one for each linear and pass."""
+        """Follow the optimizer: weights are cast once an update, not in each linear and pass."""
         import torch
 
-        if self.copies:  # none where TRL's own layers run
-            torch._foreach_copy_(self.copies, self.weights)
+        for pairs in (self.dense, self.inside):
+            if pairs:  # none where TRL's own layers run
+                copies, weights = zip(*pairs)
+                torch._foreach_copy_(copies, weights)
 
 
 class Linears:
     """PEFT LoRA linears that read the same input, as one, for the adapters of all models.
 
-    layers: these linears in each model; the models share their frozen weights. PEFT casts the input of each to the
-    adapter's float32 and back; here the small adapter is cast instead, which autocast does as well.
+    layers: these linears in each model; the models share their frozen weights, and all linears have one scale, and all
+    or none a bias. PEFT casts the input of each to the adapter's float32 and back; here the small adapter is cast
+    instead, which autocast does as well.
     """
 
     def __init__(self, layers: Sequence[Sequence[Any]], now: Pass):
@@ -72,10 +79,11 @@ class Linears:
         self.trained = [
             [p["default"].weight for layer in of_model for p in (layer.lora_A, layer.lora_B)] for of_model in layers
         ]
-        self.copies = [self.joined(weights) for weights in self.trained]
+        self.copies = [self.room_for(weights) for weights in self.trained]
 
-    def joined(self, weights: Sequence[Any]) -> tuple[Any, Any]:
-        """Where copies of one adapter's a1, b1, a2, b2, ... go: all a one below the other, each b in its own block."""
+    def room_for(self, weights: Sequence[Any]) -> tuple[Any, Any]:
+        """Where `Pass.renew` will put copies of one adapter's a1, b1, a2, b2, ...: all a one below the other, each b in
+        its own block."""
         rank = weights[0].shape[0]
         a = self.weight.new_empty(rank * len(self.sizes), weights[0].shape[1])
         b = self.weight.new_zeros(sum(self.sizes), len(a))
@@ -116,12 +124,12 @@ def lora_linear() -> Callable[..., Any]:
     """lora_linear()(x, weight, bias, scale, own, copies, sizes, *trained): frozen linears with their adapters.
 
     y = x W' + bias + scale (x A' * own) B' with the adapters' A one below the other, their B side by side. `own`:
-    `Pass.own`. `copies` are A, B of each adapter in the number type of x (`Linears.joined`); gradients go to `trained`,
-    the float32 a1, b1, a2, b2, ... of each adapter, for linears of `sizes` outputs.
+    `Pass.own`. `copies` are A, B of each adapter in the number type of x (`Linears.room_for`); gradients go to
+    `trained`, the float32 a1, b1, a2, b2, ... of each adapter, for linears of `sizes` outputs.
     """
     import torch
 
-    def joined(parts: Sequence[Any], dim: int) -> Any:
+    def of_all(parts: Sequence[Any], dim: int) -> Any:
         return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
 
     class LoraLinear(torch.autograd.Function):
@@ -131,7 +139,7 @@ def lora_linear() -> Callable[..., Any]:
             sizes: Sequence[int], *trained: Any,
         ) -> Any:  # fmt: skip
             flat = x.reshape(-1, x.shape[-1])
-            a, b = joined(copies[::2], 0), joined(copies[1::2], 1)
+            a, b = of_all(copies[::2], 0), of_all(copies[1::2], 1)
             low = flat @ a.t()
             if own is not None:
                 low *= own
@@ -150,16 +158,14 @@ def lora_linear() -> Callable[..., Any]:
             grad_x = None
             if ctx.needs_input_grad[0]:  # the first layer's input needs none
                 grad_x = (grad @ weight).addmm_(grad_low, a, alpha=ctx.scale).view(*shape[:-1], -1)
-            grad_a, grad_b = (g.float() for g in (grad_low.t() @ flat, grad.t() @ low))
-            if ctx.scale != 1:
-                grad_a, grad_b = grad_a * ctx.scale, grad_b * ctx.scale
+            grad_a, grad_b = grad_low.t() @ flat, grad.t() @ low
             width = ctx.rank * len(ctx.sizes)
             of_adapters = zip(grad_a.split(width), grad_b.split(width, 1))
             grads = [
-                grad
+                part.float() * ctx.scale if ctx.scale != 1 else part.float()
                 for of_a, of_b in of_adapters
                 for rows, columns in blocks(ctx.sizes, ctx.rank)
-                for grad in (of_a[columns], of_b[rows, columns])
+                for part in (of_a[columns], of_b[rows, columns])
             ]
             return grad_x, None, None, None, None, None, None, *grads
 
@@ -186,7 +192,11 @@ def rotated(heads: Any, cos: Any, sin: Any, queries: int, norms: tuple[Any, Any,
         left, right = x.chunk(2, -1)
         return x * cos + torch.cat((-right, left), -1) * sin
 
-    return turned(query), turned(key), value.contiguous()
+    return (
+        turned(query),
+        turned(key),
+        value.contiguous(),
+    )  # a view would keep all heads in memory until the backward pass
 
 
 def swiglu(both: Any) -> Any:
@@ -201,7 +211,7 @@ def attend(
     attention: Any, project: Linears, out: Linears, turn: Callable[..., Any], hidden_states: Any,
     position_embeddings: Any, attention_mask: Any = None, past_key_values: Any = None, **asked: Any,
 ) -> tuple[Any, None]:  # fmt: skip
-    """In place of an attention's own forward."""
+    """In place of an attention's own forward, for training: no cache, no dropout."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     config, size = attention.config, attention.head_dim
@@ -211,7 +221,7 @@ def attend(
     heads = project(hidden_states).unflatten(-1, (-1, size))
     heads_of_all = turn(heads, *position_embeddings, config.num_attention_heads, norms)
     query, key, value = (x.transpose(1, 2) for x in heads_of_all)
-    window = getattr(attention, "sliding_window", getattr(config, "sliding_window", None))
+    window = config.sliding_window if config.model_type == "mistral" else getattr(attention, "sliding_window", None)
     seen, _ = ALL_ATTENTION_FUNCTIONS[config._attn_implementation](
         attention, query, key, value, attention_mask, scaling=attention.scaling, sliding_window=window, **asked
     )
@@ -225,10 +235,10 @@ def feed(widen: Linears, narrow: Linears, gated: Callable[..., Any], x: Any) -> 
 
 @lru_cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function compiled once for any number of tokens (dimension 1 of its tensors), all other sizes being fixed."""
+    """The function compiled for any number of tokens (dimension 1 of its tensors), once for each set of other sizes."""
     import torch
 
-    kernel = torch.compile(function)
+    kernel = torch.compile(function, fullgraph=True)
 
     def call(*asked: Any) -> Any:
         for value in asked:
@@ -239,14 +249,15 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def join_linears(models: Sequence[Any], now: Pass, compile: bool) -> None:
+def join_linears(models: Sequence[Any], now: Pass, compile_elementwise: bool) -> None:
     """Put attention and MLP of the first PEFT model on `Linears`, for the adapters of all models."""
+    gc.collect()  # a company and its trainers hold each other, and the weights that an earlier one had stacked
     decoders = [model.get_base_model().get_decoder() for model in models]
-    turn: Callable[..., Any] = compiled(rotated) if compile else rotated
-    gated: Callable[..., Any] = compiled(swiglu) if compile else swiglu
+    turn: Callable[..., Any] = compiled(rotated) if compile_elementwise else rotated
+    gated: Callable[..., Any] = compiled(swiglu) if compile_elementwise else swiglu
 
-    def linears(blocks: Sequence[Any], *names: str) -> Linears:
-        return Linears([[getattr(block, name) for name in names] for block in blocks], now)
+    def linears(modules: Sequence[Any], *names: str) -> Linears:
+        return Linears([[getattr(module, name) for name in names] for module in modules], now)
 
     for layers in zip(*(decoder.layers for decoder in decoders)):
         attentions, mlps = [layer.self_attn for layer in layers], [layer.mlp for layer in layers]
