@@ -192,11 +192,8 @@ def rotated(heads: Any, cos: Any, sin: Any, queries: int, norms: tuple[Any, Any,
         left, right = x.chunk(2, -1)
         return x * cos + torch.cat((-right, left), -1) * sin
 
-    return (
-        turned(query),
-        turned(key),
-        value.contiguous(),
-    )  # a view would keep all heads in memory until the backward pass
+    # Of the values a view would do, and would keep all heads in memory until the backward pass.
+    return turned(query), turned(key), value.contiguous()
 
 
 def swiglu(both: Any) -> Any:
