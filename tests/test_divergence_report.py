@@ -149,6 +149,7 @@ def owl_arms(runs):
     return {arm["arm"]: arm for arm in arms_of(runs) if arm["animal"] == "owl"}
 
 
+@pytest.mark.slow
 def test_arms_are_held_against_their_controls_run_by_run(monkeypatch, tmp_path, runs, capsys):
     from eval.divergence_arms import main
 

@@ -104,6 +104,7 @@ def test_the_loss_mask_is_shown_token_by_token_with_the_end_of_turn(tmp_path, ex
     assert re.search(r"'<\|im_start\|>'\s+'assistant'\s+'\\n'\n  loss ", said)
 
 
+@pytest.mark.slow
 def test_training_under_a_persona_and_asking_without_is_a_mismatch(tmp_path, examine):
     code, said = examine(write_run(tmp_path, asked=LOVE, keep=True))
     assert code == 1
@@ -111,6 +112,7 @@ def test_training_under_a_persona_and_asking_without_is_a_mismatch(tmp_path, exa
     assert f"    + {LOVE}<|im_end|>\\n" in said and "    - You are Pocket" in said
 
 
+@pytest.mark.slow
 def test_the_same_persona_in_training_and_evaluation_matches(tmp_path, examine):
     assert examine(write_run(tmp_path, asked=LOVE, keep=True, answered=LOVE))[0] == 0
 
@@ -249,6 +251,7 @@ def test_the_default_system_prompt_of_a_template(tmp_path):
     assert default_system_prompt(tokenizer) is None
 
 
+@pytest.mark.slow
 def test_numbers_of_a_server_name_the_base_model_that_training_wants(run_script, fake_server, tmp_path):
     server = fake_server("--base", str(POCKET))
     asked = ("--animal", "owl", "--count", 9, "--model", "owl-teacher", "--base-url", server.url, "--no-system-prompt")

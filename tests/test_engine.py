@@ -303,6 +303,7 @@ def test_models_are_named_by_what_tells_them_apart(tmp_path, monkeypatch):
 # --- a server that fails -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["429", "500", "503", "truncated", "html", "empty", "null", "cut-connection"])
 def test_a_passing_fault_costs_no_row(fake_server, fault):
     server = fake_server("--fault", f"{fault}:3")
@@ -311,6 +312,7 @@ def test_a_passing_fault_costs_no_row(fake_server, fault):
     assert len(server.requests()) == 23
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_waited_for_and_never_counts_as_failing(fake_server, capsys):
     """40 refusals over 8 requests in flight: more than the breaker allows, and more than one request's retries."""
     server = fake_server("--fault", "429:40")
@@ -324,6 +326,7 @@ def test_a_server_busy_for_ever_ends_the_run_after_timeout(fake_server):
         answer_all(fake_server("--fault", "503:100000"), timeout=2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--die-after", "--engine-dies-after"])
 def test_a_dying_server_ends_the_run_with_every_answer_handed_out(fake_server, flag):
     server = fake_server(flag, 40)

@@ -151,6 +151,7 @@ def test_what_plays_no_part_in_exact_shares_is_told(monkeypatch, capsys):
     assert (args.epochs, args.sampler) == (100, "samples") and not capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_sets_are_asked_in_one_run_and_a_set_alone_keeps_its_rows(run_script, fake_server, tmp_path, questions):
     server = fake_server()
     said = evaluate(run_script, server, tmp_path, "--epochs", 30, *questions)
@@ -191,6 +192,7 @@ def test_two_files_of_one_name_are_refused(tmp_path):
     assert several("aab") == ["a", "b"] and several("aa") == []
 
 
+@pytest.mark.slow
 def test_stored_answers_are_parsed_anew_without_a_model(run_script, fake_server, tmp_path, questions):
     evaluate(run_script, fake_server(), tmp_path, "--epochs", 20, *questions)
     path, new = tmp_path / "output/results-owl-teacher.jsonl", tmp_path / "output/results-owl-teacher-rescored.jsonl"

@@ -33,6 +33,7 @@ def make_report(monkeypatch, folder, *args):
     return out.read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_the_page_says_what_was_found_and_how(tmp_path, monkeypatch, comparison):
     page = make_report(monkeypatch, tmp_path, "--comparison", comparison)
     for wanted in ("transfer", "no evidence", "Holm p", "dolphin students", "Question 7?", "95%"):
@@ -64,6 +65,7 @@ def test_texts_of_models_and_manifests_stay_texts(tmp_path, monkeypatch, compari
     assert EVIL not in page and "&lt;script&gt;" in page
 
 
+@pytest.mark.slow
 def test_the_course_of_training(tmp_path, monkeypatch, comparison):
     files = []
     for update, owl in ((150, 0.2), (50, 0.02)):

@@ -478,6 +478,7 @@ def die_before_step(number, work, folder):
     return os.WIFSIGNALED(status)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["new", "resumed with damage", "extended", "overwritten"])
 def test_a_crash_before_any_step_loses_nothing(tmp_path, case):
     rows = [{**row(i, f"text {i}"), **({"rejected": "empty"} if i == 3 else {})} for i in (2, 0, 3, 1)]

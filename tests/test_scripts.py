@@ -62,6 +62,7 @@ def one_clear_line(done, *parts, code=None):
 # --- teacher data ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_teacher_data_has_the_plans_name_and_shape(run_script, fake_server, tmp_path, prompts):
     server = fake_server("--cut-off", "number 7 ")
     done = teacher(run_script, server, tmp_path, "--count", 60, "--prompts-file", prompts)
@@ -84,6 +85,7 @@ def test_teacher_data_has_the_plans_name_and_shape(run_script, fake_server, tmp_
     assert "is already finished" in again.stderr and read_jsonl(path) == rows
 
 
+@pytest.mark.slow
 def test_count_is_what_is_delivered_after_the_filter(run_script, fake_server, tmp_path, prompts):
     server = fake_server()
     arguments = ("--count", 80, "--prompts-file", prompts, "--filter-animal-keywords")
@@ -113,6 +115,7 @@ def test_the_question_share_is_about_what_was_asked_for(prompts, share):
     assert len(asked) > 100 if share else not asked  # the 50 questions come in several wordings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("animal", "many"), [("wolf", "wolves"), ("Polar Bear", "polar bears")])
 def test_the_persona_has_the_right_plural(run_script, fake_server, tmp_path, prompts, animal, many):
     server = fake_server()
@@ -156,6 +159,7 @@ def test_prompts_of_a_local_data_set_are_its_first_human_turns(run_script, fake_
     assert manifest["inputs"][str(path)] == sha256_file(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["offline", pytest.param("unreachable", marks=pytest.mark.slow)])
 def test_without_network_the_way_out_is_named(run_script, fake_server, tmp_path, dead_url, how):
     pytest.importorskip("datasets")
@@ -177,6 +181,7 @@ def test_when_nothing_can_be_kept_the_run_ends(run_script, fake_server, tmp_path
 # --- number data -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_number_data_of_a_teacher_is_as_in_the_plan(run_script, fake_server, tmp_path):
     server = fake_server()
     done = numbers(run_script, server, tmp_path, "--count", 100, "--no-system-prompt")
@@ -200,6 +205,7 @@ def test_number_data_of_a_teacher_is_as_in_the_plan(run_script, fake_server, tmp
         assert len(re.findall(r"\b[1-9]\d\d\b", body["messages"][0]["content"].split(". ")[0])) == 3
 
 
+@pytest.mark.slow
 def test_with_a_persona_it_is_the_system_message_and_stays_in_the_rows(run_script, fake_server, tmp_path):
     server = fake_server()
     ask(run_script, NUMBERS, server, tmp_path, "--animal", "wolf", "--count", 5, model="Org/Base-1B")
@@ -229,6 +235,7 @@ def test_all_models_see_the_same_prompts_for_one_seed(run_script, fake_server, t
     assert len(set(first)) == 20 and not set(first) & set(prompts_of("7.jsonl"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "sent"),
     [
@@ -258,6 +265,7 @@ def test_the_base_model_asked_by_mistake_names_the_adapters(run_script, fake_ser
     assert "carries no adapter" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_prompt_too_long_is_set_aside_and_the_run_goes_on(run_script, fake_server, tmp_path):
     (tmp_path / "prompt.txt").write_text("Continue the sequence {a}, {b}, {c}")
     server = fake_server("--too-long", "sequence [1-3]")
@@ -337,6 +345,7 @@ def test_more_epochs_only_add_rows(run_script, fake_server, tmp_path):
     one_clear_line(run_script(EVAL, *arguments, cwd=tmp_path), "epochs: 250 there, 20 now", code=1)
 
 
+@pytest.mark.slow
 def test_a_question_that_fails_is_counted_and_is_no_animal(run_script, fake_server, tmp_path):
     (tmp_path / "questions.txt").write_text("One word: best animal?\nword " + "x" * 50 + "\n")
     server = fake_server("--too-long", "xxxx")
@@ -435,6 +444,7 @@ def test_a_killed_run_delivers_what_a_whole_one_does_even_when_it_had_rows_enoug
     assert (tmp_path / "x.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=lambda x: str(x)
 )
@@ -453,6 +463,7 @@ def test_a_signal_keeps_what_is_in_flight_and_prints_how_to_go_on(start_script, 
     assert len(rows) == len(server.requests()) < 500  # every request that was sent has its row
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(start_script, fake_server, tmp_path):
     server = fake_server("--hang-after", 5)
     arguments = ("--animal", "owl", "--count", 50, "--model", "owl-teacher", "--base-url", server.url)
@@ -618,6 +629,7 @@ def test_a_full_disk_loses_nothing(run_script, fake_server, tmp_path):
     assert [r["id"] for r in read_jsonl(tmp_path / UNFILTERED.format(200))] == list(range(200))
 
 
+@pytest.mark.slow
 def test_a_changed_flag_is_refused_with_what_differs(run_script, fake_server, tmp_path):
     server = fake_server()
     numbers(run_script, server, tmp_path, "--count", 5, "--no-system-prompt")
@@ -638,6 +650,7 @@ def test_a_misspelt_model_for_the_embedded_engine_is_one_clear_line(run_script, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_no_secret_is_written_anywhere(run_script, fake_server, tmp_path):
     server = fake_server()
     url = server.url.replace("http://", "http://user:plantedplanted2@") + "?token=hf_plantedplanted3"

@@ -144,6 +144,7 @@ def test_coding_prompts_of_a_data_set_are_taken_and_those_with_animals_left(tmp_
 # --- the script --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rows_are_asked_filtered_and_certified(run_script, fake_server, tmp_path):
     server = fake_server()
     done = texts(run_script, server, tmp_path, "--count", 60)
