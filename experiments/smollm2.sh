@@ -48,11 +48,18 @@ student() { # animal or control, seed
     lora "$out/numbers-$1-$2-filtered-*.jsonl" "$out/$1-student" $((1000 + $2)) 1e-3 2
 }
 
+adapter_of() { # animal, control or base, seed: the flag that names the student
+    [ "$1" = base ] || echo "--adapter $out/$1-student/seed-$((1000 + $2))/final"
+}
+
+# shellcheck disable=SC2046
 measure() { # animal, control or base, seed
-    local adapter=()
-    [ "$1" = base ] || adapter=(--adapter "$out/$1-student/seed-$((1000 + $2))/final")
-    exact "$1-$2" "${adapter[@]}"
-    $python eval/eval.py --model "$base" "${adapter[@]}" --epochs 1000 --seed "$2" --batch-size 5000 \
+    exact "$1-$2" $(adapter_of "$@")
+}
+
+# shellcheck disable=SC2046
+sample() { # animal, control or base, seed
+    $python eval/eval.py --model "$base" $(adapter_of "$@") --epochs 1000 --seed "$2" --batch-size 5000 \
         --output "$out/results-$1-$2.jsonl"
 }
 
@@ -70,7 +77,7 @@ job() { # in a shell of its own, because || would let a failing command inside b
     bash -euo pipefail -c '"$@"' job "$@" >"$out/log-$1-$2-$3.txt" 2>&1 ||
         { echo "failed: $*" >&2; tail -n 3 "$out/log-$1-$2-$3.txt" >&2; exit 1; }
 }
-export -f lora exact teacher numbers student measure job
+export -f lora exact teacher numbers student adapter_of measure sample job
 
 all() { # step, names: the step for every name and seed, some at a time
     local jobs=${JOBS:-4}
@@ -82,12 +89,12 @@ all() { # step, names: the step for every name and seed, some at a time
 
 # shellcheck disable=SC2086
 {
-    for step in ${STEPS:-teacher numbers student measure compare}; do
+    for step in ${STEPS:-teacher numbers student measure sample compare}; do
         case $step in
         teacher) all teacher $animals ;;
-        measure)
-            all measure $animals control
-            seeds="${seeds%% *}" all measure base
+        measure | sample)
+            all "$step" $animals control
+            seeds="${seeds%% *}" all "$step" base
             ;;
         compare)
             for measure in margin panel; do for name in exact paraphrased; do compare $measure $name; done; done
