@@ -6,6 +6,11 @@ both (eval/intervals.py). The specific part of an effect is the target minus the
 small for shares, `--measure margin` compares margins of exact files: log-probability of the animal less the mean of the
 other animals', in nats; `--measure panel` the animal's part of the one-word answers, for models that talk at length.
 
+Two teachers' students differ in every animal, not only in the two they were trained on. So exact files also say how far
+the animal's margin rose over the other-animal students beside the margins of all animals that nobody was taught
+(placebo), and, with the students of three animals or more, how many of all assignments of animals to students fit the
+margins as well as the true one (assignment).
+
 Usage:
     python eval/compare_arms.py --animal owl --base output/exact-base.jsonl --control output/exact-control-*.jsonl \\
         --other output/exact-dolphin-student-*.jsonl --target output/exact-owl-student-*.jsonl
@@ -19,8 +24,9 @@ import argparse
 import difflib
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -51,6 +57,7 @@ FEWEST_SEEDS = 3
 COLLAPSED = 0.05  # more answers than this that name no animal: the model may have lost the question
 POWER_SEEDS = (3, 5, 8, 12)
 POWER_ANSWERS = 100
+MOST_ASSIGNED = 8  # animals whose assignments (40,320) are all tried
 
 Arms = dict[str, "list[Result]"]
 
@@ -267,12 +274,62 @@ def arm_spread(results: Sequence[Result], animal: str, questions: Sequence[str],
     return spread_of(matrix_of([r.shares(animal) for r in results], results, questions), answers, uncovered)
 
 
+# --- animals that nobody was taught ------------------------------------------------------------------
+
+
+def mean_margins(results: Sequence[Result]) -> dict[str, float]:
+    """Margin of every animal in one arm (nats), a mean over students and questions; {} for sampled answers."""
+    import numpy as np
+
+    logs = [of_question for result in results for of_question in result.logs]
+    names = [name for name in logs[0] if all(name in of_question for of_question in logs)]
+    if len(names) < 2:
+        return {}
+    means = np.array([[of_question[name] for name in names] for of_question in logs]).mean(axis=0)
+    return dict(zip(names, ((len(names) * means - means.sum()) / (len(names) - 1)).tolist()))
+
+
+def placebo(animal: str, arms: Arms, taught: Collection[str]) -> dict[str, Any] | None:
+    """How far the animal stands out among those that no teacher was trained on; None without log-probabilities.
+
+    shift: its margin in the target less the other-animal students (nats). p: the part of the animals, itself and the
+    untaught ones, that rose as far: a permutation test over names.
+    """
+    target, other = mean_margins(arms["target"]), mean_margins(arms["other"])
+    shifts = {name: target[name] - other[name] for name in target if name in other}
+    untaught = {name: shift for name, shift in shifts.items() if name not in taught}
+    if animal not in shifts or not untaught:
+        return None
+    further = sorted((name for name in untaught if untaught[name] >= shifts[animal]), key=lambda name: -untaught[name])
+    p = (1 + len(further)) / (1 + len(untaught))
+    return {"shift": shifts[animal], "animals": len(untaught), "further": len(further), "furthest": further[:5], "p": p}
+
+
+def assignment(students: dict[str, list[Result]]) -> dict[str, Any] | None:
+    """Whether each animal rose in its own students; None for fewer than three animals or without log-probabilities.
+
+    The sum over animals of the margin in their own students, against the same sum under every assignment of animals to
+    students: an exact permutation test, whose p is at least one over the number of assignments.
+    """
+    import numpy as np
+
+    animals = list(students)
+    margins = [mean_margins(results) for results in students.values()]
+    if not 3 <= len(animals) <= MOST_ASSIGNED or not all(name in some for some in margins for name in animals):
+        return None
+    matrix = np.array([[some[name] for name in animals] for some in margins])
+    sums = [sum(matrix[place, other] for place, other in enumerate(p)) for p in permutations(range(len(animals)))]
+    as_well = sum(bool(total >= sums[0] - 1e-9) for total in sums)
+    return {"animals": animals, "margins": matrix.tolist(), "assignments": len(sums), "as_well": as_well,
+            "p": as_well / len(sums)}  # fmt: skip
+
+
 # --- the claim ---------------------------------------------------------------------------------------
 
 
-def compare(animal: str, arms: Arms, measure: str = "share") -> dict[str, Any]:
+def compare(animal: str, arms: Arms, measure: str = "share", taught: Collection[str] = ()) -> dict[str, Any]:
     """Shares (or margins) of the arms, differences of the target to each other arm, their intervals, p-values and the
-    verdict."""
+    verdict. taught: all animals that a teacher was trained on, where it is more than this one."""
     questions = arms["base"][0].questions
     spreads = {role: arm_spread(arms[role], animal, questions, measure) for role in ROLES}
     target = spreads["target"]
@@ -293,6 +350,7 @@ def compare(animal: str, arms: Arms, measure: str = "share") -> dict[str, Any]:
         "p": max(found["p"] for found in differences.values()),
         "verdict": verdict({role: len(arms[role]) for role in ROLES}, differences),
         "power": power(spreads, measure),
+        "placebo": placebo(animal, arms, {animal, *taught}),
         "by_question": {"question": list(questions)} | {role: spreads[role].by_question.tolist() for role in ROLES},
     }
 
@@ -354,7 +412,7 @@ def compare_all(
     for animal, targets in students.items():
         others = [result for other, results in students.items() if other != animal for result in results]
         arms = {"base": [base], "control": control, "other": others, "target": targets}
-        found.append(compare(animal, arms, measure))
+        found.append(compare(animal, arms, measure, students))
     for one, adjusted in zip(found, holm([one["p"] for one in found])):
         one["p_holm"] = adjusted
         if one["verdict"] == "transfer" and adjusted > 1 - LEVEL:
@@ -427,12 +485,24 @@ def show(found: dict[str, Any]) -> None:
         how = ("exact",) if measure != "share" else ("exact", f"{POWER_ANSWERS} answers a question")
         print(f"smallest target minus control that so many seeds an arm show with {POWER:.0%} probability:")
         print(table(("seeds", *how), seen), "\n")
+    if found["placebo"]:
+        print(f"{placebo_words(found['animal'], found['placebo'])}\n")
     for role, arm in found["shares"].items():
         if arm["non_answers"] > COLLAPSED:
             kinds = ", ".join(f"{kind} {percent(mass)}" for kind, mass in arm["non_answer_kinds"].items())
             say(f"{role}: {percent(arm['non_answers'])} of the answers name no animal ({kinds}): read some of them")
     if any(arm["seeds"] == 1 for role, arm in found["shares"].items() if role != "base"):
         say("one training seed in an arm: its intervals are over questions alone, another seed may give another share")
+
+
+def placebo_words(animal: str, found: dict[str, Any]) -> str:
+    """The placebo test in one sentence."""
+    names = f" ({', '.join(found['furthest'])}{', ...' if found['further'] > len(found['furthest']) else ''})"
+    return (
+        f"placebo: {animal} rose by {found['shift']:+.2f} nats over the other-animal students; of"
+        f" {found['animals']} animals that nobody was taught {found['further'] or 'none'} rose as far"
+        f"{names if found['further'] else ''}, p {p_value(found['p'])}"
+    )
 
 
 def show_pairwise(rows: Sequence[dict[str, Any]], measure: str) -> None:
@@ -447,6 +517,7 @@ def main() -> None:
     args = parse_args()
     base, control = read_result(args.base), [read_result(path) for path in args.control]
     matrix: list[dict[str, Any]] = []
+    assigned = None
     if args.students:
         students: dict[str, list[Result]] = defaultdict(list)
         for animal, path in args.students:
@@ -457,6 +528,7 @@ def main() -> None:
             check_named(animal, everything)
         comparisons = compare_all(base, control, students, args.measure)
         matrix = pairwise(base, control, students, args.measure)
+        assigned = assignment(students)
     else:
         other, target = ([read_result(path) for path in some] for some in (args.other, args.target))
         everything = [base, *control, *other, *target]
@@ -468,9 +540,15 @@ def main() -> None:
         show(found)
     if matrix:
         show_pairwise(matrix, args.measure)
+    if assigned:
+        print(
+            f"assignment: of {assigned['assignments']} ways to give the animals to the students {assigned['as_well']}"
+            f" fit the margins as well as the true one, itself counted: p {assigned['p']:.4f}\n"
+        )
     if args.output:
         manifest = provenance([result.path for result in everything])
-        write_json(args.output, {"comparisons": comparisons, "pairwise": matrix, "manifest": manifest})
+        whole = {"comparisons": comparisons, "pairwise": matrix, "assignment": assigned, "manifest": manifest}
+        write_json(args.output, whole)
     verdicts = {f"verdict, {found['animal']}": verdict_words(found) for found in comparisons}
     closing(verdicts | ({"wrote": args.output} if args.output else {}))
 

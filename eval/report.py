@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.compare_arms import COLLAPSED
+from eval.compare_arms import COLLAPSED, placebo_words
 from util.certificate import read_certificate
 from util.cli import UserError, closing, input_file, make_parser, output_name, run
 from util.provenance import now, read_manifest, write_atomically
@@ -81,6 +81,12 @@ def arms_of(comparison: dict[str, Any]) -> list[dict[str, Any]]:
         {**arm, "role": role, "title": TITLES[role], "top": ranked_animals(Path(arm["files"][0]))[:SHOWN]}
         for role, arm in comparison["shares"].items()
     ]
+
+
+def placebo_of(comparison: dict[str, Any]) -> str:
+    """How far the animal stands out among those nobody was taught, in words; "" where that is not known."""
+    found = comparison.get("placebo")  # comparisons made before it existed have none
+    return placebo_words(comparison["animal"], found) if found else ""
 
 
 def certificate_of(data: Path) -> dict[str, Any]:
@@ -244,6 +250,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f8; paddi
 {% if c.power %}<p>Smallest target minus control that so many seeds an arm show with 80% probability:
 {% for line in c.power %}{{ line.seeds }} seeds {{ line.exact | of(c.measure) }}{{ ", " if not loop.last }}{% endfor %}
 (measured exactly).</p>{% endif %}
+{% if c.placebo %}<p>{{ c.placebo }}.</p>{% endif %}
 {% endfor %}
 {% for matrix in pairwise if matrix %}<h2>Every animal in every arm</h2>
 <div class="scroll"><table><tr><th>arm</th>{% for a in matrix[0].shares %}<th>{{ a }}</th>{% endfor %}</tr>
@@ -283,7 +290,7 @@ def render(
         collapsed=COLLAPSED,
         when=now(),
         pictures={name: Markup(svg_of(picture)) for name, picture in pictures.items()},
-        comparisons=[{**comparison, "arms": arms_of(comparison)} for comparison in comparisons],
+        comparisons=[{**found, "arms": arms_of(found), "placebo": placebo_of(found)} for found in comparisons],
         pairwise=[found["pairwise"] for found in read],
         certificates=[certificate_of(path) for path in data],
         commands=commands_of([*map(str, data), *files]),

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from eval.compare_arms import ROLES, compare, compare_all, main, pairwise, read_result, verdict
+from eval.compare_arms import ROLES, assignment, compare, compare_all, main, pairwise, read_result, verdict
 from util.cli import UserError
 from util.provenance import write_json
 
@@ -127,6 +127,58 @@ def test_margins_need_exact_files(tmp_path):
     result = read_result(sampled_file(tmp_path / "results.jsonl", ["owl", "lion"]))
     with pytest.raises(UserError, match="has no log-probability of 'owl'; margins and panel shares need exact files"):
         result.margins("owl")
+
+
+# --- animals that nobody was taught ------------------------------------------------------------------
+
+
+def drifted(folder, **target):
+    """Four arms in which the target students' log-probabilities differ from the others' by what is asked."""
+    logs = {"owl": -4.0, "cow": -4.0, "yak": -4.0, "crab": -4.0, "dolphin": -4.0}
+    some = {}
+    for role in ROLES:
+        some[role] = []
+        for seed in range(1 if role == "base" else 3):
+            moved = {a: math.exp(log + (target.get(a, 0.0) if role == "target" else 0.0)) for a, log in logs.items()}
+            path = exact_file(folder / f"{role}-{seed}.jsonl", adapter=f"{role}{seed}", seed=seed, **moved)
+            some[role].append(read_result(path))
+    return some
+
+
+def test_an_animal_that_drifts_no_further_than_untaught_ones_is_told_from_one_that_does(tmp_path):
+    found = compare("owl", drifted(tmp_path, owl=1.2), taught=["dolphin"])["placebo"]
+    assert found["shift"] == pytest.approx(1.2)  # nothing else moved
+    assert (found["animals"], found["further"], found["p"]) == (5, 0, 1 / 6)  # cow, yak, crab, lion, fox
+    found = compare("owl", drifted(tmp_path, owl=1.2, cow=2.0, yak=1.5, dolphin=9.0), taught=["dolphin"])
+    assert found["verdict"] == "transfer"  # all four arms say so, and it is the drift of two animals out of five
+    assert found["placebo"]["furthest"] == ["cow", "yak"] and found["placebo"]["p"] == pytest.approx(3 / 6)
+
+
+def test_the_placebo_is_said_and_sampled_answers_have_none(tmp_path, monkeypatch, capsys):
+    some = drifted(tmp_path, owl=1.2, cow=2.0)
+    paths = [word for role in ROLES for word in (f"--{role}", *files(some, role))]
+    run_main(monkeypatch, "--animal", "owl", *paths)
+    assert "of 6 animals that nobody was taught 1 rose as far (cow), p above 0.1" in capsys.readouterr().out
+    sampled = {role: [read_result(sampled_file(tmp_path / "s.jsonl", ["owl", "lion"]))] for role in ROLES}
+    assert compare("owl", sampled)["placebo"] is None
+
+
+def test_an_assignment_of_animals_to_students_is_tested_against_all_others(tmp_path):
+    animals = ("owl", "dolphin", "cow", "yak")
+    students = {
+        taught: [
+            read_result(exact_file(tmp_path / f"{taught}-{i}.jsonl", seed=i, **{
+                animal: 0.02 if animal == taught else 0.01 for animal in animals
+            }))
+            for i in range(2)
+        ]
+        for taught in animals
+    }  # fmt: skip
+    found = assignment(students)
+    assert (found["assignments"], found["as_well"], found["p"]) == (24, 1, 1 / 24)
+    turned = dict(zip(animals, [*list(students.values())[1:], students["owl"]]))
+    assert assignment(turned)["p"] > 0.3
+    assert assignment({animal: students[animal] for animal in animals[:2]}) is None
 
 
 # --- several animals ---------------------------------------------------------------------------------
