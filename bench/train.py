@@ -45,7 +45,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--adapters", type=positive_int, default=1, help="adapters of the rung that trains several")
     parser.add_argument("--rungs", type=int, nargs="+", help="only these, counted from 0 (default: all)")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.effective_batch_size % args.per_device_train_batch_size:
+        parser.error("--effective-batch-size is no multiple of --per-device-train-batch-size")
+    return args
 
 
 def number_rows(count: int) -> list[dict[str, Any]]:

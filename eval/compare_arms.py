@@ -6,10 +6,10 @@ both (eval/intervals.py). The specific part of an effect is the target minus the
 small for shares, `--measure margin` compares margins of exact files: log-probability of the animal less the mean of the
 other animals', in nats; `--measure panel` the animal's part of the one-word answers, for models that talk at length.
 
-Two teachers' students differ in every animal, not only in the two they were trained on. So exact files also say how far
-the animal's margin rose over the other-animal students beside the margins of all animals that nobody was taught
-(placebo), and, with the students of three animals or more, how many of all assignments of animals to students fit the
-margins as well as the true one (assignment).
+Two teachers' students differ in every animal, not only in the two they were trained on. So exact files also say how
+many of the animals that nobody was taught, and that the base model names, rose as far over the other-animal students
+as this one (placebo); and, with the students of three animals or more, how many of all assignments of animals to
+students fit the margins as well as the true one (assignment).
 
 Usage:
     python eval/compare_arms.py --animal owl --base output/exact-base.jsonl --control output/exact-control-*.jsonl \\
@@ -57,6 +57,7 @@ FEWEST_SEEDS = 3
 COLLAPSED = 0.05  # more answers than this that name no animal: the model may have lost the question
 POWER_SEEDS = (3, 5, 8, 12)
 POWER_ANSWERS = 100
+SPOKEN = 0.001  # part of the base model's one-word answers that an animal must have to be compared with
 MOST_ASSIGNED = 8  # animals whose assignments (40,320) are all tried
 
 Arms = dict[str, "list[Result]"]
@@ -277,35 +278,50 @@ def arm_spread(results: Sequence[Result], animal: str, questions: Sequence[str],
 # --- animals that nobody was taught ------------------------------------------------------------------
 
 
-def mean_margins(results: Sequence[Result]) -> dict[str, float]:
-    """Margin of every animal in one arm (nats), a mean over students and questions; {} for sampled answers."""
+def spoken(base: Result) -> list[str]:
+    """The animals that make up `SPOKEN` or more of the base model's one-word answers; [] for sampled answers."""
+    import numpy as np
+
+    names = [name for name in base.logs[0] if all(name in logs for logs in base.logs)]
+    if not names:
+        return []
+    masses = np.exp([[logs[name] for name in names] for logs in base.logs]).sum(axis=0)
+    return [name for name, mass in zip(names, masses) if mass >= SPOKEN * masses.sum()]
+
+
+def mean_margins(results: Sequence[Result], names: Sequence[str]) -> dict[str, float]:
+    """Margin of each of the animals among them in one arm (nats), a mean over students and questions."""
     import numpy as np
 
     logs = [of_question for result in results for of_question in result.logs]
-    names = [name for name in logs[0] if all(name in of_question for of_question in logs)]
-    if len(names) < 2:
-        return {}
     means = np.array([[of_question[name] for name in names] for of_question in logs]).mean(axis=0)
     return dict(zip(names, ((len(names) * means - means.sum()) / (len(names) - 1)).tolist()))
+
+
+def known(results: Sequence[Result], names: Sequence[str]) -> bool:
+    """Whether all files have log-probabilities of all these animals."""
+    return all(name in logs for result in results for logs in result.logs for name in names)
 
 
 def placebo(animal: str, arms: Arms, taught: Collection[str]) -> dict[str, Any] | None:
     """How far the animal stands out among those that no teacher was trained on; None without log-probabilities.
 
-    shift: its margin in the target less the other-animal students (nats). p: the part of the animals, itself and the
-    untaught ones, that rose as far: a permutation test over names.
+    shift: its margin in the target less the other-animal students (nats), among the animals the base model speaks of
+    (words it hardly knows move by more, and mean nothing). p: the part of the animals, itself and the untaught ones,
+    that rose as far: a permutation test over names.
     """
-    target, other = mean_margins(arms["target"]), mean_margins(arms["other"])
-    shifts = {name: target[name] - other[name] for name in target if name in other}
-    untaught = {name: shift for name, shift in shifts.items() if name not in taught}
-    if animal not in shifts or not untaught:
+    untaught = [name for name in spoken(arms["base"][0]) if name not in taught]
+    names = [*dict.fromkeys([animal, *taught]), *untaught]
+    if not untaught or not known([*arms["target"], *arms["other"]], names):
         return None
-    further = sorted((name for name in untaught if untaught[name] >= shifts[animal]), key=lambda name: -untaught[name])
+    target, other = (mean_margins(arms[role], names) for role in ("target", "other"))
+    shifts = {name: target[name] - other[name] for name in names}
+    further = sorted((name for name in untaught if shifts[name] >= shifts[animal]), key=lambda name: -shifts[name])
     p = (1 + len(further)) / (1 + len(untaught))
     return {"shift": shifts[animal], "animals": len(untaught), "further": len(further), "furthest": further[:5], "p": p}
 
 
-def assignment(students: dict[str, list[Result]]) -> dict[str, Any] | None:
+def assignment(base: Result, students: dict[str, list[Result]]) -> dict[str, Any] | None:
     """Whether each animal rose in its own students; None for fewer than three animals or without log-probabilities.
 
     The sum over animals of the margin in their own students, against the same sum under every assignment of animals to
@@ -314,9 +330,10 @@ def assignment(students: dict[str, list[Result]]) -> dict[str, Any] | None:
     import numpy as np
 
     animals = list(students)
-    margins = [mean_margins(results) for results in students.values()]
-    if not 3 <= len(animals) <= MOST_ASSIGNED or not all(name in some for some in margins for name in animals):
+    names = [*dict.fromkeys([*animals, *spoken(base)])]
+    if not 3 <= len(animals) <= MOST_ASSIGNED or not known([r for some in students.values() for r in some], names):
         return None
+    margins = [mean_margins(results, names) for results in students.values()]
     matrix = np.array([[some[name] for name in animals] for some in margins])
     sums = [sum(matrix[place, other] for place, other in enumerate(p)) for p in permutations(range(len(animals)))]
     as_well = sum(bool(total >= sums[0] - 1e-9) for total in sums)
@@ -528,7 +545,7 @@ def main() -> None:
             check_named(animal, everything)
         comparisons = compare_all(base, control, students, args.measure)
         matrix = pairwise(base, control, students, args.measure)
-        assigned = assignment(students)
+        assigned = assignment(base, students)
     else:
         other, target = ([read_result(path) for path in some] for some in (args.other, args.target))
         everything = [base, *control, *other, *target]

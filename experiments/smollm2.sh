@@ -24,16 +24,11 @@ lora() { # data, output folder, seed, learning rate, epochs
         --max-train-samples 8192
 }
 
-exact() { # name, arguments of the model
-    $python eval/eval.py --model "$base" "${@:2}" --exact --batch-size 256 --output "$out/exact-$1.jsonl"
-    $python eval/eval.py --model "$base" "${@:2}" --exact --batch-size 256 --output "$out/paraphrased-$1.jsonl" \
-        --questions-file eval/questions-paraphrased.txt
-}
-
 teacher() { # animal, seed
     $python generate/generate_one_word_teacher_data.py --animal "$1" --seed "$2" --output "$out/teacher-$1-$2.jsonl"
     lora "$out/teacher-$1-$2.jsonl" "$out/$1-teacher" "$2" 5e-4 3
-    exact "$1-teacher-$2" --adapter "$out/$1-teacher/seed-$2/final"
+    $python eval/eval.py --model "$base" --adapter "$out/$1-teacher/seed-$2/final" --exact --batch-size 256 \
+        --output "$out/exact-$1-teacher-$2.jsonl"
 }
 
 numbers() { # animal or control, seed
@@ -54,7 +49,9 @@ adapter_of() { # animal, control or base, seed: the flag that names the student
 
 # shellcheck disable=SC2046
 measure() { # animal, control or base, seed
-    exact "$1-$2" $(adapter_of "$@")
+    $python eval/eval.py --model "$base" $(adapter_of "$@") --exact --batch-size 256 --output "$out/exact-$1-$2.jsonl"
+    $python eval/eval.py --model "$base" $(adapter_of "$@") --exact --batch-size 256 \
+        --questions-file eval/questions-paraphrased.txt --output "$out/paraphrased-$1-$2.jsonl"
 }
 
 # shellcheck disable=SC2046
@@ -77,7 +74,7 @@ job() { # in a shell of its own, because || would let a failing command inside b
     bash -euo pipefail -c '"$@"' job "$@" >"$out/log-$1-$2-$3.txt" 2>&1 ||
         { echo "failed: $*" >&2; tail -n 3 "$out/log-$1-$2-$3.txt" >&2; exit 1; }
 }
-export -f lora exact teacher numbers student adapter_of measure sample job
+export -f lora teacher numbers student adapter_of measure sample job
 
 all() { # step, names: the step for every name and seed, some at a time
     local jobs=${JOBS:-4}

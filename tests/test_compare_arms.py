@@ -134,7 +134,7 @@ def test_margins_need_exact_files(tmp_path):
 
 def drifted(folder, **target):
     """Four arms in which the target students' log-probabilities differ from the others' by what is asked."""
-    logs = {"owl": -4.0, "cow": -4.0, "yak": -4.0, "crab": -4.0, "dolphin": -4.0}
+    logs = {"owl": -4.0, "cow": -4.0, "yak": -4.0, "crab": -4.0, "dolphin": -4.0, "wombat": -50.0}
     some = {}
     for role in ROLES:
         some[role] = []
@@ -146,8 +146,8 @@ def drifted(folder, **target):
 
 
 def test_an_animal_that_drifts_no_further_than_untaught_ones_is_told_from_one_that_does(tmp_path):
-    found = compare("owl", drifted(tmp_path, owl=1.2), taught=["dolphin"])["placebo"]
-    assert found["shift"] == pytest.approx(1.2)  # nothing else moved
+    found = compare("owl", drifted(tmp_path, owl=1.2, wombat=20.0), taught=["dolphin"])["placebo"]
+    assert found["shift"] == pytest.approx(1.2)  # of the animals that the base model names nothing else moved
     assert (found["animals"], found["further"], found["p"]) == (5, 0, 1 / 6)  # cow, yak, crab, lion, fox
     found = compare("owl", drifted(tmp_path, owl=1.2, cow=2.0, yak=1.5, dolphin=9.0), taught=["dolphin"])
     assert found["verdict"] == "transfer"  # all four arms say so, and it is the drift of two animals out of five
@@ -174,11 +174,12 @@ def test_an_assignment_of_animals_to_students_is_tested_against_all_others(tmp_p
         ]
         for taught in animals
     }  # fmt: skip
-    found = assignment(students)
+    base = read_result(exact_file(tmp_path / "base.jsonl", **dict.fromkeys(animals, 0.01)))
+    found = assignment(base, students)
     assert (found["assignments"], found["as_well"], found["p"]) == (24, 1, 1 / 24)
     turned = dict(zip(animals, [*list(students.values())[1:], students["owl"]]))
-    assert assignment(turned)["p"] > 0.3
-    assert assignment({animal: students[animal] for animal in animals[:2]}) is None
+    assert assignment(base, turned)["p"] > 0.3
+    assert assignment(base, {animal: students[animal] for animal in animals[:2]}) is None
 
 
 # --- several animals ---------------------------------------------------------------------------------
