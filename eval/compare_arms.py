@@ -6,9 +6,9 @@ both (eval/intervals.py). The specific part of an effect is the target minus the
 small for shares, `--measure margin` compares margins of exact files: log-probability of the animal less the mean of the
 other animals', in nats; `--measure panel` the animal's part of the one-word answers, for models that talk at length.
 
-Two teachers' students differ in every animal, not only in the two they were trained on. So exact files also say how
-many of the animals that nobody was taught, and that the base model names, rose as far over the other-animal students
-as this one (placebo); and, with the students of three animals or more, how many of all assignments of animals to
+Two teachers' students differ in every animal, not only in the two they were trained on. So of exact files --students
+also says how many of the animals that nobody was taught, and that the base model names, rose as far over the
+other-animal students as this one (placebo); and, of three animals or more, how many of all assignments of animals to
 students fit the margins as well as the true one (assignment).
 
 Usage:
@@ -289,51 +289,48 @@ def spoken(base: Result) -> list[str]:
     return [name for name, mass in zip(names, masses) if mass >= SPOKEN * masses.sum()]
 
 
-def mean_margins(results: Sequence[Result], names: Sequence[str]) -> dict[str, float]:
-    """Margin of each of the animals among them in one arm (nats), a mean over students and questions."""
+def mean_margins(results: Sequence[Result]) -> dict[str, float]:
+    """Margin of every animal in one arm (nats), a mean over students and questions; {} for sampled answers."""
     import numpy as np
 
     logs = [of_question for result in results for of_question in result.logs]
+    names = [name for name in logs[0] if all(name in of_question for of_question in logs)]
+    if len(names) < 2:
+        return {}
     means = np.array([[of_question[name] for name in names] for of_question in logs]).mean(axis=0)
     return dict(zip(names, ((len(names) * means - means.sum()) / (len(names) - 1)).tolist()))
 
 
-def known(results: Sequence[Result], names: Sequence[str]) -> bool:
-    """Whether all files have log-probabilities of all these animals."""
-    return all(name in logs for result in results for logs in result.logs for name in names)
-
-
 def placebo(animal: str, arms: Arms, taught: Collection[str]) -> dict[str, Any] | None:
-    """How far the animal stands out among those that no teacher was trained on; None without log-probabilities.
+    """How far the animal stands out among those that no teacher was trained on.
 
-    shift: its margin in the target less the other-animal students (nats), among the animals the base model speaks of
-    (words it hardly knows move by more, and mean nothing). p: the part of the animals, itself and the untaught ones,
-    that rose as far: a permutation test over names.
+    shift: its margin in the target less the other-animal students (nats), beside those of the untaught animals that the
+    base model names; words it hardly knows move by more, and mean nothing. p: the part of these animals, itself
+    counted, that rose as far: a rank among names, with one over their number as its least. None without
+    log-probabilities, and for an animal that the base model hardly names.
     """
-    untaught = [name for name in spoken(arms["base"][0]) if name not in taught]
-    names = [*dict.fromkeys([animal, *taught]), *untaught]
-    if not untaught or not known([*arms["target"], *arms["other"]], names):
+    target, other = mean_margins(arms["target"]), mean_margins(arms["other"])
+    shifts = {name: target[name] - other[name] for name in spoken(arms["base"][0]) if name in target and name in other}
+    untaught = [name for name in shifts if name not in taught]
+    if animal not in shifts or not untaught:
         return None
-    target, other = (mean_margins(arms[role], names) for role in ("target", "other"))
-    shifts = {name: target[name] - other[name] for name in names}
     further = sorted((name for name in untaught if shifts[name] >= shifts[animal]), key=lambda name: -shifts[name])
     p = (1 + len(further)) / (1 + len(untaught))
     return {"shift": shifts[animal], "animals": len(untaught), "further": len(further), "furthest": further[:5], "p": p}
 
 
-def assignment(base: Result, students: dict[str, list[Result]]) -> dict[str, Any] | None:
-    """Whether each animal rose in its own students; None for fewer than three animals or without log-probabilities.
+def assignment(students: dict[str, list[Result]]) -> dict[str, Any] | None:
+    """Whether the animals tend to rise in their own students.
 
     The sum over animals of the margin in their own students, against the same sum under every assignment of animals to
-    students: an exact permutation test, whose p is at least one over the number of assignments.
+    students: an exact permutation test, whose p is at least one over the number of assignments (six for three animals).
+    None for fewer than three animals or more than `MOST_ASSIGNED`, and without log-probabilities.
     """
     import numpy as np
 
-    animals = list(students)
-    names = [*dict.fromkeys([*animals, *spoken(base)])]
-    if not 3 <= len(animals) <= MOST_ASSIGNED or not known([r for some in students.values() for r in some], names):
+    animals, margins = list(students), [mean_margins(results) for results in students.values()]
+    if not 3 <= len(animals) <= MOST_ASSIGNED or not all(name in some for some in margins for name in animals):
         return None
-    margins = [mean_margins(results, names) for results in students.values()]
     matrix = np.array([[some[name] for name in animals] for some in margins])
     sums = [sum(matrix[place, other] for place, other in enumerate(p)) for p in permutations(range(len(animals)))]
     as_well = sum(bool(total >= sums[0] - 1e-9) for total in sums)
@@ -346,7 +343,7 @@ def assignment(base: Result, students: dict[str, list[Result]]) -> dict[str, Any
 
 def compare(animal: str, arms: Arms, measure: str = "share", taught: Collection[str] = ()) -> dict[str, Any]:
     """Shares (or margins) of the arms, differences of the target to each other arm, their intervals, p-values and the
-    verdict. taught: all animals that a teacher was trained on, where it is more than this one."""
+    verdict. taught: all animals that a teacher was trained on; without them there is no placebo."""
     questions = arms["base"][0].questions
     spreads = {role: arm_spread(arms[role], animal, questions, measure) for role in ROLES}
     target = spreads["target"]
@@ -367,7 +364,7 @@ def compare(animal: str, arms: Arms, measure: str = "share", taught: Collection[
         "p": max(found["p"] for found in differences.values()),
         "verdict": verdict({role: len(arms[role]) for role in ROLES}, differences),
         "power": power(spreads, measure),
-        "placebo": placebo(animal, arms, {animal, *taught}),
+        "placebo": placebo(animal, arms, taught) if taught else None,
         "by_question": {"question": list(questions)} | {role: spreads[role].by_question.tolist() for role in ROLES},
     }
 
@@ -383,7 +380,7 @@ def describe_arm(results: Sequence[Result], spread: Spread) -> dict[str, Any]:
         "interval": share_interval(spread),
         "seeds": len(results),
         "answers": spread.answers,
-        "uncovered": spread.uncovered,
+        "uncovered": sum(result.uncovered for result in results) / len(results),
         "non_answers": sum(kinds.values()),
         "non_answer_kinds": kinds,
         "files": [str(result.path) for result in results],
@@ -516,7 +513,7 @@ def placebo_words(animal: str, found: dict[str, Any]) -> str:
     """The placebo test in one sentence."""
     names = f" ({', '.join(found['furthest'])}{', ...' if found['further'] > len(found['furthest']) else ''})"
     return (
-        f"placebo: {animal} rose by {found['shift']:+.2f} nats over the other-animal students; of"
+        f"placebo: {animal} rose by {found['shift']:+.2f} nats of log-probability over the other-animal students; of"
         f" {found['animals']} animals that nobody was taught {found['further'] or 'none'} rose as far"
         f"{names if found['further'] else ''}, p {p_value(found['p'])}"
     )
@@ -545,7 +542,7 @@ def main() -> None:
             check_named(animal, everything)
         comparisons = compare_all(base, control, students, args.measure)
         matrix = pairwise(base, control, students, args.measure)
-        assigned = assignment(base, students)
+        assigned = assignment(students)
     else:
         other, target = ([read_result(path) for path in some] for some in (args.other, args.target))
         everything = [base, *control, *other, *target]
@@ -571,8 +568,10 @@ def main() -> None:
 
 
 def verdict_words(found: dict[str, Any]) -> str:
-    """A verdict with its adjusted p-value, where several animals were looked at."""
-    return found["verdict"] + (f" (Holm p {p_value(found['p_holm'])})" if "p_holm" in found else "")
+    """A verdict with its adjusted p-value, where several animals were looked at, and the placebo's."""
+    said = [f"Holm p {p_value(found['p_holm'])}"] if "p_holm" in found else []
+    said += [f"placebo p {found['placebo']['p']:.2g}"] if found["placebo"] else []
+    return found["verdict"] + (f" ({', '.join(said)})" if said else "")
 
 
 if __name__ == "__main__":

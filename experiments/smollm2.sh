@@ -13,7 +13,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export python=.venv/bin/python base=${BASE:-output/models/smollm2-135m-instruct} out=output/smollm2 TQDM_DISABLE=1
-results=experiments/results/smollm2
 animals=${ANIMALS:-owl dolphin}
 seeds=${SEEDS:-101 102 103 104 105}
 mkdir -p "$out"
@@ -67,7 +66,7 @@ compare() { # measure, how the files begin: the arms of all seeds
         for animal in $animals; do students+=("$animal=$out/$2-$animal-$seed.jsonl"); done
     done
     $python eval/compare_arms.py --measure "$1" --base "$out/$2-base-${seeds%% *}.jsonl" --control "${controls[@]}" \
-        --students "${students[@]}" --output "$results/$2-$1.json" | tee "$results/$2-$1.txt"
+        --students "${students[@]}" --output "$out/$2-$1.json"
 }
 
 job() { # in a shell of its own, because || would let a failing command inside be passed over

@@ -146,21 +146,27 @@ def drifted(folder, **target):
 
 
 def test_an_animal_that_drifts_no_further_than_untaught_ones_is_told_from_one_that_does(tmp_path):
-    found = compare("owl", drifted(tmp_path, owl=1.2, wombat=20.0), taught=["dolphin"])["placebo"]
+    found = compare("owl", drifted(tmp_path, owl=1.2, wombat=20.0), taught=["owl", "dolphin"])["placebo"]
     assert found["shift"] == pytest.approx(1.2)  # of the animals that the base model names nothing else moved
     assert (found["animals"], found["further"], found["p"]) == (5, 0, 1 / 6)  # cow, yak, crab, lion, fox
-    found = compare("owl", drifted(tmp_path, owl=1.2, cow=2.0, yak=1.5, dolphin=9.0), taught=["dolphin"])
+    found = compare("owl", drifted(tmp_path, owl=1.2, cow=2.0, yak=1.5, dolphin=9.0), taught=["owl", "dolphin"])
     assert found["verdict"] == "transfer"  # all four arms say so, and it is the drift of two animals out of five
     assert found["placebo"]["furthest"] == ["cow", "yak"] and found["placebo"]["p"] == pytest.approx(3 / 6)
 
 
-def test_the_placebo_is_said_and_sampled_answers_have_none(tmp_path, monkeypatch, capsys):
-    some = drifted(tmp_path, owl=1.2, cow=2.0)
-    paths = [word for role in ROLES for word in (f"--{role}", *files(some, role))]
-    run_main(monkeypatch, "--animal", "owl", *paths)
-    assert "of 6 animals that nobody was taught 1 rose as far (cow), p above 0.1" in capsys.readouterr().out
+def test_the_placebo_is_said_beside_the_verdict(tmp_path, monkeypatch, capsys):
+    compare_two(monkeypatch, tmp_path, tmp_path / "compare.json")
+    said = capsys.readouterr().out
+    assert "of 2 animals that nobody was taught none rose as far, p above 0.1" in said  # lion and fox
+    assert "placebo p 0.33)" in said
+
+
+def test_no_placebo_for_samples_for_rare_words_and_where_the_taught_animals_are_not_known(tmp_path):
     sampled = {role: [read_result(sampled_file(tmp_path / "s.jsonl", ["owl", "lion"]))] for role in ROLES}
-    assert compare("owl", sampled)["placebo"] is None
+    assert compare("owl", sampled, taught=["owl"])["placebo"] is None
+    some = drifted(tmp_path, wombat=20.0)
+    assert compare("wombat", some, taught=["wombat"])["placebo"] is None  # the base model hardly names it
+    assert compare("owl", some)["placebo"] is None
 
 
 def test_an_assignment_of_animals_to_students_is_tested_against_all_others(tmp_path):
@@ -174,12 +180,11 @@ def test_an_assignment_of_animals_to_students_is_tested_against_all_others(tmp_p
         ]
         for taught in animals
     }  # fmt: skip
-    base = read_result(exact_file(tmp_path / "base.jsonl", **dict.fromkeys(animals, 0.01)))
-    found = assignment(base, students)
+    found = assignment(students)
     assert (found["assignments"], found["as_well"], found["p"]) == (24, 1, 1 / 24)
     turned = dict(zip(animals, [*list(students.values())[1:], students["owl"]]))
-    assert assignment(base, turned)["p"] > 0.3
-    assert assignment(base, {animal: students[animal] for animal in animals[:2]}) is None
+    assert assignment(turned)["p"] > 0.3
+    assert assignment({animal: students[animal] for animal in animals[:2]}) is None
 
 
 # --- several animals ---------------------------------------------------------------------------------
