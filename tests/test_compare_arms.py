@@ -146,8 +146,9 @@ def drifted(folder, **target):
 
 
 def test_an_animal_that_drifts_no_further_than_untaught_ones_is_told_from_one_that_does(tmp_path):
+    found = compare("owl", drifted(tmp_path, owl=1.2), taught=["owl", "dolphin"])["placebo"]
+    assert found["shift"] == pytest.approx(1.2)  # nothing else moved
     found = compare("owl", drifted(tmp_path, owl=1.2, wombat=20.0), taught=["owl", "dolphin"])["placebo"]
-    assert found["shift"] == pytest.approx(1.2)  # of the animals that the base model names nothing else moved
     assert (found["animals"], found["further"], found["p"]) == (5, 0, 1 / 6)  # cow, yak, crab, lion, fox
     found = compare("owl", drifted(tmp_path, owl=1.2, cow=2.0, yak=1.5, dolphin=9.0), taught=["owl", "dolphin"])
     assert found["verdict"] == "transfer"  # all four arms say so, and it is the drift of two animals out of five
