@@ -271,8 +271,12 @@ def arm_spread(results: Sequence[Result], animal: str, questions: Sequence[str],
     if measure == "panel":
         return spread_of(matrix_of([r.panel_shares(animal) for r in results], results, questions))
     answers = None if any(result.answers is None for result in results) else sum(r.answers or 0 for r in results)
-    uncovered = sum(result.uncovered for result in results) / len(results)
-    return spread_of(matrix_of([r.shares(animal) for r in results], results, questions), answers, uncovered)
+    return spread_of(matrix_of([r.shares(animal) for r in results], results, questions), answers, left_open(results))
+
+
+def left_open(results: Sequence[Result]) -> float:
+    """Mean mass that the files of an arm leave open."""
+    return sum(result.uncovered for result in results) / len(results)
 
 
 # --- animals that nobody was taught ------------------------------------------------------------------
@@ -380,7 +384,7 @@ def describe_arm(results: Sequence[Result], spread: Spread) -> dict[str, Any]:
         "interval": share_interval(spread),
         "seeds": len(results),
         "answers": spread.answers,
-        "uncovered": sum(result.uncovered for result in results) / len(results),
+        "uncovered": left_open(results),
         "non_answers": sum(kinds.values()),
         "non_answer_kinds": kinds,
         "files": [str(result.path) for result in results],
@@ -511,11 +515,11 @@ def show(found: dict[str, Any]) -> None:
 
 def placebo_words(animal: str, found: dict[str, Any]) -> str:
     """The placebo test in one sentence."""
-    names = f" ({', '.join(found['furthest'])}{', ...' if found['further'] > len(found['furthest']) else ''})"
+    names = [*found["furthest"], *["..."] * (found["further"] > len(found["furthest"]))]
     return (
         f"placebo: {animal} rose by {found['shift']:+.2f} nats of log-probability over the other-animal students; of"
         f" {found['animals']} animals that nobody was taught {found['further'] or 'none'} rose as far"
-        f"{names if found['further'] else ''}, p {p_value(found['p'])}"
+        f"{' (' + ', '.join(names) + ')' if names else ''}, p {p_value(found['p'])}"
     )
 
 
