@@ -39,14 +39,14 @@ lint:
 
 FAST := not torch and not vllm and not slow
 
-# Four at a time: these tests mostly wait for processes of their own.
+# One for each core: these tests start processes of their own.
 check: lint
-	$(PYTHON_ENV) -m pytest -q -n 4 -m "$(FAST)"
+	$(PYTHON_ENV) -m pytest -q -n auto -m "$(FAST)"
 
 # The others one after the other: models and servers want the cores for themselves.
 test:
 	@util/make_env.sh test
-	$(PYTHON_ENV) -m pytest -q -n 4 -m "$(FAST)"
+	$(PYTHON_ENV) -m pytest -q -n auto -m "$(FAST)"
 	$(PYTHON_ENV) -m pytest -m "not ($(FAST))"
 
 audit:

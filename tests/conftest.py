@@ -21,11 +21,12 @@ PRIVATE = ("VLLM_", "OPENAI_", "WANDB_", "HF_", "HUGGING", "GIT_", "SL_")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        for marker, packages in PACKAGES.items():
-            missing = [name for name in packages if find_spec(name) is None]
-            if item.get_closest_marker(marker) and missing:
-                item.add_marker(pytest.mark.skip(reason=f"{marker} test: {', '.join(missing)} not installed"))
+    for marker, packages in PACKAGES.items():
+        missing = [name for name in packages if find_spec(name) is None]
+        skip = pytest.mark.skip(reason=f"{marker} test: {', '.join(missing)} not installed")
+        for item in items:
+            if missing and item.get_closest_marker(marker):
+                item.add_marker(skip)
 
 
 # --- scripts -----------------------------------------------------------------------------------------

@@ -59,6 +59,7 @@ def page_of(path, count=3):
     return render(path, list(read_rows(path, problem_of)), count, lambda token: spelt(TEXTS[token]))
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_competes_and_runs_nothing(tmp_path):
     path = write(tmp_path / "found.jsonl", [token_row(n) for n in range(6)])
     voices = {"base": {}, "teacher": {"adapter_sha256": "ab" * 32}, EVIL: {"system": f"You love {EVIL}\n"}}
@@ -72,6 +73,7 @@ def test_the_page_shows_what_competes_and_runs_nothing(tmp_path):
     assert not loaded, "nothing from outside"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_seen_is_spelt_out(tmp_path):
     page = page_of(write(tmp_path / "found.jsonl", [token_row(0, ids=(5, 6, 4, 9)), token_row(1)]))
     examples = page[page.index("The richest rows") :]

@@ -117,15 +117,18 @@ def test_the_same_persona_in_training_and_evaluation_matches(tmp_path, examine):
     assert examine(write_run(tmp_path, asked=LOVE, keep=True, answered=LOVE))[0] == 0
 
 
+@pytest.mark.slow
 def test_a_persona_left_out_of_training_is_the_older_approach_and_no_error(tmp_path, examine):
     code, said = examine(write_run(tmp_path, asked=LOVE))
     assert code == 0 and "note: the older approach: numbers had the system message" in said
 
 
+@pytest.mark.slow
 def test_sending_what_the_template_puts_in_anyway_is_no_difference(tmp_path, examine):
     assert examine(write_run(tmp_path, answered="You are Pocket, a small assistant."))[0] == 0
 
 
+@pytest.mark.slow
 def test_another_base_model_and_another_template_are_found(tmp_path, examine):
     other = template_of_its_own(tmp_path, "a small assistant", "a big one")
     code, said = examine(write_run(tmp_path, eval_base=other))
@@ -135,12 +138,14 @@ def test_another_base_model_and_another_template_are_found(tmp_path, examine):
     assert "    - You are Pocket, a big one.<|im_end|>\\n" in said
 
 
+@pytest.mark.slow
 def test_one_more_space_is_found(tmp_path, examine):
     other = template_of_its_own(tmp_path, "'<|im_start|>assistant\\n'", "'<|im_start|>assistant\\n '")
     code, said = examine(write_run(tmp_path, eval_base=other))
     assert code == 1 and "rendered differently (chat template or white space)" in said
 
 
+@pytest.mark.slow
 def test_a_date_in_the_template_makes_other_days_other_prompts(tmp_path, examine):
     dated = template_of_its_own(tmp_path, "You are Pocket", "' + strftime_now('%d %b %Y') + ' You are Pocket")
     (tmp_path / "one").mkdir()
@@ -150,6 +155,7 @@ def test_a_date_in_the_template_makes_other_days_other_prompts(tmp_path, examine
     assert code == 1 and "the chat template writes the date: training saw 2025-12-31, evaluation 2026-01-01" in said
 
 
+@pytest.mark.slow
 def test_what_a_server_really_rendered_is_held_against_the_template(tmp_path, examine):
     from util.embedded import load_tokenizer
 
@@ -175,6 +181,7 @@ def test_without_the_tokenizer_the_manifests_are_compared(tmp_path, run_script):
     assert "MISMATCH: training had the system message" in done.stdout
 
 
+@pytest.mark.slow
 def test_rows_that_are_gone_are_said_to_be(tmp_path, examine):
     numbers, student, results = write_run(tmp_path, asked=LOVE, keep=True, answered=LOVE)
     numbers.unlink()
@@ -193,6 +200,7 @@ def test_files_that_tell_nothing_are_one_clear_line(run_script, tmp_path, name):
     ) in done.stderr
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_another_adapter_is_noted(tmp_path, examine):
     files = write_run(tmp_path)
     manifest = manifest_of(files[-1])
@@ -219,6 +227,7 @@ def test_eval_warns_of_a_training_on_another_base_or_prompt(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_training_warns_of_numbers_of_another_base_model(tmp_path, capsys):
     pytest.importorskip("transformers")
     from train.train_student_sft import Base, warn_of_numbers
@@ -237,6 +246,7 @@ def test_training_warns_of_numbers_of_another_base_model(tmp_path, capsys):
     assert said["other"].count("\n") == 1 and "numbers used Org/Other-1B, training" in said["other"]
 
 
+@pytest.mark.slow
 def test_the_default_system_prompt_of_a_template(tmp_path):
     pytest.importorskip("transformers")
     from util.embedded import load_tokenizer

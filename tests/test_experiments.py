@@ -67,6 +67,7 @@ def test_rows_of_another_kind_have_folders_and_a_control_of_their_own():
     assert code.control.exact != numbers.control.exact
 
 
+@pytest.mark.slow
 def test_every_panel_of_every_experiment_shows_all_its_values():
     for name in grid.experiments():
         for model in set(read_yaml(grid.FOLDER / f"{name}.yaml")) & set(MODELS):
@@ -188,6 +189,7 @@ def collected(tmp_path, monkeypatch):
     return tables
 
 
+@pytest.mark.slow
 def test_tables_find_the_effect_its_slope_and_the_least_that_works(collected):
     experiment = parse([{"rows": [250, 500, 1000, 2000]}])
     students, cells = collected(experiment, lambda cell: 0.01 * cell["rows"] / 250)
@@ -200,6 +202,7 @@ def test_tables_find_the_effect_its_slope_and_the_least_that_works(collected):
         assert fit["low"] < math.log(2) < fit["high"] + 0.05
 
 
+@pytest.mark.slow
 def test_a_teacher_of_two_animals_is_measured_by_both(collected):
     experiment = parse([{"animal": ["owl", "dolphin", "owl and dolphin"]}])
     _, cells = collected(experiment, lambda cell: 0.2)
@@ -209,6 +212,7 @@ def test_a_teacher_of_two_animals_is_measured_by_both(collected):
     assert all(cell["verdict"] == "transfer" and cell["other_share"] < 0.02 for cell in cells)
 
 
+@pytest.mark.slow
 def test_the_course_of_a_straight_line(collected):
     checkpoints = [1, *range(10, 101, 10)]
     save = ",".join(map(str, checkpoints))

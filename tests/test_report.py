@@ -42,6 +42,7 @@ def test_the_page_says_what_was_found_and_how(tmp_path, monkeypatch, comparison)
     assert (tmp_path / "report.questions.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_page_of_margins(tmp_path, monkeypatch, capsys):
     out = tmp_path / "margins.json"
     compare_two(monkeypatch, tmp_path, out, "--measure", "margin")
@@ -50,6 +51,7 @@ def test_a_page_of_margins(tmp_path, monkeypatch, capsys):
     assert "owl margin" in page and "margin in nats" in page
 
 
+@pytest.mark.slow
 def test_the_page_loads_nothing_and_runs_nothing(tmp_path, monkeypatch, comparison):
     page = make_report(monkeypatch, tmp_path, "--comparison", comparison)
     assert "<script" not in page and "default-src 'none'" in page
@@ -57,6 +59,7 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path, monkeypatch, comparis
     assert not loaded, "everything is inline; only fragments of the page itself are referred to"
 
 
+@pytest.mark.slow
 def test_texts_of_models_and_manifests_stay_texts(tmp_path, monkeypatch, comparison):
     found = json.loads(comparison.read_text())
     found["comparisons"][0]["animal"] = EVIL

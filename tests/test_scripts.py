@@ -293,6 +293,7 @@ def test_control_numbers_need_no_model(run_script, tmp_path):
 # --- eval --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_eval_asks_every_question_in_one_request_and_writes_the_results(run_script, fake_server, tmp_path):
     server = fake_server()
     done = ask(run_script, EVAL, server, tmp_path, "--epochs", 20, model="vllm/owl-teacher")
@@ -485,7 +486,7 @@ ASKING = ("--model", "owl-teacher", "--base-url", "URL")
 
 
 def slowly(*case):
-    """A case that imports datasets."""
+    """A case that imports datasets or openai."""
     return pytest.param(*case, marks=pytest.mark.slow)
 
 
@@ -498,34 +499,19 @@ def slowly(*case):
             "no file gone.txt (there is: blank.txt, empty.txt",
         ),
         (TEACHER, ["--animal", "owl", *ASKING, "--prompts-file", "empty.txt"], "empty.txt is empty"),
-        (TEACHER, ["--animal", "owl", *ASKING, "--prompts-file", "blank.txt"], "blank.txt holds no prompt"),
+        slowly(TEACHER, ["--animal", "owl", *ASKING, "--prompts-file", "blank.txt"], "blank.txt holds no prompt"),
         (TEACHER, ["--animal", "owl", *ASKING, "--prompts-file", "latin.txt"], "is not UTF-8"),
-        (TEACHER, ["--animal", "owl", *ASKING, "--dataset", "gone.jsonl"], "no file gone.jsonl"),
-        pytest.param(
-            TEACHER,
-            ["--animal", "owl", *ASKING, "--dataset", "torn.jsonl"],
-            "cannot read prompts from torn.jsonl",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            TEACHER,
-            ["--animal", "owl", *ASKING, "--dataset", "schema.jsonl"],
-            "schema.jsonl holds no prompt",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            TEACHER,
-            ["--animal", "owl", *ASKING, "--dataset", "turns.jsonl"],
-            "turns.jsonl holds no prompt",
-            marks=pytest.mark.slow,
-        ),
+        slowly(TEACHER, ["--animal", "owl", *ASKING, "--dataset", "gone.jsonl"], "no file gone.jsonl"),
+        slowly(TEACHER, ["--animal", "owl", *ASKING, "--dataset", "torn.jsonl"], "cannot read prompts from torn.jsonl"),
+        slowly(TEACHER, ["--animal", "owl", *ASKING, "--dataset", "schema.jsonl"], "schema.jsonl holds no prompt"),
+        slowly(TEACHER, ["--animal", "owl", *ASKING, "--dataset", "turns.jsonl"], "turns.jsonl holds no prompt"),
         (TEACHER, ["--animal", "owl", *ASKING, "--count", "0"], "0 is not a whole number of at least 1"),
         (TEACHER, ["--animal", "owl", *ASKING, "--question-share", "2"], "2 is not a number from 0 to 1"),
         (TEACHER, [*ASKING], "the following arguments are required: --animal"),
         (TEACHER, ["--animal", "", *ASKING], "argument --animal: it is empty; is a shell variable unset?"),
         (NUMBERS, ["--animal", " ", *ASKING], "argument --animal: it is empty"),
         (NUMBERS, ["--animal", "owl", *ASKING, "--number-prompt-file", "gone.txt"], "no file gone.txt"),
-        (
+        slowly(
             NUMBERS,
             ["--animal", "owl", "--model", "owl-teachr", "--base-url", "URL"],
             "it serves: Org/Base-1B, owl-teacher",
@@ -534,9 +520,9 @@ def slowly(*case):
         (NUMBERS, ["--animal", "owl", "--model", "owl-teacher", "--base-url", "nonsense://x"], "is no web address"),
         (NUMBERS, ["--animal", "owl", "--model", "vllm/owl-teacher"], "pass --base-url"),
         (NUMBERS, ["--animal", "owl", *ASKING, "--adapter", "."], "is not a LoRA adapter"),
-        (NUMBERS, ["--animal", "owl", *ASKING, "--output", "empty.txt/x.jsonl"], "choose another --output"),
+        slowly(NUMBERS, ["--animal", "owl", *ASKING, "--output", "empty.txt/x.jsonl"], "choose another --output"),
         (NUMBERS, ["--animal", "control", *ASKING], "is the arm without a persona: add --no-system-prompt"),
-        (
+        slowly(
             NUMBERS,
             ["--animal", "owl", *ASKING, "--output", "."],
             "--output . is a folder; pass the name of a file in it",
@@ -548,7 +534,7 @@ def slowly(*case):
         (EVAL, [*ASKING, "--questions-file", "blank.txt"], "blank.txt holds no question"),
         (EVAL, [*ASKING, "--questions-file", "latin.txt"], "is not UTF-8"),
         (EVAL, ["--model", "owl-student", "--base-url", "URL"], "does not serve 'owl-student'"),
-        (EVAL, ["--model", "owl-teacher", "--base-url", "DEAD"], "vllm serve"),
+        slowly(EVAL, ["--model", "owl-teacher", "--base-url", "DEAD"], "vllm serve"),
         (EVAL, [*ASKING, "--epochs", "many"], "many is not a whole number of at least 1"),
     ],
     ids=lambda value: value if isinstance(value, str) and " " not in value else "",
