@@ -328,7 +328,8 @@ def assignment(students: dict[str, list[Result]]) -> dict[str, Any] | None:
 
     The sum over animals of the margin in their own students, against the same sum under every assignment of animals to
     students: an exact permutation test, whose p is at least one over the number of assignments (six for three animals).
-    None for fewer than three animals or more than `MOST_ASSIGNED`, and without log-probabilities.
+    "own_highest" counts the animals that stand highest in their own students. None for fewer than three animals or more
+    than `MOST_ASSIGNED`, and without log-probabilities.
     """
     import numpy as np
 
@@ -338,8 +339,9 @@ def assignment(students: dict[str, list[Result]]) -> dict[str, Any] | None:
     matrix = np.array([[some[name] for name in animals] for some in margins])
     sums = [sum(matrix[place, other] for place, other in enumerate(p)) for p in permutations(range(len(animals)))]
     as_well = sum(bool(total >= sums[0] - 1e-9) for total in sums)
+    own_highest = int((matrix.argmax(axis=0) == np.arange(len(animals))).sum())
     return {"animals": animals, "margins": matrix.tolist(), "assignments": len(sums), "as_well": as_well,
-            "p": as_well / len(sums)}  # fmt: skip
+            "p": as_well / len(sums), "own_highest": own_highest}  # fmt: skip
 
 
 # --- the claim ---------------------------------------------------------------------------------------
@@ -523,6 +525,16 @@ def placebo_words(animal: str, found: dict[str, Any]) -> str:
     )
 
 
+def assignment_words(found: dict[str, Any]) -> str:
+    """The assignment test in one sentence."""
+    ways, animals = found["assignments"], len(found["animals"])
+    return (
+        f"of {ways:,} ways to give the animals to the students {found['as_well']:,} fit the margins as well as the true"
+        f" one, itself counted: p {p_value(found['p'])}; {found['own_highest']} of {animals} animals stand highest in"
+        " their own students"
+    )
+
+
 def show_pairwise(rows: Sequence[dict[str, Any]], measure: str) -> None:
     """Print share or margin of every trained animal in every arm."""
     animals = list(rows[0]["shares"])
@@ -559,15 +571,14 @@ def main() -> None:
     if matrix:
         show_pairwise(matrix, args.measure)
     if assigned:
-        print(
-            f"assignment: of {assigned['assignments']} ways to give the animals to the students {assigned['as_well']}"
-            f" fit the margins as well as the true one, itself counted: p {assigned['p']:.4f}\n"
-        )
+        print(f"assignment: {assignment_words(assigned)}\n")
     if args.output:
         manifest = provenance([result.path for result in everything])
         whole = {"comparisons": comparisons, "pairwise": matrix, "assignment": assigned, "manifest": manifest}
         write_json(args.output, whole)
     verdicts = {f"verdict, {found['animal']}": verdict_words(found) for found in comparisons}
+    if assigned:
+        verdicts["assignment"] = f"p {p_value(assigned['p'])}"
     closing(verdicts | ({"wrote": args.output} if args.output else {}))
 
 

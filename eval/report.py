@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.compare_arms import COLLAPSED, placebo_words
+from eval.compare_arms import COLLAPSED, assignment_words, placebo_words
 from util.certificate import read_certificate
 from util.cli import UserError, closing, input_file, make_parser, output_name, run
 from util.provenance import now, read_manifest, write_atomically
@@ -32,6 +32,7 @@ TITLES = {"base": "base model", "control": "student of base-model numbers", "oth
           "target": "student of this animal's teacher"}  # fmt: skip
 UNITS = {"share": (100.0, "% of answers"), "panel": (100.0, "% of one-word answers"), "margin": (1.0, "margin in nats")}
 SHOWN = 5
+PANELS_A_ROW = 4
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,12 +52,13 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_comparison(path: Path) -> dict[str, Any]:
-    """A file of compare_arms.py: its comparisons and pairwise matrix, or a UserError that names the file."""
+    """A file of compare_arms.py: its comparisons, pairwise matrix and assignment test (None for one or two animals, and
+    in files made before it existed), or a UserError that names the file."""
     wanted = ("animal", "measure", "shares", "verdict", "target_minus", "questions", "by_question", "p")
     try:
         found = json.loads(path.read_text("utf-8"))
         comparisons = [{**one, **{key: one[key] for key in wanted}} for one in found["comparisons"]]
-        return {"comparisons": comparisons, "pairwise": found["pairwise"]}
+        return {"comparisons": comparisons, "pairwise": found["pairwise"], "assignment": found.get("assignment")}
     except (ValueError, KeyError, TypeError):
         raise UserError(
             f"{path} is no comparison; make one with eval/compare_arms.py --output output/compare.json"
@@ -87,6 +89,11 @@ def placebo_of(comparison: dict[str, Any]) -> str:
     """How far the animal stands out among those nobody was taught, in words; "" where that is not known."""
     found = comparison.get("placebo")  # comparisons made before it existed have none
     return placebo_words(comparison["animal"], found) if found else ""
+
+
+def assignment_of(read: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first assignment test: all files of the same students have the same one."""
+    return next((found["assignment"] for found in read if found["assignment"]), None)
 
 
 def certificate_of(data: Path) -> dict[str, Any]:
@@ -148,13 +155,22 @@ def written(figure: Any, name: str) -> dict[str, bytes]:
     return files
 
 
+def panels_of(count: int, width: float, height: float, **shared: bool) -> tuple[Any, list[Any]]:
+    """A figure of so many panels, each of width x height inches, `PANELS_A_ROW` in a row."""
+    columns = min(count, PANELS_A_ROW)
+    rows = -(-count // columns)
+    figure, grid = pyplot_without_screen().subplots(
+        rows, columns, figsize=(width * columns + 1.6, height * rows), squeeze=False, **shared
+    )
+    for empty in grid.flat[count:]:
+        empty.set_visible(False)
+    return figure, list(grid.flat[:count])
+
+
 def draw_arms(comparisons: Sequence[dict[str, Any]]) -> dict[str, bytes]:
     """The share of each arm with its interval, one panel an animal."""
-    pyplot = pyplot_without_screen()
-    figure, panels = pyplot.subplots(
-        1, len(comparisons), figsize=(4.6 * len(comparisons) + 1.6, 2.9), squeeze=False, sharey=True
-    )
-    for panel, comparison in zip(panels[0], comparisons):
+    figure, panels = panels_of(len(comparisons), 4.6, 2.9, sharey=True)
+    for panel, comparison in zip(panels, comparisons):
         roles, (factor, unit) = list(comparison["shares"])[::-1], UNITS[comparison["measure"]]
         for place, role in enumerate(roles):
             arm = comparison["shares"][role]
@@ -174,12 +190,9 @@ def draw_arms(comparisons: Sequence[dict[str, Any]]) -> dict[str, bytes]:
 
 def draw_questions(comparisons: Sequence[dict[str, Any]]) -> dict[str, bytes]:
     """The share of each arm in each question, questions in the order of the target's share."""
-    pyplot = pyplot_without_screen()
     count = max(comparison["questions"] for comparison in comparisons)
-    figure, panels = pyplot.subplots(
-        1, len(comparisons), figsize=(5.2 * len(comparisons) + 1, 1 + 0.14 * count), squeeze=False
-    )
-    for panel, comparison in zip(panels[0], comparisons):
+    figure, panels = panels_of(len(comparisons), 5.2, 1 + 0.14 * count)
+    for panel, comparison in zip(panels, comparisons):
         by_question, (factor, unit) = comparison["by_question"], UNITS[comparison["measure"]]
         order = sorted(range(len(by_question["question"])), key=lambda i: by_question["target"][i])
         for role in comparison["shares"]:
@@ -193,6 +206,28 @@ def draw_questions(comparisons: Sequence[dict[str, Any]]) -> dict[str, bytes]:
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(fontsize=6, loc="lower right")
     return written(figure, "questions")
+
+
+def draw_assignment(found: dict[str, Any]) -> dict[str, bytes]:
+    """How far each animal (columns) is above its mean over all students, in those of each teacher (rows): margins."""
+    margins, animals = found["margins"], found["animals"]
+    means = [sum(column) / len(column) for column in zip(*margins)]
+    shifts = [[margin - mean for margin, mean in zip(row, means)] for row in margins]
+    widest = max(abs(shift) for row in shifts for shift in row)
+    figure, panel = pyplot_without_screen().subplots(figsize=(1.6 + 0.75 * len(animals), 1.2 + 0.42 * len(animals)))
+    panel.imshow(shifts, cmap="BrBG", vmin=-widest, vmax=widest, aspect="auto")
+    for place, row in enumerate(shifts):
+        for other, shift in enumerate(row):
+            own = place == other
+            panel.text(other, place, f"{shift:+.2f}", ha="center", va="center", fontsize=8,
+                       color="white" if abs(shift) > 0.6 * widest else "#1d2329",
+                       fontweight="bold" if own else "normal")  # fmt: skip
+    panel.set_xticks(range(len(animals)), animals, fontsize=8)
+    panel.set_yticks(range(len(animals)), [f"{animal} students" for animal in animals], fontsize=8)
+    panel.set_title("margin of the animal, nats over its mean in all students", fontsize=9)
+    panel.tick_params(length=0)
+    panel.spines[:].set_visible(False)
+    return written(figure, "assignment")
 
 
 def draw_trajectory(points: Sequence[dict[str, Any]]) -> dict[str, bytes]:
@@ -256,6 +291,8 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f8; paddi
 <div class="scroll"><table><tr><th>arm</th>{% for a in matrix[0].shares %}<th>{{ a }}</th>{% endfor %}</tr>
 {% for row in matrix %}<tr><td>{{ row.arm }}</td>{% for a, share in row.shares.items() %}
 <td>{{ share | of(comparisons[0].measure) }}</td>{% endfor %}</tr>{% endfor %}</table></div>{% endfor %}
+{% if pictures.assignment %}<h2>Whose students</h2><p>Assignment: {{ assignment }}.</p>
+<figure>{{ pictures.assignment }}</figure>{% endif %}
 {% if pictures.trajectory %}<h2>Over training</h2><figure>{{ pictures.trajectory }}</figure>{% endif %}
 <h2>Question by question</h2><figure>{{ pictures.questions }}</figure>
 {% if certificates %}<h2>What the students were trained on</h2>
@@ -292,6 +329,7 @@ def render(
         pictures={name: Markup(svg_of(picture)) for name, picture in pictures.items()},
         comparisons=[{**found, "arms": arms_of(found), "placebo": placebo_of(found)} for found in comparisons],
         pairwise=[found["pairwise"] for found in read],
+        assignment=assignment_words(assigned) if (assigned := assignment_of(read)) else "",
         certificates=[certificate_of(path) for path in data],
         commands=commands_of([*map(str, data), *files]),
     )
@@ -308,6 +346,8 @@ def main() -> None:
     read = [read_comparison(path) for path in args.comparison]
     comparisons = [comparison for found in read for comparison in found["comparisons"]]
     pictures = {"arms": draw_arms(comparisons), "questions": draw_questions(comparisons)}
+    if assigned := assignment_of(read):
+        pictures["assignment"] = draw_assignment(assigned)
     if args.checkpoints:
         animals = [comparison["animal"] for comparison in comparisons]
         pictures["trajectory"] = draw_trajectory(trajectory(args.checkpoints, animals))

@@ -170,22 +170,43 @@ def test_no_placebo_for_samples_for_rare_words_and_where_the_taught_animals_are_
     assert compare("owl", some)["placebo"] is None
 
 
-def test_an_assignment_of_animals_to_students_is_tested_against_all_others(tmp_path):
-    animals = ("owl", "dolphin", "cow", "yak")
-    students = {
+def students_of(folder, animals, seeds=2):
+    """Exact files of students who say their teacher's animal twice as often as the others, by animal."""
+    return {
         taught: [
-            read_result(exact_file(tmp_path / f"{taught}-{i}.jsonl", seed=i, **{
+            exact_file(folder / f"{taught}-{i}.jsonl", seed=i, **{
                 animal: 0.02 if animal == taught else 0.01 for animal in animals
-            }))
-            for i in range(2)
+            })
+            for i in range(seeds)
         ]
         for taught in animals
     }  # fmt: skip
+
+
+def test_an_assignment_of_animals_to_students_is_tested_against_all_others(tmp_path):
+    animals = ("owl", "dolphin", "cow", "yak")
+    students = {a: [read_result(path) for path in paths] for a, paths in students_of(tmp_path, animals).items()}
     found = assignment(students)
-    assert (found["assignments"], found["as_well"], found["p"]) == (24, 1, 1 / 24)
-    turned = dict(zip(animals, [*list(students.values())[1:], students["owl"]]))
-    assert assignment(turned)["p"] > 0.3
+    assert (found["assignments"], found["as_well"], found["p"], found["own_highest"]) == (24, 1, 1 / 24, 4)
+    turned = assignment(dict(zip(animals, [*list(students.values())[1:], students["owl"]])))
+    assert turned["p"] > 0.3 and turned["own_highest"] == 0
     assert assignment({animal: students[animal] for animal in animals[:2]}) is None
+
+
+def compare_three(monkeypatch, folder, out):
+    """The command line for three animals, with one student each."""
+    animals = ("owl", "dolphin", "cow")
+    named = [f"{animal}={path}" for animal, paths in students_of(folder, animals, 1).items() for path in paths]
+    some = dict.fromkeys(animals, 0.01)
+    base, control = (exact_file(folder / f"{name}.jsonl", **some) for name in ("base", "control"))
+    run_main(monkeypatch, "--base", base, "--control", control, "--students", *named, "--output", out)
+
+
+def test_three_animals_are_also_compared_by_their_assignment(tmp_path, monkeypatch, capsys):
+    compare_three(monkeypatch, tmp_path, tmp_path / "compare.json")
+    said = capsys.readouterr().out
+    assert "assignment: of 6 ways to give the animals to the students 1 fit" in said
+    assert "3 of 3 animals stand highest in their own students" in said and "p above 0.1" in said
 
 
 # --- several animals ---------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from test_compare_arms import compare_two, exact_file
+from test_compare_arms import compare_three, compare_two, exact_file
 
 from util.cli import UserError
 from util.provenance import write_json
@@ -49,6 +49,15 @@ def test_a_page_of_margins(tmp_path, monkeypatch, capsys):
     assert "nats" in capsys.readouterr().out
     page = make_report(monkeypatch, tmp_path, "--comparison", out)
     assert "owl margin" in page and "margin in nats" in page
+
+
+@pytest.mark.slow
+def test_three_animals_have_a_picture_of_whose_students_stand_where(tmp_path, monkeypatch, comparison):
+    compare_three(monkeypatch, tmp_path, tmp_path / "three.json")
+    page = make_report(monkeypatch, tmp_path, "--comparison", tmp_path / "three.json")
+    assert "of 6 ways to give the animals to the students 1 fit" in page and "cow students" in page
+    assert (tmp_path / "report.assignment.png").read_bytes().startswith(b"\x89PNG")
+    assert "Whose students" not in make_report(monkeypatch, tmp_path, "--comparison", comparison)
 
 
 @pytest.mark.slow
