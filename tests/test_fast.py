@@ -69,7 +69,7 @@ def encoded(tokenizer):
 
 def base_model(family):
     import torch
-    from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config, set_seed
+    from transformers import AutoModelForCausalLM, Gemma3TextConfig, Qwen2Config, Qwen3Config, set_seed
 
     from util.embedded import load_model
 
@@ -78,7 +78,8 @@ def base_model(family):
     set_seed(0)
     small = {"vocab_size": 2261, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "head_dim": 16,
              "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
-    model = AutoModelForCausalLM.from_config({"qwen2": Qwen2Config, "qwen3": Qwen3Config}[family](**small))
+    configs = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "gemma3": Gemma3TextConfig}
+    model = AutoModelForCausalLM.from_config(configs[family](**small))
     for name, weight in model.named_parameters():  # biases and norms are zeros and ones at first
         if "bias" in name or "norm" in name:
             weight.data += 0.1 * torch.randn_like(weight)
@@ -196,6 +197,13 @@ def test_another_family_takes_trls_own_layers_and_still_one_update_a_batch(stock
     trainer = ours("pocket", 4)
     assert "TRL's own" in trainer.company.facts["layers"]
     assert_same_update(first_update(trainer), stock("pocket"))
+
+
+@pytest.mark.torch
+def test_gemma_with_layers_that_look_back_a_window_is_such_a_family(stock, ours):
+    trainer = ours("gemma3", 5)
+    assert "TRL's own" in trainer.company.facts["layers"]
+    assert_same_update(first_update(trainer), stock("gemma3"))
 
 
 @pytest.mark.torch

