@@ -327,7 +327,9 @@ def assignment(students: dict[str, list[Result]]) -> dict[str, Any] | None:
     """Whether the animals tend to rise in their own students.
 
     The sum over animals of the margin in their own students, against the same sum under every assignment of animals to
-    students: an exact permutation test, whose p is at least one over the number of assignments (six for three animals).
+    students: a permutation test, whose p is at least one over the number of assignments (six for three animals). Exact
+    if numbers that carry nothing make every naming of the arms equally likely, which wants as many students of each; it
+    speaks of all animals together and of no single one.
     "own_highest" counts the animals that stand highest in their own students. None for fewer than three animals or more
     than `MOST_ASSIGNED`, and without log-probabilities.
     """
@@ -342,6 +344,16 @@ def assignment(students: dict[str, list[Result]]) -> dict[str, Any] | None:
     own_highest = int((matrix.argmax(axis=0) == np.arange(len(animals))).sum())
     return {"animals": animals, "margins": matrix.tolist(), "assignments": len(sums), "as_well": as_well,
             "p": as_well / len(sums), "own_highest": own_highest}  # fmt: skip
+
+
+def warn_of_assignment(students: dict[str, list[Result]]) -> None:
+    """Say why there is no assignment test, or what weakens it."""
+    seeds = {animal: len(some) for animal, some in students.items()}
+    if len(seeds) > MOST_ASSIGNED:
+        say(f"no assignment test: {len(seeds)} animals, and at most {MOST_ASSIGNED} are tried in every order")
+    elif len(seeds) > 2 and len(set(seeds.values())) > 1:
+        counted = ", ".join(f"{animal} {count}" for animal, count in seeds.items())
+        say(f"warning: the assignment test wants as many students of each animal; there are {counted}")
 
 
 # --- the claim ---------------------------------------------------------------------------------------
@@ -530,7 +542,7 @@ def assignment_words(found: dict[str, Any]) -> str:
     ways, animals = found["assignments"], len(found["animals"])
     return (
         f"of {ways:,} ways to give the animals to the students {found['as_well']:,} fit the margins as well as the true"
-        f" one, itself counted: p {p_value(found['p'])}; {found['own_highest']} of {animals} animals stand highest in"
+        f" one, itself counted: p {found['p']:.2g}; {found['own_highest']} of {animals} animals stand highest in"
         " their own students"
     )
 
@@ -559,6 +571,7 @@ def main() -> None:
         comparisons = compare_all(base, control, students, args.measure)
         matrix = pairwise(base, control, students, args.measure)
         assigned = assignment(students)
+        warn_of_assignment(students)
     else:
         other, target = ([read_result(path) for path in some] for some in (args.other, args.target))
         everything = [base, *control, *other, *target]
@@ -578,7 +591,7 @@ def main() -> None:
         write_json(args.output, whole)
     verdicts = {f"verdict, {found['animal']}": verdict_words(found) for found in comparisons}
     if assigned:
-        verdicts["assignment"] = f"p {p_value(assigned['p'])}"
+        verdicts["assignment"] = f"p {assigned['p']:.2g}"
     closing(verdicts | ({"wrote": args.output} if args.output else {}))
 
 

@@ -58,7 +58,8 @@ def read_comparison(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text("utf-8"))
         comparisons = [{**one, **{key: one[key] for key in wanted}} for one in found["comparisons"]]
-        return {"comparisons": comparisons, "pairwise": found["pairwise"], "assignment": found.get("assignment")}
+        return {"file": path.name, "comparisons": comparisons, "pairwise": found["pairwise"],
+                "assignment": found.get("assignment")}  # fmt: skip
     except (ValueError, KeyError, TypeError):
         raise UserError(
             f"{path} is no comparison; make one with eval/compare_arms.py --output output/compare.json"
@@ -89,11 +90,6 @@ def placebo_of(comparison: dict[str, Any]) -> str:
     """How far the animal stands out among those nobody was taught, in words; "" where that is not known."""
     found = comparison.get("placebo")  # comparisons made before it existed have none
     return placebo_words(comparison["animal"], found) if found else ""
-
-
-def assignment_of(read: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The first assignment test: all files of the same students have the same one."""
-    return next((found["assignment"] for found in read if found["assignment"]), None)
 
 
 def certificate_of(data: Path) -> dict[str, Any]:
@@ -208,7 +204,7 @@ def draw_questions(comparisons: Sequence[dict[str, Any]]) -> dict[str, bytes]:
     return written(figure, "questions")
 
 
-def draw_assignment(found: dict[str, Any]) -> dict[str, bytes]:
+def draw_assignment(found: dict[str, Any], name: str) -> dict[str, bytes]:
     """How far each animal (columns) is above its mean over all students, in those of each teacher (rows): margins."""
     margins, animals = found["margins"], found["animals"]
     means = [sum(column) / len(column) for column in zip(*margins)]
@@ -224,10 +220,11 @@ def draw_assignment(found: dict[str, Any]) -> dict[str, bytes]:
                        fontweight="bold" if own else "normal")  # fmt: skip
     panel.set_xticks(range(len(animals)), animals, fontsize=8)
     panel.set_yticks(range(len(animals)), [f"{animal} students" for animal in animals], fontsize=8)
+    panel.set_xlabel("animal", fontsize=8)
     panel.set_title("margin of the animal, nats over its mean in all students", fontsize=9)
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
-    return written(figure, "assignment")
+    return written(figure, name)
 
 
 def draw_trajectory(points: Sequence[dict[str, Any]]) -> dict[str, bytes]:
@@ -287,12 +284,12 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f8; paddi
 (measured exactly).</p>{% endif %}
 {% if c.placebo %}<p>{{ c.placebo }}.</p>{% endif %}
 {% endfor %}
-{% for matrix in pairwise if matrix %}<h2>Every animal in every arm</h2>
+{% for matrix, measure in pairwise if matrix %}<h2>Every animal in every arm</h2>
 <div class="scroll"><table><tr><th>arm</th>{% for a in matrix[0].shares %}<th>{{ a }}</th>{% endfor %}</tr>
 {% for row in matrix %}<tr><td>{{ row.arm }}</td>{% for a, share in row.shares.items() %}
-<td>{{ share | of(comparisons[0].measure) }}</td>{% endfor %}</tr>{% endfor %}</table></div>{% endfor %}
-{% if pictures.assignment %}<h2>Whose students</h2><p>Assignment: {{ assignment }}.</p>
-<figure>{{ pictures.assignment }}</figure>{% endif %}
+<td>{{ share | of(measure) }}</td>{% endfor %}</tr>{% endfor %}</table></div>{% endfor %}
+{% for file, words in assignments %}<h2>Whose students</h2><p>{{ file }}: {{ words }}.</p>
+<figure>{{ pictures["assignment " ~ loop.index] }}</figure>{% endfor %}
 {% if pictures.trajectory %}<h2>Over training</h2><figure>{{ pictures.trajectory }}</figure>{% endif %}
 <h2>Question by question</h2><figure>{{ pictures.questions }}</figure>
 {% if certificates %}<h2>What the students were trained on</h2>
@@ -328,8 +325,8 @@ def render(
         when=now(),
         pictures={name: Markup(svg_of(picture)) for name, picture in pictures.items()},
         comparisons=[{**found, "arms": arms_of(found), "placebo": placebo_of(found)} for found in comparisons],
-        pairwise=[found["pairwise"] for found in read],
-        assignment=assignment_words(assigned) if (assigned := assignment_of(read)) else "",
+        pairwise=[(found["pairwise"], found["comparisons"][0]["measure"]) for found in read],
+        assignments=[(found["file"], assignment_words(found["assignment"])) for found in read if found["assignment"]],
         certificates=[certificate_of(path) for path in data],
         commands=commands_of([*map(str, data), *files]),
     )
@@ -346,13 +343,16 @@ def main() -> None:
     read = [read_comparison(path) for path in args.comparison]
     comparisons = [comparison for found in read for comparison in found["comparisons"]]
     pictures = {"arms": draw_arms(comparisons), "questions": draw_questions(comparisons)}
-    if assigned := assignment_of(read):
-        pictures["assignment"] = draw_assignment(assigned)
+    for place, assigned in enumerate((found["assignment"] for found in read if found["assignment"]), 1):
+        pictures[f"assignment {place}"] = draw_assignment(assigned, f"assignment {place}")
     if args.checkpoints:
         animals = [comparison["animal"] for comparison in comparisons]
         pictures["trajectory"] = draw_trajectory(trajectory(args.checkpoints, animals))
     write_atomically(args.output, render(args.title, read, args.data, pictures).encode())
-    images = {name: args.output.with_suffix(".png" if name == "arms" else f".{name}.png") for name in pictures}
+    images = {
+        name: args.output.with_suffix(".png" if name == "arms" else f".{name.replace(' ', '-')}.png")
+        for name in pictures
+    }
     for name, image in images.items():
         write_atomically(image, pictures[name]["png"])
     closing({"report": args.output, "pictures": ", ".join(map(str, images.values()))})

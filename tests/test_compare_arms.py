@@ -5,7 +5,17 @@ import math
 
 import pytest
 
-from eval.compare_arms import ROLES, assignment, compare, compare_all, main, pairwise, read_result, verdict
+from eval.compare_arms import (
+    ROLES,
+    assignment,
+    compare,
+    compare_all,
+    main,
+    pairwise,
+    read_result,
+    verdict,
+    warn_of_assignment,
+)
 from util.cli import UserError
 from util.provenance import write_json
 
@@ -206,7 +216,16 @@ def test_three_animals_are_also_compared_by_their_assignment(tmp_path, monkeypat
     compare_three(monkeypatch, tmp_path, tmp_path / "compare.json")
     said = capsys.readouterr().out
     assert "assignment: of 6 ways to give the animals to the students 1 fit" in said
-    assert "3 of 3 animals stand highest in their own students" in said and "p above 0.1" in said
+    assert "3 of 3 animals stand highest in their own students" in said and "itself counted: p 0.17" in said
+
+
+def test_what_weakens_the_assignment_or_keeps_it_from_being_made_is_said(capsys):
+    warn_of_assignment({animal: [None] for animal in "abcdefghi"})
+    assert "no assignment test: 9 animals, and at most 8" in capsys.readouterr().err
+    warn_of_assignment({"owl": [None], "cow": [None, None], "yak": [None]})
+    assert "as many students of each animal; there are owl 1, cow 2, yak 1" in capsys.readouterr().err
+    warn_of_assignment({"owl": [None], "cow": [None, None]})
+    assert not capsys.readouterr().err
 
 
 # --- several animals ---------------------------------------------------------------------------------

@@ -54,10 +54,22 @@ def test_a_page_of_margins(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_three_animals_have_a_picture_of_whose_students_stand_where(tmp_path, monkeypatch, comparison):
     compare_three(monkeypatch, tmp_path, tmp_path / "three.json")
-    page = make_report(monkeypatch, tmp_path, "--comparison", tmp_path / "three.json")
-    assert "of 6 ways to give the animals to the students 1 fit" in page and "cow students" in page
-    assert (tmp_path / "report.assignment.png").read_bytes().startswith(b"\x89PNG")
-    assert "Whose students" not in make_report(monkeypatch, tmp_path, "--comparison", comparison)
+    files = ("--comparison", comparison, tmp_path / "three.json")
+    page = make_report(monkeypatch, tmp_path, *files)
+    assert "three.json: of 6 ways to give the animals to the students 1 fit" in page and "cow students" in page
+    assert (tmp_path / "report.assignment-1.png").read_bytes().startswith(b"\x89PNG")
+    assert page.count("Whose students") == 1, "two animals have no such test"
+    margins = json.loads((tmp_path / "three.json").read_text())["assignment"]["margins"]
+    mean = sum(row[0] for row in margins) / 3
+    assert f"{margins[0][0] - mean:+.2f}" in page
+
+
+@pytest.mark.slow
+def test_many_panels_go_on_in_another_row():
+    from eval.report import panels_of
+
+    figure, panels = panels_of(5, 2, 1)
+    assert len(panels) == 5 and len(figure.axes) == 8 and not figure.axes[5].get_visible()
 
 
 @pytest.mark.slow
