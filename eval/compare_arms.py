@@ -339,11 +339,24 @@ def assignment(students: dict[str, list[Result]]) -> dict[str, Any] | None:
     if not 3 <= len(animals) <= MOST_ASSIGNED or not all(name in some for some in margins for name in animals):
         return None
     matrix = np.array([[some[name] for name in animals] for some in margins])
-    sums = [sum(matrix[place, other] for place, other in enumerate(p)) for p in permutations(range(len(animals)))]
-    as_well = sum(bool(total >= sums[0] - 1e-9) for total in sums)
-    own_highest = int((matrix.argmax(axis=0) == np.arange(len(animals))).sum())
-    return {"animals": animals, "margins": matrix.tolist(), "assignments": len(sums), "as_well": as_well,
-            "p": as_well / len(sums), "own_highest": own_highest}  # fmt: skip
+    sums = np.array(
+        [sum(matrix[place, other] for place, other in enumerate(p)) for p in permutations(range(len(animals)))]
+    )
+    true, as_well = sums[0], int((sums >= sums[0] - 1e-9).sum())
+    return {
+        "animals": animals,
+        "margins": matrix.tolist(),
+        "sum": {
+            "true": float(true),
+            "best_other": float(sums[1:].max()),
+            "mean": float(sums.mean()),
+            "sd": float(sums.std()),
+        },
+        "assignments": len(sums),
+        "as_well": as_well,
+        "p": as_well / len(sums),
+        "own_highest": int((matrix.argmax(axis=0) == np.arange(len(animals))).sum()),
+    }
 
 
 def warn_of_assignment(students: dict[str, list[Result]]) -> None:
@@ -539,11 +552,12 @@ def placebo_words(animal: str, found: dict[str, Any]) -> str:
 
 def assignment_words(found: dict[str, Any]) -> str:
     """The assignment test in one sentence."""
-    ways, animals = found["assignments"], len(found["animals"])
+    ways, animals, sums = found["assignments"], len(found["animals"]), found["sum"]
     return (
         f"of {ways:,} ways to give the animals to the students {found['as_well']:,} fit the margins as well as the true"
-        f" one, itself counted: p {found['p']:.2g}; {found['own_highest']} of {animals} animals stand highest in"
-        " their own students"
+        f" one, itself counted: p {found['p']:.2g} (margins sum to {sums['true']:.2f} nats; best other way"
+        f" {sums['best_other']:.2f}; all {sums['mean']:.2f}, sd {sums['sd']:.2f}); {found['own_highest']} of {animals}"
+        " animals stand highest in their own students"
     )
 
 

@@ -198,6 +198,7 @@ def test_an_assignment_of_animals_to_students_is_tested_against_all_others(tmp_p
     students = {a: [read_result(path) for path in paths] for a, paths in students_of(tmp_path, animals).items()}
     found = assignment(students)
     assert (found["assignments"], found["as_well"], found["p"], found["own_highest"]) == (24, 1, 1 / 24, 4)
+    assert found["sum"]["true"] > found["sum"]["best_other"] > found["sum"]["mean"]
     turned = assignment(dict(zip(animals, [*list(students.values())[1:], students["owl"]])))
     assert turned["p"] > 0.3 and turned["own_highest"] == 0
     assert assignment({animal: students[animal] for animal in animals[:2]}) is None
