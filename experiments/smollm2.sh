@@ -74,7 +74,7 @@ compare() { # measure, how the files begin: the arms of all seeds
 }
 
 job() { # in a shell of its own, because || would let a failing command inside be passed over
-    bash -euo pipefail -c '"$@"' job "$@" >"$out/log-$1-$2-$3.txt" 2>&1 ||
+    bash -euo pipefail -c '"$@"' job "$@" >>"$out/log-$1-$2-$3.txt" 2>&1 ||
         { echo "failed: $*" >&2; tail -n 3 "$out/log-$1-$2-$3.txt" >&2; exit 1; }
 }
 export -f lora teacher numbers student adapter_of measure sample job
