@@ -43,11 +43,13 @@ FAST := not torch and not vllm and not slow
 check: lint
 	$(PYTHON_ENV) -m pytest -q -n auto -m "$(FAST)"
 
-# The others one after the other: models and servers want the cores for themselves.
+# Of the others two at a time, whatever the cores: each may hold a model or a training run in memory. vLLM wants the cores
+# for itself: its threads wait by spinning.
 test:
 	@util/make_env.sh test
 	$(PYTHON_ENV) -m pytest -q -n auto -m "$(FAST)"
-	$(PYTHON_ENV) -m pytest -m "not ($(FAST))"
+	$(PYTHON_ENV) -m pytest -n 2 --dist loadfile -m "not vllm and not ($(FAST))"
+	$(PYTHON_ENV) -m pytest -m vllm
 
 audit:
 	@.ci/audit
