@@ -43,12 +43,12 @@ FAST := not torch and not vllm and not slow
 check: lint
 	$(PYTHON_ENV) -m pytest -q -n auto -m "$(FAST)"
 
-# Of the others two at a time, whatever the cores: each may hold a model or a training run in memory. vLLM wants the cores
+# Of the others two at a time, a thread each, whatever the cores: each may hold a model in memory. vLLM wants the cores
 # for itself: its threads wait by spinning.
 test:
 	@util/make_env.sh test
 	$(PYTHON_ENV) -m pytest -q -n auto -m "$(FAST)"
-	$(PYTHON_ENV) -m pytest -n 2 --dist loadfile -m "not vllm and not ($(FAST))"
+	OMP_NUM_THREADS=1 $(PYTHON_ENV) -m pytest -n 2 --dist loadfile -m "not vllm and not ($(FAST))"
 	$(PYTHON_ENV) -m pytest -m vllm
 
 audit:
