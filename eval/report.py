@@ -58,8 +58,12 @@ def read_comparison(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text("utf-8"))
         comparisons = [{**one, **{key: one[key] for key in wanted}} for one in found["comparisons"]]
-        return {"file": path.name, "comparisons": comparisons, "pairwise": found["pairwise"],
-                "assignment": found.get("assignment")}  # fmt: skip
+        if assigned := found.get("assignment"):
+            assigned = {
+                key: assigned[key]
+                for key in ("animals", "margins", "sum", "assignments", "as_well", "p", "own_highest")
+            }
+        return {"file": path.name, "comparisons": comparisons, "pairwise": found["pairwise"], "assignment": assigned}
     except (ValueError, KeyError, TypeError):
         raise UserError(
             f"{path} is no comparison; make one with eval/compare_arms.py --output output/compare.json"

@@ -229,6 +229,14 @@ def test_what_weakens_the_assignment_or_keeps_it_from_being_made_is_said(capsys)
     assert not capsys.readouterr().err
 
 
+def test_of_sampled_answers_nothing_is_said_of_it(tmp_path, monkeypatch, capsys):
+    some = [sampled_file(tmp_path / f"{i}.jsonl", ["owl", "lion"]) for i in range(6)]
+    named = [f"{animal}={path}" for animal, path in zip(("owl", "owl", "lion", "dolphin"), some[2:])]
+    run_main(monkeypatch, "--base", some[0], "--control", some[1], "--students", *named)
+    said = capsys.readouterr()
+    assert "assignment" not in said.out + said.err
+
+
 # --- several animals ---------------------------------------------------------------------------------
 
 

@@ -64,6 +64,18 @@ def test_three_animals_have_a_picture_of_whose_students_stand_where(tmp_path, mo
     assert f"{margins[0][0] - mean:+.2f}" in page
 
 
+def test_an_assignment_test_of_an_earlier_version_is_named(tmp_path, monkeypatch):
+    from eval.report import read_comparison
+
+    compare_three(monkeypatch, tmp_path, tmp_path / "three.json")
+    whole = json.loads((tmp_path / "three.json").read_text())
+    assert read_comparison(tmp_path / "three.json")["assignment"] == whole["assignment"]
+    del whole["assignment"]["sum"]
+    (tmp_path / "old.json").write_text(json.dumps(whole))
+    with pytest.raises(UserError, match=r"old.json is no comparison; make one with eval/compare_arms.py"):
+        read_comparison(tmp_path / "old.json")
+
+
 @pytest.mark.slow
 def test_many_panels_go_on_in_another_row():
     from eval.report import panels_of

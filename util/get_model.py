@@ -105,7 +105,7 @@ def is_there(output: Path) -> bool:
     """Whether the folder holds a model. UserError where it holds something else."""
     if (output / "model.safetensors").is_file():
         return True
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} is there and holds something else; pass another --output")
     return False
 
