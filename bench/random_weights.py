@@ -46,7 +46,7 @@ def make_model(shape: Path, folder: Path) -> Path:
     for file in shape.iterdir():
         if file.is_file():
             shutil.copy(file, folder)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size="4GB")  # as Qwen2.5-7B is published
     del model
     torch.cuda.empty_cache()  # a server that starts next wants all of the card
     return folder
