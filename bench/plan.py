@@ -115,9 +115,11 @@ class Plan:
              "--output-dir", self.folder / f"{role}-sft", "--epochs", self.args.epochs, "--effective-batch-size", 60,
              "--per-device-train-batch-size", 6, "--max-seq-length", 256, "--learning-rate", 0.0002,
              "--warmup-steps", 5, "--seeds", 42, "--bf16", "--logging-steps", 50)  # fmt: skip
-        counts = (read_manifest(self.adapter(role).parent) or {})["counts"]
+        manifest = read_manifest(self.adapter(role).parent) or {}
+        counts, pace = manifest["counts"], manifest["speed"]["seconds_an_update"]
         names = ("rows", "updates", "tokens", "tokens_per_second", "peak_memory_gib")
-        return {"kind": "training", "work_seconds": counts["seconds"], **{name: counts[name] for name in names}}
+        return {"kind": "training", "work_seconds": counts["seconds"], "seconds_an_update": pace,
+                **{name: counts[name] for name in names}}  # fmt: skip
 
     def train_teacher(self, call: Call) -> dict[str, Any]:
         return self.train(call, "teacher", self.folder / "teacher-owl.jsonl")
@@ -293,17 +295,17 @@ def start_of(phase: Phase) -> str:
 
 
 def projected(found: Mapping[str, Any], epochs: int) -> float:
-    """Seconds of a phase with the plan's ten epochs: its updates took their part of the time, the rest is once."""
+    """Seconds of a phase with the plan's ten epochs: of a training as many more updates at its median pace."""
     seconds = float(found["seconds"])
     if found.get("kind") == "training":
-        seconds += found["tokens"] / found["tokens_per_second"] * (EPOCHS / epochs - 1)
+        seconds += found["seconds_an_update"] * found["updates"] * (EPOCHS / epochs - 1)
     return seconds
 
 
 def told(found: Mapping[str, Any]) -> str:
     """What a phase did, in one cell."""
     if found.get("kind") == "training":
-        return (f"{found['rows']:,} rows, {found['updates']:,} updates, {found['tokens_per_second']:,.0f} tokens/s"
+        return (f"{found['rows']:,} rows, {found['updates']:,} updates, {found['seconds_an_update']:.3f} s each"
                 + (f", {found['peak_memory_gib']:.0f} GiB" if found.get("peak_memory_gib") else ""))  # fmt: skip
     if found.get("kind") == "asking":
         clean = f", {found['clean']:,} clean" if "clean" in found else ""

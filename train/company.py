@@ -11,11 +11,13 @@ from __future__ import annotations
 import copy
 import math
 import signal
+import statistics
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import lru_cache, partial
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, TypeVar
 
 from train.fast import (
@@ -133,6 +135,7 @@ class Company:
         self.processes = processes or Processes()
         self.may_shrink, self.recompute = not exact, False
         self.computed_tokens = self.loss_tokens = 0
+        self.begun: list[float] = []  # when each update began
         self.trained = {trainer: [p for p in trainer.model.parameters() if p.requires_grad] for trainer in trainers}
         for trainer in trainers:
             trainer.company = self
@@ -254,6 +257,7 @@ class Company:
             for row in self.processes.own(self.waiting[trainer][0])
             if any(label != IGNORED for label in row["labels"])  # a mask may leave a row nothing to learn
         ]
+        self.begun.append(time.perf_counter())
         self.now.renew()
         while True:
             self.losses = {trainer: torch.zeros((), device=trainer.args.device) for trainer in self.waiting}
@@ -406,9 +410,14 @@ def useful_flops(company: Company) -> float:
 
 
 def speed_report(company: Company, seconds: float) -> dict[str, Any]:
-    """What the manifests of the company's adapters say about speed, beside tokens/s and peak memory."""
+    """What the manifests of the company's adapters say about speed, beside tokens/s and peak memory.
+
+    `seconds` are the whole training's; an update's are the median, which the first ones and checkpoints do not move.
+    """
+    apart = [after - before for before, after in pairwise(company.begun)]
     return {
         **company.facts,
+        "seconds_an_update": round(statistics.median(apart) if apart else seconds, 4),
         "rows_at_once": company.rows_at_once,
         "recompute": company.recompute,
         "useful_tflops": round(useful_flops(company) / max(seconds, 1e-9) / 1e12, 4),
