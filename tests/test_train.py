@@ -78,6 +78,7 @@ def test_the_adapter_of_each_seed_is_whole_and_the_manifest_says_how_it_came(tra
         assert manifest["settings"]["seed"] == seed
         assert manifest["counts"]["updates"] == 9
         assert manifest["speed"]["useful_tflops"] > 0
+        assert 0 < manifest["speed"]["seconds_an_update"] < manifest["counts"]["seconds"]
         assert manifest["speed"]["rows_at_once"] == 24
         assert manifest["speed"]["rows_at_once_why"].startswith("6 asked, room for 24 ")
         assert len(list(final.parent.glob("checkpoint-*"))) == 3
