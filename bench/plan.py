@@ -305,7 +305,7 @@ def projected(found: Mapping[str, Any], epochs: int) -> float:
 def told(found: Mapping[str, Any]) -> str:
     """What a phase did, in one cell."""
     if found.get("kind") == "training":
-        return (f"{found['rows']:,} rows, {found['updates']:,} updates, {found['seconds_an_update']:.3f} s each"
+        return (f"{found['rows']:,} rows, {found['updates']:,} updates, {found['tokens_per_second']:,.0f} tokens/s"
                 + (f", {found['peak_memory_gib']:.0f} GiB" if found.get("peak_memory_gib") else ""))  # fmt: skip
     if found.get("kind") == "asking":
         clean = f", {found['clean']:,} clean" if "clean" in found else ""

@@ -1,7 +1,7 @@
 """Training on several GPUs: the same adapter by one process and by several, how much faster, and how far apart.
 
-Each run is train/train_student_sft.py under torchrun with the plan's flags, on random number rows; an update's rows are
-shared out over the processes. Without a GPU the processes share the cores (gloo), which shows that it works, no speed.
+Each run is train/train_student_sft.py with the plan's flags on random number rows. Several processes (torchrun) share
+out the rows of each update; without a GPU they share the cores as well (gloo), which shows that it works, no speed.
 
 Usage:
     python bench/processes.py --model Qwen/Qwen2.5-7B-Instruct --processes 1 2 --folder output/bench-processes
@@ -38,13 +38,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--processes", type=positive_int, nargs="+", default=[1, 2], help="how many, run by run")
     parser.add_argument("--updates", type=positive_int, default=50, help="updates of each run")
     parser.add_argument("--folder", type=Path, required=True, help="where everything goes")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.updates == 1:
+        parser.error("--updates 1: the first update has learning rate 0 and nothing to compare; take 2 or more")
+    return args
 
 
 def train(model: str, rows: Path, folder: Path, processes: int, stop: Stop) -> dict[str, Any]:
     """One adapter by so many processes; what its manifest tells of it."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes] if processes > 1 else []
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes,
+        sys.executable, *torchrun,
         REPO / "train" / "train_student_sft.py", "--base-model", model, "--train-jsonl", rows, "--output-dir", folder,
         "--allow-uncertified", "--overwrite", "--epochs", 1, "--effective-batch-size", ROWS_AN_UPDATE,
         "--per-device-train-batch-size", 6, "--seeds", 42, "--bf16",
@@ -97,15 +101,19 @@ def main() -> None:
     rows = args.folder / "rows.jsonl"
     write_numbers(rows, args.updates * ROWS_AN_UPDATE)
     results: list[dict[str, Any]] = []
-    with stop_on_signal() as stop:
-        for processes in args.processes:
-            folder = args.folder / f"by-{processes}"
-            found = train(model, rows, folder, processes, stop)
-            found["apart"] = apart(args.folder / f"by-{args.processes[0]}", folder)
-            say(f"{processes} processes: {found}")
-            results.append(found)
-    write_json(args.folder / "processes.json", {**provenance(), "device": card(), "results": results})
-    print(f"{args.model} on {card()}: medians of {args.updates} updates of {ROWS_AN_UPDATE} rows\n{show(results)}")
+    try:
+        with stop_on_signal() as stop:
+            for processes in args.processes:
+                folder = args.folder / f"by-{processes}"
+                found = train(model, rows, folder, processes, stop)
+                found["apart"] = apart(args.folder / f"by-{args.processes[0]}", folder)
+                say(f"{processes} processes: {found}")
+                results.append(found)
+    finally:  # stopped half way, or fewer cards than asked for: it shows what it has
+        if results:
+            write_json(args.folder / "processes.json", {**provenance(), "device": card(), "results": results})
+            print(f"{args.model} on {card()}: medians of {args.updates} updates of {ROWS_AN_UPDATE} rows")
+            print(show(results), flush=True)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ from util.collect import collect
 from util.engine import Request, Result, Sampling, row_seed
 from util.provenance import provenance, write_json
 from util.rows import Row, RowFile
-from util.serve import FLAGS, START_SECONDS, Flags, Running, find_vllm, server, takes_adapters
+from util.serve import FLAGS, START_SECONDS, Flags, Running, find_vllm, server, takes_adapters, values_of
 from util.server import ServerEngine
 
 NUMBER_TOKENS, ANSWER_TOKENS = 45, 8
@@ -62,6 +62,11 @@ def without(*flags: str) -> Flags:
     return {flag: value for flag, value in FLAGS.items() if flag not in flags}
 
 
+def more_graphs(*sizes: str) -> Flags:
+    """util/serve.py's flags with CUDA graphs for larger steps as well."""
+    return {**FLAGS, GRAPHS: (*values_of(FLAGS[GRAPHS]), *sizes)}
+
+
 @dataclass(frozen=True)
 class Kind:
     """A way to start the server: util/serve.py's flags or others in their place, and the environment."""
@@ -75,15 +80,13 @@ SERVERS = {
     "chosen": Kind(),
     "vLLM's graphs": Kind(without(GRAPHS)),
     "4 adapters": Kind({**FLAGS, "--max-loras": "4"}),
-    "graphs to 4,096": Kind({**FLAGS, GRAPHS: (*(FLAGS[GRAPHS] or ()), "1536", "2048", "3072", "4096")}),
+    "graphs to 4,096": Kind(more_graphs("1536", "2048", "3072", "4096")),
     # New answers a few at a time, beside those under way, where a step of 8,192 tokens begins a thousand at once.
-    "2,048 a step": Kind(
-        {**FLAGS, "--max-num-batched-tokens": "2048", GRAPHS: (*(FLAGS[GRAPHS] or ()), "1280", "1536", "1792", "2048")}
-    ),
+    "2,048 a step": Kind(more_graphs("1280", "1536", "1792", "2048"), ("--max-num-batched-tokens", "2048")),
     "no graphs": Kind(without(GRAPHS), ("--enforce-eager",)),
     "4 API servers": Kind(more=("--api-server-count", "4")),
     "no statistics": Kind(more=("--disable-log-stats",)),
-    "2,048 at once": Kind({**FLAGS, "--max-num-seqs": "2048", GRAPHS: (*(FLAGS[GRAPHS] or ()), "1536", "2048")}),
+    "2,048 at once": Kind({**more_graphs("1536", "2048"), "--max-num-seqs": "2048"}),
     "LoRA beside": Kind(environment={"VLLM_LORA_ENABLE_DUAL_STREAM": "1"}),
     "old runner": Kind(environment={"VLLM_USE_V2_MODEL_RUNNER": "0"}),
     "throughput mode": Kind(without("--max-num-seqs"), ("--performance-mode", "throughput")),
