@@ -311,6 +311,18 @@ def test_two_processes_make_the_adapters_of_one(launcher, launch, together, data
         assert ours["settings"] == alone["settings"]
 
 
+def test_the_bench_of_processes_compares_their_adapters(run_script, tmp_path):
+    command = ("bench/processes.py", "--model", POCKET, "--folder", tmp_path / "bench")
+    done = run_script(*command, "--processes", 1, 2, "--updates", 3, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    one, two = json.loads((tmp_path / "bench" / "processes.json").read_text())["results"]
+    assert (one["processes"], one["rows_at_once"], two["processes"], two["rows_at_once"]) == (1, 60, 2, 30)
+    assert one["train_loss"] == pytest.approx(two["train_loss"], abs=1e-5)
+    assert one["apart"] == 0 < two["apart"] < 1e-4
+    refused = run_script(*command, "--updates", 1, cwd=tmp_path)
+    assert refused.returncode == 2 and "--updates 1:" in refused.stderr
+
+
 def test_an_error_of_one_process_ends_all_with_its_line(launch, data, tmp_path):
     """The second process runs out of memory, as a card that something else uses would."""
     script = tmp_path / "scarce.py"
