@@ -137,19 +137,23 @@ class Steps(Company):
         return {}
 
 
+def our_trainer(args: argparse.Namespace, model: Any, data: Any, **options: Any) -> Any:
+    """A trainer as train/train_student_sft.py makes it."""
+    return trainer_of(
+        update_trainer(), args, model, data, per_device_train_batch_size=args.effective_batch_size,
+        gradient_checkpointing=False, accelerator_config={"non_blocking": model.device.type == "cuda"}, **options,
+    )  # fmt: skip
+
+
 def ours(args: argparse.Namespace, model: Any, data: Any, steps: int) -> Company:
     """One adapter on the first `steps` steps of the fast path, the whole update at once."""
     autocast = model.device.type == "cuda" and steps < 3  # until LoRA linears are joined
-    size = args.effective_batch_size
-    options = {"per_device_train_batch_size": size, "gradient_checkpointing": False, "bf16": autocast}
-    return Steps(trainer_of(update_trainer(), args, model, data, **options), data[1], size, steps)
+    return Steps(our_trainer(args, model, data, bf16=autocast), data[1], args.effective_batch_size, steps)
 
 
 def together(args: argparse.Namespace, model: Any, data: Any) -> Company:
     """Several adapters, as train/train_student_sft.py trains them."""
-    options = {"per_device_train_batch_size": args.effective_batch_size, "gradient_checkpointing": False, "bf16": False}
-    seeds = range(args.adapters)
-    trainers = [trainer_of(update_trainer(), args, model, data, seed=s, data_seed=s, **options) for s in seeds]
+    trainers = [our_trainer(args, model, data, seed=s, data_seed=s, bf16=False) for s in range(args.adapters)]
     return Company(trainers, data[1], args.per_device_train_batch_size, exact=False)
 
 

@@ -27,6 +27,7 @@ from train.fast import (
     flat_batch,
     free_memory,
     knows,
+    on_device,
     rows_that_fit,
     shared_prefix,
     speed_up,
@@ -102,6 +103,13 @@ def update_trainer() -> Any:
     return UpdateTrainer
 
 
+def spare_walks(model: Any, trained: Sequence[Any]) -> None:
+    """Spare the trainer three walks an update through thousands of modules, in which a fast GPU has nothing to do: the
+    model is in training mode already, and no parameters but the trained ones have gradients to clip and to clear."""
+    model.train = lambda mode=True: model
+    model.parameters = lambda recurse=True: iter(trained)
+
+
 def outputs_of(outputs: Any, own: Any, **_asked: Any) -> Any:
     """What the loss head said of some tokens alone, in the place of a model's answer."""
     return type(outputs)(**{name: value * own for name, value in outputs.items() if value is not None and value.ndim})
@@ -139,7 +147,7 @@ class Company:
         self.trained = {trainer: [p for p in trainer.model.parameters() if p.requires_grad] for trainer in trainers}
         for trainer in trainers:
             trainer.company = self
-            trainer.model.train()
+            spare_walks(trainer.model.train(), self.trained[trainer])
         self.prefix = shared_prefix(rows) if knows(self.base) else 0
         self.facts = self.take_path(rows, asked, exact)
 
@@ -182,7 +190,7 @@ class Company:
         }
 
     def flat(self, rows: Sequence[EncodedRow], adapters: Sequence[int] | None) -> dict[str, Any]:
-        return flat_batch(rows, self.prefix, adapters)
+        return on_device(flat_batch(rows, self.prefix, adapters), self.base.device)
 
     # --- threads ---
 
@@ -289,9 +297,8 @@ class Company:
                         parameter.grad = torch.zeros_like(parameter)
                 summed += [*(parameter.grad for parameter in self.trained[trainer]), self.losses[trainer]]
         if self.processes.count > 1:
-            asked = torch.tensor(float(self.stop.signum is not None), device=self.base.device)
-            self.processes.sum([*summed, asked])
-            if asked:
+            self.processes.sum(summed)
+            if self.processes.any(self.stop.signum is not None):
                 self.stop.signum = self.stop.signum or signal.SIGTERM
         self.stopping = self.stop.signum is not None
 

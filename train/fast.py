@@ -119,6 +119,18 @@ def flat_batch(rows: Sequence[EncodedRow], prefix: int, adapters: Sequence[int] 
     return batch
 
 
+def on_device(batch: dict[str, Any], device: Any) -> dict[str, Any]:
+    """The batch on the device. A GPU still at the update before is not waited for: launches run ahead of it."""
+    import torch
+
+    if device.type != "cuda":
+        return batch
+    return {
+        name: value.pin_memory().to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }
+
+
 # --- attention over sequences of unequal length ------------------------------------------------------
 
 

@@ -47,6 +47,17 @@ class Processes:
         for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
             tensor.copy_(total.view_as(tensor))
 
+    def any(self, said: bool) -> bool:
+        """Whether any process says so; waits for them, not for their GPUs."""
+        import torch
+
+        if self.count == 1:
+            return said
+        saying = torch.tensor(int(said))
+        with losing_another():
+            torch.distributed.all_reduce(saying)
+        return bool(saying)
+
     def told(self, value: T) -> T:
         """What the first process says; waits for it."""
         import torch

@@ -312,6 +312,7 @@ def make_trainer(
         seed=seed,
         data_seed=seed,
         dataloader_pin_memory=torch.cuda.is_available(),
+        accelerator_config={"non_blocking": torch.cuda.is_available()},  # launches run ahead of the GPU
         disable_tqdm=True,
     )
     lora = LoraConfig(
