@@ -103,7 +103,8 @@ def test_flags_that_exclude_each_other_do_not_meet(monkeypatch):
     assert "--cudagraph-capture-sizes" not in given and "--max-loras" in given
     usual = vllm_command("some/model", 1, [])
     sizes = usual[usual.index("--cudagraph-capture-sizes") + 1 :]
-    assert max(int(size) for size in sizes if size.isdigit()) == int(usual[usual.index("--max-num-seqs") + 1])
+    largest = max(int(size) for size in sizes if size.isdigit())
+    assert largest == int(usual[usual.index("--max-num-batched-tokens") + 1]), "a step without a graph"
 
 
 @pytest.mark.parametrize(

@@ -37,11 +37,14 @@ PARENT_DIED = 1  # prctl's PR_SET_PDEATHSIG
 Flags = Mapping[str, "str | Sequence[str] | None"]
 # Short prompts and answers, one adapter at a time (README, "Speed of asking"; bench/serve.py measures what each gains).
 # vLLM's own list of graphs ends at 512 tokens, half a step of 1,024 answers, and has 51 sizes to capture at each start.
+# With 2,048 tokens a step at most, every step has a graph, also those in which new answers begin.
 # Sampling fields come from the scripts, never from generation_config.json.
 FLAGS: Flags = {
-    "--max-model-len": "2048", "--max-num-seqs": "1024", "--gpu-memory-utilization": "0.95",
-    "--generation-config": "vllm", "--enable-lora": None, "--max-lora-rank": "8", "--max-loras": "1",
-    "--cudagraph-capture-sizes": ("1", "8", "32", "64", "128", "256", "384", "512", "640", "768", "896", "1024"),
+    "--max-model-len": "2048", "--max-num-seqs": "1024", "--max-num-batched-tokens": "2048",
+    "--gpu-memory-utilization": "0.95", "--generation-config": "vllm", "--enable-lora": None, "--max-lora-rank": "8",
+    "--max-loras": "1", "--cudagraph-capture-sizes": (
+        "1", "8", "32", "64", "128", "256", "384", "512", "640", "768", "896", "1024", "1280", "1536", "1792", "2048",
+    ),
 }  # fmt: skip
 
 
