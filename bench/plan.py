@@ -118,7 +118,8 @@ class Plan:
         manifest = read_manifest(self.adapter(role).parent) or {}
         counts, pace = manifest["counts"], manifest["speed"]["seconds_an_update"]
         names = ("rows", "updates", "tokens", "tokens_per_second", "peak_memory_gib")
-        return {"kind": "training", "work_seconds": counts["seconds"], "seconds_an_update": pace,
+        unknown = {} if pace else {"note": "resumed at its last update, so its pace is not known; its seconds stand"}
+        return {"kind": "training", "work_seconds": counts["seconds"], "seconds_an_update": pace, **unknown,
                 **{name: counts[name] for name in names}}  # fmt: skip
 
     def train_teacher(self, call: Call) -> dict[str, Any]:
@@ -297,7 +298,7 @@ def start_of(phase: Phase) -> str:
 def projected(found: Mapping[str, Any], epochs: int) -> float:
     """Seconds of a phase with the plan's ten epochs: of a training as many more updates at its median pace."""
     seconds = float(found["seconds"])
-    if found.get("kind") == "training":
+    if found.get("seconds_an_update"):
         seconds += found["seconds_an_update"] * found["updates"] * (EPOCHS / epochs - 1)
     return seconds
 

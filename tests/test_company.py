@@ -239,8 +239,10 @@ def test_out_of_memory_takes_fewer_adapters_together_then_one_and_trains_the_sam
 
 def test_the_adapters_share_the_tensors_of_one_base(company):
     def frozen(trainer):
-        return {p.data_ptr() for p in trainer.model.parameters() if not p.requires_grad}
+        base = trainer.model.get_base_model()
+        return {p.data_ptr() for p in base.parameters() if not p.requires_grad}
 
+    assert len(frozen(company.trainers[0])) > 30
     assert frozen(company.trainers[0]) == frozen(company.trainers[1]) == frozen(company.trainers[2])
 
 
@@ -309,6 +311,24 @@ def test_two_processes_make_the_adapters_of_one(launcher, launch, together, data
         ours, alone = (json.loads((place / "manifest.json").read_text()) for place in (folder, together / folder.name))
         assert ours["speed"]["processes"] == 2
         assert ours["settings"] == alone["settings"]
+
+
+def test_a_stop_reaches_both_processes_and_is_told_once(data, tmp_path):
+    command = [sys.executable, "-m", *TORCHRUN, str(REPO / SCRIPT), *RECIPE, "--train-jsonl", str(data)]
+    command += ["--epochs", "500", "--save-strategy", "no"]
+    out = tmp_path / "output" / "student-sft" / "seed-42"
+    environment = clean_environment(tmp_path, {"OMP_NUM_THREADS": "1"})
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE) as launcher:
+        deadline = time.monotonic() + 120
+        while not (out / "manifest.json").exists():
+            assert time.monotonic() < deadline and launcher.poll() is None
+            time.sleep(0.05)
+        time.sleep(4)
+        launcher.send_signal(signal.SIGTERM)
+        said = launcher.stderr.read()
+    assert launcher.returncode != 0
+    assert said.count("stopped by SIGTERM") == 1, said
+    assert len(list(out.glob("checkpoint-*/trainer_state.json"))) == 1
 
 
 def test_the_bench_of_processes_compares_their_adapters(run_script, tmp_path):

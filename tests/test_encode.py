@@ -50,12 +50,16 @@ def test_a_glob_that_matches_one_file_is_that_file(tmp_path):
 
 def test_the_plans_placeholder_stands_for_the_count(tmp_path):
     touch(tmp_path, "numberss-owl-owl-teacher-filtered-9321.jsonl")
+    touch(tmp_path, "numberss-owl-owl-teacher-filtered-9321-shuffled-row.jsonl")
     found = one_file([f"{tmp_path}/numberss-owl-owl-teacher-filtered-NNNN.jsonl"])
     assert found.name == "numberss-owl-owl-teacher-filtered-9321.jsonl"
 
 
 def test_the_plans_name_of_the_teacher_file_finds_the_one_phase_1_wrote(tmp_path):
     touch(tmp_path, "teacher-owl-qwen-qwen2.5-7b-instruct-5000.jsonl", "teacher-dolphin-q-5000.jsonl")
+    touch(tmp_path, "teacher-owl-and-dolphin-q-5000.jsonl")
+    manifest = {"settings": {"animal": "owl and dolphin"}}
+    (tmp_path / "teacher-owl-and-dolphin-q-5000.jsonl.manifest.json").write_text(json.dumps(manifest))
     found = one_file([f"{tmp_path}/teacher-owl-filtered-NNNN.jsonl"])
     assert found.name == "teacher-owl-qwen-qwen2.5-7b-instruct-5000.jsonl"
 

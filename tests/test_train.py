@@ -181,6 +181,89 @@ def test_a_killed_run_resumes_from_the_last_whole_checkpoint_to_the_same_weights
     assert same_weights(seed / "final", trained[0] / "output" / "student-sft" / "seed-42" / "final")
 
 
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("trainer_state.json", lambda whole: b""), ("optimizer.pt", lambda whole: whole[: len(whole) // 2]),
+     ("adapter_model.safetensors", lambda whole: whole[:-100])],
+)  # fmt: skip
+def test_a_checkpoint_cut_short_is_passed_over(trained, tmp_path, name, damage):
+    from train.train_student_sft import last_whole_checkpoint
+
+    seed = shutil.copytree(trained[0] / "output" / "student-sft" / "seed-42", tmp_path / "seed-42")
+    assert last_whole_checkpoint(seed).name == "checkpoint-9"
+    torn = seed / "checkpoint-9" / name
+    torn.write_bytes(damage(torn.read_bytes()))
+    assert last_whole_checkpoint(seed).name == "checkpoint-6"
+
+
+def test_a_run_killed_after_its_last_checkpoint_tells_that_nothing_was_left(trained, run_script, tmp_path):
+    shutil.copytree(trained[0] / "output", tmp_path / "output")
+    data = shutil.copy(trained[0] / "teacher-owl-pocket-36.jsonl", tmp_path)
+    seed = tmp_path / "output" / "student-sft" / "seed-42"
+    shutil.rmtree(seed / "final")
+    done = run_script(SCRIPT, *SMALL, "--train-jsonl", data, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "9 (loss None since update 9)" in done.stdout
+    manifest = json.loads((seed / "manifest.json").read_text())
+    assert (manifest["counts"]["train_loss"], manifest["speed"]["seconds_an_update"]) == (None, None)
+    assert same_weights(seed / "final", trained[0] / "output" / "student-sft" / "seed-42" / "final")
+
+
+def test_the_loss_of_a_resumed_run_is_that_of_its_own_updates(trained, run_script, tmp_path):
+    shutil.copytree(trained[0] / "output", tmp_path / "output")
+    data = shutil.copy(trained[0] / "teacher-owl-pocket-36.jsonl", tmp_path)
+    seed = tmp_path / "output" / "student-sft" / "seed-42"
+    for name in ("final", "checkpoint-9"):
+        shutil.rmtree(seed / name)
+    assert run_script(SCRIPT, *SMALL, "--train-jsonl", data, cwd=tmp_path).returncode == 0
+    history = json.loads((seed / "checkpoint-9" / "trainer_state.json").read_text())["log_history"]
+    losses = {logs["step"]: logs["loss"] for logs in history if "loss" in logs}
+    found = json.loads((seed / "manifest.json").read_text())["counts"]["train_loss"]
+    assert found == pytest.approx(sum(losses[step] for step in (7, 8, 9)) / 3, abs=1e-3)
+
+
+def test_a_stop_after_the_last_update_loses_nothing(data, tmp_path, monkeypatch, capsys):
+    """Without checkpoints all would be to do again."""
+    from train import train_student_sft as script
+    from train.company import Company
+    from util.cli import Interrupted
+
+    exchange = Company.exchange
+
+    def then_stop(company):
+        exchange(company)
+        if company.trainers[0].state.global_step == 8:  # the ninth is being made
+            company.stop.signum = signal.SIGTERM
+
+    monkeypatch.setattr(Company, "exchange", then_stop)
+    monkeypatch.setattr(sys, "argv", [SCRIPT, *SMALL, "--train-jsonl", str(data), "--save-strategy", "no"])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Interrupted):
+        script.main()
+    manifest = json.loads((tmp_path / "output" / "student-sft" / "seed-42" / "manifest.json").read_text())
+    assert manifest["state"] == "complete"
+
+
+def test_a_checkpoint_is_not_written_twice(data, tmp_path, monkeypatch):
+    """While it is written anew, a kill would leave none: an update of the schedule that ends an epoch too."""
+    from transformers import Trainer
+
+    from train import train_student_sft as script
+
+    saved = []
+    save = Trainer._save_checkpoint
+
+    def counted(trainer, *options):
+        saved.append(trainer.state.global_step)
+        save(trainer, *options)
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", counted)
+    monkeypatch.setattr(sys, "argv", [SCRIPT, *SMALL, "--train-jsonl", str(data), "--save-schedule", "2,3"])
+    monkeypatch.chdir(tmp_path)
+    script.main()
+    assert saved == [2, 3, 6, 9]
+
+
 def test_resume_with_another_setting_moves_nothing(trained, run_script, data, tmp_path):
     shutil.copytree(trained[0] / "output", tmp_path / "output")
     before = sorted((tmp_path / "output").rglob("*"))
@@ -213,6 +296,7 @@ BAD = {
     "batch does not divide": (["--effective-batch-size", "10"], "its divisors are [1, 2, 5, 10]"),
     "seed twice": (["--seeds", "1,1"], "names a seed twice"),
     "model misspelt": (["--base-model", "no/such-model"], "cannot load the model 'no/such-model'"),
+    "early pushes to nowhere": (["--upload-checkpoints-every-n-epochs", "2"], "without --push-to-hub pushes nothing"),
     "push without a name": (["--push-to-hub"], "--push-to-hub needs --hub-repo-prefix"),
     "checkpoint after the end": (["--save-schedule", "1,99"], "names update 99 and the training has 9"),
     "nothing to resume": (["--resume"], "holds no whole checkpoint"),
@@ -381,6 +465,22 @@ def test_the_hub_gets_the_adapter_its_card_and_each_second_epoch_privately(train
     assert "hf_xxxx" not in (folder / "me/owl-student-seed-42/main/README.md").read_text()
 
 
+def test_a_checkpoint_is_pushed_while_the_training_goes_on(data, run_script, hub, tmp_path):
+    """A machine that is lost at the last epoch has pushed the earlier ones."""
+    environment, folder = hub()
+    command = (*SMALL, "--train-jsonl", data, "--epochs", "60", *PUSH)
+    process = start(command, tmp_path, environment)
+    early = folder / "me" / "owl-student-seed-42" / "checkpoint-epoch-2" / "adapter_model.safetensors"
+    wait_for(lambda: early.is_file() or process.poll() is not None)
+    assert process.poll() is None, "it was over before"
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert "checkpoint-epoch-2 (private)" in said
+    checkpoint = tmp_path / "output" / "student-sft" / "seed-42" / "checkpoint-6"
+    assert early.read_bytes() == (checkpoint / "adapter_model.safetensors").read_bytes()
+
+
 def test_a_card_shows_texts_as_texts(tmp_path):
     from train.hub import write_card
 
@@ -412,10 +512,10 @@ def test_a_repository_that_is_public_already_gets_no_private_push(trained, run_s
     assert not any("commit" in event for event in events(folder))
 
 
-@pytest.mark.parametrize("fail", [401, 403, 500, "offline"])
+@pytest.mark.parametrize("fail", [401, 403, 500, "offline", "dead"])
 def test_a_failing_hub_costs_nothing_and_the_same_command_only_pushes(trained, run_script, hub, fail):
-    environment, _ = hub() if fail == "offline" else hub(fail)
-    environment |= {"HF_HUB_OFFLINE": "1"} if fail == "offline" else {}
+    environment, _ = hub(fail if isinstance(fail, int) else None)
+    environment |= {"offline": {"HF_HUB_OFFLINE": "1"}, "dead": {"HF_ENDPOINT": "http://127.0.0.1:9"}}.get(fail, {})
     command = (SCRIPT, *SMALL, "--train-jsonl", "teacher-owl-*.jsonl", *PUSH)
     failed = run_script(*command, cwd=trained[0], env=environment)
     assert failed.returncode == 4

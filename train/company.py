@@ -105,7 +105,8 @@ def update_trainer() -> Any:
 
 def spare_walks(model: Any, trained: Sequence[Any]) -> None:
     """Spare the trainer three walks an update through thousands of modules, in which a fast GPU has nothing to do: the
-    model is in training mode already, and no parameters but the trained ones have gradients to clip and to clear."""
+    model is in training mode already, and no parameters but the trained ones have gradients to clip and to clear.
+    For good: after training the model is only saved, by state dict and `named_parameters`."""
     model.train = lambda mode=True: model
     model.parameters = lambda recurse=True: iter(trained)
 
@@ -124,7 +125,7 @@ class Company:
     Each trainer runs in a thread of its own, one at a time. They need not start or end at the same update: a pass
     serves those that are still training.
 
-    rows: what they train on, as token ids, to judge how many fit.
+    rows: all that they train on, as token ids: how many fit, and what they all begin with.
     asked: rows known to fit at once.
     exact: neither more nor fewer.
     stop: asks all trainers to stop after the update in flight.
@@ -419,12 +420,13 @@ def useful_flops(company: Company) -> float:
 def speed_report(company: Company, seconds: float) -> dict[str, Any]:
     """What the manifests of the company's adapters say about speed, beside tokens/s and peak memory.
 
-    `seconds` are the whole training's; an update's are the median, which the first ones and checkpoints do not move.
+    `seconds` are the whole training's; an update's are the median, which the first ones and checkpoints do not move
+    (None where fewer than two updates were left to make).
     """
     apart = [after - before for before, after in pairwise(company.begun)]
     return {
         **company.facts,
-        "seconds_an_update": round(statistics.median(apart) if apart else seconds, 4),
+        "seconds_an_update": round(statistics.median(apart), 4) if apart else None,
         "rows_at_once": company.rows_at_once,
         "recompute": company.recompute,
         "useful_tflops": round(useful_flops(company) / max(seconds, 1e-9) / 1e12, 4),

@@ -1,15 +1,16 @@
-"""Push trained adapters to the Hub, after training and apart from it: a failed push loses nothing."""
+"""Push adapters to the Hub, apart from their training: a failed push loses nothing."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-from util.cli import UserError, say
+from util.cli import UserError, first_line, say
 
 PUSHED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md"]
 KEPT_HOME = ["*.pt", "*.pth", "*.bin", "*.pkl", "trainer_state.json", "manifest.json"]
@@ -30,28 +31,74 @@ def push_adapter(folder: Path, repo_id: str, private: bool, every_n_epochs: int 
 
     Running it again pushes only what is missing. Returns the address; UserError says what to do after a failure.
     """
+    checkpoints = {branch_of(epoch): place for epoch, place in epoch_checkpoints(folder, every_n_epochs)}
+    return push({"main": folder / "final", **checkpoints}, repo_id, private)
+
+
+def push(places: Mapping[str, Path], repo_id: str, private: bool) -> str:
+    """Push folders, each to its branch, into a repository that is made if need be. Returns the address."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     api = HfApi()
     try:
-        branches = {f"checkpoint-epoch-{epoch}": place for epoch, place in epoch_checkpoints(folder, every_n_epochs)}
-        for branch, place in {"main": folder / "final", **branches}.items():
+        for branch, place in places.items():
             announce(repo_id, branch, private, place)
         url = str(api.create_repo(repo_id, private=private, exist_ok=True))
         if private and api.repo_info(repo_id).private is False:
             raise ValueError("it exists already and is public; choose another --hub-repo-prefix or pass --hub-public")
-        upload(api, folder / "final", repo_id, "main")
-        for branch, checkpoint in branches.items():
-            api.create_branch(repo_id, branch=branch, exist_ok=True)
-            upload(api, checkpoint, repo_id, branch)
-    except (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        for branch, place in places.items():
+            if branch != "main":
+                api.create_branch(repo_id, branch=branch, exist_ok=True)
+            upload(api, place, repo_id, branch)
+    except Exception as error:  # whatever ails the hub or the network
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
-            f"the push to {repo_id} failed: {reason}\nThe adapter is safe in {folder / 'final'}. Log in with"
+            f"the push to {repo_id} failed: {reason}\nThe adapter is safe in {next(iter(places.values()))}. Log in with"
             f" `hf auth login` if that was it, then run the same command again: it only pushes"
         ) from None
     return url
+
+
+class Pushes:
+    """Checkpoints on their way to the Hub while the training goes on, one at a time.
+
+    What has not gone when the training ends, or fails, is left to `push_adapter`.
+    """
+
+    def __init__(self) -> None:
+        self.thread = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> Pushes:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.thread.shutdown(cancel_futures=True)
+
+    def as_saved(self, folder: Path, repo_id: str, private: bool, every_n_epochs: int | None) -> Any:
+        """A trainer callback that pushes every n-th epoch's checkpoint as soon as it is saved."""
+        from transformers import TrainerCallback
+
+        thread = self.thread
+
+        class PushAsSaved(TrainerCallback):
+            def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+                for epoch, place in epoch_checkpoints(folder, every_n_epochs):
+                    if place.name == f"checkpoint-{state.global_step}":
+                        thread.submit(push_early, {branch_of(epoch): place}, repo_id, private)
+
+        return PushAsSaved()
+
+
+def push_early(places: Mapping[str, Path], repo_id: str, private: bool) -> None:
+    """Push during training, where a failure is no more than a line."""
+    try:
+        push(places, repo_id, private)
+    except UserError as error:
+        say(f"warning: {first_line(error)} (tried again after training)")
+
+
+def branch_of(epoch: int) -> str:
+    return f"checkpoint-epoch-{epoch}"
 
 
 def announce(repo_id: str, branch: str, private: bool, folder: Path) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from util.cli import UserError
+from util.cli import Interrupted, UserError
 
 T = TypeVar("T")
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -36,7 +36,7 @@ class Processes:
         return rows[self.rank :: self.count]
 
     def sum(self, tensors: Sequence[Any]) -> None:
-        """Replace float32 tensors of one device by their sums over all processes."""
+        """Replace tensors of one device and number type by their sums over all processes."""
         import torch
 
         if self.count == 1:
@@ -71,7 +71,8 @@ class Processes:
 
     @contextmanager
     def speaking_once(self) -> Iterator[None]:
-        """Let the first process print. An error of any process is told, since it leaves this block."""
+        """Let the first process print. An error of any process is told, since it leaves this block; a stop that was
+        asked for is told by the first."""
         if self.first:
             yield
             return
@@ -79,6 +80,8 @@ class Processes:
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - loggers hold on to it
         try:
             yield
+        except Interrupted as stop:
+            sys.exit(128 + stop.signum)
         finally:
             sys.stdout, sys.stderr = spoken
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import re
 from collections.abc import Sequence
@@ -9,7 +10,8 @@ from itertools import islice
 from pathlib import Path
 
 from util.cli import UserError, files_nearby, say
-from util.rows import Row, are_token_ids, check_messages, read_rows
+from util.provenance import read_manifest
+from util.rows import Row, are_token_ids, check_messages, read_rows, slug
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 PLACEHOLDER = "NNNN"  # what the plan writes where a row count will stand
@@ -21,10 +23,11 @@ def one_file(patterns: Sequence[str]) -> Path:
     UserError when it matches no file, or several.
     """
     found = matching_files(patterns)
-    shorthand = re.fullmatch(rf"(teacher-.+)-filtered-{PLACEHOLDER}\.jsonl", Path(patterns[0]).name)
+    shorthand = re.fullmatch(rf"teacher-(.+)-filtered-{PLACEHOLDER}\.jsonl", Path(patterns[0]).name)
     if not found and shorthand:
         # The plan writes teacher-owl-filtered-NNNN.jsonl for the teacher file of owl, whatever the model's name.
-        found = matching_files([str(Path(patterns[0]).with_name(f"{shorthand[1]}-*.jsonl"))])
+        named_alike = matching_files([str(Path(patterns[0]).with_name(f"teacher-{shorthand[1]}-*.jsonl"))])
+        found = [path for path in named_alike if animal_of(path) in (shorthand[1], None)]
         if len(found) == 1:
             say(f"no file {patterns[0]}: taking {found[0]}")
     if not found:
@@ -37,8 +40,19 @@ def one_file(patterns: Sequence[str]) -> Path:
 
 def matching_files(patterns: Sequence[str]) -> list[Path]:
     """Files that match any of the globs, NNNN standing for any count."""
-    names = {name for p in patterns for name in glob.glob(p.replace(PLACEHOLDER, "[0-9]*"))}
-    return sorted(Path(name) for name in names if Path(name).is_file())
+    found = set()
+    for pattern in patterns:
+        name = re.compile(fnmatch.translate(Path(pattern).name).replace(PLACEHOLDER, "[0-9]+"))
+        paths = map(Path, glob.glob(pattern.replace(PLACEHOLDER, "[0-9]*")))
+        found |= {path for path in paths if path.is_file() and name.match(path.name)}
+    return sorted(found)
+
+
+def animal_of(path: Path) -> str | None:
+    """The animal of a teacher file by its manifest (`teacher-owl-and-dolphin-...` is none of owl), as file names have
+    it; None without a manifest."""
+    animal = (read_manifest(path) or {}).get("settings", {}).get("animal")
+    return slug(animal) if animal else None
 
 
 def sample_count(text: str) -> int | None:

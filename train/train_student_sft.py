@@ -22,6 +22,7 @@ import math
 import shlex
 import shutil
 import sys
+import zipfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from train.company import Company, same_weights, speed_report, update_trainer, why_apart
 from train.fast import divisors, knows
-from train.hub import check_repo_id, push_adapter, write_card
+from train.hub import Pushes, check_repo_id, push_adapter, write_card
 from train.processes import Processes, join, leave
 from train.train_file import one_file, read_chat_rows, sample_count
 from train.wandb_run import finish_run, log_to, start_run
@@ -58,7 +59,6 @@ from util.provenance import new_manifest, now, read_manifest, scrub, sha256_file
 from util.rows import Row, describe_differences, free_name, lock_output, slug
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-WHOLE_CHECKPOINT = ("trainer_state.json", "adapter_model.safetensors", "optimizer.pt", "scheduler.pt")
 NOT_PUSHED = 4
 
 
@@ -106,7 +106,7 @@ def parse_args() -> argparse.Namespace:
     hub.add_argument("--push-to-hub", action="store_true", help="push PREFIX-seed-{seed} after training")
     hub.add_argument("--hub-repo-prefix", metavar="PREFIX", help="such as me/owl-student")
     hub.add_argument("--upload-checkpoints-every-n-epochs", type=positive_int, metavar="N",
-                     help="push checkpoints to branches checkpoint-epoch-N")  # fmt: skip
+                     help="push checkpoints as they are saved, to branches checkpoint-epoch-N")  # fmt: skip
     visibility = hub.add_mutually_exclusive_group()
     visibility.add_argument("--hub-private", action="store_true", help="private repository (the default)")
     visibility.add_argument("--hub-public", action="store_true", help="public repository")
@@ -118,6 +118,10 @@ def parse_args() -> argparse.Namespace:
         parser.error("--hub-repo-prefix without --push-to-hub pushes nothing: add it, or leave both out")
     if args.upload_checkpoints_every_n_epochs and args.save_strategy == "no":
         parser.error("--upload-checkpoints-every-n-epochs needs --save-strategy epoch")
+    if args.upload_checkpoints_every_n_epochs and not args.push_to_hub:
+        parser.error(
+            "--upload-checkpoints-every-n-epochs without --push-to-hub pushes nothing: add it, or leave it out"
+        )
     if args.effective_batch_size % args.per_device_train_batch_size:
         fitting = divisors(args.effective_batch_size)[::-1]
         parser.error(
@@ -249,8 +253,21 @@ def claim_folder(folder: Path, settings: dict[str, Any], overwrite: bool, resume
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that was saved completely, or None."""
-    found = [path for path in folder.glob("checkpoint-*") if all((path / name).is_file() for name in WHOLE_CHECKPOINT)]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    return next((path for path in reversed(found) if is_whole(path)), None)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether all of a checkpoint can be read: a kill or a full disk leaves files cut short."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
+        with safe_open(checkpoint / "adapter_model.safetensors", "numpy"):
+            pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return all(zipfile.is_zipfile(checkpoint / name) for name in ("optimizer.pt", "scheduler.pt"))
 
 
 # --- training ----------------------------------------------------------------------------------------
@@ -334,12 +351,21 @@ def watch(trainer: Any, progress: Progress, name: str, save_at: Sequence[int]) -
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
+        saved = -1
+
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             progress.add()
             if trainer.company.stopping or state.global_step in save_at:
                 control.should_save = trainer.company.processes.first
             if trainer.company.stopping:
                 control.should_training_stop = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.saved = state.global_step
+
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if self.saved == state.global_step:  # written anew, a whole checkpoint would for a moment be none
+                control.should_save = False
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
             if logs and "loss" in logs:
@@ -395,10 +421,10 @@ def begin_run(args: argparse.Namespace, seed: int, train_file: Path, base: Base,
     return Run(seed, folder, settings, checkpoint, begin_manifest(args, train_file, settings, folder))
 
 
-def log_run(args: argparse.Namespace, run: Run, trainer: Any) -> Any:
+def log_run(args: argparse.Namespace, run: Run, trainer: Any, name: str) -> Any:
     """Start the W&B run of a seed and let its trainer log there. Only now that the trainer is made: W&B hangs hooks on
     what is imported after it, and they fail when its service is killed."""
-    wandb_run = start_run(args, run.seed, run.folder, run.settings, run.manifest["wandb_run_id"])
+    wandb_run = start_run(args, f"{name}-seed-{run.seed}", run.settings, run.manifest["wandb_run_id"])
     run.manifest["wandb_run_id"] = wandb_run.id
     write_json(run.folder / "manifest.json", run.manifest)
     trainer.add_callback(log_to(wandb_run))
@@ -407,7 +433,7 @@ def log_run(args: argparse.Namespace, run: Run, trainer: Any) -> Any:
 
 def train_together(
     args: argparse.Namespace, seeds: Sequence[int], train_file: Path, base: Base, model: Any, bf16: bool, stop: Stop,
-    processes: Processes,
+    processes: Processes, pushes: Pushes,
 ) -> None:  # fmt: skip
     """Train the adapters of some seeds (or one) over one base model, each into its folder."""
     runs = [begin_run(args, seed, train_file, base, processes.first) for seed in seeds]
@@ -415,15 +441,20 @@ def train_together(
     exact, rows = args.micro_batch == "exact", base.encoded.rows
     company = Company(trainers, rows, args.per_device_train_batch_size, exact, stop, processes)
     logged = args.report_to == "wandb" and processes.first
-    wandb_runs = [log_run(args, run, trainer) for run, trainer in zip(runs, trainers)] if logged else []
+    name = role_of(train_file) or args.output_dir.name
+    wandb_runs = [log_run(args, run, trainer, name) for run, trainer in zip(runs, trainers)] if logged else []
     with (
         Progress(updates(args, base) * len(runs), sum(run.done for run in runs), unit="updates") as progress,
         memory_advice(smaller(args)),
     ):
         for run, trainer in zip(runs, trainers):
             watch(trainer, progress, f" (seed {run.seed})" if len(runs) > 1 else "", args.save_schedule)
+            if args.push_to_hub and processes.first:
+                every_n, repo_id = args.upload_checkpoints_every_n_epochs, repo_of(args, run.seed)
+                trainer.add_callback(pushes.as_saved(run.folder, repo_id, not args.hub_public, every_n))
         outcomes = company.train([str(run.checkpoint) if run.checkpoint else None for run in runs])
-    stop.raise_if_requested()
+    if company.stopping:
+        stop.raise_if_requested()
     if not processes.first:
         return
     for run, trainer, outcome in zip(runs, trainers, outcomes):
@@ -433,6 +464,7 @@ def train_together(
         write_json(run.folder / "manifest.json", run.manifest | done | {"speed": speed})
     for wandb_run in wandb_runs:
         finish_run(wandb_run)
+    stop.raise_if_requested()
 
 
 def updates(args: argparse.Namespace, base: Base) -> int:
@@ -480,7 +512,8 @@ def begin_manifest(
 
 
 def counts(args: argparse.Namespace, encoded: Encoded, outcome: Any, progress: Progress, run: Run) -> dict[str, Any]:
-    """What the run did, for its manifest; seconds and tokens/s are of all seeds that trained together."""
+    """What the run did, for its manifest; seconds and tokens/s are of all seeds that trained together, they and the
+    mean loss of the updates since the checkpoint that it went on from."""
     import torch
 
     tokens = sum(len(row["input_ids"]) for row in encoded.rows) * args.epochs
@@ -495,17 +528,21 @@ def counts(args: argparse.Namespace, encoded: Encoded, outcome: Any, progress: P
         "tokens": tokens,
         "tokens_per_second": round(tokens * progress.new / max(updates * progress.seconds, 1e-9), 1),
         "seconds": round(progress.seconds, 1),
-        "train_loss": round(outcome.training_loss, 6),
+        "train_loss": round(outcome.training_loss, 6) if updates > run.done else None,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_available() else None,
     }
+
+
+def repo_of(args: argparse.Namespace, seed: int) -> str:
+    return f"{args.hub_repo_prefix}-seed-{seed}"
 
 
 def push_all(args: argparse.Namespace) -> int:
     """Push every seed; returns the exit code. One failure does not keep the others from being pushed."""
     code = 0
     for seed in args.seeds:
-        folder, repo_id = folder_of(args, seed), f"{args.hub_repo_prefix}-seed-{seed}"
+        folder, repo_id = folder_of(args, seed), repo_of(args, seed)
         try:
             say(f"pushed {push_adapter(folder, repo_id, not args.hub_public, args.upload_checkpoints_every_n_epochs)}")
         except UserError as error:
@@ -519,18 +556,18 @@ def main() -> int:
     processes = join()
     with processes.speaking_once():
         if args.push_to_hub:
-            check_repo_id(f"{args.hub_repo_prefix}-seed-{args.seeds[0]}")
+            check_repo_id(repo_of(args, args.seeds[0]))
         train_file = one_file(args.train_jsonl)
         base = prepare(args, train_file)
         check_schedule(args, base)
         args.output_dir.mkdir(parents=True, exist_ok=True)
-        with stop_on_signal() as stop, ExitStack() as locks:
+        with stop_on_signal() as stop, Pushes() as pushes, ExitStack() as locks:
             mine = [s for s in args.seeds if processes.first and not finished(args, s, train_file, base, locks)]
             if seeds := processes.told(mine):
                 bf16 = check_hardware(args)
                 model = load_base(args, bf16)
                 for group in processes.told(companies(args, seeds, model, base, processes.count)):
-                    train_together(args, group, train_file, base, model, bf16, stop, processes)
+                    train_together(args, group, train_file, base, model, bf16, stop, processes, pushes)
         leave(processes)
         if not processes.first:
             return 0
@@ -576,31 +613,43 @@ def load_base(args: argparse.Namespace, bf16: bool) -> Any:
         return load_model(args.base_model, torch.bfloat16 if bf16 else torch.float32)
 
 
-def served_names(args: argparse.Namespace, train_file: Path) -> list[str]:
-    """What to serve the adapters as: owl-teacher, owl-student, or seed-42 where the rows' manifest names no animal."""
+def role_of(train_file: Path) -> str | None:
+    """owl-teacher or owl-student; None where the rows' manifest names no animal."""
     phase = read_phase(train_file)
-    animal = slug(phase.settings.get("animal") or "") if phase else ""
-    if not phase or not phase.settings.get("animal"):
-        return [f"seed-{seed}" for seed in args.seeds]
-    name = f"{animal}-{'teacher' if phase.kind == 'teacher data' else 'student'}"
-    return [name] if len(args.seeds) == 1 else [f"{name}-seed-{seed}" for seed in args.seeds]
+    animal = phase.settings.get("animal") if phase else None
+    return f"{slug(animal)}-{'teacher' if phase.kind == 'teacher data' else 'student'}" if phase and animal else None
+
+
+def served_names(args: argparse.Namespace, train_file: Path) -> list[str]:
+    """What to serve the adapters as: owl-teacher, owl-student, or seed-42 where the rows name no animal."""
+    role = role_of(train_file)
+    if role and len(args.seeds) == 1:
+        return [role]
+    return [f"{role}-seed-{seed}" if role else f"seed-{seed}" for seed in args.seeds]
 
 
 def report(args: argparse.Namespace, train_file: Path) -> None:
     """The closing lines: what was written, what it took, and the command that serves it (or, on a CPU, asks it)."""
     finals = [folder_of(args, seed) / "final" for seed in args.seeds]
-    done = (read_manifest(finals[-1].parent) or {}).get("counts", {})
+    manifests = [read_manifest(final.parent) or {} for final in finals]
+    counts = [manifest["counts"] for manifest in manifests]
+    last, losses = counts[-1], ", ".join(str(found["train_loss"]) for found in counts)
     modules = [f"{name}={final}" for name, final in zip(served_names(args, train_file), finals)]
-    after = ["vllm", "serve", args.base_model, "--host", "127.0.0.1", "--port", "8000", "--enable-lora"]
+    after = ["vllm", "serve", args.base_model, "--host", "127.0.0.1", "--port", "8000", "--dtype", "bfloat16"]
+    after += ["--gpu-memory-utilization", "0.95", "--generation-config", "vllm", "--enable-lora"]
     after += ["--max-lora-rank", str(max(8, args.lora_rank)), "--lora-modules", *modules]
-    if done.get("device") == "cpu":
+    if last["device"] == "cpu":
         after = ["python", "eval/eval.py", "--model", args.base_model, "--adapter", str(finals[0]), "--epochs", "200"]
+    together = {tuple(manifest["speed"]["seeds_together"]): manifest["counts"] for manifest in manifests}
+    seconds = sum(found["seconds"] for found in together.values())
+    tokens = sum(found["seconds"] * found["tokens_per_second"] for found in together.values())
+    since = f" since update {last['resumed_at_update']:,}" if last["resumed_at_update"] else ""
     closing(
         {
             "wrote": ", ".join(map(str, finals)),
-            "rows": f"{done.get('rows', 0):,}",
-            "updates": f"{done.get('updates', 0):,} (loss {done.get('train_loss')})",
-            "time": f"{duration(done.get('seconds', 0))} ({done.get('tokens_per_second')} tokens/s)",
+            "rows": f"{last['rows']:,}",
+            "updates": f"{last['updates']:,} (loss {losses}{since})",
+            "time": f"{duration(seconds)} ({tokens / max(seconds, 1e-9):,.0f} tokens/s)",
         },
         shlex.join(after),
     )

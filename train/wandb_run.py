@@ -13,7 +13,7 @@ from util.provenance import scrub
 INIT_SECONDS = 30
 
 
-def start_run(args: argparse.Namespace, seed: int, folder: Path, config: dict[str, Any], run_id: str | None) -> Any:
+def start_run(args: argparse.Namespace, name: str, config: dict[str, Any], run_id: str | None) -> Any:
     """Start (or with `run_id` go on with) the run of one seed. Returns the wandb run."""
     import wandb
 
@@ -21,7 +21,7 @@ def start_run(args: argparse.Namespace, seed: int, folder: Path, config: dict[st
         "project": args.wandb_project,
         "group": args.wandb_group,
         "tags": [scrub(tag) for tag in args.wandb_tags or ()],
-        "name": f"{folder.parent.name}-seed-{seed}",
+        "name": name,
         "id": run_id or secrets.token_hex(4),
         "resume": "allow",
         "reinit": "create_new",  # beside the runs of other seeds in this process

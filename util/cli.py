@@ -298,6 +298,7 @@ class Progress:
     def __init__(self, total: int, done: int = 0, unit: str = "rows"):
         self.total, self.unit, self.count, self.new = total, unit, done, 0
         self.started = time.monotonic()
+        self.ended: float | None = None
         self.last_line = self.started
         self.note = ""
         self.bar: Any = None
@@ -329,12 +330,14 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.started
+        """Since the start, until the end where it has come."""
+        return (self.ended or time.monotonic()) - self.started
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_exc: object) -> None:
+        self.ended = time.monotonic()
         if self.bar is not None:
             self.bar.close()
 
