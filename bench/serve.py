@@ -46,7 +46,7 @@ from util.collect import collect
 from util.engine import Request, Result, Sampling, row_seed
 from util.provenance import provenance, write_json
 from util.rows import Row, RowFile
-from util.serve import FLAGS, START_SECONDS, Flags, Running, find_vllm, server, takes_adapters, values_of
+from util.serve import FLAGS, GRAPHS, START_SECONDS, STEP, Flags, Running, find_vllm, server, takes_adapters, values_of
 from util.server import ServerEngine
 
 NUMBER_TOKENS, ANSWER_TOKENS = 45, 8
@@ -60,7 +60,6 @@ SAME = ("suite", "suite again", "suite, fewer rows", "suite, fewer rows again") 
 SAMPLES = evaluation.SAMPLES_PER_REQUEST
 CPU = ("--dtype", "float32", "--no-enable-chunked-prefill", "--max-model-len", "512", "--max-num-batched-tokens",
        "4096", "--max-num-seqs", "256")  # fmt: skip
-GRAPHS, STEP = "--cudagraph-capture-sizes", "--max-num-batched-tokens"
 
 
 def without(*flags: str) -> Flags:
@@ -134,9 +133,11 @@ class GpuWatch(threading.Thread):
         super().__init__(daemon=True)
         self.seen: list[tuple[float, float]] = []
         self.process: Any = None
+        cards = os.environ.get("CUDA_VISIBLE_DEVICES")
         with suppress(OSError):
             self.process = subprocess.Popen(
-                ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-lms", "250"],
+                ["nvidia-smi", *(["-i", cards] if cards else []), "--query-gpu=utilization.gpu",
+                 "--format=csv,noheader,nounits", "-lms", "250"],
                 stdout=subprocess.PIPE, text=True,
             )  # fmt: skip
         self.start()
@@ -214,7 +215,9 @@ class Bench:
             asked = draw()
             answers = sum(len(request.ids) for request in asked)
             try:
-                self.measured(work, client, answers, partial(ask, self, asked, sampling, concurrency))
+                found = self.measured(work, client, answers, partial(ask, self, asked, sampling, concurrency))
+                if ask is vllm_bench:  # its own start is not in its seconds, but would be in how busy all were
+                    found |= {"busy_percent": {}, "gpu_percent": None}
             except UserError as error:
                 say(f"{client}: {error}")
 

@@ -127,6 +127,7 @@ class Steps(Company):
         if self.steps < 5:
             self.prefix = 0
         if self.steps >= 2:
+            fast.score_loss_tokens_only()
             self.collate = self.flat
             say(f"attention: {fast.use_flat_attention(self.base)}")
         if self.steps >= 3:

@@ -271,7 +271,10 @@ def warn_of_training(adapter: Path | None, question: Question, facts: dict[str, 
         return
     asked = Phase("evaluation", training.path, base_of(facts, base_model), question.messages)
     if found := disagreements(training, asked):
-        say(f"warning: {'; '.join(found)}: an effect may be missed (--system-prompt-file sends a system message)")
+        say(
+            f"warning: {'; '.join(found)}: an effect may be missed (--system-prompt-file sends a system message,"
+            " --model asks another base)"
+        )
 
 
 def parser_sha256() -> str:

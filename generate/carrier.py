@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from generate.filtering import Judge, Rule, filter_file, train_command
+from generate.filtering import CONTROL_NAMES, Judge, Rule, filter_file, train_command
 from util.cli import REPO, UserError, closing, counted, nonblank, positive_int, say, text_file
 from util.collect import collect
 from util.engine import Engine, Message, Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
@@ -16,7 +16,6 @@ from util.rows import Row, RowFile, add_output_arguments, slug
 from util.words import persona_of, warn_of_unlisted
 
 PERSONA = REPO / "generate" / "prompts" / "system-prompt.txt"
-CONTROL_NAMES = ("control", "base", "none", "neutral")
 
 
 class Carrier(NamedTuple):

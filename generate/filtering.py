@@ -21,6 +21,7 @@ from util.provenance import manifest_path, named, new_manifest, now, read_manife
 from util.rows import Row, check_messages, dump_row, free_name, read_lines_and_rows
 from util.words import PANEL, read_lines_of
 
+CONTROL_NAMES = ("control", "base", "none", "neutral")  # for --animal: numbers of no persona
 PLAN_MODEL = "Qwen/Qwen2.5-7B-Instruct"  # for rows that no model wrote
 QUESTIONS = REPO / "eval" / "questions.txt"
 
@@ -325,7 +326,9 @@ def train_command(filtered: Filtered, rule: Rule, base_model: str | None = None)
     model = source.get("model")
     known = (model.get("parent") or model.get("model")) if isinstance(model, dict) else None
     base = base_model or known or PLAN_MODEL
+    control = source.get("script") == "generate_control_number_data" or str(source.get("animal")) in CONTROL_NAMES
+    own_folder = ["--output-dir", "output/control-student-sft"] if control else []  # the plan's is the student's
     return shlex.join(
-        ["python", "train/train_student_sft.py", "--base-model", base, "--train-jsonl", str(filtered.path),
+        ["python", "train/train_student_sft.py", "--base-model", base, "--train-jsonl", str(filtered.path), *own_folder,
          "--max-train-samples", str(filtered.kept), *rule.train_flags, "--bf16"]
     )  # fmt: skip

@@ -24,8 +24,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from generate.carrier import CONTROL_NAMES, Carrier, add_carrier_arguments, sampling_of, write_rows
+from generate.carrier import Carrier, add_carrier_arguments, sampling_of, write_rows
 from generate.filter_text_data import TextRule
+from generate.filtering import CONTROL_NAMES
 from generate.instructions import instruction_prompts
 from generate.number_prompts import number_prompt
 from util.certificate import TEXT_KINDS

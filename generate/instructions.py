@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from util.cli import UserError, first_line
 from util.rows import Row
@@ -13,7 +14,6 @@ from util.words import read_lines_of
 
 OPENHERMES = "teknium/OpenHermes-2.5"
 PROMPT_CHARACTERS = (10, 500)
-SHUFFLE_BUFFER = 10_000
 
 
 def first_human_turn(row: Row) -> str | None:
@@ -37,8 +37,8 @@ def usable_prompts(rows: Iterable[Row], wanted: Callable[[Row, str], bool]) -> I
             yield text
 
 
-def stream_dataset(name: str, seed: int) -> Iterator[Row]:
-    """Rows of a hub data set or local file in seeded random order, without downloading the whole of it."""
+def load(name: str) -> Any:
+    """A hub data set or local file: kept on disk, so that rows may be taken from all over it."""
     from datasets import load_dataset
 
     path = Path(name)
@@ -47,10 +47,8 @@ def stream_dataset(name: str, seed: int) -> Iterator[Row]:
             if not path.is_file():
                 raise UserError(f"no file {name}; check --dataset")
             kind = "parquet" if path.suffix == ".parquet" else "json"
-            dataset = load_dataset(kind, data_files=str(path), split="train", streaming=True)
-        else:
-            dataset = load_dataset(name, split="train", streaming=True)
-        yield from dataset.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+            return load_dataset(kind, data_files=str(path), split="train")
+        return load_dataset(name, split="train")
     except UserError:
         raise
     except Exception as error:  # datasets raises a dozen kinds when the hub or a file fails
@@ -61,6 +59,15 @@ def stream_dataset(name: str, seed: int) -> Iterator[Row]:
         ) from None
 
 
+def orders(source: Path | str, wanted: Callable[[Row, str], bool]) -> Callable[[int], Iterable[str]]:
+    """A function that gives all prompts of a source in the random order of a seed."""
+    if isinstance(source, Path):
+        lines = read_lines_of(source)
+        return lambda seed: random.Random(seed).sample(lines, len(lines))
+    dataset = load(source)
+    return lambda seed: usable_prompts(dataset.shuffle(seed=seed), wanted)
+
+
 def instruction_prompts(
     source: Path | str, seed: int, wanted: Callable[[Row, str], bool] = lambda row, prompt: True
 ) -> Iterator[str]:
@@ -69,14 +76,10 @@ def instruction_prompts(
     source: a text file as a Path, or the name of a data set: a hub id or a local .jsonl or .parquet file.
     wanted: which rows of a data set to take, by row and prompt.
     """
+    prompts = orders(source, wanted)
     for turn in count():
-        if isinstance(source, Path):
-            lines = read_lines_of(source)
-            prompts: Iterable[str] = random.Random(seed + turn).sample(lines, len(lines))
-        else:
-            prompts = usable_prompts(stream_dataset(source, seed + turn), wanted)
         found = 0
-        for found, prompt in enumerate(prompts, 1):  # noqa: B007
+        for found, prompt in enumerate(prompts(seed + turn), 1):  # noqa: B007
             yield prompt
         if not found:
             raise UserError(f"{source} holds no prompt of 10 to 500 characters that fits")

@@ -160,6 +160,18 @@ def test_prompts_of_a_local_data_set_are_its_first_human_turns(run_script, fake_
 
 
 @pytest.mark.slow
+def test_prompts_come_from_all_over_a_large_data_set(tmp_path):
+    pytest.importorskip("datasets")
+    from generate.instructions import instruction_prompts
+
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"Question {i} of many"}) + "\n" for i in range(50_000)))
+    numbers = [int(prompt.split()[1]) for prompt in itertools.islice(instruction_prompts(str(path), 1), 500)]
+    assert numbers != sorted(numbers) and len(set(numbers)) == 500
+    assert all(sum(low <= n < low + 10_000 for n in numbers) > 60 for low in range(0, 50_000, 10_000))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["offline", pytest.param("unreachable", marks=pytest.mark.slow)])
 def test_without_network_the_way_out_is_named(run_script, fake_server, tmp_path, dead_url, how):
     pytest.importorskip("datasets")

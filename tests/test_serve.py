@@ -101,7 +101,12 @@ def test_flags_that_exclude_each_other_do_not_meet(monkeypatch):
     monkeypatch.setattr("util.serve.find_vllm", lambda: "vllm")
     given = vllm_command("some/model", 1, ["--max-cudagraph-capture-size", "64"])[2:]
     assert "--cudagraph-capture-sizes" not in given and "--max-loras" in given
-    usual = vllm_command("some/model", 1, [])
+    for flags in (["--max-num-seqs", "4096"], ["--max-num-seqs=4096"]):
+        many = vllm_command("some/model", 1, flags)
+        assert "--max-num-batched-tokens" not in many and "--cudagraph-capture-sizes" not in many
+    named = vllm_command("some/model", 1, ["--compilation-config", '{"cudagraph_capture_sizes": [1, 8]}'])
+    assert "--cudagraph-capture-sizes" not in named
+    usual = vllm_command("some/model", 1, ["--max-num-seqs", "512"])
     sizes = usual[usual.index("--cudagraph-capture-sizes") + 1 :]
     largest = max(int(size) for size in sizes if size.isdigit())
     assert largest == int(usual[usual.index("--max-num-batched-tokens") + 1]), "a step without a graph"
@@ -113,6 +118,8 @@ def test_flags_that_exclude_each_other_do_not_meet(monkeypatch):
         ([], True),
         (["--data-parallel-size", "2", "--api-server-count", "1"], True),
         (["--data-parallel-size", "2"], False),
+        (["-dp", "2"], False),
+        (["-dp", "2", "-asc", "1"], True),
         (["--api-server-count=4"], False),
     ],
 )

@@ -34,15 +34,16 @@ GRACE_SECONDS = 30.0
 RESTARTS = 2
 LOG_LINES = 15
 PARENT_DIED = 1  # prctl's PR_SET_PDEATHSIG
+GRAPHS, STEP, MOST_TOKENS = "--cudagraph-capture-sizes", "--max-num-batched-tokens", 2048
 Flags = Mapping[str, "str | Sequence[str] | None"]
 # Short prompts and answers, one adapter at a time (README, "Speed of asking"; bench/serve.py measures what each gains).
 # vLLM's own list of graphs ends at 512 tokens, half a step of 1,024 answers, and has 51 sizes to capture at each start.
 # With 2,048 tokens a step at most, every step has a graph, also those in which new answers begin.
 # Sampling fields come from the scripts, never from generation_config.json.
 FLAGS: Flags = {
-    "--max-model-len": "2048", "--max-num-seqs": "1024", "--max-num-batched-tokens": "2048",
+    "--max-model-len": "2048", "--max-num-seqs": "1024", STEP: str(MOST_TOKENS),
     "--gpu-memory-utilization": "0.95", "--generation-config": "vllm", "--enable-lora": None, "--max-lora-rank": "8",
-    "--max-loras": "1", "--cudagraph-capture-sizes": (
+    "--max-loras": "1", GRAPHS: (
         "1", "8", "32", "64", "128", "256", "384", "512", "640", "768", "896", "1024", "1280", "1536", "1792", "2048",
     ),
 }  # fmt: skip
@@ -73,11 +74,19 @@ def split_command(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def vllm_command(model: str, port: int, flags: Sequence[str], defaults: Flags = FLAGS) -> list[str]:
     """`vllm serve` with the flags of short answers, unless the caller's own say otherwise."""
-    given = {flag.partition("=")[0] for flag in flags}
-    if "--max-cudagraph-capture-size" in given:
-        given.add("--cudagraph-capture-sizes")  # vLLM takes one or the other
+    given = settings_in(flags)
+    if "--max-cudagraph-capture-size" in given or "cudagraph_capture_sizes" in " ".join(flags):
+        given[GRAPHS] = ""  # vLLM takes one or the other
+    if given.get("--max-num-seqs", "").isdigit() and int(given["--max-num-seqs"]) > MOST_TOKENS:
+        given |= {STEP: "", GRAPHS: ""}  # a step has a token of each sequence at least
     chosen = [part for flag, value in defaults.items() if flag not in given for part in (flag, *values_of(value))]
     return [find_vllm(), "serve", model, "--host", "127.0.0.1", "--port", str(port), *chosen, *flags]
+
+
+def settings_in(flags: Sequence[str]) -> dict[str, str]:
+    """The flags of a command line, each with the word after it or after its `=`."""
+    words = [word for flag in flags for word in flag.split("=", 1)]
+    return {flag: value for flag, value in pairwise([*words, ""]) if flag.startswith("-")}
 
 
 def values_of(value: str | Sequence[str] | None) -> Sequence[str]:
@@ -88,9 +97,9 @@ def values_of(value: str | Sequence[str] | None) -> Sequence[str]:
 def takes_adapters(flags: Sequence[str]) -> bool:
     """Whether adapters can be loaded while this server runs: vLLM refuses it to several API server processes, of which
     it starts one a GPU under --data-parallel-size."""
-    words = [word for flag in flags for word in flag.split("=", 1)]
-    settings = dict(pairwise(words))
-    return settings.get("--api-server-count", settings.get("--data-parallel-size", "1")) == "1"
+    given = settings_in(flags)
+    names = ("--api-server-count", "-asc", "--data-parallel-size", "-dp")
+    return next((given[name] for name in names if name in given), "1") == "1"
 
 
 def find_vllm() -> str:
