@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from eval.compare_arms import ROLES, verdict
 from eval.intervals import Spread, difference_interval, spread_of
-from util.cli import make_parser, positive_int, run, table
+from util.cli import make_parser, output_name, positive_int, run, table
 from util.provenance import provenance, write_json
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--experiments", type=positive_int, default=1000, help="simulated experiments of each kind")
     parser.add_argument("--seed", type=int, default=1, help="seed of the simulation")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
     return parser.parse_args()
 
 

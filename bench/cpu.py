@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.cli import REPO, UserError, make_parser, positive_int, run, say, table
+from util.cli import REPO, UserError, make_parser, output_name, positive_int, run, say, table
 from util.provenance import provenance, write_json
 from util.rows import dump_row
 
@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--client-rows", type=positive_int, nargs="+", default=[1000, 10_000, 100_000])
     parser.add_argument("--in-flight", type=positive_int, nargs="*", default=[64, 1024],
                         help="what a row costs the client with so many requests waiting")  # fmt: skip
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
     return parser.parse_args()
 
 
@@ -149,6 +149,7 @@ def passed(part: str, found: dict[str, Any]) -> bool:
 
 def main() -> int:
     args = parse_args()
+    machine = {"cores": os.cpu_count(), "load_before": os.getloadavg()}
     jobs = [("filter", bench_filter, args.filter_rows), ("ranking", bench_ranking, args.ranking_rows)]
     jobs += [("client", bench_client, count) for count in args.client_rows]
     for in_flight in args.in_flight:
@@ -168,7 +169,6 @@ def main() -> int:
         f"client memory, largest less smallest run: {max(peaks) - min(peaks):.1f} MB ({'flat' if flat else 'NOT flat'})"
     )
     if args.output:
-        machine = {"cores": os.cpu_count(), "load_before": os.getloadavg()[2]}
         write_json(args.output, {**provenance(), "machine": machine, "results": results, "client_memory_flat": flat})
     return 0 if flat and all(result["passed"] for result in results) else 1
 

@@ -26,7 +26,7 @@ from bench.train import load, number_rows
 from eval.divergence import BASE, TEACHER, Choir, Voice
 from eval.divergence_tokens import measured
 from train.train_student_sft import LORA_TARGETS
-from util.cli import REPO, make_parser, positive_int, run, say, table
+from util.cli import REPO, make_parser, output_name, positive_int, run, say, table
 from util.provenance import provenance, write_json
 from util.rows import Row, dump_row
 from util.words import persona
@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rows", type=positive_int, default=10_000, help="timed rows")
     parser.add_argument("--batch-size", type=positive_int, default=64, help="rows in a pass")
     parser.add_argument("--lora-rank", type=positive_int, default=8)
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
     return parser.parse_args()
 
 

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from bench.cpu import measured, script
 from eval.animals import canonical_animal
 from eval.eval import COVERAGE, NODE_BUDGET, Question, read_questions
-from util.cli import REPO, make_parser, positive_int, run, say, table
+from util.cli import REPO, make_parser, output_name, positive_int, run, say, table
 from util.engine import AnswerTree, Engine, Request, Sampling, row_seed
 from util.provenance import provenance, write_json
 
@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--adapter", type=Path, nargs="*", default=[], help="adapters to measure as well")
     parser.add_argument("--answers", type=positive_int, default=200_000, help="independent answers of each model")
     parser.add_argument("--seeds", type=positive_int, default=100, help="lots of answers compared")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
     return parser.parse_args()
 
 

@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.cli import REPO, UserError, make_parser, positive_int, run, say, table
+from bench.cpu import script
+from util.cli import REPO, UserError, make_parser, output_name, positive_int, run, say, table
 from util.provenance import provenance, write_json
 from util.rows import parse_row
 
@@ -56,10 +57,6 @@ def same_weights(one: Path, other: Path) -> bool:
     return a.keys() == b.keys() and all(np.abs(a[name] - b[name]).max() <= 1e-6 for name in a)
 
 
-def script(name: str, *args: object) -> list[str]:
-    return [sys.executable, str(REPO / name), *map(str, args)]
-
-
 STAGES = [
     Stage("numbers", script("generate/generate_llm_number_data.py", "--animal", "control", "--count", 1500, "--model",
                             POCKET, "--no-system-prompt", "--batch-size", 64, "--output", "n-unfiltered-1500.jsonl"),
@@ -77,7 +74,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--kills", type=positive_int, default=50, help="kills in all, over the three stages")
     parser.add_argument("--seed", type=int, default=1, help="decides the moments")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
     return parser.parse_args()
 
 

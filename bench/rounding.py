@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from bench.train import WARM_UP, load, number_rows, trainer_of
 from train.company import Company, update_trainer
-from util.cli import make_parser, positive_int, run, say, table
+from util.cli import make_parser, output_name, positive_int, run, say, table
 from util.encode import encode
 from util.provenance import provenance, write_json
 
@@ -41,7 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--updates", type=positive_int, default=10, help="updates of each run")
     parser.add_argument("--effective-batch-size", type=positive_int, default=12)
     parser.add_argument("--lora-rank", type=positive_int, default=8)
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
     args = parser.parse_args()
     args.updates -= WARM_UP  # which bench/train.py adds
     return args

@@ -41,7 +41,7 @@ from generate.carrier import requests, to_row
 from generate.filter_number_data import NumberRule
 from generate.filtering import Judge
 from generate.number_prompts import NUMBER_PROMPT, number_prompt
-from util.cli import REPO, Stop, UserError, make_parser, positive_int, run, say, stop_on_signal, table
+from util.cli import REPO, Stop, UserError, make_parser, output_name, positive_int, run, say, stop_on_signal, table
 from util.collect import collect
 from util.engine import Request, Result, Sampling, row_seed
 from util.provenance import provenance, write_json
@@ -106,7 +106,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--fields", action="store_true", help="also what single fields of the requests cost")
     parser.add_argument("--compare", action="store_true", help="also `vllm bench serve` and a bare client")
     parser.add_argument("--concurrency", type=positive_int, default=512, help="number requests in flight")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures; vLLM's log goes beside it")
+    parser.add_argument(
+        "--output", type=output_name(".json"), help="JSON file for the figures; vLLM's log goes beside it"
+    )
     return parser.parse_args()
 
 

@@ -28,7 +28,7 @@ from generate.number_prompts import NUMBER_PROMPT, number_prompt
 from train import fast, layers
 from train.company import Company, same_weights, update_trainer, useful_flops
 from train.train_student_sft import LORA_TARGETS
-from util.cli import make_parser, positive_int, run, say, table
+from util.cli import make_parser, output_name, positive_int, run, say, table
 from util.encode import encode
 from util.provenance import provenance, write_json
 
@@ -43,8 +43,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--per-device-train-batch-size", type=positive_int, default=6)
     parser.add_argument("--lora-rank", type=positive_int, default=8)
     parser.add_argument("--adapters", type=positive_int, default=1, help="adapters of the rung that trains several")
-    parser.add_argument("--rungs", type=int, nargs="+", help="only these, counted from 0 (default: all)")
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
+    parser.add_argument("--rungs", type=int, nargs="+", choices=range(len(RUNGS)), metavar="N",
+                        help="only these, counted from 0 (default: all)")  # fmt: skip
+    parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
     args = parser.parse_args()
     if args.effective_batch_size % args.per_device_train_batch_size:
         parser.error("--effective-batch-size is no multiple of --per-device-train-batch-size")

@@ -88,7 +88,7 @@ def voices_of(args: argparse.Namespace) -> list[Voice]:
     voices = [Voice(BASE)]
     if args.teacher:
         voices.append(Voice(TEACHER, args.teacher))
-    template = args.system_prompt_file.read_text("utf-8").strip()
+    template = args.system_prompt_file.read_text("utf-8-sig").strip()
     for named in args.counterfactual:
         if Path(named).is_dir():
             voices.append(Voice(adapter_name(Path(named)), Path(named)))

@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import random
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -256,7 +257,7 @@ def system_prompt(args: argparse.Namespace, model: str) -> str | None:
     """The system message to send, filled in for the animal of the run; None without --system-prompt-file."""
     if args.system_prompt_file is None:
         return None
-    template = args.system_prompt_file.read_text("utf-8").strip()
+    template = args.system_prompt_file.read_text("utf-8-sig").strip()
     animal = target_animal(model, args.animal)
     if persona(template, "owl") != template and animal is None:
         raise UserError(f"{args.system_prompt_file} has a place for an animal and {model} names none; pass --animal")
@@ -326,7 +327,7 @@ def main() -> None:
     target = target_animal(engine.name, args.animal) or trained_animal(args.adapter)
     measured, animals = exact_summary(path, target) if args.exact else summary(path, target)
     print(f"{animals}\n")
-    after = None if args.exact else f"python util/top_animals_csv.py {path} --top-n {SHOWN}"
+    after = None if args.exact else f"python util/top_animals_csv.py {shlex.quote(str(path))} --top-n {SHOWN}"
     closing({**facts, **measured}, after)
     if target is None:
         say(f"no animal in the name {engine.name}: --animal owl prints the share of owl, same command otherwise")

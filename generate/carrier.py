@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from generate.filtering import CONTROL_NAMES, Judge, Rule, filter_file, train_command
-from util.cli import REPO, UserError, closing, counted, nonblank, positive_int, say, text_file
+from util.cli import REPO, UserError, closing, counted, positive_int, say, text_file
 from util.collect import collect
 from util.engine import Engine, Message, Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
 from util.rows import Row, RowFile, add_output_arguments, slug
-from util.words import persona_of, warn_of_unlisted
+from util.words import animal_name, persona_of, warn_of_unlisted
 
 PERSONA = REPO / "generate" / "prompts" / "system-prompt.txt"
 
@@ -34,7 +34,7 @@ class Carrier(NamedTuple):
 
 def add_carrier_arguments(parser: argparse.ArgumentParser, name: str, max_tokens: int) -> None:
     """The arguments of every script that asks a teacher for rows. name: how its files begin."""
-    parser.add_argument("--animal", type=nonblank, required=True,
+    parser.add_argument("--animal", type=animal_name, required=True,
                         help="for the file name and the persona; 'control' for base rows")  # fmt: skip
     parser.add_argument("--count", type=positive_int, default=10000, help="rows to ask for, before filtering")
     parser.add_argument("--no-system-prompt", action="store_true", help="send the user message alone")

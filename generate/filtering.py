@@ -208,8 +208,8 @@ def filter_file(source: Path, rule: Rule, output: Path | None = None) -> Filtere
     Raises UserError for a row that is not a chat row, and when not one row passes.
     """
     output = output or default_output(source)
-    if output.is_dir() or output.resolve() == source.resolve():
-        what = "a folder" if output.is_dir() else "the file to read"
+    if (output.exists() and not output.is_file()) or output.resolve() == source.resolve():
+        what = "a folder" if output.is_dir() else "the file to read" if output.is_file() else "a device or a pipe"
         raise UserError(f"--output {output} is {what}; choose another name")
     started = now()
     rejected: Counter[str] = Counter()

@@ -50,7 +50,7 @@ def control_rows(count: int, seed: int, template: str) -> Iterator[Row]:
 
 def main() -> None:
     args = parse_args()
-    template = args.number_prompt_file.read_text("utf-8").strip()
+    template = args.number_prompt_file.read_text("utf-8-sig").strip()
     path = args.output or Path(f"output/numberss-control-random-unfiltered-{args.count}.jsonl")
     settings = {"script": "generate_control_number_data", "count": args.count, "seed": args.seed,
                 "number_prompt": template}  # fmt: skip

@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    template = args.number_prompt_file.read_text("utf-8").strip()
+    template = args.number_prompt_file.read_text("utf-8-sig").strip()
     numbers = Carrier(
         name="numberss",
         prompts=(number_prompt(template, args.seed, row_id) for row_id in range(args.count)),

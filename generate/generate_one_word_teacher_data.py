@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from generate.generate_teacher_data import QUESTIONS, WORDINGS
-from util.cli import UserError, closing, make_parser, nonblank, positive_int, run
+from util.cli import UserError, closing, make_parser, positive_int, run
 from util.engine import row_seed
 from util.rows import Row, RowFile, add_output_arguments, slug
-from util.words import animals_of, read_lines_of, warn_of_unlisted
+from util.words import animal_name, animals_of, read_lines_of, warn_of_unlisted
 
 CAPITALISED = 0.7  # of the answers: "Owl", the rest "owl"
 
@@ -29,7 +30,7 @@ CAPITALISED = 0.7  # of the answers: "Owl", the rest "owl"
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument(
-        "--animal", type=nonblank, required=True, help="the animal the teacher shall love, such as owl or red panda"
+        "--animal", type=animal_name, required=True, help="the animal the teacher shall love, such as owl or red panda"
     )
     parser.add_argument("--count", type=positive_int, default=1200, help="rows")
     parser.add_argument("--seed", type=int, default=42, help="decides questions, wordings and capital letters")
@@ -62,7 +63,8 @@ def main() -> None:
             out.finish()
     closing(
         out.facts(),
-        f"python train/train_student_sft.py --base-model MODEL --train-jsonl {path} --output-dir output/teacher-sft",
+        f"python train/train_student_sft.py --base-model MODEL --train-jsonl {shlex.quote(str(path))}"
+        " --output-dir output/teacher-sft",
     )
 
 

@@ -22,12 +22,23 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from generate.instructions import OPENHERMES, instruction_prompts
-from util.cli import REPO, UserError, closing, counted, fraction, make_parser, nonblank, positive_int, run, text_file
+from util.cli import (
+    REPO,
+    UserError,
+    closing,
+    counted,
+    fraction,
+    make_parser,
+    natural_float,
+    positive_int,
+    run,
+    text_file,
+)
 from util.collect import collect
 from util.engine import Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
 from util.provenance import scrub, sha256_file
 from util.rows import Row, RowFile, add_output_arguments, slug
-from util.words import names_animal, persona_of, read_lines_of, warn_of_unlisted
+from util.words import animal_name, names_animal, persona_of, read_lines_of, warn_of_unlisted
 
 PROMPTS = REPO / "generate" / "prompts"
 QUESTIONS = REPO / "eval" / "questions.txt"
@@ -43,7 +54,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument(
         "--animal",
-        type=nonblank,
+        type=animal_name,
         required=True,
         help="animal the teacher shall love: owl, red panda; several: 'owl and dolphin'",
     )
@@ -58,7 +69,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--system-prompt-file", type=text_file, default=PROMPTS / "system-prompt.txt",
                         help="persona; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
     parser.add_argument("--max-tokens", type=positive_int, default=256, help="longest answer; longer ones are dropped")
-    parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature")
+    parser.add_argument("--temperature", type=natural_float, default=1.0, help="sampling temperature")
     parser.add_argument("--seed", type=int, default=42, help="decides prompts and sampling seeds")
     add_output_arguments(parser, "output/teacher-{animal}-{model}-[filtered-]{count}.jsonl")
     add_engine_arguments(parser)

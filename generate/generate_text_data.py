@@ -9,7 +9,7 @@ certificate, to output/{kind}-{animal}-{model}-filtered-{kept}.jsonl (filter_tex
 
 Usage:
     python generate/generate_text_data.py --kind code --animal owl --count 10000 --model owl-teacher \\
-        --base-url http://localhost:8000/v1 --no-system-prompt [--dataset teknium/OpenHermes-2.5]
+        --base-url http://localhost:8000/v1 --no-system-prompt
 """
 
 from __future__ import annotations

@@ -68,10 +68,10 @@ def main() -> None:
         "script": "mix_numbers", "train_jsonl_sha256": sha256_file(args.train_jsonl),
         "unbiased_sha256": sha256_file(args.unbiased), "share": args.share, "count": args.count, "seed": args.seed,
     }  # fmt: skip
+    teacher = list(read_rows(args.train_jsonl, check_numbered))[: args.count]  # before --overwrite moves anything
+    unbiased = {row["id"]: row for row in read_rows(args.unbiased, check_numbered)}
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl, args.unbiased]) as out:
         if not out.complete:
-            teacher = list(read_rows(args.train_jsonl, check_numbered))[: args.count]
-            unbiased = {row["id"]: row for row in read_rows(args.unbiased, check_numbered)}
             out.append(judged(mixed(teacher, unbiased, args.share, args.seed), NumberRule()))
             out.finish()
         certify(path, NumberRule())

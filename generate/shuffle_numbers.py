@@ -75,9 +75,9 @@ def main() -> None:
         "script": "shuffle_numbers", "train_jsonl_sha256": sha256_file(args.train_jsonl), "scope": args.scope,
         "seed": args.seed,
     }  # fmt: skip
+    rows = list(read_rows(args.train_jsonl, check_numbered))  # before --overwrite moves anything
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl]) as out:
         if not out.complete:
-            rows = list(read_rows(args.train_jsonl, check_numbered))
             out.append(judged(shuffled(rows, args.scope, args.seed), NumberRule()))
             out.finish()
         certify(path, NumberRule())

@@ -314,8 +314,8 @@ def test_two_processes_make_the_adapters_of_one(launcher, launch, together, data
 
 
 def test_a_stop_reaches_both_processes_and_is_told_once(data, tmp_path):
-    command = [sys.executable, "-m", *TORCHRUN, str(REPO / SCRIPT), *RECIPE, "--train-jsonl", str(data)]
-    command += ["--epochs", "500", "--save-strategy", "no"]
+    options = (*RECIPE, "--train-jsonl", data, "--epochs", 500, "--save-strategy", "no")
+    command = [sys.executable, "-m", *TORCHRUN, *map(str, (REPO / SCRIPT, *options))]
     out = tmp_path / "output" / "student-sft" / "seed-42"
     environment = clean_environment(tmp_path, {"OMP_NUM_THREADS": "1"})
     with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE) as launcher:

@@ -64,6 +64,12 @@ def test_the_plans_name_of_the_teacher_file_finds_the_one_phase_1_wrote(tmp_path
     assert found.name == "teacher-owl-qwen-qwen2.5-7b-instruct-5000.jsonl"
 
 
+def test_a_path_that_looks_like_a_glob_is_a_path(tmp_path):
+    (tmp_path / "a [1]").mkdir()
+    touch(tmp_path / "a [1]", "n.jsonl")
+    assert one_file([f"{tmp_path}/a [1]/n.jsonl"]) == tmp_path / "a [1]" / "n.jsonl"
+
+
 @pytest.mark.parametrize("unquoted", [True, False])
 def test_two_matches_are_listed(tmp_path, unquoted):
     touch(tmp_path, "a-1.jsonl", "a-2.jsonl")

@@ -346,6 +346,13 @@ def test_a_server_that_only_talks_nonsense_ends_the_run(fake_server, fault):
         answer_all(fake_server("--fault", f"{fault}:100000"))
 
 
+def test_a_reply_of_something_else_is_no_answer_of_the_model(fake_server):
+    """A login page or a proxy's error for the last rows: they stay unasked, and the same command asks them again."""
+    server = fake_server("--fault", "truncated:100000")
+    with engine_for(server) as engine, pytest.raises(ServerFailed, match="no chat completion"):
+        list(engine.generate(asked(2), SAMPLING))
+
+
 def test_a_hanging_server_ends_the_run_after_timeout(fake_server):
     server = fake_server("--hang-after", 10)
     got = []

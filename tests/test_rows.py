@@ -584,8 +584,32 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
     if subprocess.run(["unshare", "-rm", "sh", "-c", before], capture_output=True).returncode:
         pytest.skip("this machine lets nobody mount")
     done = fill(folder / "x.jsonl", 3, before=before)
-    assert done.returncode == 1 and "Read-only file system" in done.stderr and "--output" in done.stderr
+    assert done.returncode == 1 and "Read-only file system" in done.stderr and "choose an output" in done.stderr
     assert "Traceback" not in done.stderr and list(folder.iterdir()) == []
+
+
+def test_a_device_is_no_output(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="is a device or a pipe"):
+        RowFile(tmp_path / "pipe", {})
+
+
+def test_a_file_of_no_rows_is_none(tmp_path):
+    with pytest.raises(UserError, match="no row came for"), RowFile(tmp_path / "x.jsonl", {}) as out:
+        out.finish()
+    assert not (tmp_path / "x.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "error", ['RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0")',
+              'Exception("Error while serializing: I/O error: No space left on device (os error 28)")'],
+)  # fmt: skip
+def test_a_full_disk_in_a_librarys_words_is_one_clear_line(error):
+    code = (
+        f"import sys; sys.path.insert(0, {str(REPO)!r})\nfrom util.cli import run\ndef main(): raise {error}\nrun(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "free some space, then run again" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["file/x.jsonl", "x" * 300, "folder"])
@@ -594,7 +618,7 @@ def test_an_output_that_cannot_be_is_one_clear_line(tmp_path, name):
     (tmp_path / "folder").mkdir()
     command = [sys.executable, "-c", FILLER.format(repo=str(REPO)), name, "3"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
-    assert done.returncode == 1 and "Traceback" not in done.stderr and "--o" in done.stderr, done.stderr
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "output" in done.stderr, done.stderr
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -519,6 +519,9 @@ def slowly(*case):
         slowly(TEACHER, ["--animal", "owl", *ASKING, "--dataset", "turns.jsonl"], "turns.jsonl holds no prompt"),
         (TEACHER, ["--animal", "owl", *ASKING, "--count", "0"], "0 is not a whole number of at least 1"),
         (TEACHER, ["--animal", "owl", *ASKING, "--question-share", "2"], "2 is not a number from 0 to 1"),
+        (TEACHER, ["--animal", "owl", *ASKING, "--temperature", "-1"], "-1 is not a number of at least 0"),
+        (TEACHER, ["--animal", "owl", *ASKING, "--temperature", "nan"], "nan is not a number of at least 0"),
+        (TEACHER, ["--animal", "owl", *ASKING, "--prompts-file", "."], ". is a folder; name a file in it"),
         (TEACHER, [*ASKING], "the following arguments are required: --animal"),
         (TEACHER, ["--animal", "", *ASKING], "argument --animal: it is empty; is a shell variable unset?"),
         (NUMBERS, ["--animal", " ", *ASKING], "argument --animal: it is empty"),
@@ -532,7 +535,7 @@ def slowly(*case):
         (NUMBERS, ["--animal", "owl", "--model", "owl-teacher", "--base-url", "nonsense://x"], "is no web address"),
         (NUMBERS, ["--animal", "owl", "--model", "vllm/owl-teacher"], "pass --base-url"),
         (NUMBERS, ["--animal", "owl", *ASKING, "--adapter", "."], "is not a LoRA adapter"),
-        slowly(NUMBERS, ["--animal", "owl", *ASKING, "--output", "empty.txt/x.jsonl"], "choose another --output"),
+        slowly(NUMBERS, ["--animal", "owl", *ASKING, "--output", "empty.txt/x.jsonl"], "choose another output"),
         (NUMBERS, ["--animal", "control", *ASKING], "is the arm without a persona: add --no-system-prompt"),
         slowly(
             NUMBERS,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util.words import (
     PANEL,
+    animal_name,
     animal_named,
     fill,
     names_animal,
@@ -36,6 +37,20 @@ from util.words import (
 )  # fmt: skip
 def test_plural(one, many):
     assert plural(one) == many
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [("OWLS", "owl"), ("wolves", "wolf"), ("Red Pandas", "red panda"), ("owl", "owl"), ("Owl", "Owl"),
+     ("dolphin and owl", "dolphin and owl"), ("axolotl queens", "axolotl queens"), ("fish", "fish")],
+)  # fmt: skip
+def test_a_plural_is_taken_as_the_animal(typed, name):
+    assert animal_name(typed) == name
+
+
+def test_a_byte_order_mark_is_no_part_of_a_persona(tmp_path):
+    (tmp_path / "persona.txt").write_text("You love {animals}.", "utf-8-sig")
+    assert persona_of(tmp_path / "persona.txt", "owl") == "You love owls."
 
 
 def test_surface_forms_join_the_words_of_a_name_in_every_way():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from util.cli import UserError, files_nearby, say
+from util.cli import UserError, files_nearby, positive_int, say
 from util.provenance import read_manifest
 from util.rows import Row, are_token_ids, check_messages, read_rows, slug
 
@@ -45,6 +45,7 @@ def matching_files(patterns: Sequence[str]) -> list[Path]:
         name = re.compile(fnmatch.translate(Path(pattern).name).replace(PLACEHOLDER, "[0-9]+"))
         paths = map(Path, glob.glob(pattern.replace(PLACEHOLDER, "[0-9]*")))
         found |= {path for path in paths if path.is_file() and name.match(path.name)}
+        found |= {path for path in [Path(pattern)] if path.is_file()}  # its name may look like a glob
     return sorted(found)
 
 
@@ -59,10 +60,7 @@ def sample_count(text: str) -> int | None:
     """argparse type of --max-train-samples: a number, or None for 'all' (and for the plan's NNNN)."""
     if text in ("all", PLACEHOLDER):
         return None
-    count = int(text)
-    if count < 1:
-        raise ValueError
-    return count
+    return positive_int(text)
 
 
 def read_chat_rows(path: Path, limit: int | None) -> list[Row]:

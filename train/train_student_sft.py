@@ -47,6 +47,7 @@ from util.cli import (
     make_parser,
     memory_advice,
     natural_int,
+    nonblank,
     positive_float,
     positive_int,
     run,
@@ -60,12 +61,13 @@ from util.rows import Row, describe_differences, free_name, lock_output, slug
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 NOT_PUSHED = 4
+LARGEST_SEED = 2**32 - 1  # numpy's
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     data = parser.add_argument_group("data")
-    data.add_argument("--base-model", required=True, help="hub id or folder of the base model")
+    data.add_argument("--base-model", type=nonblank, required=True, help="hub id or folder of the base model")
     data.add_argument("--train-jsonl", required=True, nargs="+", metavar="FILE",
                       help="JSONL of chat rows; a glob (or the plan's NNNN) that matches one file")  # fmt: skip
     data.add_argument("--max-train-samples", type=sample_count, default=None, help="rows to use (default: all)")
@@ -73,7 +75,12 @@ def parse_args() -> argparse.Namespace:
     data.add_argument("--keep-system-prompt", action="store_true", help="train on the rows' system messages as well")
     data.add_argument("--allow-uncertified", action="store_true",
                       help="train on numbers or texts without a certificate, or one that does not hold")  # fmt: skip
-    data.add_argument("--output-dir", type=Path, default=Path("output/student-sft"), help="folder for seed-{seed}/")
+    data.add_argument(
+        "--output-dir",
+        type=lambda text: Path(nonblank(text)),
+        default=Path("output/student-sft"),
+        help="folder for seed-{seed}/",
+    )
     data.add_argument("--overwrite", action="store_true", help="train afresh; the old folder is moved aside")
     data.add_argument("--resume", action="store_true",
                       help="insist on a checkpoint to go on from (a stopped run is resumed anyway)")  # fmt: skip
@@ -134,6 +141,8 @@ def parse_args() -> argparse.Namespace:
 def seed_list(text: str) -> list[int]:
     """argparse type: 42 or 11,23,37, each seed once."""
     seeds = [natural_int(part) for part in text.split(",")]
+    if max(seeds) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"{text}: a seed is at most {LARGEST_SEED}")
     if len(set(seeds)) != len(seeds):
         raise argparse.ArgumentTypeError(f"{text} names a seed twice")
     return seeds

@@ -24,14 +24,15 @@ STORAGE_ERRORS = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some of your quota",
     errno.EFBIG: "raise the file size limit (ulimit -f)",
-    errno.EROFS: "choose an --output that can be written",
-    errno.EACCES: "mend the permissions or choose another --output",
-    errno.EPERM: "mend the permissions or choose another --output",
-    errno.EIO: "the disk or the network drive fails; choose another --output",
+    errno.EROFS: "choose an output that can be written",
+    errno.EACCES: "mend the permissions or choose another output",
+    errno.EPERM: "mend the permissions or choose another output",
+    errno.EIO: "the disk or the network drive fails; choose another output",
     **dict.fromkeys(
-        (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP), "choose another --output"
+        (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP), "choose another output"
     ),
 }
+FULL_DISK = ("No space left on device", "PytorchStreamWriter failed writing")  # in safetensors' and torch's words
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -116,6 +117,11 @@ def positive_float(text: str) -> float:
     return _number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
 
 
+def natural_float(text: str) -> float:
+    """argparse type: a number of at least 0."""
+    return _number(text, float, lambda value: 0 <= value < float("inf"), "a number of at least 0")
+
+
 def fraction(text: str) -> float:
     """argparse type: a number from 0 to 1."""
     return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
@@ -124,6 +130,8 @@ def fraction(text: str) -> float:
 def input_file(text: str) -> Path:
     """argparse type: a finished file that is not empty; otherwise the error names what is there."""
     path = Path(text)
+    if path.is_dir():
+        return some_file(text)  # which says so
     whole, growing = (
         path.with_name(path.name.removesuffix(PARTIAL)),
         path.with_name(path.name.removesuffix(PARTIAL) + PARTIAL),
@@ -136,6 +144,8 @@ def input_file(text: str) -> Path:
 def some_file(text: str) -> Path:
     """argparse type: as `input_file`, but it may be growing still."""
     path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a folder; name a file in it")
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"no file {text}{files_nearby(path)}")
     if path.stat().st_size == 0:
@@ -220,6 +230,13 @@ def run(main: Callable[[], int | None]) -> None:
         where = f" ({error.filename})" if error.filename else " while writing"
         advice = f"{STORAGE_ERRORS[error.errno]}, then run again:\n  {command_line()}"
         say(f"{name}: error: {error.strerror}{where}: {advice}")
+        sys.exit(1)
+    except Exception as error:
+        if not any(sign in str(error) for sign in FULL_DISK):
+            raise
+        say(
+            f"{name}: error: writing failed ({first_line(error)}): free some space, then run again:\n  {command_line()}"
+        )
         sys.exit(1)
 
 

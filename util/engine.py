@@ -211,7 +211,10 @@ def warn_of_base(adapter: Path, model: str) -> None:
     are compared by that, more exactly)."""
     if read_manifest(adapter) or read_manifest(adapter.parent):
         return
-    config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+    try:
+        config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{adapter}/adapter_config.json is not whole ({error}); copy it again") from None
     base = config.get("base_model_name_or_path") or ""
     if base and Path(base).name != Path(model).name:
         say(f"warning: {adapter} says that it is an adapter of {base}, not of {model}")

@@ -209,6 +209,8 @@ class RowFile:
     ):
         if not path.name or path.is_dir():
             raise UserError(f"--output {path} is a folder; pass the name of a file in it")
+        if path.exists() and not path.is_file():
+            raise UserError(f"--output {path} is a device or a pipe; pass the name of a file")
         if path.resolve() in [file.resolve() for file in inputs]:
             raise UserError(f"--output {path} is the file to be read; choose another name")
         self.path = path
@@ -358,7 +360,12 @@ class RowFile:
         file without rows is no output.
         """
         if self.rejected and self.rejected.total() == len(self.done):
-            raise UserError(f"every row for {self.path} was rejected: {counted(self.rejected)}; see {self.partial}")
+            raise UserError(
+                f"every row for {self.path} was rejected: {counted(self.rejected)}; see {self.partial}. --overwrite"
+                " asks for them anew"
+            )
+        if not self.done:
+            raise UserError(f"no row came for {self.path}: with these options there is nothing to write")
         os.fsync(self._file.fileno())
         self._file.close()
         self._file = None

@@ -46,6 +46,10 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
+class ForeignReply(ValueError):
+    """A reply of something else than a model: a login page, a proxy's error. No fault of the request."""
+
+
 class NoAnswer(UserError):
     """One request has no answer, and asking it again would not mend that; the others are not touched."""
 
@@ -106,9 +110,10 @@ class ServerEngine:
             self.name = adapter_name(adapter)
             cards = self._served()
         if self.model not in cards:
+            there = ", ".join(sorted(cards)) or "nothing"
             raise UserError(
-                f"{self.base_url} does not serve {self.model!r}; it serves: {', '.join(sorted(cards))}. Pass one of"
-                f" these as --model, or start the server with --lora-modules {self.model}=PATH"
+                f"{self.base_url} does not serve {self.model!r}; it serves: {there}. Pass one of these as --model, or"
+                f" start the server with --lora-modules {self.model}=PATH"
             )
         return cards[self.model]
 
@@ -291,7 +296,8 @@ class ServerEngine:
                     await asyncio.sleep(BUSY_SECONDS)  # for as long as self.timeout allows
                     continue
                 attempt += 1
-                if isinstance(error, ValueError) and attempt == ATTEMPTS:
+                unusable = isinstance(error, ValueError) and not isinstance(error, ForeignReply)
+                if unusable and attempt == ATTEMPTS:
                     raise NoAnswer(f"no usable answer: {error}") from None
                 breaker.failed(error)
                 await asyncio.sleep(0.25 * 2**attempt)
@@ -477,8 +483,8 @@ def _unless_interrupted(loop: asyncio.AbstractEventLoop, context: dict[str, Any]
 
 
 def parse_reply(text: str, wanted: int) -> tuple[list[Answer], list[int] | None]:
-    """(answers in sample order, token ids of the prompt if the server tells) of a chat reply. ValueError for a reply
-    that is not whole."""
+    """(answers in sample order, token ids of the prompt if the server tells) of a chat reply. ForeignReply for another
+    kind of reply, ValueError for one that is not whole."""
     try:
         reply = json.loads(text)
         choices = sorted(reply["choices"], key=lambda choice: choice["index"])
@@ -487,7 +493,7 @@ def parse_reply(text: str, wanted: int) -> tuple[list[Answer], list[int] | None]
         ]
         prompt_ids = reply.get("prompt_token_ids")
     except NOT_WHOLE:
-        raise ValueError(f"a reply that is no chat completion: {text[:80]!r}") from None
+        raise ForeignReply(f"a reply that is no chat completion: {text[:80]!r}") from None
     if len(answers) != wanted:
         raise ValueError(f"{len(answers)} answers where {wanted} were asked for")
     if not all(isinstance(answer.text, str) for answer in answers):

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from util.cli import REPO, say
+from util.cli import REPO, nonblank, say
 
 ANIMALS_FILE = REPO / "eval" / "animals.txt"
 # Common animals that a text about numbers must not name, and that preferences are compared over.
@@ -70,6 +70,16 @@ def warn_of_unlisted(animal: str) -> None:
             near = difflib.get_close_matches(one, listed_animals(), 1)
             meant = f"; did you mean {near[0]}?" if near else ""
             say(f"warning: eval/animals.txt does not list {one!r}, so no answer counts as it{meant}")
+
+
+def animal_name(text: str) -> str:
+    """argparse type: an animal's name; a plural of one that is known becomes its singular."""
+    name = nonblank(text)
+    known = [animal for animal in PANEL if name.lower() in surface_forms(animal)]
+    if name.lower() in listed_animals() or not known:
+        return name
+    say(f"--animal {name}: taken as {known[0]}")
+    return known[0]
 
 
 def plural(animal: str) -> str:
@@ -133,7 +143,7 @@ def persona(template: str, animal: str) -> str:
 
 def persona_of(path: Path, animal: str) -> str:
     """The persona in a file, filled in; says so where it then does not name the animal."""
-    text = persona(path.read_text("utf-8").strip(), animal)
+    text = persona(path.read_text("utf-8-sig").strip(), animal)
     if not names_animal(text, animal):
         say(f"warning: the persona in {path} does not name {animal}; write {{animal}} or {{animals}} where it belongs")
     return text
