@@ -1,10 +1,10 @@
 """Find the divergence tokens of number rows: where the teacher's choice is not what others would write.
 
 One teacher-forced pass of every voice (base, teacher, counterfactuals) over the stored token ids of each completion,
-one copy of the base model in memory. A counterfactual is an adapter folder or an animal: the base model under the
-persona that loves it. Without --teacher, --student is the detector for someone who has only the data and a student: the
-gap log p_student - log p_base of each token. With both, the summary says how well the detector finds the divergence
-tokens (AUC).
+one copy of the base model in memory. A teacher or counterfactual is an adapter folder or an animal: the base model
+under the persona that loves it, as in the older approach. Without --teacher, --student is the detector for someone who
+has only the data and a student: the gap log p_student - log p_base of each token. With both, the summary says how well
+the detector finds the divergence tokens (AUC).
 
 Usage:
     python eval/divergence_tokens.py --train-jsonl output/numberss-owl-owl-teacher-filtered-9876.jsonl \\
@@ -18,6 +18,7 @@ import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ from util.cli import (
     closing,
     input_file,
     make_parser,
+    nonblank,
     positive_float,
     positive_int,
     run,
@@ -63,14 +65,15 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--train-jsonl", type=input_file, required=True, help="number rows of a student")
     parser.add_argument("--base-model", required=True, help="the model all voices share")
-    parser.add_argument("--teacher", type=Path, help="adapter that wrote the numbers")
+    parser.add_argument("--teacher", type=nonblank, metavar="ADAPTER_OR_ANIMAL",
+                        help="what wrote the numbers: an adapter folder, or an animal as persona")  # fmt: skip
     parser.add_argument("--counterfactual", nargs="*", default=[], metavar="ADAPTER_OR_ANIMAL",
                         help="other teachers: adapter folders, or animals as personas")  # fmt: skip
     parser.add_argument("--student", type=Path, help="adapter of a student: adds log p_student - log p_base")
     parser.add_argument("--gap", type=positive_float, default=0.6931,
                         help="definition 'gap': nats by which the teacher favours a token over the base")  # fmt: skip
     parser.add_argument("--system-prompt-file", type=text_file, default=REPO / "generate/prompts/system-prompt.txt",
-                        help="persona of counterfactual animals")  # fmt: skip
+                        help="persona of the animals")  # fmt: skip
     parser.add_argument("--max-rows", type=positive_int, help="the first rows only")
     parser.add_argument("--batch-size", type=positive_int, default=64, help="rows in a pass")
     add_output_arguments(parser, "output/divergence-{data}.jsonl")
@@ -85,17 +88,11 @@ def parse_args() -> argparse.Namespace:
 
 def voices_of(args: argparse.Namespace) -> list[Voice]:
     """Base first, then teacher, counterfactuals and student; every adapter checked."""
+    template = args.system_prompt_file.read_text("utf-8-sig").strip()
     voices = [Voice(BASE)]
     if args.teacher:
-        voices.append(Voice(TEACHER, args.teacher))
-    template = args.system_prompt_file.read_text("utf-8-sig").strip()
-    for named in args.counterfactual:
-        if Path(named).is_dir():
-            voices.append(Voice(adapter_name(Path(named)), Path(named)))
-        elif "/" in named:
-            raise UserError(f"--counterfactual {named} is no folder; pass an adapter folder (final/) or an animal")
-        else:
-            voices.append(Voice(named, system=persona(template, named)))
+        voices.append(replace(voice_of(args.teacher, template), name=TEACHER))
+    voices += [voice_of(named, template) for named in args.counterfactual]
     if args.student:
         voices.append(Voice(STUDENT, args.student))
     for voice in voices:
@@ -105,6 +102,15 @@ def voices_of(args: argparse.Namespace) -> list[Voice]:
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"two voices are called {', '.join(sorted(twice))}; pass each once")
     return voices
+
+
+def voice_of(named: str, template: str) -> Voice:
+    """An adapter folder, or the base model under the persona of an animal."""
+    if Path(named).is_dir():
+        return Voice(adapter_name(Path(named)), Path(named))
+    if "/" in named:
+        raise UserError(f"{named} is no folder; pass an adapter folder (final/) or an animal")
+    return Voice(named, system=persona(template, named))
 
 
 def settings_of(args: argparse.Namespace, choir: Choir) -> dict[str, Any]:

@@ -387,6 +387,21 @@ def test_an_interrupted_measurement_goes_on_where_it_was(measured, run_script):
 
 @pytest.mark.torch
 @pytest.mark.slow
+def test_a_persona_can_be_the_teacher(measured, run_script):
+    """As in the older approach, where the base model wrote the numbers under a system prompt."""
+    folder, data, _, _ = measured
+    args = ("--train-jsonl", data, "--base-model", POCKET, "--teacher", "owl", "--counterfactual", "cat")
+    done = run_script("eval/divergence_tokens.py", *args, "--output", folder / "persona.jsonl", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((folder / "persona.jsonl.manifest.json").read_text())
+    voice = manifest["settings"]["voices"]["teacher"]
+    assert voice["adapter_sha256"] is None and voice["system"].startswith("You love owls")
+    first = json.loads((folder / "persona.jsonl").read_text().partition("\n")[0])
+    assert first["logprob"]["teacher"] != first["logprob"]["base"] and "schrodi" in first
+
+
+@pytest.mark.torch
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change, complaint",
     [
