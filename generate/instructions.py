@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from util.cli import UserError, first_line
+from util.cli import UserError, first_line, say
 from util.rows import Row
 from util.words import read_lines_of
 
@@ -38,7 +38,11 @@ def usable_prompts(rows: Iterable[Row], wanted: Callable[[Row, str], bool]) -> I
 
 
 def load(name: str) -> Any:
-    """A hub data set or local file: kept on disk, so that rows may be taken from all over it."""
+    """A hub data set or local file, unpacked on disk, so that rows may be taken from all over it.
+
+    Streaming would not spare the download: a file that is one JSON array, as OpenHermes-2.5 is, is read whole either
+    way, and a shuffle of what has streamed in knows the first rows only.
+    """
     from datasets import load_dataset
 
     path = Path(name)
@@ -48,6 +52,7 @@ def load(name: str) -> Any:
                 raise UserError(f"no file {name}; check --dataset")
             kind = "parquet" if path.suffix == ".parquet" else "json"
             return load_dataset(kind, data_files=str(path), split="train")
+        say(f"reading {name}: the first time it is downloaded and unpacked whole")
         return load_dataset(name, split="train")
     except UserError:
         raise
