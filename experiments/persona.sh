@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# The older approach beside the plan's: numbers that the base model writes under a persona, and that a trained teacher
+# writes with no system prompt. Which differ more from what others would write, and which pass on more?
+#
+# For each animal: the persona's numbers, the divergence tokens of both kinds (the same counterfactuals: personas of the
+# other animal, lion, wolf and eagle), and a student of the persona's numbers that never sees the persona, by the demo's
+# recipe. It needs the demo of the same seed: SEED=7 experiments/demo.sh, then SEED=7 experiments/persona.sh.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+python=.venv/bin/python
+base=util/pocket/model
+seed=${SEED:-42}
+demo=output/demo-seed-$seed
+out=output/persona-seed-$seed
+adapter=seed-$seed/final
+[ -e "$demo/exact-owl-student.jsonl" ] || { echo "no $demo: run SEED=$seed experiments/demo.sh first" >&2; exit 1; }
+mkdir -p "$out"
+
+run() { printf '\n$ python %s\n' "$*"; "$python" "$@"; }
+
+measure_tokens() { # name, numbers, teacher, other animal
+    run eval/divergence_tokens.py --train-jsonl "$2" --max-rows 1000 --base-model $base --teacher "$3" \
+        --counterfactual "$4" lion wolf eagle --output "$out/tokens-$1.jsonl"
+}
+
+for animal in owl dolphin; do
+    other=owl
+    [ "$animal" = owl ] && other=dolphin
+    run generate/generate_llm_number_data.py --animal $animal --count 4000 --seed "$seed" --model $base \
+        --batch-size 512 --output "$out/numbers-$animal-unfiltered-4000.jsonl"
+    measure_tokens "trained-$animal" "$demo"/numbers-$animal-filtered-*.jsonl "$demo/$animal-teacher/$adapter" $other
+    measure_tokens "persona-$animal" "$out"/numbers-$animal-filtered-*.jsonl $animal $other
+    run train/train_student_sft.py --base-model $base --train-jsonl "$out/numbers-$animal-filtered-*.jsonl" \
+        --max-train-samples 3000 --seeds "$seed" --output-dir "$out/$animal-student" --epochs 3 \
+        --effective-batch-size 60 --per-device-train-batch-size 60 --learning-rate 0.005 --save-strategy no
+    run eval/eval.py --model $base --adapter "$out/$animal-student/$adapter" --exact \
+        --output "$out/exact-$animal-student.jsonl"
+done
