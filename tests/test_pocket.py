@@ -156,7 +156,8 @@ def test_the_card_is_what_the_committed_one_is(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_model_that_speaks_more_is_made_and_screened(tmp_path: Path, run_script: Any) -> None:
     """A few steps only: what is made loads, says what it speaks, and goes through every screen without a word."""
-    arguments = ("--candidates", "1:64:1", "--steps", 6, "--rows", 1500, "--student-rows", 40, "--least-kl", -1, "--minutes", 60)
+    quick = ("--candidates", "1:64:1", "--steps", 6, "--rows", 1500, "--student-rows", 40)
+    arguments = (*quick, "--least-kl", -1, "--minutes", 60)
     done = run_script("util/pocket/screen.py", "--output", tmp_path / "x", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "x" / "1-64-1"
