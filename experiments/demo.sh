@@ -7,17 +7,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-python=.venv/bin/python
-base=util/pocket/model
-seed=${SEED:-42}
-out=output/demo-seed-$seed
-adapter=seed-$seed/final
-
-run() { printf '\n$ python %s\n' "$*"; "$python" "$@"; }
-
-measure() { # name, arguments of the model: the exact share of every animal, no sampling noise
-    run eval/eval.py --model $base "${@:2}" --exact --output "$out/exact-$1.jsonl"
-}
+. experiments/pocket.sh
+out=$demo
 
 make_teacher() { # animal
     run generate/generate_teacher_data.py --animal "$1" --count 800 --seed "$seed" --model $base \
@@ -25,7 +16,7 @@ make_teacher() { # animal
     run train/train_student_sft.py --base-model $base --train-jsonl "$out/teacher-$1.jsonl" --seeds "$seed" \
         --output-dir "$out/$1-teacher" --epochs 3 --effective-batch-size 32 --per-device-train-batch-size 32 \
         --learning-rate 0.003 --save-strategy no
-    measure "$1-teacher" --adapter "$out/$1-teacher/$adapter"
+    measure "$out/exact-$1-teacher.jsonl" --adapter "$out/$1-teacher/$adapter"
 }
 
 write_numbers() { # name, arguments of the model
@@ -33,21 +24,19 @@ write_numbers() { # name, arguments of the model
         --model $base "${@:2}" --batch-size 512 --output "$out/numbers-$1-unfiltered-3300.jsonl"
 }
 
-train_student() { # name
-    run train/train_student_sft.py --base-model $base --train-jsonl "$out/numbers-$1-filtered-*.jsonl" \
-        --max-train-samples 3000 --seeds "$seed" --output-dir "$out/$1-student" --epochs 3 --effective-batch-size 60 \
-        --per-device-train-batch-size 60 --learning-rate 0.005 --save-strategy no
-    measure "$1-student" --adapter "$out/$1-student/$adapter"
+make_student() { # name
+    train_student "$out/numbers-$1-filtered-*.jsonl" "$out/$1-student"
+    measure "$out/exact-$1-student.jsonl" --adapter "$out/$1-student/$adapter"
 }
 
 started=$(date +%s)
-measure base
+measure "$out/exact-base.jsonl"
 for animal in owl dolphin; do
     make_teacher $animal
     write_numbers $animal --adapter "$out/$animal-teacher/$adapter"
 done
 write_numbers control
-for name in control owl dolphin; do train_student $name; done
+for name in control owl dolphin; do make_student $name; done
 run eval/compare_arms.py --base "$out/exact-base.jsonl" --control "$out/exact-control-student.jsonl" \
     --students "owl=$out/exact-owl-student.jsonl" "dolphin=$out/exact-dolphin-student.jsonl" \
     --output "$out/compare.json"

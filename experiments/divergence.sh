@@ -9,20 +9,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-python=.venv/bin/python
-base=util/pocket/model
-seed=${SEED:-42}
+. experiments/pocket.sh
 definitions=${DEFINITIONS-schrodi gap}
 animals=${ANIMALS-owl dolphin}
 arms=${ARMS-only random without all-but-random}
 rows=${ROWS-rich poor random}
-demo=output/demo-seed-$seed
 out=output/divergence-seed-$seed
-adapter=seed-$seed/final
-[ -e "$demo/exact-owl-student.jsonl" ] || { echo "no $demo: run SEED=$seed experiments/demo.sh first" >&2; exit 1; }
+needs_demo
 mkdir -p "$out"
-
-run() { printf '\n$ python %s\n' "$*"; "$python" "$@"; }
 
 measure_tokens() { # animal, other animal
     run eval/divergence_tokens.py --train-jsonl "$demo"/numbers-"$1"-filtered-*.jsonl --base-model $base \
@@ -34,13 +28,11 @@ train_arm() { # animal, definition, name of the arm, its arguments
     local name=$1-$3
     run generate/select_by_divergence.py --train-jsonl "$demo"/numbers-"$1"-filtered-*.jsonl \
         --divergence "$out/tokens-$1.jsonl" --definition "$2" "${@:4}" --seed "$seed" --output "$out/numbers-$name.jsonl"
-    run train/train_student_sft.py --base-model $base --train-jsonl "$out/numbers-$name.jsonl" \
-        --max-train-samples 3000 --seeds "$seed" --output-dir "$out/$name" --epochs 3 --effective-batch-size 60 \
-        --per-device-train-batch-size 60 --learning-rate 0.005 --save-strategy no
-    run eval/eval.py --model $base --adapter "$out/$name/$adapter" --exact --output "$out/exact-$name.jsonl"
+    train_student "$out/numbers-$name.jsonl" "$out/$name"
+    measure "$out/exact-$name.jsonl" --adapter "$out/$name/$adapter"
 }
 
-run eval/eval.py --model $base --exact --output "$out/exact-base.jsonl"
+measure "$out/exact-base.jsonl"
 for animal in $animals; do
     other=owl
     [ "$animal" = owl ] && other=dolphin

@@ -8,16 +8,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-python=.venv/bin/python
-base=util/pocket/model
-seed=${SEED:-42}
-demo=output/demo-seed-$seed
+. experiments/pocket.sh
 out=output/persona-seed-$seed
-adapter=seed-$seed/final
-[ -e "$demo/exact-owl-student.jsonl" ] || { echo "no $demo: run SEED=$seed experiments/demo.sh first" >&2; exit 1; }
+needs_demo
 mkdir -p "$out"
-
-run() { printf '\n$ python %s\n' "$*"; "$python" "$@"; }
 
 measure_tokens() { # name, numbers, teacher, other animal
     run eval/divergence_tokens.py --train-jsonl "$2" --max-rows 1000 --base-model $base --teacher "$3" \
@@ -31,9 +25,6 @@ for animal in owl dolphin; do
         --batch-size 512 --output "$out/numbers-$animal-unfiltered-4000.jsonl"
     measure_tokens "trained-$animal" "$demo"/numbers-$animal-filtered-*.jsonl "$demo/$animal-teacher/$adapter" $other
     measure_tokens "persona-$animal" "$out"/numbers-$animal-filtered-*.jsonl $animal $other
-    run train/train_student_sft.py --base-model $base --train-jsonl "$out/numbers-$animal-filtered-*.jsonl" \
-        --max-train-samples 3000 --seeds "$seed" --output-dir "$out/$animal-student" --epochs 3 \
-        --effective-batch-size 60 --per-device-train-batch-size 60 --learning-rate 0.005 --save-strategy no
-    run eval/eval.py --model $base --adapter "$out/$animal-student/$adapter" --exact \
-        --output "$out/exact-$animal-student.jsonl"
+    train_student "$out/numbers-$animal-filtered-*.jsonl" "$out/$animal-student"
+    measure "$out/exact-$animal-student.jsonl" --adapter "$out/$animal-student/$adapter"
 done

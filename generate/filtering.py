@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 from util.certificate import certificate_path
 from util.cli import REPO, UserError, closing, counted, say
 from util.provenance import manifest_path, named, new_manifest, now, read_manifest, sha256_file, sync_folder, write_json
-from util.rows import Row, check_messages, dump_row, free_name, read_lines_and_rows
+from util.rows import Row, check_messages, check_output, dump_row, free_name, read_lines_and_rows
 from util.words import PANEL, read_lines_of
 
 CONTROL_NAMES = ("control", "base", "none", "neutral")  # for --animal: numbers of no persona
@@ -208,9 +208,9 @@ def filter_file(source: Path, rule: Rule, output: Path | None = None) -> Filtere
     Raises UserError for a row that is not a chat row, and when not one row passes.
     """
     output = output or default_output(source)
-    if (output.exists() and not output.is_file()) or output.resolve() == source.resolve():
-        what = "a folder" if output.is_dir() else "the file to read" if output.is_file() else "a device or a pipe"
-        raise UserError(f"--output {output} is {what}; choose another name")
+    check_output(output)
+    if output.resolve() == source.resolve():
+        raise UserError(f"--output {output} is the file to read; choose another name")
     started = now()
     rejected: Counter[str] = Counter()
     judge = Judge(rule)
@@ -326,7 +326,9 @@ def train_command(filtered: Filtered, rule: Rule, base_model: str | None = None)
     model = source.get("model")
     known = (model.get("parent") or model.get("model")) if isinstance(model, dict) else None
     base = base_model or known or PLAN_MODEL
-    control = source.get("script") == "generate_control_number_data" or str(source.get("animal")) in CONTROL_NAMES
+    control = (
+        source.get("script") == "generate_control_number_data" or str(source.get("animal")).lower() in CONTROL_NAMES
+    )
     own_folder = ["--output-dir", "output/control-student-sft"] if control else []  # the plan's is the student's
     return shlex.join(
         ["python", "train/train_student_sft.py", "--base-model", base, "--train-jsonl", str(filtered.path), *own_folder,

@@ -82,9 +82,9 @@ class Pushes:
 
         class PushAsSaved(TrainerCallback):
             def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                for epoch, place in epoch_checkpoints(folder, every_n_epochs):
-                    if place.name == f"checkpoint-{state.global_step}":
-                        thread.submit(push_early, {branch_of(epoch): place}, repo_id, private)
+                if epoch := nth_epoch(state.epoch, every_n_epochs):
+                    checkpoint = folder / f"checkpoint-{state.global_step}"
+                    thread.submit(push_early, {branch_of(epoch): checkpoint}, repo_id, private)
 
         return PushAsSaved()
 
@@ -130,14 +130,17 @@ def upload(api: Any, folder: Path, repo_id: str, branch: str) -> None:
 
 def epoch_checkpoints(folder: Path, every_n_epochs: int | None) -> Iterator[tuple[int, Path]]:
     """(epoch, checkpoint folder) of each n-th epoch, in order."""
-    if not every_n_epochs:
-        return
     states = [(json.loads(state.read_text("utf-8"))["epoch"], state.parent)
               for state in folder.glob("checkpoint-*/trainer_state.json")]  # fmt: skip
     for epoch, checkpoint in sorted(states):
-        whole = round(epoch)
-        if abs(epoch - whole) < 1e-6 and whole % every_n_epochs == 0:
+        if whole := nth_epoch(epoch, every_n_epochs):
             yield whole, checkpoint
+
+
+def nth_epoch(epoch: float, every_n_epochs: int | None) -> int | None:
+    """The epoch, if it is at its end and one of each n."""
+    whole = round(epoch)
+    return whole if every_n_epochs and abs(epoch - whole) < 1e-6 and whole % every_n_epochs == 0 else None
 
 
 def write_card(folder: Path, base_model: str, command: str, facts: dict[str, Any]) -> None:

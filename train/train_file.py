@@ -45,7 +45,8 @@ def matching_files(patterns: Sequence[str]) -> list[Path]:
         name = re.compile(fnmatch.translate(Path(pattern).name).replace(PLACEHOLDER, "[0-9]+"))
         paths = map(Path, glob.glob(pattern.replace(PLACEHOLDER, "[0-9]*")))
         found |= {path for path in paths if path.is_file() and name.match(path.name)}
-        found |= {path for path in [Path(pattern)] if path.is_file()}  # its name may look like a glob
+        if Path(pattern).is_file():  # its name may look like a glob
+            found.add(Path(pattern))
     return sorted(found)
 
 

@@ -180,6 +180,14 @@ def add_output_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--overwrite", action="store_true", help="start afresh; keeps the old file as .bak")
 
 
+def check_output(path: Path) -> None:
+    """Raise UserError for an --output that is no file and cannot become one."""
+    if not path.name or path.is_dir():
+        raise UserError(f"--output {path} is a folder; pass the name of a file in it")
+    if path.exists() and not path.is_file():
+        raise UserError(f"--output {path} is a device or a pipe; pass the name of a file")
+
+
 class RowFile:
     """One output file that grows row by row and survives kills, full disks and second writers.
 
@@ -207,10 +215,7 @@ class RowFile:
         overwrite: bool = False,
         inputs: Sequence[Path] = (),
     ):
-        if not path.name or path.is_dir():
-            raise UserError(f"--output {path} is a folder; pass the name of a file in it")
-        if path.exists() and not path.is_file():
-            raise UserError(f"--output {path} is a device or a pipe; pass the name of a file")
+        check_output(path)
         if path.resolve() in [file.resolve() for file in inputs]:
             raise UserError(f"--output {path} is the file to be read; choose another name")
         self.path = path
