@@ -8,7 +8,7 @@
     figure.png, manifest.json
 
 Usage (Snakemake calls it; it runs anywhere the exact files are):
-    python experiments/collect.py mixing --model pocket --output experiments/results/mixing/pocket
+    python experiments/collect.py mixing --model pocket --output output/experiments/results/mixing/pocket
 """
 
 from __future__ import annotations

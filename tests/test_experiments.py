@@ -320,6 +320,20 @@ def test_what_experiments_share_is_done_once_and_never_again(pretended):
 
 
 @pytest.mark.slow
+def test_published_results_stop_no_run_and_an_edited_experiment_runs_what_is_new(pretended):
+    published = pretended.folder / "experiments/results/mixing/pocket/manifest.json"
+    published.parent.mkdir(parents=True)
+    published.write_text("{}")
+    assert "rule student" in pretended("mixing", "-n")
+    pretended("mixing")
+    experiment = pretended.folder / "experiments/mixing.yaml"
+    experiment.write_text(experiment.read_text().replace("0.5", "0.75"))
+    plan = pretended("mixing", "-n")
+    assert "rule mix" in plan and "rule collect" in plan
+    assert "rule teacher:" not in plan
+
+
+@pytest.mark.slow
 def test_numbers_of_a_teacher_that_stayed_behind_are_never_asked_of_the_base_model(pretended):
     pretended("mixing")
     for teacher in pretended.folder.glob("output/experiments/pocket/pocket/owl-*/teacher/teacher"):
@@ -363,7 +377,7 @@ def test_a_workflow_that_is_killed_and_started_again_does_nothing_twice_and_ends
     assert kills
     assert redone <= kills, "more than what a kill hit between its last row and its record"
     for name in ("students.csv", "summary.csv"):
-        result = f"experiments/results/mixing/pocket/{name}"
+        result = f"output/experiments/results/mixing/pocket/{name}"
         assert (folder / result).read_text() == (whole / result).read_text()
 
 
@@ -388,4 +402,4 @@ def test_a_grid_of_two_cells_through_a_real_slurm(copied):
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "has been submitted with SLURM jobid" in done.stdout + done.stderr
-    assert (folder / "experiments/results/mixing/pocket/summary.csv").read_text().count("\n") == 3
+    assert (folder / "output/experiments/results/mixing/pocket/summary.csv").read_text().count("\n") == 3
