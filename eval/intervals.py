@@ -4,7 +4,8 @@ An arm is a matrix of shares [seeds, questions]. Its mean varies with the seeds 
 that were written; both variances come from the two-way layout (their shared residual is counted once), each with its
 own t quantile (Graybill and Wang 1980, modified large-sample limits). Ends are worked out on the logit scale, because
 shares of students scatter by factors and not by points. Two arms are subtracted by recovering variances from their
-ends (MOVER: Zou and Donner 2008, eq. 6), with the correlation that the common questions give them.
+ends (MOVER: Zou and Donner 2008, eq. 6), less what the common questions give to both: their part of each end, and
+not the seeds' part with its larger quantile.
 
 A percentile bootstrap of three seeds covers far less than it says; bench/calibration.py shows both side by side.
 """
@@ -74,7 +75,8 @@ def difference_interval(a: Spread, b: Spread, level: float = LEVEL) -> Ends:
     """Interval of share(a) - share(b), arms asked the same questions; widened by what exact shares leave open."""
     freedom = _freedom(a, b)
     (low_a, high_a), (low_b, high_b) = _ends(a, level, freedom), _ends(b, level, freedom)
-    together = _correlation(a, b)
+    parts = _question_part(a, level, freedom) * _question_part(b, level, freedom)
+    together = _correlation(a, b) * math.sqrt(parts)
     difference = a.share - b.share
     down = _recovered(a.share - low_a, high_b - b.share, together)
     up = _recovered(high_a - a.share, b.share - low_b, together)
@@ -128,7 +130,7 @@ def smallest_difference(a: Spread, b: Spread, seeds: int, answers: int | None = 
 
     questions = len(a.by_question)
     variance = a.question_variance + b.question_variance
-    variance -= 2 * _correlation(a, b) * math.sqrt(_total(a) * _total(b))
+    variance -= 2 * _correlation(a, b) * math.sqrt(a.question_variance * b.question_variance)
     for arm in (a, b):
         if arm.seeds > 1:  # the base model has no training seed to draw again
             variance += arm.seed_variance * arm.seeds / seeds
@@ -145,25 +147,32 @@ def smallest_difference(a: Spread, b: Spread, seeds: int, answers: int | None = 
 # --- the parts ---------------------------------------------------------------------------------------
 
 
-def _total(arm: Spread) -> float:
-    return arm.seed_variance + arm.question_variance
-
-
 def _ends(arm: Spread, level: float, seed_freedom: float) -> Ends:
     """Both ends of an arm's share, its seeds with so many degrees of freedom."""
-    from scipy import stats
-
     if not arm.linear and not 0 < arm.share < 1:  # never or always answered: no spread to be seen
         return wilson(round(arm.share * arm.answers), arm.answers, level) if arm.answers else (arm.share, arm.share)
-    tail = (1 + level) / 2
-    squared = stats.t.ppf(tail, len(arm.by_question) - 1) ** 2 * arm.question_variance
-    if arm.seed_variance > 0:
-        squared += stats.t.ppf(tail, seed_freedom) ** 2 * arm.seed_variance
+    squared = sum(_squares(arm, level, seed_freedom))
     if arm.linear:
         return arm.share - math.sqrt(squared), arm.share + math.sqrt(squared)
     half = math.sqrt(squared) / (arm.share * (1 - arm.share))
     middle = math.log(arm.share / (1 - arm.share))
     return _share(middle - half), _share(middle + half)
+
+
+def _squares(arm: Spread, level: float, seed_freedom: float) -> tuple[float, float]:
+    """Squared half-widths that the questions and the seeds of an arm would each have alone."""
+    from scipy import stats
+
+    tail = (1 + level) / 2
+    questions = stats.t.ppf(tail, len(arm.by_question) - 1) ** 2 * arm.question_variance
+    seeds = stats.t.ppf(tail, seed_freedom) ** 2 * arm.seed_variance if arm.seed_variance > 0 else 0.0
+    return float(questions), float(seeds)
+
+
+def _question_part(arm: Spread, level: float, seed_freedom: float) -> float:
+    """Part of an arm's squared half-width that comes from its questions."""
+    questions, seeds = _squares(arm, level, seed_freedom)
+    return questions / (questions + seeds) if questions else 0.0
 
 
 def _share(logit: float) -> float:
@@ -182,13 +191,13 @@ def _freedom(a: Spread, b: Spread) -> float:
 
 
 def _correlation(a: Spread, b: Spread) -> float:
-    """Of the two means, as far as it comes from the questions they share."""
+    """Of what the questions do to the two means."""
     import numpy as np
 
-    if not (_total(a) and _total(b)):
+    if not (a.question_variance and b.question_variance):
         return 0.0
     together = float(np.cov(a.by_question, b.by_question)[0, 1]) / len(a.by_question)
-    return max(-1.0, min(1.0, together / math.sqrt(_total(a) * _total(b))))
+    return max(-1.0, min(1.0, together / math.sqrt(a.question_variance * b.question_variance)))
 
 
 def _recovered(one: float, other: float, together: float) -> float:

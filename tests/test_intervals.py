@@ -44,6 +44,30 @@ def test_questions_that_move_both_arms_alike_do_not_widen_their_difference():
     assert low < 0.1 < high and high - low < 0.03  # unpaired it would be 0.07
 
 
+@pytest.mark.parametrize("seeds_of_other", [1, 3])
+def test_margins_of_questions_far_apart_and_seeds_close_together_hold_the_truth(seeds_of_other):
+    rng = np.random.default_rng(1)
+
+    def arm(by_question, seeds):
+        between = rng.normal(0, 0.1, (seeds, 1)) if seeds > 1 else 0.0
+        return spread_of(by_question + between + rng.normal(0, 0.1, (seeds, 50)), linear=True)
+
+    missed = 0
+    for _ in range(400):
+        by_question = rng.normal(0, 2, 50)
+        low, high = difference_interval(arm(by_question, 3), arm(by_question, seeds_of_other))
+        missed += not low <= 0 <= high
+    assert missed <= 32  # 20 are 5%
+
+
+def test_a_higher_level_is_never_narrower():
+    rng = np.random.default_rng(2)
+    by_question = rng.normal(0, 1, 50)
+    a, b = (spread_of(by_question + rng.normal(0, 0.2, (3, 50)), linear=True) for _ in range(2))
+    lows = [difference_interval(a, b, level)[0] for level in (0.5, 0.9, 0.99, 0.999, 0.9999)]
+    assert lows == sorted(lows, reverse=True)
+
+
 def test_swapping_the_arms_mirrors_the_difference():
     a, b = spread_of(arm(0.2)), spread_of(arm(0.05, seed=1))
     low, high = difference_interval(a, b)
