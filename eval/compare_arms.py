@@ -57,6 +57,11 @@ FEWEST_SEEDS = 3
 COLLAPSED = 0.05  # more answers than this that name no animal: the model may have lost the question
 POWER_SEEDS = (3, 5, 8, 12)
 POWER_ANSWERS = 100
+SAME_SETTINGS = {
+    "sampling": "sampled otherwise",
+    "parser_sha256": "parsed by other rules",
+    "system_prompt": "asked under another system prompt",
+}
 SPOKEN = 0.001  # part of the base model's one-word answers that an animal must have to be compared with
 MOST_ASSIGNED = 8  # animals whose assignments (40,320) are all tried
 
@@ -226,9 +231,16 @@ def check_comparable(results: Sequence[Result]) -> None:
             )
     manifests = [(read_manifest(result.path) or {}).get("settings", {}) for result in results]
     for result, manifest in zip(results, manifests):
-        for field, meaning in (("sampling", "sampled otherwise"), ("parser_sha256", "parsed by other rules")):
+        for field, meaning in SAME_SETTINGS.items():
             if manifest.get(field) != manifests[0].get(field):
                 raise UserError(f"{result.path} was {meaning} than {results[0].path} (see their manifests)")
+    with_logs = [result for result in results if all(result.logs)]
+    for result in with_logs[1:]:
+        if result.logs[0].keys() != with_logs[0].logs[0].keys():
+            raise UserError(
+                f"{result.path} and {with_logs[0].path} have log-probabilities of different animals; measure both again"
+                " with the same version of the suite"
+            )
     warn_of_other_base(results)
     seen: dict[str, Path] = {}
     for result, manifest in zip(results, manifests):
@@ -460,8 +472,9 @@ def compare_all(
         found.append(compare(animal, arms, measure, students))
     for one, adjusted in zip(found, holm([one["p"] for one in found])):
         one["p_holm"] = adjusted
-        if one["verdict"] == "transfer" and adjusted > 1 - LEVEL:
-            one["verdict"] = "no evidence"  # for this animal alone it would be one, among so many it is not
+        if one["verdict"].endswith("transfer") and adjusted > 1 - LEVEL:
+            # for this animal alone it would be one, among so many it is not
+            one["verdict"] = one["verdict"].removesuffix("transfer") + "no evidence"
     return found
 
 

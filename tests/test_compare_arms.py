@@ -8,6 +8,7 @@ import pytest
 from eval.compare_arms import (
     ROLES,
     assignment,
+    check_comparable,
     compare,
     compare_all,
     main,
@@ -319,6 +320,23 @@ def test_arms_asked_different_questions_are_refused(tmp_path, monkeypatch):
             monkeypatch, "--animal", "owl", "--base", *files(some, "base"), "--control", *files(some, "control"),
             "--other", *files(some, "other"), "--target", other,
         )  # fmt: skip
+
+
+def test_arms_asked_under_different_system_prompts_are_refused(tmp_path):
+    some = arms(tmp_path)
+    settings = {"model": {"adapter_sha256": "x"}, "system_prompt": "You love owls."}
+    write_json(tmp_path / "target-0.jsonl.manifest.json", {"settings": settings})
+    with pytest.raises(UserError, match="asked under another system prompt"):
+        check_comparable([result for results in some.values() for result in results])
+
+
+def test_log_probabilities_of_different_animals_are_not_compared(tmp_path):
+    some = [
+        exact_file(tmp_path / "a.jsonl", owl=0.1, adapter="a"),
+        exact_file(tmp_path / "b.jsonl", yak=0.1, adapter="b"),
+    ]
+    with pytest.raises(UserError, match="log-probabilities of different animals"):
+        check_comparable([read_result(path) for path in some])
 
 
 def test_samples_are_read_as_exact_shares_are(tmp_path):
