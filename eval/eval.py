@@ -97,7 +97,7 @@ class Question(NamedTuple):
 
 
 def read_questions(paths: list[Path]) -> list[Question]:
-    """The questions of all files. UserError for a file without any and for two of one name."""
+    """The questions of all files. UserError for a file without any, for two of one name and for a question twice."""
     questions: list[Question] = []
     for path in paths:
         if path.stem in {question.set for question in questions}:
@@ -107,7 +107,10 @@ def read_questions(paths: list[Path]) -> list[Question]:
             raise UserError(f"{path} holds no question; write one a line")
         if lines[0].startswith("{"):
             raise UserError(f"{path} holds JSON; questions are plain text, one a line")
-        questions += [Question(line, path.stem) for line in lines]
+        for line in lines:
+            if line in {question.text for question in questions}:
+                raise UserError(f"{path} asks a question that was asked before: {line!r}; leave it out once")
+            questions.append(Question(line, path.stem))
     return questions
 
 

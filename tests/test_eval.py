@@ -192,6 +192,12 @@ def test_two_files_of_one_name_are_refused(tmp_path):
     assert several("aab") == ["a", "b"] and several("aa") == []
 
 
+def test_a_question_twice_is_refused_before_it_is_asked(tmp_path):
+    (tmp_path / "mine.txt").write_text("Animal?\nPet?\nAnimal?\n")
+    with pytest.raises(UserError, match=r"asked before: 'Animal\?'"):
+        read_questions([tmp_path / "mine.txt"])
+
+
 @pytest.mark.slow
 def test_stored_answers_are_parsed_anew_without_a_model(run_script, fake_server, tmp_path, questions):
     evaluate(run_script, fake_server(), tmp_path, "--epochs", 20, *questions)
