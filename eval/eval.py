@@ -99,6 +99,7 @@ class Question(NamedTuple):
 def read_questions(paths: list[Path]) -> list[Question]:
     """The questions of all files. UserError for a file without any, for two of one name and for a question twice."""
     questions: list[Question] = []
+    seen: set[str] = set()
     for path in paths:
         if path.stem in {question.set for question in questions}:
             raise UserError(f"two files of questions are named {path.stem}; rename one, sets are told apart by name")
@@ -108,8 +109,9 @@ def read_questions(paths: list[Path]) -> list[Question]:
         if lines[0].startswith("{"):
             raise UserError(f"{path} holds JSON; questions are plain text, one a line")
         for line in lines:
-            if line in {question.text for question in questions}:
+            if line in seen:
                 raise UserError(f"{path} asks a question that was asked before: {line!r}; leave it out once")
+            seen.add(line)
             questions.append(Question(line, path.stem))
     return questions
 

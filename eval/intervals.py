@@ -67,16 +67,16 @@ def spread_of(
 
 def share_interval(arm: Spread, level: float = LEVEL) -> Ends:
     """Interval of an arm's share; what exact shares leave open is added to its upper end."""
-    low, high = _ends(arm, level, arm.seeds - 1)
+    low, high = _ends(arm, level, _squares(arm, level, arm.seeds - 1))
     return low, high + arm.uncovered if arm.linear else min(1.0, high + arm.uncovered)
 
 
 def difference_interval(a: Spread, b: Spread, level: float = LEVEL) -> Ends:
     """Interval of share(a) - share(b), arms asked the same questions; widened by what exact shares leave open."""
     freedom = _freedom(a, b)
-    (low_a, high_a), (low_b, high_b) = _ends(a, level, freedom), _ends(b, level, freedom)
-    parts = _question_part(a, level, freedom) * _question_part(b, level, freedom)
-    together = _correlation(a, b) * math.sqrt(parts)
+    squares_a, squares_b = _squares(a, level, freedom), _squares(b, level, freedom)
+    (low_a, high_a), (low_b, high_b) = _ends(a, level, squares_a), _ends(b, level, squares_b)
+    together = _correlation(a, b) * math.sqrt(_question_part(squares_a) * _question_part(squares_b))
     difference = a.share - b.share
     down = _recovered(a.share - low_a, high_b - b.share, together)
     up = _recovered(high_a - a.share, b.share - low_b, together)
@@ -147,11 +147,11 @@ def smallest_difference(a: Spread, b: Spread, seeds: int, answers: int | None = 
 # --- the parts ---------------------------------------------------------------------------------------
 
 
-def _ends(arm: Spread, level: float, seed_freedom: float) -> Ends:
-    """Both ends of an arm's share, its seeds with so many degrees of freedom."""
+def _ends(arm: Spread, level: float, squares: tuple[float, float]) -> Ends:
+    """Both ends of an arm's share, of the squared half-widths that `_squares` gives for this level."""
     if not arm.linear and not 0 < arm.share < 1:  # never or always answered: no spread to be seen
         return wilson(round(arm.share * arm.answers), arm.answers, level) if arm.answers else (arm.share, arm.share)
-    squared = sum(_squares(arm, level, seed_freedom))
+    squared = sum(squares)
     if arm.linear:
         return arm.share - math.sqrt(squared), arm.share + math.sqrt(squared)
     half = math.sqrt(squared) / (arm.share * (1 - arm.share))
@@ -160,7 +160,8 @@ def _ends(arm: Spread, level: float, seed_freedom: float) -> Ends:
 
 
 def _squares(arm: Spread, level: float, seed_freedom: float) -> tuple[float, float]:
-    """Squared half-widths that the questions and the seeds of an arm would each have alone."""
+    """Squared half-widths that the questions and the seeds (with so many degrees of freedom) of an arm would each have
+    alone."""
     from scipy import stats
 
     tail = (1 + level) / 2
@@ -169,9 +170,9 @@ def _squares(arm: Spread, level: float, seed_freedom: float) -> tuple[float, flo
     return float(questions), float(seeds)
 
 
-def _question_part(arm: Spread, level: float, seed_freedom: float) -> float:
+def _question_part(squares: tuple[float, float]) -> float:
     """Part of an arm's squared half-width that comes from its questions."""
-    questions, seeds = _squares(arm, level, seed_freedom)
+    questions, seeds = squares
     return questions / (questions + seeds) if questions else 0.0
 
 
