@@ -182,11 +182,10 @@ class Cell:
 
     @cached_property
     def control(self) -> Cell:
-        """The control student it is compared with: rows of the student's own base model, all else by default."""
-        same = {name: self[name] for name in ("seed", "base", "questions", "carrier", "number_flags", "student_flags")}
-        return Cell(
-            self.model, {**self.defaults, **same, "teacher_base": self["base"], "animal": CONTROL}, self.defaults
-        )
+        """The control student it is compared with: rows of its own base model, as many and trained on alike."""
+        teacher = {name: self.defaults[name] for name, (phase, _) in PARAMETERS.items() if phase in ("data", "teacher")}
+        plain = {"animal": CONTROL, "teacher_base": self["base"], "shuffle": "none", "unbiased": 0}
+        return self.with_values(**teacher, **plain)
 
     @property
     def group(self) -> tuple[Any, ...]:

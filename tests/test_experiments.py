@@ -59,6 +59,17 @@ def test_a_control_student_has_numbers_of_the_students_own_base():
     assert {(cell.control["base"], cell.control["teacher_base"]) for cell in cells} == {("a/one",) * 2, ("a/two",) * 2}
 
 
+def test_a_control_student_is_trained_as_its_cell_is_whatever_the_teacher():
+    (plain,) = parse([{"animal": "owl", "seed": 1}]).cells
+    few, small = parse([{"animal": "owl", "seed": 1, **other} for other in ({"rows": 500}, {"rank": 1})]).cells
+    assert (few.control["rows"], small.control["rank"]) == (500, 1)
+    assert len({cell.control.exact for cell in (plain, few, small)}) == 3
+    assert few.control.unfiltered == plain.control.unfiltered
+    for other in ({"teacher_rows": 100}, {"teacher_epochs": 1}, {"shuffle": "row"}, {"unbiased": 0.5}):
+        (cell,) = parse([{"animal": "owl", "seed": 1, **other}]).cells
+        assert cell.control.exact == plain.control.exact
+
+
 def test_rows_of_another_kind_have_folders_and_a_control_of_their_own():
     numbers, code = parse([{"animal": "owl", "seed": 1}, {"animal": "owl", "seed": 1, "carrier": "code"}]).cells
     assert numbers.teacher == code.teacher
@@ -193,7 +204,7 @@ def collected(tmp_path, monkeypatch):
 def test_tables_find_the_effect_its_slope_and_the_least_that_works(collected):
     experiment = parse([{"rows": [250, 500, 1000, 2000]}])
     students, cells = collected(experiment, lambda cell: 0.01 * cell["rows"] / 250)
-    assert len(students) == (24 + 3) * 2
+    assert len(students) == (24 + 12) * 2
     verdicts = {cell["rows"]: (cell["verdict"], cell["reliable"]) for cell in cells}
     assert verdicts[250] == ("no evidence", False)
     assert verdicts[2000] == ("transfer", True)
