@@ -1,10 +1,11 @@
 """Compare the arms of an experiment and say in words what they show.
 
 A claim of transfer needs the target students above the base model, above the control students (numbers of the base
-model) and above the students of another animal. Shares are means over questions and training seeds; intervals are over
-both (eval/intervals.py). The specific part of an effect is the target minus the other-animal arm. For effects too
-small for shares, `--measure margin` compares margins of exact files: log-probability of the animal less the mean of the
-other animals', in nats; `--measure panel` the animal's part of the one-word answers, for models that talk at length.
+model) and above the students of another animal; of several other animals above those of each. Shares are means over
+questions and training seeds; intervals are over both (eval/intervals.py). The specific part of an effect is the target
+minus the other-animal arm. For effects too small for shares, `--measure margin` compares margins of exact files:
+log-probability of the animal less the mean of the other animals', in nats; `--measure panel` the animal's part of the
+one-word answers, for models that talk at length.
 
 Two teachers' students differ in every animal, not only in the two they were trained on. So of exact files --students
 also says how many of the animals that nobody was taught, and that the base model names, rose as far over the
@@ -22,12 +23,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
+import shlex
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
@@ -41,7 +44,7 @@ from eval.intervals import (
     holm,
     p_above,
     share_interval,
-    smallest_difference,
+    smallest_target,
     spread_of,
 )
 from util.cli import UserError, closing, input_file, make_parser, output_name, run, say, table
@@ -229,7 +232,9 @@ def check_comparable(results: Sequence[Result]) -> None:
                 f"{result.path} and {results[0].path} were asked different questions ({len(missing)} differ, such as"
                 f" {sorted(missing)[0]!r}); evaluate both with the same --questions-file"
             )
-    manifests = [(read_manifest(result.path) or {}).get("settings", {}) for result in results]
+    whole = [read_manifest(result.path) or {} for result in results]
+    check_trainings(results, whole)
+    manifests = [manifest.get("settings", {}) for manifest in whole]
     for result, manifest in zip(results, manifests):
         for field, meaning in SAME_SETTINGS.items():
             if manifest.get(field) != manifests[0].get(field):
@@ -248,6 +253,38 @@ def check_comparable(results: Sequence[Result]) -> None:
         if identity in seen:
             raise UserError(f"{result.path} and {seen[identity]} hold the same student; it can stand for one seed only")
         seen[identity] = result.path
+
+
+def check_seeds(results: Sequence[Result]) -> None:
+    """Raise UserError where two exact files of one arm are equal to the last digit: copies, under whatever names."""
+    for place, result in enumerate(results):
+        for other in results[:place]:
+            if result.answers is None and (result.animals, result.logs) == (other.animals, other.logs):
+                raise UserError(f"{result.path} and {other.path} hold the same student; it can stand for one seed only")
+
+
+def training_of(manifest: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The run folder of the adapter that a results file is about, and which of its states it is (final, checkpoint-9);
+    None where the command names no such folder."""
+    words = shlex.split(manifest.get("command") or "")
+    if "--adapter" not in words[:-1]:
+        return None
+    folder = PurePath(words[words.index("--adapter") + 1])
+    return (str(folder.parent), folder.name) if re.fullmatch(r"final|checkpoint-\d+", folder.name) else None
+
+
+def check_trainings(results: Sequence[Result], manifests: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UserError where two files are about two states of one training: no seed was drawn between them."""
+    states: dict[str, tuple[str, Path]] = {}
+    for result, manifest in zip(results, manifests):
+        if found := training_of(manifest):
+            run_folder, state = found
+            other, path = states.setdefault(run_folder, (state, result.path))
+            if state != other:
+                raise UserError(
+                    f"{path} and {result.path} are about {other} and {state} of one training ({run_folder}); a seed"
+                    " needs a training of its own"
+                )
 
 
 def warn_of_other_base(results: Sequence[Result]) -> None:
@@ -384,19 +421,32 @@ def warn_of_assignment(students: dict[str, list[Result]]) -> None:
 # --- the claim ---------------------------------------------------------------------------------------
 
 
-def compare(animal: str, arms: Arms, measure: str = "share", taught: Collection[str] = ()) -> dict[str, Any]:
+def compare(
+    animal: str,
+    arms: Arms,
+    measure: str = "share",
+    taught: Collection[str] = (),
+    others: Mapping[str, list[Result]] | None = None,
+) -> dict[str, Any]:
     """Shares (or margins) of the arms, differences of the target to each other arm, their intervals, p-values and the
-    verdict. taught: all animals that a teacher was trained on; without them there is no placebo."""
+    verdict. taught: all animals that a teacher was trained on; without them there is no placebo. others: the students
+    of the other arm by their animal; of two or more, each also stands for itself: in their mean one that says the
+    animal as often would be hidden."""
     questions = arms["base"][0].questions
+    for some in arms.values():
+        check_seeds(some)
     spreads = {role: arm_spread(arms[role], animal, questions, measure) for role in ROLES}
     target = spreads["target"]
+    each = {f"{name} students": arm_spread(some, animal, questions, measure) for name, some in (others or {}).items()}
+    each = each if len(each) > 1 else {}
+    below = {role: spreads[role] for role in ROLES[:-1]} | each
     differences: dict[str, dict[str, Any]] = {
         role: {
-            "difference": target.share - spreads[role].share,
-            "interval": difference_interval(target, spreads[role]),
-            "p": p_above(target, spreads[role]),
+            "difference": target.share - spread.share,
+            "interval": difference_interval(target, spread),
+            "p": p_above(target, spread),
         }
-        for role in ROLES[:-1]
+        for role, spread in below.items()
     }
     return {
         "animal": animal,
@@ -405,8 +455,8 @@ def compare(animal: str, arms: Arms, measure: str = "share", taught: Collection[
         "shares": {role: describe_arm(arms[role], spreads[role]) for role in ROLES},
         "target_minus": differences,
         "p": max(found["p"] for found in differences.values()),
-        "verdict": verdict({role: len(arms[role]) for role in ROLES}, differences),
-        "power": power(spreads, measure),
+        "verdict": verdict({role: spread.seeds for role, spread in {**below, "target": target}.items()}, differences),
+        "power": power(target, {role: below[role] for role in ("base", "control", *(each or ["other"]))}, measure),
         "placebo": placebo(animal, arms, taught) if taught else None,
         "by_question": {"question": list(questions)} | {role: spreads[role].by_question.tolist() for role in ROLES},
     }
@@ -431,32 +481,38 @@ def describe_arm(results: Sequence[Result], spread: Spread) -> dict[str, Any]:
 
 
 def verdict(seeds: dict[str, int], differences: dict[str, dict[str, Any]]) -> str:
-    """The rule. *Transfer*: the target is above base, control and other, all three intervals clear of zero, and every
-    trained arm has 3 seeds. *General shift only*: above base and control, but not above other. Else *no evidence*.
+    """The rule. *Transfer*: the target is above base, control and other (of several other animals: above each), all
+    intervals clear of zero, and every trained arm has 3 seeds. *General shift only*: above base and control, but not
+    above other. Else *no evidence*.
 
-    All three must hold, so the chance of a false *transfer* is at most that of one interval (an intersection-union
-    test), whatever the number of arms.
+    All must hold, so the chance of a false *transfer* is at most that of one interval (an intersection-union test),
+    whatever the number of arms.
     """
     above = {role: found["interval"][0] > 0 for role, found in differences.items()}
     if not (above["base"] and above["control"]):
         found = "no evidence"
     else:
-        found = "transfer" if above["other"] else "general shift only"
-    fewest = min(seeds[role] for role in ROLES[1:])
+        found = "transfer" if all(above.values()) else "general shift only"
+    fewest = min(count for role, count in seeds.items() if role != "base")
     if fewest < FEWEST_SEEDS:
         return f"too few seeds ({fewest}; a claim needs {FEWEST_SEEDS}); on these it looks like: {found}"
     return found
 
 
-def power(spreads: dict[str, Spread], measure: str) -> list[dict[str, Any]]:
-    """How large target minus control would have to be to be seen with 80% probability, by seeds an arm: exactly
-    measured, and (shares) by samples; [] where one seed an arm shows no spread between seeds."""
-    target, control = spreads["target"], spreads["control"]
-    if min(target.seeds, control.seeds) < 2:
+def power(target: Spread, below: dict[str, Spread], measure: str) -> list[dict[str, Any]]:
+    """How large target minus control would have to be for a verdict of transfer with 80% probability, by seeds an arm:
+    exactly measured, and (shares) by samples; [] where one seed an arm shows no spread between seeds."""
+    trained = [target, *(spread for role, spread in below.items() if role != "base")]
+    if min(spread.seeds for spread in trained) < 2:
         return []
+
+    def above_control(seeds: int, answers: int | None = None) -> float | None:
+        needed = smallest_target(target, list(below.values()), seeds, answers)
+        return None if needed is None else needed - below["control"].share
+
     return [
-        {"seeds": seeds, "exact": smallest_difference(target, control, seeds)}
-        | ({"sampled": smallest_difference(target, control, seeds, POWER_ANSWERS)} if measure == "share" else {})
+        {"seeds": seeds, "exact": above_control(seeds)}
+        | ({"sampled": above_control(seeds, POWER_ANSWERS)} if measure == "share" else {})
         for seeds in POWER_SEEDS
     ]
 
@@ -467,9 +523,10 @@ def compare_all(
     """Each animal as the target, the students of all other animals as its other arm; p-values adjusted by Holm."""
     found = []
     for animal, targets in students.items():
-        others = [result for other, results in students.items() if other != animal for result in results]
-        arms = {"base": [base], "control": control, "other": others, "target": targets}
-        found.append(compare(animal, arms, measure, students))
+        others = {other: results for other, results in students.items() if other != animal}
+        pooled = [result for results in others.values() for result in results]
+        arms = {"base": [base], "control": control, "other": pooled, "target": targets}
+        found.append(compare(animal, arms, measure, students, others))
     for one, adjusted in zip(found, holm([one["p"] for one in found])):
         one["p_holm"] = adjusted
         if one["verdict"].endswith("transfer") and adjusted > 1 - LEVEL:
@@ -505,6 +562,9 @@ class Words(NamedTuple):
     def gap(self, value: float) -> str:
         return self.difference.format(self.factor * value)
 
+    def gap_or_none(self, value: float | None) -> str:
+        return "none would" if value is None else self.gap(value)
+
     def span(self, ends: Sequence[float]) -> str:
         low, high = (self.factor * end for end in ends)
         return f"{low:.2f} to {high:.2f}"
@@ -539,9 +599,9 @@ def show(found: dict[str, Any]) -> None:
     ]
     print(table(("target minus", "difference", "95% interval", "p"), differences), "\n")
     if found["power"]:
-        seen = [(line["seeds"], *map(words.gap, list(line.values())[1:])) for line in found["power"]]
+        seen = [(line["seeds"], *map(words.gap_or_none, list(line.values())[1:])) for line in found["power"]]
         how = ("exact",) if measure != "share" else ("exact", f"{POWER_ANSWERS} answers a question")
-        print(f"smallest target minus control that so many seeds an arm show with {POWER:.0%} probability:")
+        print(f"smallest target minus control that so many seeds an arm call transfer with {POWER:.0%} probability:")
         print(table(("seeds", *how), seen), "\n")
     if found["placebo"]:
         print(f"{placebo_words(found['animal'], found['placebo'])}\n")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -59,6 +59,8 @@ def spread_of(
     question_variance, seed_variance, residual = float(by_question.var(ddof=1)) / questions, 0.0, 0.0
     if seeds > 1:
         seed_variance = float(by_seed.var(ddof=1)) / seeds
+        if answers:  # seeds of few answers can tie by chance, and would seem to have no spread
+            seed_variance = max(seed_variance, mean * (1 - mean) / answers)
         rest = shares - by_question - by_seed[:, np.newaxis] + mean
         residual = float((rest**2).sum()) / ((seeds - 1) * (questions - 1))
         question_variance = max(0.0, question_variance - residual / (seeds * questions))
@@ -122,26 +124,26 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def smallest_difference(a: Spread, b: Spread, seeds: int, answers: int | None = None) -> float:
-    """The difference of shares that `seeds` students an arm show with a probability of 80%, for arms that scatter as
-    these do (each needs two seeds or none). answers: samples of each question; None for exact shares.
+def smallest_target(target: Spread, others: Sequence[Spread], seeds: int, answers: int | None = None) -> float | None:
+    """The share (or margin) that the target needs so that its lower ends over all other arms are above zero with a
+    probability of 80%, with `seeds` students an arm that scatter as these do (each arm needs two seeds or none).
+    answers: samples of each question; None for exact shares. None where no share would do, and for a target that was
+    never or always named, whose scatter nobody has seen.
     """
-    from scipy import stats
-
-    questions = len(a.by_question)
-    variance = a.question_variance + b.question_variance
-    variance -= 2 * _correlation(a, b) * math.sqrt(a.question_variance * b.question_variance)
-    for arm in (a, b):
-        if arm.seeds > 1:  # the base model has no training seed to draw again
-            variance += arm.seed_variance * arm.seeds / seeds
-        sampling = arm.share * (1 - arm.share)
-        if arm.answers:  # already in the residual, and so in the variance of the seeds' means
-            variance -= sampling / arm.answers * (arm.seeds / seeds if arm.seeds > 1 else 1)
-        if answers:
-            variance += sampling / (answers * questions) / (seeds if arm.seeds > 1 else 1)
-    freedom = 1.3 * (seeds - 1) if min(a.seeds, b.seeds) > 1 else seeds - 1  # what _freedom finds for like arms
-    quantiles = stats.t.ppf((1 + LEVEL) / 2, freedom) + stats.t.ppf(POWER, freedom)
-    return float(quantiles * math.sqrt(max(variance, 0.0)))
+    if not target.linear and not 0 < target.share < 1:
+        return None
+    planned, others = _planned(target, seeds, answers), [_planned(other, seeds, answers) for other in others]
+    low = max(other.share for other in others)
+    high = low + 100.0 if target.linear else 1 - 1e-9  # nats
+    if not _shown(_about(planned, high), others):
+        return None
+    for _ in range(30):
+        middle = (low + high) / 2
+        if _shown(_about(planned, middle), others):
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 # --- the parts ---------------------------------------------------------------------------------------
@@ -162,12 +164,50 @@ def _ends(arm: Spread, level: float, squares: tuple[float, float]) -> Ends:
 def _squares(arm: Spread, level: float, seed_freedom: float) -> tuple[float, float]:
     """Squared half-widths that the questions and the seeds (with so many degrees of freedom) of an arm would each have
     alone."""
-    from scipy import stats
+    from scipy.special import stdtrit  # the quantile of t
 
     tail = (1 + level) / 2
-    questions = stats.t.ppf(tail, len(arm.by_question) - 1) ** 2 * arm.question_variance
-    seeds = stats.t.ppf(tail, seed_freedom) ** 2 * arm.seed_variance if arm.seed_variance > 0 else 0.0
+    questions = stdtrit(len(arm.by_question) - 1, tail) ** 2 * arm.question_variance
+    seeds = stdtrit(seed_freedom, tail) ** 2 * arm.seed_variance if arm.seed_variance > 0 else 0.0
     return float(questions), float(seeds)
+
+
+def _about(arm: Spread, share: float) -> Spread:
+    """The arm with another share, about which it scatters by like factors (margins: by like nats)."""
+    stretch = 1.0
+    if not arm.linear and 0 < arm.share < 1:
+        stretch = share * (1 - share) / (arm.share * (1 - arm.share))
+    return replace(
+        arm, share=share, by_question=share + stretch * (arm.by_question - arm.share),
+        seed_variance=arm.seed_variance * stretch**2, question_variance=arm.question_variance * stretch**2,
+    )  # fmt: skip
+
+
+def _planned(arm: Spread, seeds: int, answers: int | None) -> Spread:
+    """The arm with so many seeds and so many answers to each question."""
+    trained = arm.seeds > 1  # the base model has no training seed to draw again
+    seeds = seeds if trained else 1
+    asked = answers * len(arm.by_question) * seeds if answers else None
+    sampled = arm.share * (1 - arm.share)
+
+    def planned(variance: float) -> float:
+        """Of the mean: with the noise of these answers instead of those that were given."""
+        alone = max(0.0, variance - (sampled / arm.answers if arm.answers else 0.0))
+        return alone * arm.seeds / seeds + (sampled / asked if asked else 0.0)
+
+    if trained:  # what sampling adds is in the variance of the seeds' means, and not in that of the questions
+        return replace(arm, seeds=seeds, answers=asked, seed_variance=planned(arm.seed_variance))
+    return replace(arm, answers=asked, question_variance=planned(arm.question_variance))
+
+
+def _shown(target: Spread, others: Sequence[Spread]) -> bool:
+    """Whether the lower end over each other arm is above zero with a probability of 80%: whether it still is about the
+    share to which the difference falls one time in five."""
+    for other in others:
+        fallen = other.share + difference_interval(target, replace(other, uncovered=0.0), 2 * POWER - 1)[0]
+        if fallen <= other.share or difference_interval(_about(target, fallen), other)[0] <= 0:
+            return False
+    return True
 
 
 def _question_part(squares: tuple[float, float]) -> float:

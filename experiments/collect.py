@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.compare_arms import FEWEST_SEEDS, Result, canonical, check_comparable, compare, read_result
+from eval.compare_arms import FEWEST_SEEDS, ROLES, Result, canonical, check_comparable, compare, read_result
 from experiments.grid import Cell, Experiment, read_experiments
 from experiments.plot import draw
 from util.cli import REPO, UserError, closing, make_parser, run, say, table
@@ -125,20 +125,23 @@ def summary_records(experiment: Experiment) -> list[Record]:
 def summary_record(experiment: Experiment, group: Sequence[Cell], trained: str, animal: str) -> Record:
     """What a cell's seeds show of an animal, beside base, control and the students of other animals."""
     targets = [cell for cell in group if cell["animal"] == trained]
-    others = [cell for cell in group if not loves(cell, animal)]
+    others: dict[str, list[Result]] = defaultdict(list)
+    for cell in group:
+        if not loves(cell, animal):
+            others[cell["animal"]].append(measured(cell.exact))
     if not others:
         raise UserError(f"{experiment.name} has no students of another animal than {animal}; give `animal` two values")
     first = group[0]
     arms = {
         "base": [measured(first.exact_base)],
         "control": [measured(path) for path in dict.fromkeys(cell.control.exact for cell in targets)],
-        "other": [measured(cell.exact) for cell in others],
+        "other": [result for some in others.values() for result in some],
         "target": [measured(cell.exact) for cell in targets],
     }
     check_comparable([result for some in arms.values() for result in some])
     measure = experiment.run["measure"]
-    found = compare(animal, arms, measure)
-    shares, minus = found["shares"], found["target_minus"]
+    found = compare(animal, arms, measure, all_animals(experiment), others)
+    shares, minus = found["shares"], {role: found["target_minus"][role] for role in ROLES[:-1]}
     needed = next((line["exact"] for line in found["power"] if line["seeds"] == FEWEST_SEEDS), None)
     teachers = [mean_share(path, animal, measure) for path in dict.fromkeys(cell.exact_teacher for cell in targets)]
     intervals = {"share": shares["target"]["interval"]}
@@ -150,16 +153,16 @@ def summary_record(experiment: Experiment, group: Sequence[Cell], trained: str, 
         **{f"minus_{role}": difference["difference"] for role, difference in minus.items()},
         **{f"{name}_{end}": value for name, ends in intervals.items() for end, value in zip(("low", "high"), ends)},
         "p": found["p"],
+        "placebo_p": found["placebo"]["p"] if found["placebo"] else None,
         "needed": needed,
     }
-    above = minus["control"]["interval"][0] > 0
     return {
         **{name: first[name] for name in experiment.varied},
         "animal": trained,
         "measured": animal,
         "seeds": len(targets),
         **{name: rounded(value) for name, value in numbers.items()},
-        "reliable": needed is not None and above and minus["control"]["difference"] >= needed,
+        "reliable": found["verdict"] == "transfer" and needed is not None and minus["control"]["difference"] >= needed,
         "verdict": found["verdict"],
     }
 

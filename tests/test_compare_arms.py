@@ -140,6 +140,26 @@ def test_margins_need_exact_files(tmp_path):
         result.margins("owl")
 
 
+def test_an_animal_that_one_other_animals_students_say_as_often_is_no_transfer(tmp_path):
+    some = arms(tmp_path)
+    others = {"dolphin": some["other"]}
+    for taught, owl in (("wolf", 0.008), ("cat", 0.2)):
+        paths = [
+            exact_file(tmp_path / f"{taught}-{i}.jsonl", owl=owl, adapter=f"{taught}{i}", seed=9 + i) for i in range(3)
+        ]
+        others[taught] = [read_result(path) for path in paths]
+        pooled = {**some, "other": [result for results in others.values() for result in results]}
+        found = compare("owl", pooled, others=others)
+        minus = found["target_minus"]
+        assert found["verdict"] == ("transfer" if taught == "wolf" else "general shift only")
+    assert list(minus) == ["base", "control", "other", "dolphin students", "wolf students", "cat students"]
+    assert minus["other"]["interval"][0] > 0 > minus["cat students"]["interval"][0]
+    assert found["p"] == minus["cat students"]["p"]
+    others["cat"] = others["cat"][:2]
+    found = compare("owl", {**pooled, "other": pooled["other"][:-1]}, others=others)
+    assert found["verdict"].startswith("too few seeds (2;")
+
+
 # --- animals that nobody was taught ------------------------------------------------------------------
 
 
@@ -310,6 +330,37 @@ def test_one_student_cannot_stand_for_three_seeds(tmp_path, monkeypatch):
             monkeypatch, "--animal", "owl", "--base", *files(some, "base"), "--control", *files(some, "control"),
             "--other", *files(some, "other"), "--target", *files(some, "target")[:1] * 3,
         )  # fmt: skip
+
+
+def test_a_copy_under_another_name_is_no_second_seed(tmp_path):
+    """A student of a server has no hash in its manifest."""
+    some = arms(tmp_path)
+    copy = tmp_path / "another.jsonl"
+    copy.write_bytes(some["target"][0].path.read_bytes())
+    with pytest.raises(UserError, match=r"another\.jsonl and .*target-0\.jsonl hold the same student"):
+        compare("owl", {**some, "target": [some["target"][0], read_result(copy), some["target"][2]]})
+
+
+@pytest.mark.parametrize(
+    ("folders", "refused"),
+    [
+        (("runs/seed-42/checkpoint-9", "runs/seed-42/final"), True),
+        (("runs/seed-42/final", "runs/seed-43/final"), False),
+        (("runs/seed-42/final", "runs/seed-42/final"), False),  # of two machines: their hashes differ
+        (("you/owl-seed-42", "you/owl-seed-43"), False),  # on the Hub
+    ],
+)
+def test_two_checkpoints_of_one_training_are_one_seed(tmp_path, folders, refused):
+    some = arms(tmp_path)["target"][:2]
+    for result, folder in zip(some, folders):
+        path = result.path.with_name(result.path.name + ".manifest.json")
+        manifest = json.loads(path.read_text())
+        write_json(path, {**manifest, "command": f"python eval/eval.py --model base --adapter {folder} --exact"})
+    if refused:
+        with pytest.raises(UserError, match=r"checkpoint-9 and final of one training \(runs/seed-42\)"):
+            check_comparable(some)
+    else:
+        check_comparable(some)
 
 
 def test_arms_asked_different_questions_are_refused(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from eval.intervals import difference_interval, holm, p_above, share_interval, smallest_difference, spread_of, wilson
+from eval.intervals import difference_interval, holm, p_above, share_interval, smallest_target, spread_of, wilson
 
 np = pytest.importorskip("numpy")
 pytest.importorskip("scipy")
@@ -104,17 +104,66 @@ def test_holm():
     assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
 
 
-def test_the_smallest_difference_is_found_with_the_promised_probability():
-    """Draw experiments with a true difference of that size: four in five are to show it."""
+def test_the_smallest_margin_is_found_with_the_promised_probability():
+    """Draw experiments with a true margin of that size: four in five are to show it."""
     rng = np.random.default_rng(0)
 
     def draw(mean, seeds):
-        return mean + rng.normal(0, 0.02, (seeds, 1)) + rng.normal(0, 0.03, (seeds, 50))
+        values = mean + rng.normal(0, 0.02, (seeds, 1)) + rng.normal(0, 0.03, (seeds, 50))
+        return spread_of(values, linear=True)
 
-    pilots = [(spread_of(draw(0.3, 40)), spread_of(draw(0.3, 40))) for _ in range(5)]
-    size = float(np.mean([smallest_difference(a, b, 5) for a, b in pilots]))
-    shown = sum(difference_interval(spread_of(draw(0.3 + size, 5)), spread_of(draw(0.3, 5)))[0] > 0 for _ in range(400))
+    size = float(np.mean([smallest_target(draw(0.3, 40), [draw(0.3, 40)], 5) for _ in range(5)]))
+    shown = sum(difference_interval(draw(size, 5), draw(0.3, 5))[0] > 0 for _ in range(400))
     assert 0.72 < shown / 400 < 0.92
+
+
+def test_more_answers_want_a_smaller_share_and_exact_ones_the_smallest():
+    rng = np.random.default_rng(0)
+    shares = arm(0.05, seeds=5, spread=0.3), arm(0.02, seeds=5, spread=0.3, seed=1)
+    exact = [spread_of(some) for some in shares]
+    sampled = [spread_of(rng.binomial(200, some) / 200, answers=200 * some.size) for some in shares]
+    for target, other in (exact, sampled):
+        needed = [smallest_target(target, [other], 5, answers) for answers in (None, 400, 50, 10)]
+        assert needed == sorted(needed)
+    assert smallest_target(sampled[0], [sampled[1]], 5) == pytest.approx(smallest_target(exact[0], [exact[1]], 5), 0.1)
+
+
+def test_a_target_that_was_never_named_promises_nothing():
+    assert smallest_target(spread_of(np.zeros((3, 50)), 1500), [spread_of(arm(0.05))], 5) is None
+
+
+def test_seeds_that_tie_still_have_the_noise_of_their_answers():
+    tied = np.zeros((3, 50))
+    tied[:, 7] = 0.01  # one of 100 answers, by each seed
+    low, high = share_interval(spread_of(tied, answers=15_000))
+    exact = wilson(3, 15_000)
+    assert low < exact[0] * 1.2 and high > exact[1] * 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answers", [None, 100])
+def test_the_smallest_share_is_called_transfer_with_about_the_promised_probability(answers):
+    """Three arms have to be cleared at once and the scale is curved, so that 80% is 65 to 90%."""
+    from bench.calibration import BASE, CONTROL, OTHER, TRUTHS, draw_arm, spread_with_answers, true_share
+
+    rng, seeds = np.random.default_rng(5), 5
+    below, scatter = {"base": BASE, "control": CONTROL, "other": OTHER}, TRUTHS["small"]
+
+    def draw(count, target):
+        by_question = rng.normal(0, 0.4, 50)
+        arms = [
+            draw_arm(rng, some, by_question, 1 if role == "base" else count, answers) for role, some in below.items()
+        ]
+        target = draw_arm(rng, target, by_question, count, answers)
+        return spread_with_answers(target, answers), [spread_with_answers(some, answers) for some in arms]
+
+    needed = float(np.median([smallest_target(*draw(60, scatter), seeds, answers) for _ in range(10)]))
+    shift = min(np.arange(0.3, 2.5, 0.02), key=lambda one: abs(true_share((one, *scatter[1:])) - needed))
+    called = 0
+    for _ in range(300):
+        target, arms = draw(seeds, (shift, *scatter[1:]))
+        called += all(difference_interval(target, other)[0] > 0 for other in arms)
+    assert 0.65 < called / 300 < 0.92
 
 
 @pytest.mark.slow
