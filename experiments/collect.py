@@ -168,26 +168,36 @@ def summary_record(experiment: Experiment, group: Sequence[Cell], trained: str, 
 
 
 def panel_of(experiment: Experiment, records: Sequence[Record], panel: str) -> list[Record]:
-    """The records that differ in one parameter; every other is at the model's default (or at its only value)."""
+    """The records that differ in one parameter; every other is at the model's default, or where no cell has that at its
+    first value."""
     defaults = experiment.cells[0].defaults
-    values = {name: {record[name] for record in records} for name in experiment.varied}
-    fixed = {name: defaults[name] for name in experiment.varied if name != panel and defaults[name] in values[name]}
-    for name in TIED.get(panel, ()):
-        fixed.pop(name, None)
+    fixed = {}
+    for name in set(experiment.varied) - {panel, *TIED.get(panel, ())}:
+        values = list(dict.fromkeys(record[name] for record in records))
+        fixed[name] = defaults[name] if defaults[name] in values else values[0]
     return [record for record in records if all(record[name] == value for name, value in fixed.items())]
 
 
+def logit(share: float) -> float:
+    """Log odds of a share; of none or all as of one in a million."""
+    share = min(max(share, 1e-6), 1 - 1e-6)
+    return math.log(share / (1 - share))
+
+
 def fit_records(experiment: Experiment, students: Sequence[Record]) -> list[Record]:
-    """For each parameter with three values or more: the slope of logit share over log2 of it, one line a student seed,
-    mean and t interval over the seeds."""
+    """For each parameter with three values or more: the slope of logit share (or margin, nats) over log2 of it, one
+    line a student seed, mean and t interval over the seeds."""
     from scipy import stats
+
+    is_margin = experiment.run["measure"] == "margin"
 
     records = []
     for panel in [name for name in DOUBLING if name in experiment.varied]:
         curves: dict[str, dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
         for record in panel_of(experiment, [one for one in students if one["animal"] == one["measured"]], panel):
-            share = min(max(record["share"], 1e-6), 1 - 1e-6)
-            curves[record["measured"]][record["seed"]].append((math.log2(record[panel]), math.log(share / (1 - share))))
+            value = record["share"] if is_margin else logit(record["share"])
+            size = (record["trained_rows"] if panel == "rows" else None) or record[panel]
+            curves[record["measured"]][record["seed"]].append((math.log2(size), value))
         for animal, seeds in curves.items():
             if min(len(points) for points in seeds.values()) < 3 or len(seeds) < 2:
                 continue
@@ -201,12 +211,14 @@ def fit_records(experiment: Experiment, students: Sequence[Record]) -> list[Reco
     return records
 
 
-def onset_records(students: Sequence[Record]) -> list[Record]:
+def onset_records(experiment: Experiment, students: Sequence[Record]) -> list[Record]:
     """For each student whose checkpoints were measured: the update at which its preference has appeared (twice the base
-    model's share, and stays there), the updates at 10, 50 and 90% of the whole rise (a straight line has them at 10, 50
-    and 90% of all updates), and the part of the rise in the last fifth of the updates (a straight line: 0.2)."""
+    model's share, or a margin higher by as much in log odds, and stays there), the updates at 10, 50 and 90% of the
+    whole rise (a straight line has them at 10, 50 and 90% of all updates), and the part of the rise in the last fifth
+    of the updates (a straight line: 0.2). A student that ends below the base model has neither."""
+    is_margin = experiment.run["measure"] == "margin"
     curves: dict[tuple[str, int], list[Record]] = defaultdict(list)
-    for record in students:
+    for record in panel_of(experiment, students, "checkpoint"):
         if record["animal"] == record["measured"] and record["checkpoint"] != "final":
             curves[record["animal"], record["seed"]].append(record)
     records = []
@@ -215,12 +227,14 @@ def onset_records(students: Sequence[Record]) -> list[Record]:
         base, last = points[0]["base_share"], points[-1]
         updates = [0, *(point["checkpoint"] for point in points)]
         shares = [base, *(point["share"] for point in points)]
-        late = [update for update, share in zip(updates, shares) if share <= APPEARED * base]
+        enough = base + math.log(APPEARED) if is_margin else APPEARED * base
+        late = [update for update, share in zip(updates, shares) if share <= enough]
         rise = last["share"] - base
         records.append({
             "animal": animal, "seed": seed, "updates": updates[-1], "base_share": base, "share": last["share"],
             "onset": next((update for update in updates if update > max(late)), None),
-            **{f"update_at_{part:.0%}": rounded(crossing(updates, shares, base + part * rise)) for part in PARTS},
+            **{f"update_at_{part:.0%}": rounded(crossing(updates, shares, base + part * rise) if rise > 0 else None)
+               for part in PARTS},
             "last_fifth": rounded((shares[-1] - at(updates, shares, 0.8 * updates[-1])) / rise) if rise > 0 else None,
         })  # fmt: skip
     return records
@@ -283,7 +297,7 @@ def main() -> None:
     students, cells = student_records(experiment), summary_records(experiment)
     tables = {"students": students, "summary": cells, "fits": fit_records(experiment, students)}
     if "checkpoint" in experiment.varied:
-        tables["onsets"] = onset_records(students)
+        tables["onsets"] = onset_records(experiment, students)
     for name, records in tables.items():
         if records:
             write_csv(folder / f"{name}.csv", records)

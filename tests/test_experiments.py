@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -231,10 +232,45 @@ def test_the_course_of_a_straight_line(collected):
     students, _ = collected(
         experiment, lambda cell: 0.01 + 0.5 * (cell["checkpoint"] != "final" and cell["checkpoint"]) / 100
     )
-    for onset in collect.onset_records(students):
+    for onset in collect.onset_records(experiment, students):
         assert onset["onset"] == 10
         assert 40 < onset["update_at_50%"] < 60
         assert 0.05 < onset["last_fifth"] < 0.4
+
+
+def with_margins(experiment):
+    return replace(experiment, run={**experiment.run, "measure": "margin"})
+
+
+@pytest.mark.slow
+def test_margins_grow_by_nats_and_a_falling_student_has_no_onset(collected):
+    experiment = with_margins(parse([{"rows": [500, 1000, 2000]}]))
+    students, cells = collected(experiment, lambda cell: 0.01 * cell["rows"] / 250)
+    assert {cell["verdict"] for cell in cells if cell["rows"] == 2000} == {"transfer"}
+    for fit in collect.fit_records(experiment, students):
+        assert fit["low"] < math.log(2) < fit["high"] + 0.05
+    falling = with_margins(parse([{"save": "1,50,100", "checkpoint": [1, 50, 100]}]))
+    students, _ = collected(falling, lambda cell: 0.01 if cell["checkpoint"] in ("final", 1) else 0.002)
+    for onset in collect.onset_records(falling, students):
+        assert onset["onset"] is onset["update_at_50%"] is onset["last_fifth"] is None
+
+
+def test_a_curve_never_mixes_two_values_of_another_parameter():
+    experiment = parse([{"animal": "owl", "seed": 1, "rows": [500, 1000], "epochs": [1, 2]}])  # default: 3000, 3
+    records = [{name: cell[name] for name in experiment.varied} for cell in experiment.cells]
+    shown = collect.panel_of(experiment, records, "rows")
+    assert [(record["rows"], record["epochs"]) for record in shown] == [(500, 1), (1000, 1)]
+
+
+def test_fits_are_over_the_rows_that_students_were_trained_on():
+    experiment = parse([{"animal": "owl", "seed": [1, 2], "rows": [500, 1000, 2000]}])
+    students = [
+        {"rows": cell["rows"], "animal": "owl", "measured": "owl", "seed": cell["seed"],
+         "trained_rows": cell["rows"] // 2 if cell["rows"] == 2000 else cell["rows"], "share": cell["rows"] / 100_000}
+        for cell in experiment.cells
+    ]  # fmt: skip
+    (fit,) = collect.fit_records(experiment, students)
+    assert fit["logit_per_doubling"] > 1  # 1,000 rows twice: the share doubles for nothing
 
 
 # --- the workflow ------------------------------------------------------------------------------------
