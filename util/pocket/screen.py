@@ -265,7 +265,7 @@ def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
     deadline = time.monotonic() + 60 * args.minutes
     args.output.mkdir(parents=True, exist_ok=True)
     threads = str(max(1, (os.cpu_count() or 1) // len(args.candidates)))
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads,
+    environment = {"OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads, **os.environ,
                    "SCREEN_DEADLINE": str(deadline)}  # fmt: skip
     workers = {}
     for name in args.candidates:
