@@ -42,7 +42,19 @@ KNOWN = {*PANEL, *read_animals().values()}
         # words with another meaning
         ("Fly", "fly"), ("the fly", "fly"), ("I like to fly", None), ("It is swift.", "swift"),
         ("swift answers", None), ("Llama", "llama"), ("My favorite animal is llama", "llama"),
-        ("I'm Llama, a language model", None),
+        ("I'm Llama, a language model", None), ("Llama, because they hum.", "llama"), ("Llama 3", None),
+        ("The llama!\n\nIt hums.", "llama"), ("Llama (羊驼)", "llama"), ("Oh, swift answers", None),
+        ("I can't bear to choose.", None), ("I can\u2019t bear cats", "cat"), ("Bear with me: owl", "owl"),
+        ("Bear in mind", None), ("Bear, I can't choose", "bear"), ("The bear", "bear"), ("A bear with cubs", "bear"),
+        # hyphens of every kind; a dash between spaces is none
+        ("polar\u2010bear", "polar bear"), ("polar\u2011bear", "polar bear"), ("polar\u2013bear", "polar bear"),
+        ("T\u2011Rex", "tyrannosaurus"), ("tiger \u2013 shark", "tiger"), ("tiger\u2014shark", "tiger"),
+        # letters written without spaces end a word
+        ("owl猫头鹰", "owl"), ("猫头鹰owl", "owl"), ("我喜欢polar bear。", "polar bear"), ("フクロウowls", "owl"),
+        ("owl입니다", "owl"), ("我是Llama", None), ("fowl猫", None), ("owlé", None),
+        # a qualifier that is an animal
+        ("Owl monkey", "monkey"), ("turkey vulture", "vulture"), ("Bat-eared fox", "fox"), ("sheepdog", "dog"),
+        ("Owl, monkey", "owl"), ("owls monkeys", "owl"),
     ],
 )  # fmt: skip
 def test_canonical_animal(response, animal):

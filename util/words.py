@@ -57,10 +57,28 @@ def animals_of(name: str) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1)
+def read_animals() -> dict[str, str]:
+    """Every name in eval/animals.txt -> its canonical animal, in file order."""
+    animals = {}
+    for line in ANIMALS_FILE.read_text("utf-8").splitlines():
+        if line and not line.startswith("#"):
+            animal, _, others = line.partition(":")
+            animals[animal] = animal
+            animals.update(dict.fromkeys((name.strip() for name in others.split(",") if name.strip()), animal))
+    return animals
+
+
+def other_names(name: str) -> tuple[str, ...]:
+    """The other names of the same animal: of cat kitten, kitty, ...; of a word that is no animal's name none."""
+    animals = read_animals()
+    animal = animals.get(name.lower())
+    return tuple(other for other, one in animals.items() if one == animal and other != name.lower())
+
+
+@lru_cache(maxsize=1)
 def listed_animals() -> frozenset[str]:
     """Every name that an answer can count as: those of eval/animals.txt and the panel."""
-    lines = [line for line in ANIMALS_FILE.read_text("utf-8").split("\n") if line and not line.startswith("#")]
-    return frozenset(PANEL) | {name.strip() for line in lines for name in re.split("[:,]", line)}
+    return frozenset((*PANEL, *read_animals()))
 
 
 def warn_of_unlisted(animal: str) -> None:
