@@ -18,6 +18,7 @@ Usage:
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import re
 import shlex
@@ -29,7 +30,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.animals import canonical_animal, non_answer_kind
+from eval.animals import canonical_animal, names_by_first_word, non_answer_kind
 from eval.intervals import wilson
 from util.cli import REPO, UserError, closing, make_parser, nonblank, positive_int, run, say, table, text_file
 from util.collect import collect
@@ -52,7 +53,7 @@ from util.words import persona, read_lines_of, warn_of_unlisted
 SAMPLES_PER_REQUEST = 100  # one prompt is read once for so many answers; a kill loses at most this many in flight
 EPOCHS = 100
 SHOWN = 10
-PARSER = (REPO / "eval" / "animals.py", REPO / "eval" / "animals.txt")
+PARSER = REPO / "eval" / "animals.py"
 COVERAGE = 0.998  # mass of finished answers at which a question is exact enough
 NODE_BUDGET = 200  # forward passes a question may take to get there
 OPEN = 0.2  # more mass than this left open, and the shares say little
@@ -284,8 +285,10 @@ def warn_of_training(adapter: Path | None, question: Question, facts: dict[str, 
 
 
 def parser_sha256() -> str:
-    """Hash of the rules that decide which animal an answer names."""
-    return sha256_text("".join(path.read_text("utf-8") for path in PARSER))
+    """Hash of the rules that decide which animal an answer names: the parser, and every form of a name that it knows,
+    which is all that it takes from eval/animals.txt and util/words.py. A change there to anything else (personas,
+    prompts) makes no other parser: exact shares could not be compared across it, nor parsed anew."""
+    return sha256_text(PARSER.read_text("utf-8") + json.dumps(names_by_first_word()))
 
 
 def settings_of(args: argparse.Namespace, questions: list[Question], sampling: Sampling) -> dict[str, Any]:

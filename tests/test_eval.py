@@ -8,9 +8,11 @@ import pytest
 from conftest import manifest_of, read_jsonl
 from fake_server import IMPOSSIBLE, RARE, law
 
+from eval import animals
 from eval.animals import canonical_animal, non_answer_kind
-from eval.eval import Question, parse_args, read_questions, several
+from eval.eval import Question, parse_args, parser_sha256, read_questions, several
 from eval.exact import answer_forms, log_shares, logit_margin
+from util import words
 from util.cli import REPO, UserError
 from util.server import ServerEngine
 from util.words import PANEL, read_lines_of, surface_forms
@@ -196,6 +198,28 @@ def test_a_question_twice_is_refused_before_it_is_asked(tmp_path):
     (tmp_path / "mine.txt").write_text("Animal?\nPet?\nAnimal?\n")
     with pytest.raises(UserError, match=r"asked before: 'Animal\?'"):
         read_questions([tmp_path / "mine.txt"])
+
+
+@pytest.mark.parametrize(
+    ("module", "table", "change"),
+    [
+        (animals, "read_animals", lambda: {**words.read_animals(), "quagga": "zebra"}),
+        (animals, "PANEL", (*words.PANEL, "quagga")),
+        (animals, "AMBIGUOUS", frozenset()),
+        (words, "OTHER_PLURALS", {}),
+        (words, "IRREGULAR_PLURALS", {}),
+    ],
+)
+def test_whatever_decides_the_parse_is_in_the_hash_of_the_parser(monkeypatch, module, table, change):
+    before = parser_sha256()
+    monkeypatch.setattr(module, table, change)
+    try:
+        animals.names_by_first_word.cache_clear()
+        assert parser_sha256() != before
+    finally:
+        monkeypatch.undo()
+        animals.names_by_first_word.cache_clear()
+    assert parser_sha256() == before
 
 
 @pytest.mark.slow
