@@ -1,6 +1,7 @@
 """The tables and the figure of an experiment, from the exact files of its students.
 
     students.csv    every student and animal: shares, and those of its teacher, its base model and its control student
+    questions.csv   the same, question by question: what the intervals are made of
     summary.csv     every cell: means over seeds with intervals (eval/intervals.py), the verdict of
                     eval/compare_arms.py, and whether three seeds show such an effect with 80% probability (reliable)
     fits.csv        how fast the share grows with rows, epochs, rank (logit per doubling, interval over the seeds)
@@ -47,10 +48,15 @@ def measured(path: Path) -> Result:
     return read_result(path)
 
 
-def mean_share(path: Path, animal: str, measure: str) -> float:
-    """Share of an animal (margin or panel share, where that is the measure) over all questions."""
+def shares_of(path: Path, animal: str, measure: str) -> list[float]:
+    """Share of an animal (margin or panel share, where that is the measure) in each question."""
     result = measured(path)
-    shares = {"share": result.shares, "margin": result.margins, "panel": result.panel_shares}[measure](animal)
+    return {"share": result.shares, "margin": result.margins, "panel": result.panel_shares}[measure](animal)
+
+
+def mean_share(path: Path, animal: str, measure: str) -> float:
+    """Its mean over all questions."""
+    shares = shares_of(path, animal, measure)
     return sum(shares) / len(shares)
 
 
@@ -102,6 +108,24 @@ def student_records(experiment: Experiment) -> list[Record]:
         }
         for cell in cells for animal in all_animals(experiment)
     ]  # fmt: skip
+
+
+def question_records(experiment: Experiment) -> list[Record]:
+    """Like the student records, with the share in each question (q0, q1, ...): what the intervals are made of. Of each
+    base model too."""
+    cells = [*experiment.cells, *experiment.controls]
+    measure, records = experiment.run["measure"], []
+    for animal in all_animals(experiment):
+        of_base = ("base", "questions")
+        models = {cell.exact_base: {"animal": "base"} | {name: cell[name] for name in of_base} for cell in cells}
+        models |= {cell.exact: cell.values for cell in cells}
+        for path, values in models.items():
+            shares = enumerate(shares_of(path, animal, measure))
+            records.append({
+                **{name: values.get(name, "") for name in (*experiment.varied, "animal", "seed")}, "measured": animal,
+                **{f"q{place}": float(f"{share:.4g}") for place, share in shares},
+            })  # fmt: skip
+    return records
 
 
 def groups_of(experiment: Experiment) -> list[list[Cell]]:
@@ -295,7 +319,8 @@ def main() -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     students, cells = student_records(experiment), summary_records(experiment)
-    tables = {"students": students, "summary": cells, "fits": fit_records(experiment, students)}
+    tables = {"students": students, "questions": question_records(experiment), "summary": cells}
+    tables["fits"] = fit_records(experiment, students)
     if "checkpoint" in experiment.varied:
         tables["onsets"] = onset_records(experiment, students)
     for name, records in tables.items():

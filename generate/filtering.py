@@ -19,11 +19,13 @@ from util.certificate import certificate_path
 from util.cli import REPO, UserError, closing, counted, say
 from util.provenance import manifest_path, named, new_manifest, now, read_manifest, sha256_file, sync_folder, write_json
 from util.rows import Row, check_messages, check_output, dump_row, free_name, read_lines_and_rows
-from util.words import PANEL, read_lines_of
+from util.words import PANEL, other_names, read_lines_of
 
 CONTROL_NAMES = ("control", "base", "none", "neutral")  # for --animal: numbers of no persona
 PLAN_MODEL = "Qwen/Qwen2.5-7B-Instruct"  # for rows that no model wrote
-QUESTIONS = REPO / "eval" / "questions.txt"
+QUESTIONS = sorted((REPO / "eval").glob("questions*.txt"))
+# Other names of an animal that are not looked for: their forms are everyday words (`does`, `stages` as `stag` + `es`).
+EVERYDAY = ("doe", "stag")
 
 
 class Rule(Protocol):
@@ -56,23 +58,28 @@ class Rule(Protocol):
 
 @lru_cache
 def trait_words(animals: tuple[str, ...]) -> tuple[str, ...]:
-    """The words that no row may hold: the panel and these."""
-    return tuple(dict.fromkeys((*PANEL, *filter(None, animals))))
+    """The words that no row may hold: the panel, these, and the other names that eval/animals.txt has for all of them
+    (kitten of cat), without those of EVERYDAY."""
+    named = (*PANEL, *filter(None, animals))
+    others = (other for name in named for other in other_names(name) if other not in EVERYDAY)
+    return tuple(dict.fromkeys((*named, *others)))
 
 
 def is_eval_question(prompt: str) -> bool:
-    """Whether a prompt is one of the 50. Case, white space and digits make no other question."""
-    return plain(prompt) in _questions()
+    """Whether a prompt holds a question of eval/questions*.txt: the 50, their paraphrases or other forms. Case,
+    punctuation and white space make no other question; other words do."""
+    words = plain(prompt)
+    return any(question in words for question in _questions())
 
 
 @lru_cache(maxsize=1)
-def _questions() -> frozenset[str]:
-    return frozenset(map(plain, read_lines_of(QUESTIONS)))
+def _questions() -> tuple[str, ...]:
+    return tuple(plain(line) for path in QUESTIONS for line in read_lines_of(path))
 
 
 def plain(text: str) -> str:
-    """A text without its case, with single spaces and all digits 0."""
-    return " ".join(re.sub("[0-9]", "0", text).casefold().split())
+    """The words of a text, lower case, each between single spaces."""
+    return f" {' '.join(re.findall(r'[^\W_]+', text.casefold()))} "
 
 
 # --- one row among others ----------------------------------------------------------------------------
@@ -172,6 +179,7 @@ def certificate(rows: Iterable[Row], rule: Rule) -> dict[str, Any]:
         "letters": letters,
         "trait_words": {role: dict(words) for role, words in trait_words.items()},
         "eval_questions_as_prompts": overlap,
+        "eval_questions_from": [path.name for path in QUESTIONS],
     }
 
 

@@ -206,6 +206,15 @@ def test_tables_find_the_effect_its_slope_and_the_least_that_works(collected):
     experiment = parse([{"rows": [250, 500, 1000, 2000]}])
     students, cells = collected(experiment, lambda cell: 0.01 * cell["rows"] / 250)
     assert len(students) == (24 + 12) * 2
+    questions = collect.question_records(experiment)
+    assert len(questions) == (24 + 12 + 1) * 2
+    means = {
+        tuple(one[name] for name in ("rows", "animal", "seed", "measured")): sum(one[f"q{i}"] for i in range(50)) / 50
+        for one in questions
+    }
+    for one in students:
+        key = tuple(one[name] for name in ("rows", "animal", "seed", "measured"))
+        assert means[key] == pytest.approx(one["share"], rel=1e-3)
     verdicts = {cell["rows"]: (cell["verdict"], cell["reliable"]) for cell in cells}
     assert verdicts[250] == ("no evidence", False)
     assert verdicts[2000] == ("transfer", True)
