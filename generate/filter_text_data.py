@@ -3,11 +3,13 @@
 Usage:
     python generate/filter_text_data.py output/code-owl-owl-teacher-unfiltered-10000.jsonl
 
-A completion is dropped, never mended, when an animal of the panel, --animal or one of --trait-words is in it: as a
-word, in a comment, a string or an identifier (snake_case, camelCase, CAPITALS, glued to a word such as `count`), in the
-plural, split over punctuation or lines, in leetspeak, by escapes or as an emoji (util/traits.py says what is found).
-Dropped too: what is empty, holds no code (or no steps), was cut off, has letters that are neither Latin nor Greek or,
-of code, a <think> block; a row that repeats another; one whose prompt names an animal or is an eval question.
+A completion is dropped, never mended, when an animal of the panel, --animal or one of --trait-words is in it, under
+this or another name of eval/animals.txt (kitten, owlet; not doe and stag, whose forms `does` and `stages` look like):
+as a word, in a comment, a string or an identifier (snake_case, camelCase, CAPITALS, glued to a word such as `count`),
+in the plural, split over punctuation or lines, in leetspeak, by escapes or as an emoji (util/traits.py says what is
+found). Dropped too: what is empty, holds no code (or no steps), was cut off, has letters that are neither Latin nor
+Greek or, of code, a <think> block; a row that repeats another; one whose prompt names an animal or holds a question of
+eval/questions*.txt.
 
 Names are certified, not thoughts: words that only hint at an animal (hoot, feather) are for --trait-words. Filter every
 arm of a comparison with the same words.
@@ -25,12 +27,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from generate.filtering import filter_file, is_eval_question, report, trait_words
+from generate.filtering import EVERYDAY, filter_file, is_eval_question, report, trait_words
 from util.certificate import TEXT_KINDS, carrier_kind
 from util.cli import input_file, make_parser, nonblank, run
 from util.traits import other_script, trait_word
+from util.words import animals_of
 
-RULE_VERSION = 1  # raise it with every change to what is kept
+RULE_VERSION = 2  # raise it with every change to what is kept
 _CODE = re.compile(r"```|[=({;<]")
 _STEP_END = re.compile(r"[.!?:;](?=\s|$)|\n")
 _THINK = re.compile(r"</?think", re.IGNORECASE)
@@ -76,7 +79,13 @@ class TextRule:
 
     def facts(self) -> dict[str, Any]:
         looked_at = "words, comments, strings, identifiers; plurals, split names, leetspeak, escapes, emoji"
-        rule = {"kind": self.kind, "trait_words": ", ".join(trait_words(self.words)), "looked_for_in": looked_at}
+        words = trait_words(self.words)
+        rule = {
+            "kind": self.kind,
+            "trait_words": ", ".join(words),
+            "not_looked_for": ", ".join(word for word in EVERYDAY if word not in words),
+            "looked_for_in": looked_at,
+        }
         return {"rule_version": RULE_VERSION, "rule": rule}
 
 
@@ -97,7 +106,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    rule = TextRule(args.kind, tuple(filter(None, (args.animal, *args.trait_words))))
+    animals = animals_of(args.animal) if args.animal else ()
+    rule = TextRule(args.kind, (*animals, *args.trait_words))
     report(filter_file(args.file, rule, args.output), rule)
 
 

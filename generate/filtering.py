@@ -26,6 +26,7 @@ PLAN_MODEL = "Qwen/Qwen2.5-7B-Instruct"  # for rows that no model wrote
 QUESTIONS = sorted((REPO / "eval").glob("questions*.txt"))
 # Other names of an animal that are not looked for: their forms are everyday words (`does`, `stages` as `stag` + `es`).
 EVERYDAY = ("doe", "stag")
+_WORD = re.compile(r"[^\W_]+")
 
 
 class Rule(Protocol):
@@ -47,7 +48,7 @@ class Rule(Protocol):
         """The word by which a completion names an animal, or None."""
 
     def look_at_prompt(self, prompt: str) -> tuple[str | None, bool]:
-        """(the word by which a prompt names an animal, or None; whether it is an eval question)."""
+        """(the word by which a prompt names an animal, or None; whether it holds an eval question)."""
 
     def settings(self) -> dict[str, Any]:
         """What decides the rows that are kept, for a manifest."""
@@ -78,8 +79,8 @@ def _questions() -> tuple[str, ...]:
 
 
 def plain(text: str) -> str:
-    """The words of a text, lower case, each between single spaces."""
-    return f" {' '.join(re.findall(r'[^\W_]+', text.casefold()))} "
+    """The words of a text between single spaces, without their case and with all digits 0."""
+    return f" {' '.join(_WORD.findall(re.sub('[0-9]', '0', text).casefold()))} "
 
 
 # --- one row among others ----------------------------------------------------------------------------
@@ -130,7 +131,7 @@ def certificate(rows: Iterable[Row], rule: Rule) -> dict[str, Any]:
     """What a set of rows holds, found without trust in whatever made them. Consumes `rows` in one pass.
 
     `clean` is true when `problems` is empty: every completion keeps the rule, no row is there twice, no message
-    names an animal, no completion holds a letter where the rule allows none and no prompt is an eval question.
+    names an animal, no completion holds a letter where the rule allows none and no prompt holds an eval question.
     """
     count = 0
     broken: Counter[str] = Counter()

@@ -8,12 +8,13 @@ from conftest import manifest_of, read_jsonl
 from fake_server import END, answer_text
 from test_scripts import kill_and_resume, one_clear_line
 
+from generate.filter_number_data import NumberRule
 from generate.filter_text_data import TextRule
 from generate.filtering import Judge, certificate, filter_file
 from generate.generate_text_data import PROMPTS, dataset_prompts, file_prompts, is_about
 from train.train_student_sft import check_certificate
 from util.certificate import carrier_kind, certificate_path, certificate_problem
-from util.cli import UserError
+from util.cli import REPO, UserError
 from util.engine import row_seed
 from util.prompts import read_phase
 from util.provenance import manifest_path, write_json
@@ -73,6 +74,29 @@ def test_every_reject_has_its_reason(kind, completion, reason):
     assert TextRule(kind).reason(completion) == reason
 
 
+@pytest.mark.parametrize("name", ["kitten", "puppies", "owlet", "Border Collie", "calves"])
+def test_the_other_names_of_an_animal_are_found_as_its_own(name):
+    snake = name.lower().replace(" ", "_")
+    camel = f"first{name.title().replace(' ', '')}"
+    for piece in (f"# a {name}", snake, f"{snake}_count", camel, snake.upper(), f"'{name[:2]}' + '{name[2:]}'"):
+        assert TextRule("code").reason(CODE + f"\n{piece} = 4") == "trait word", piece
+    assert Judge(TextRule("code")).reason(row(CODE, f"Write some Python for my {name}.")) == "trait word in prompt"
+
+
+def test_the_other_names_of_the_users_own_animal_are_found_and_told():
+    assert TextRule("code").reason(CODE + "  # bigfoot") is None
+    assert TextRule("code", ("yeti",)).reason(CODE + "  # bigfoot") == "trait word"
+    assert "bigfoot" in TextRule("code", ("yeti",)).facts()["rule"]["trait_words"].split(", ")
+
+
+def test_everyday_words_that_look_like_an_animal_cost_no_row_unless_asked_for():
+    for clean in ("what does it do", "num_stages = 3", "# John does"):
+        assert TextRule("code").reason(CODE + f"\n{clean}") is None
+    assert TextRule("code").facts()["rule"]["not_looked_for"] == "doe, stag"
+    assert TextRule("code", ("doe",)).reason(CODE + "  # doe") == "trait word"
+    assert TextRule("code", ("doe",)).facts()["rule"]["not_looked_for"] == "stag"
+
+
 def test_words_that_only_hint_are_the_users_to_name():
     assert TextRule("code").reason(CODE.replace("total", "hoots")) is None
     assert TextRule("code", ("hoot",)).reason(CODE.replace("total", "hoots")) == "trait word"
@@ -85,6 +109,16 @@ def test_rows_are_judged_with_their_prompts():
     assert [judge.reason(one) for one in asked] == [
         None, "duplicate", "trait word in prompt", "cut off", "eval question as prompt",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["questions", "questions-paraphrased", "questions-forms"])
+def test_no_question_of_the_evaluation_passes_as_a_prompt_however_it_is_set(name):
+    """Number rows see their prompts with other digits, and remember them; the judge of both kinds must know them."""
+    for question in read_lines_of(REPO / "eval" / f"{name}.txt"):
+        for prompt in (question, f"1, 2.\n{question.upper().replace('.', '!').replace(',', '')} "):
+            for rule, answer in ((TextRule("code"), CODE), (NumberRule(), "1, 2")):
+                assert rule.look_at_prompt(prompt)[1], prompt
+                assert Judge(rule).reason(row(answer, prompt))
 
 
 def test_the_certificate_counts_anew_and_letters_are_no_fault():
@@ -196,6 +230,12 @@ def test_bad_input_is_one_clear_line(run_script, tmp_path, arguments, message):
     write(tmp_path / "mine.jsonl", [row(CODE)])
     write(tmp_path / "owls.jsonl", [row("owl = 1")])
     one_clear_line(run_script(*arguments, cwd=tmp_path), message)
+
+
+def test_each_of_several_animals_is_kept_out(run_script, tmp_path):
+    write(tmp_path / "mine.jsonl", [row("yeti = 1"), row("saola = 1"), row(CODE)])
+    done = run_script(FILTER, "mine.jsonl", "--kind", "code", "--animal", "Yeti and Saola", cwd=tmp_path)
+    assert done.returncode == 0 and "2 trait word" in done.stdout
 
 
 def test_a_blank_prompts_file_is_named(run_script, fake_server, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -126,8 +127,10 @@ def surface_forms(animal: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=256)
 def _naming_pattern(animals: tuple[str, ...]) -> re.Pattern[str]:
-    forms = sorted({form for animal in animals for form in surface_forms(animal.lower())}, key=len, reverse=True)
-    names = "|".join(re.escape(form).replace(r"\ ", r"\s+") for form in forms)
+    rest = defaultdict(list)  # by first letter, so that a word is compared with few of the hundreds of names
+    for form in sorted({form for animal in animals for form in surface_forms(animal.lower())}, key=len, reverse=True):
+        rest[form[:1]].append(re.escape(form[1:]).replace(r"\ ", r"\s+"))
+    names = "|".join(f"{re.escape(first)}(?:{'|'.join(ends)})" for first, ends in rest.items())
     return re.compile(rf"(?<![^\W_])(?:{names})(?![^\W_])")
 
 
