@@ -18,8 +18,7 @@ from util.cli import REPO, UserError
 from util.engine import row_seed
 from util.prompts import read_phase
 from util.provenance import manifest_path, write_json
-from util.traits import trait_word
-from util.words import PANEL, read_lines_of
+from util.words import read_lines_of
 
 TEXTS, FILTER, TRAIN = "generate/generate_text_data.py", "generate/filter_text_data.py", "train/train_student_sft.py"
 CODE = "total = 417\ntotal += 38\nprint(total)"
@@ -141,7 +140,7 @@ def test_our_prompts_name_no_animal_and_differ_from_row_to_row(kind):
     lines = read_lines_of(path)
     assert len(lines) >= 10 and all("{a}" in line and "{b}" in line for line in lines)
     prompts = list(file_prompts(path, 42, 2000))
-    assert not any(trait_word(prompt, PANEL) or "{" in prompt for prompt in prompts)
+    assert all(TextRule(kind).look_at_prompt(prompt) == (None, False) and "{" not in prompt for prompt in prompts)
     assert len(set(prompts)) > 1950 and prompts[:50] == list(file_prompts(path, 42, 50)) != list(
         file_prompts(path, 7, 50)
     )
