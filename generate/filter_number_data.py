@@ -6,7 +6,7 @@ Usage:
 Reads chat rows {"messages": [..., user, assistant]}. A completion is kept, verbatim, when it is 1 to 10 whole numbers
 of 1 to 3 digits (087 passes) with the very same separator between all of them: a comma, a semicolon or white space,
 so `1, 2,3` is mixed. One pair of [] or () around them, one final full stop and surrounding white space may be there.
-A row is also dropped when it repeats an earlier one, or when its prompt names an animal or is an eval question.
+A row is also dropped when it repeats an earlier one, or when its prompt names an animal or holds an eval question.
 
 Writes, beside the input, ...-filtered-{kept}.jsonl, its .manifest.json and its .certificate.json: what was
 found in the kept rows, counted anew. An older filtered file of the same name but for the count is kept as .bak.
@@ -27,7 +27,7 @@ from generate.filtering import filter_file, is_eval_question, report, trait_word
 from util.cli import input_file, make_parser, nonblank, positive_int, run
 from util.words import animal_named
 
-RULE_VERSION = 1  # raise it with every change to what is kept
+RULE_VERSION = 2  # raise it with every change to what is kept
 MAX_NUMBERS = 10
 
 _WHITE = " \t\n\r\f\v"

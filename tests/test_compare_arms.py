@@ -339,6 +339,7 @@ def test_a_copy_under_another_name_is_no_second_seed(tmp_path):
     copy.write_bytes(some["target"][0].path.read_bytes())
     with pytest.raises(UserError, match=r"another\.jsonl and .*target-0\.jsonl hold the same student"):
         compare("owl", {**some, "target": [some["target"][0], read_result(copy), some["target"][2]]})
+    compare("owl", {**some, "control": some["base"] * 3})  # checkpoints after an update at learning rate 0
 
 
 @pytest.mark.parametrize(
