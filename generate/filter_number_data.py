@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from generate.filtering import filter_file, is_eval_question, report, trait_words
 from util.cli import input_file, make_parser, nonblank, positive_int, run
-from util.words import animal_named
+from util.words import animal_named, animals_of
 
 RULE_VERSION = 2  # raise it with every change to what is kept
 MAX_NUMBERS = 10
@@ -138,7 +138,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    rule = NumberRule((args.animal,) if args.animal else (), args.max_numbers)
+    rule = NumberRule(animals_of(args.animal) if args.animal else (), args.max_numbers)
     report(filter_file(args.file, rule, args.output), rule)
 
 
