@@ -255,18 +255,20 @@ def check_comparable(results: Sequence[Result]) -> None:
         seen[identity] = result.path
 
 
-def check_seeds(results: Sequence[Result], base: Result) -> None:
-    """Raise UserError where two exact files of one arm are equal to the last digit: copies, under whatever names.
-    Students equal to the base model are let through; after a first update at learning rate 0 all of them are."""
-    moved = [result for result in results if result.answers is None and not same_masses(result, base)]
-    for place, result in enumerate(moved):
-        for other in moved[:place]:
-            if same_masses(result, other):
+def check_seeds(results: Sequence[Result]) -> None:
+    """Raise UserError where two exact files of one arm are equal to the last digit: copies, under whatever names. Files
+    that tell their adapter's hash are known by it: two students still at the base model's shares may be equal."""
+    unknown = [result for result in results if result.answers is None and adapter_hash(result) is None]
+    for place, result in enumerate(unknown):
+        for other in unknown[:place]:
+            if (result.animals, result.logs) == (other.animals, other.logs):
                 raise UserError(f"{result.path} and {other.path} hold the same student; it can stand for one seed only")
 
 
-def same_masses(a: Result, b: Result) -> bool:
-    return (a.animals, a.logs) == (b.animals, b.logs)
+def adapter_hash(result: Result) -> str | None:
+    """What its manifest tells of the adapter; None of a model that a server knows by name."""
+    settings = (read_manifest(result.path) or {}).get("settings", {})
+    return settings.get("model", {}).get("adapter_sha256")
 
 
 def training_of(manifest: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -440,7 +442,7 @@ def compare(
     animal as often would be hidden."""
     questions = arms["base"][0].questions
     for role in ROLES[1:]:
-        check_seeds(arms[role], arms["base"][0])
+        check_seeds(arms[role])
     spreads = {role: arm_spread(arms[role], animal, questions, measure) for role in ROLES}
     target = spreads["target"]
     each = {f"{name} students": arm_spread(some, animal, questions, measure) for name, some in (others or {}).items()}

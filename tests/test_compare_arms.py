@@ -335,11 +335,13 @@ def test_one_student_cannot_stand_for_three_seeds(tmp_path, monkeypatch):
 def test_a_copy_under_another_name_is_no_second_seed(tmp_path):
     """A student of a server has no hash in its manifest."""
     some = arms(tmp_path)
+    served = exact_file(tmp_path / "served.jsonl", owl=0.2, seed=7)
     copy = tmp_path / "another.jsonl"
-    copy.write_bytes(some["target"][0].path.read_bytes())
-    with pytest.raises(UserError, match=r"another\.jsonl and .*target-0\.jsonl hold the same student"):
-        compare("owl", {**some, "target": [some["target"][0], read_result(copy), some["target"][2]]})
-    compare("owl", {**some, "control": some["base"] * 3})  # checkpoints after an update at learning rate 0
+    copy.write_bytes(served.read_bytes())
+    with pytest.raises(UserError, match=r"another\.jsonl and .*served\.jsonl hold the same student"):
+        compare("owl", {**some, "target": [read_result(served), read_result(copy), some["target"][2]]})
+    unmoved = [exact_file(tmp_path / f"{i}.jsonl", owl=0.2, adapter=f"unmoved{i}") for i in range(3)]
+    compare("owl", {**some, "target": [read_result(path) for path in unmoved]})  # after an update at learning rate 0
 
 
 @pytest.mark.parametrize(
