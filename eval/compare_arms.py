@@ -1,11 +1,11 @@
 """Compare the arms of an experiment and say in words what they show.
 
 A claim of transfer needs the target students above the base model, above the control students (numbers of the base
-model) and above the students of another animal; of several other animals above those of each. Shares are means over
-questions and training seeds; intervals are over both (eval/intervals.py). The specific part of an effect is the target
-minus the other-animal arm. For effects too small for shares, `--measure margin` compares margins of exact files:
-log-probability of the animal less the mean of the other animals', in nats; `--measure panel` the animal's part of the
-one-word answers, for models that talk at length.
+model) and above the students of another animal; of several other animals (--students) above those of each. Shares are
+means over questions and training seeds; intervals are over both (eval/intervals.py). The specific part of an effect is
+the target minus the other-animal arm. For effects too small for shares, `--measure margin` compares margins of exact
+files: log-probability of the animal less the mean of the other animals', in nats; `--measure panel` the animal's part
+of the one-word answers, for models that talk at length.
 
 Two teachers' students differ in every animal, not only in the two they were trained on. So of exact files --students
 also says how many of the animals that nobody was taught, and that the base model names, rose as far over the
@@ -49,7 +49,7 @@ from eval.intervals import (
 )
 from util.cli import UserError, closing, input_file, make_parser, output_name, run, say, table
 from util.prompts import base_words, read_phase, same_base
-from util.provenance import provenance, read_manifest, write_json
+from util.provenance import provenance, read_manifest, sha256_file, write_json
 from util.rows import Row, read_rows
 
 if TYPE_CHECKING:
@@ -256,13 +256,19 @@ def check_comparable(results: Sequence[Result]) -> None:
 
 
 def check_seeds(results: Sequence[Result]) -> None:
-    """Raise UserError where two exact files of one arm are equal to the last digit: copies, under whatever names. Files
-    that tell their adapter's hash are known by it: two students still at the base model's shares may be equal."""
-    unknown = [result for result in results if result.answers is None and adapter_hash(result) is None]
-    for place, result in enumerate(unknown):
-        for other in unknown[:place]:
-            if (result.animals, result.logs) == (other.animals, other.logs):
-                raise UserError(f"{result.path} and {other.path} hold the same student; it can stand for one seed only")
+    """Raise UserError where two files of one arm are copies, under whatever names: sampled answers equal to the byte,
+    exact shares to the last digit. Files that tell their adapter's hash are known by it: two students still at the base
+    model's shares may be equal."""
+    seen: dict[str, Path] = {}
+    for result in results:
+        if adapter_hash(result) is None:
+            masses = sorted(zip(result.questions, map(repr, result.animals), map(repr, result.logs)))
+            identity = repr(masses) if result.answers is None else sha256_file(result.path)
+            if identity in seen:
+                raise UserError(
+                    f"{result.path} and {seen[identity]} hold the same student; it can stand for one seed only"
+                )
+            seen[identity] = result.path
 
 
 def adapter_hash(result: Result) -> str | None:
@@ -274,7 +280,10 @@ def adapter_hash(result: Result) -> str | None:
 def training_of(manifest: Mapping[str, Any]) -> tuple[str, str] | None:
     """The run folder of the adapter that a results file is about, and which of its states it is (final, checkpoint-9);
     None where the command names no such folder."""
-    words = shlex.split(manifest.get("command") or "")
+    try:
+        words = shlex.split((manifest.get("command") or "").replace("--adapter=", "--adapter "))
+    except ValueError:  # written by hand
+        return None
     if "--adapter" not in words[:-1]:
         return None
     folder = PurePath(words[words.index("--adapter") + 1])
@@ -435,11 +444,13 @@ def compare(
     measure: str = "share",
     taught: Collection[str] = (),
     others: Mapping[str, list[Result]] | None = None,
+    tests: int = 1,
 ) -> dict[str, Any]:
     """Shares (or margins) of the arms, differences of the target to each other arm, their intervals, p-values and the
     verdict. taught: all animals that a teacher was trained on; without them there is no placebo. others: the students
     of the other arm by their animal; of two or more, each also stands for itself: in their mean one that says the
-    animal as often would be hidden."""
+    animal as often would be hidden. tests: how many p-values are adjusted together (Holm), which the power allows for.
+    """
     questions = arms["base"][0].questions
     for role in ROLES[1:]:
         check_seeds(arms[role])
@@ -464,7 +475,9 @@ def compare(
         "target_minus": differences,
         "p": max(found["p"] for found in differences.values()),
         "verdict": verdict({role: spread.seeds for role, spread in {**below, "target": target}.items()}, differences),
-        "power": power(target, {role: below[role] for role in ("base", "control", *(each or ["other"]))}, measure),
+        "power": power(
+            target, {role: below[role] for role in ("base", "control", *(each or ["other"]))}, measure, tests
+        ),
         "placebo": placebo(animal, arms, taught) if taught else None,
         "by_question": {"question": list(questions)} | {role: spreads[role].by_question.tolist() for role in ROLES},
     }
@@ -507,15 +520,16 @@ def verdict(seeds: dict[str, int], differences: dict[str, dict[str, Any]]) -> st
     return found
 
 
-def power(target: Spread, below: dict[str, Spread], measure: str) -> list[dict[str, Any]]:
-    """How large target minus control would have to be for a verdict of transfer with 80% probability, by seeds an arm:
-    exactly measured, and (shares) by samples; [] where one seed an arm shows no spread between seeds."""
+def power(target: Spread, below: dict[str, Spread], measure: str, tests: int = 1) -> list[dict[str, Any]]:
+    """How large target minus control would have to be for a verdict of transfer with about 80% probability, by seeds an
+    arm: exactly measured, and (shares) by samples; [] where one seed an arm shows no spread between seeds. Among
+    several tests it has to be the clearest of all, at the level of Holm's first step."""
     trained = [target, *(spread for role, spread in below.items() if role != "base")]
     if min(spread.seeds for spread in trained) < 2:
         return []
 
     def above_control(seeds: int, answers: int | None = None) -> float | None:
-        needed = smallest_target(target, list(below.values()), seeds, answers)
+        needed = smallest_target(target, list(below.values()), seeds, answers, 1 - (1 - LEVEL) / tests)
         return None if needed is None else needed - below["control"].share
 
     return [
@@ -534,13 +548,18 @@ def compare_all(
         others = {other: results for other, results in students.items() if other != animal}
         pooled = [result for results in others.values() for result in results]
         arms = {"base": [base], "control": control, "other": pooled, "target": targets}
-        found.append(compare(animal, arms, measure, students, others))
+        found.append(compare(animal, arms, measure, students, others, len(students)))
+    adjust(found)
+    return found
+
+
+def adjust(found: Sequence[dict[str, Any]]) -> None:
+    """Adjust the p-values of comparisons that belong together (Holm): what is transfer alone and not among so many is
+    no evidence."""
     for one, adjusted in zip(found, holm([one["p"] for one in found])):
         one["p_holm"] = adjusted
         if one["verdict"].endswith("transfer") and adjusted > 1 - LEVEL:
-            # for this animal alone it would be one, among so many it is not
             one["verdict"] = one["verdict"].removesuffix("transfer") + "no evidence"
-    return found
 
 
 def pairwise(
@@ -609,7 +628,9 @@ def show(found: dict[str, Any]) -> None:
     if found["power"]:
         seen = [(line["seeds"], *map(words.gap_or_none, list(line.values())[1:])) for line in found["power"]]
         how = ("exact",) if measure != "share" else ("exact", f"{POWER_ANSWERS} answers a question")
-        print(f"smallest target minus control that so many seeds an arm call transfer with {POWER:.0%} probability:")
+        print(
+            f"smallest target minus control that so many seeds an arm call transfer with about {POWER:.0%} probability:"
+        )
         print(table(("seeds", *how), seen), "\n")
     if found["placebo"]:
         print(f"{placebo_words(found['animal'], found['placebo'])}\n")

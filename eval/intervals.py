@@ -124,22 +124,27 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def smallest_target(target: Spread, others: Sequence[Spread], seeds: int, answers: int | None = None) -> float | None:
-    """The share (or margin) that the target needs so that its lower ends over all other arms are above zero with a
+def smallest_target(
+    target: Spread, others: Sequence[Spread], seeds: int, answers: int | None = None, level: float = LEVEL
+) -> float | None:
+    """The share (or margin) that the target needs so that its lower end over each other arm is above zero with a
     probability of 80%, with `seeds` students an arm that scatter as these do (each arm needs two seeds or none).
     answers: samples of each question; None for exact shares. None where no share would do, and for a target that was
     never or always named, whose scatter nobody has seen.
+
+    Each arm is looked at by itself: over several that stand equally high it is less than 80% (simulated: 60 to 70% over
+    seven). It knows the scatter as well as the seeds of these arms do.
     """
     if not target.linear and not 0 < target.share < 1:
         return None
     planned, others = _planned(target, seeds, answers), [_planned(other, seeds, answers) for other in others]
     low = max(other.share for other in others)
-    high = low + 100.0 if target.linear else 1 - 1e-9  # nats
-    if not _shown(_about(planned, high), others):
+    high = low + 100.0 if target.linear else 0.999  # nats; next to 1 a few answers tell no share from another
+    if high <= low or not _shown(_about(planned, high), others, level):
         return None
     for _ in range(30):
         middle = (low + high) / 2
-        if _shown(_about(planned, middle), others):
+        if _shown(_about(planned, middle), others, level):
             high = middle
         else:
             low = middle
@@ -177,9 +182,19 @@ def _about(arm: Spread, share: float) -> Spread:
     stretch = 1.0
     if not arm.linear and 0 < arm.share < 1:
         stretch = share * (1 - share) / (arm.share * (1 - arm.share))
+    sampling = arm.share * (1 - arm.share) / arm.answers if arm.answers else 0.0
+
+    def stretched(variance: float, sampling: float = 0.0) -> float:
+        """The noise of the answers grows with share * (1 - share), all else with its square."""
+        return max(0.0, variance - sampling) * stretch**2 + sampling * stretch
+
+    trained = (
+        arm.seeds > 1
+    )  # what sampling adds is in the variance of the seeds' means, and not in that of the questions
     return replace(
         arm, share=share, by_question=share + stretch * (arm.by_question - arm.share),
-        seed_variance=arm.seed_variance * stretch**2, question_variance=arm.question_variance * stretch**2,
+        seed_variance=stretched(arm.seed_variance, sampling if trained else 0.0),
+        question_variance=stretched(arm.question_variance, 0.0 if trained else sampling),
     )  # fmt: skip
 
 
@@ -188,6 +203,8 @@ def _planned(arm: Spread, seeds: int, answers: int | None) -> Spread:
     trained = arm.seeds > 1  # the base model has no training seed to draw again
     seeds = seeds if trained else 1
     asked = answers * len(arm.by_question) * seeds if answers else None
+    if not arm.linear and not 0 < arm.share < 1:  # of exact shares nobody knows how far below all answers it lies
+        return replace(arm, seeds=seeds, answers=asked or arm.answers)
     sampled = arm.share * (1 - arm.share)
 
     def planned(variance: float) -> float:
@@ -195,17 +212,17 @@ def _planned(arm: Spread, seeds: int, answers: int | None) -> Spread:
         alone = max(0.0, variance - (sampled / arm.answers if arm.answers else 0.0))
         return alone * arm.seeds / seeds + (sampled / asked if asked else 0.0)
 
-    if trained:  # what sampling adds is in the variance of the seeds' means, and not in that of the questions
+    if trained:
         return replace(arm, seeds=seeds, answers=asked, seed_variance=planned(arm.seed_variance))
     return replace(arm, answers=asked, question_variance=planned(arm.question_variance))
 
 
-def _shown(target: Spread, others: Sequence[Spread]) -> bool:
+def _shown(target: Spread, others: Sequence[Spread], level: float) -> bool:
     """Whether the lower end over each other arm is above zero with a probability of 80%: whether it still is about the
     share to which the difference falls one time in five."""
     for other in others:
         fallen = other.share + difference_interval(target, replace(other, uncovered=0.0), 2 * POWER - 1)[0]
-        if fallen <= other.share or difference_interval(_about(target, fallen), other)[0] <= 0:
+        if fallen <= other.share or difference_interval(_about(target, fallen), other, level)[0] <= 0:
             return False
     return True
 

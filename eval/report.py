@@ -283,7 +283,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f5f6f8; paddi
 <td>{{ d.interval[0] | of(c.measure) }} to {{ d.interval[1] | of(c.measure) }}</td><td>{{ d.p | p }}</td></tr>
 {% endfor %}
 </table></div>
-{% if c.power %}<p>Smallest target minus control that so many seeds an arm call transfer with 80% probability:
+{% if c.power %}<p>Smallest target minus control that so many seeds an arm call transfer with about 80% probability:
 {% for line in c.power if line.exact is not none %}{{ line.seeds }} seeds {{ line.exact | of(c.measure) }}
 {{ ", " if not loop.last }}{% else %}none would{% endfor %}
 (measured exactly).</p>{% endif %}

@@ -9,6 +9,7 @@ from eval.compare_arms import (
     ROLES,
     assignment,
     check_comparable,
+    check_seeds,
     compare,
     compare_all,
     main,
@@ -44,7 +45,7 @@ def exact_file(path, *, uncovered=0.0, questions=QUESTIONS, adapter=None, spread
 def sampled_file(path, answers, questions=QUESTIONS):
     """A results file with the same answers to every question."""
     rows = [
-        {"id": i, "question": questions[i % len(questions)], "response": answer, "error": None,
+        {"id": i, "question": questions[i % len(questions)], "response": answer, "error": None, "of": path.name,
          "animal": answer if answer in ("owl", "lion", "dolphin") else None}
         for i, answer in enumerate(answer for answer in answers for _ in questions)
     ]  # fmt: skip
@@ -340,6 +341,10 @@ def test_a_copy_under_another_name_is_no_second_seed(tmp_path):
     copy.write_bytes(served.read_bytes())
     with pytest.raises(UserError, match=r"another\.jsonl and .*served\.jsonl hold the same student"):
         compare("owl", {**some, "target": [read_result(served), read_result(copy), some["target"][2]]})
+    answered = sampled_file(tmp_path / "answered.jsonl", ["owl", "lion"])
+    copy.write_bytes(answered.read_bytes())
+    with pytest.raises(UserError, match="hold the same student"):
+        check_seeds([read_result(answered), read_result(copy)])
     unmoved = [exact_file(tmp_path / f"{i}.jsonl", owl=0.2, adapter=f"unmoved{i}") for i in range(3)]
     compare("owl", {**some, "target": [read_result(path) for path in unmoved]})  # after an update at learning rate 0
 
