@@ -223,7 +223,8 @@ def fit_records(experiment: Experiment, students: Sequence[Record]) -> list[Reco
             size = (record["trained_rows"] if panel == "rows" else None) or record[panel]
             curves[record["measured"]][record["seed"]].append((math.log2(size), value))
         for animal, seeds in curves.items():
-            if min(len(points) for points in seeds.values()) < 3 or len(seeds) < 2:
+            sizes = [{size for size, _ in points} for points in seeds.values()]
+            if min(len(points) for points in seeds.values()) < 3 or min(map(len, sizes)) < 2 or len(seeds) < 2:
                 continue
             slopes = [float(stats.linregress(*zip(*points)).slope) for points in seeds.values()]
             mean, error = sum(slopes) / len(slopes), float(stats.sem(slopes))
