@@ -188,9 +188,8 @@ def _about(arm: Spread, share: float) -> Spread:
         """The noise of the answers grows with share * (1 - share), all else with its square."""
         return max(0.0, variance - sampling) * stretch**2 + sampling * stretch
 
-    trained = (
-        arm.seeds > 1
-    )  # what sampling adds is in the variance of the seeds' means, and not in that of the questions
+    trained = arm.seeds > 1
+    # What sampling adds is in the variance of the seeds' means; that of the questions has it of the base model alone.
     return replace(
         arm, share=share, by_question=share + stretch * (arm.by_question - arm.share),
         seed_variance=stretched(arm.seed_variance, sampling if trained else 0.0),
