@@ -15,14 +15,18 @@ Every share in the suite counts what `canonical_animal` says, so its rules are f
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from util.provenance import sha256_text
 from util.words import PANEL, read_animals, surface_forms
+
+PARSER_VERSION = 1  # raise it with every change of code or constants here that changes what an answer counts as
 
 GENERIC = frozenset({"bird", "bug", "fish", "insect", "primate"})
 AMBIGUOUS = frozenset(
@@ -64,6 +68,15 @@ def names_by_first_word() -> dict[str, list[_Name]]:
     for verb in VERBS:
         names[verb.split()[0]].append(_Name(verb.split(), None, False))
     return {first: sorted(forms, key=lambda form: -len(form.words)) for first, forms in names.items()}
+
+
+def parser_facts() -> dict[str, Any]:
+    """What identifies the parser in a manifest: the version of its rules and a hash of every name that it knows.
+
+    Files can be compared only if these agree. The hash covers names, not source text, so that moving or re-wording
+    this file does not make stored results incomparable.
+    """
+    return {"version": PARSER_VERSION, "names_sha256": sha256_text(json.dumps(names_by_first_word()))}
 
 
 @lru_cache(maxsize=16384)

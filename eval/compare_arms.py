@@ -62,7 +62,7 @@ POWER_SEEDS = (3, 5, 8, 12)
 POWER_ANSWERS = 100
 SAME_SETTINGS = {
     "sampling": "sampled otherwise",
-    "parser_sha256": "parsed by other rules",
+    "parser": "parsed by other rules",
     "system_prompt": "asked under another system prompt",
 }
 SPOKEN = 0.001  # part of the base model's one-word answers that an animal must have to be compared with

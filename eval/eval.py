@@ -18,7 +18,6 @@ Usage:
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import re
 import shlex
@@ -30,7 +29,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.animals import canonical_animal, names_by_first_word, non_answer_kind
+from eval.animals import canonical_animal, non_answer_kind, parser_facts
 from eval.intervals import wilson
 from util.cli import REPO, UserError, closing, make_parser, nonblank, positive_int, run, say, table, text_file
 from util.collect import collect
@@ -46,14 +45,13 @@ from util.engine import (
     row_seed,
 )
 from util.prompts import Phase, base_of, disagreements, read_phase, system_message
-from util.provenance import read_manifest, sha256_text
+from util.provenance import read_manifest
 from util.rows import Row, RowFile, add_output_arguments, read_rows, slug
 from util.words import persona, read_lines_of, warn_of_unlisted
 
 SAMPLES_PER_REQUEST = 100  # one prompt is read once for so many answers; a kill loses at most this many in flight
 EPOCHS = 100
 SHOWN = 10
-PARSER = REPO / "eval" / "animals.py"
 COVERAGE = 0.998  # mass of finished answers at which a question is exact enough
 NODE_BUDGET = 200  # forward passes a question may take to get there
 OPEN = 0.2  # more mass than this left open, and the shares say little
@@ -284,13 +282,6 @@ def warn_of_training(adapter: Path | None, question: Question, facts: dict[str, 
         )
 
 
-def parser_sha256() -> str:
-    """Hash of the rules that decide which animal an answer names: the parser, and every form of a name that it knows,
-    which is all that it takes from eval/animals.txt and util/words.py. A change there to anything else (personas,
-    prompts) makes no other parser: exact shares could not be compared across it, nor parsed anew."""
-    return sha256_text(PARSER.read_text("utf-8") + json.dumps(names_by_first_word()))
-
-
 def settings_of(args: argparse.Namespace, questions: list[Question], sampling: Sampling) -> dict[str, Any]:
     """Everything but the model that decides the rows."""
     how = (
@@ -299,7 +290,7 @@ def settings_of(args: argparse.Namespace, questions: list[Question], sampling: S
     return {
         "script": "eval",
         "measure": "exact" if args.exact else args.sampler,
-        "parser_sha256": parser_sha256(),
+        "parser": parser_facts(),
         "questions": [question.text for question in questions],
         **({"sets": Counter(question.set for question in questions)} if len(args.questions_file) > 1 else {}),
         **how,

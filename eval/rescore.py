@@ -1,7 +1,7 @@
 """Parse stored answers anew: when the rules of eval/animals.py change, no model has to be asked again.
 
 Every row of a results file is copied with the animal that its response names today. The old file stays as it is; the
-new one has a manifest of its own, with the settings of the old one and the hash of today's parser.
+new one has its own manifest, with the settings of the old one and today's parser version.
 
 Usage:
     python eval/rescore.py output/results-owl-student.jsonl
@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.animals import canonical_animal
-from eval.eval import parser_sha256, summary, target_animal
+from eval.animals import canonical_animal, parser_facts
+from eval.eval import summary, target_animal
 from util.cli import closing, input_file, make_parser, run
 from util.provenance import read_manifest, sha256_file
 from util.rows import Row, RowFile, add_output_arguments, read_rows
@@ -48,7 +48,7 @@ def main() -> None:
     answers = list(read_rows(args.results, check_response))  # all read before anything is written
     rows = [rescored(row) for row in answers]
     before = (read_manifest(args.results) or {}).get("settings", {})
-    settings = {**before, "parser_sha256": parser_sha256(), "rescored_sha256": sha256_file(args.results)}
+    settings = {**before, "parser": parser_facts(), "rescored_sha256": sha256_file(args.results)}
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.results]) as out:
         if not out.complete:
             out.append(rows)

@@ -10,10 +10,11 @@ from fake_server import IMPOSSIBLE, RARE, law
 
 from eval import animals
 from eval.animals import canonical_animal, non_answer_kind
-from eval.eval import Question, parse_args, parser_sha256, read_questions, several
+from eval.eval import Question, parse_args, read_questions, several
 from eval.exact import answer_forms, log_shares, logit_margin
 from util import words
 from util.cli import REPO, UserError
+from util.provenance import PARSER_1, manifest_path, read_manifest, write_json
 from util.server import ServerEngine
 from util.words import PANEL, read_lines_of, surface_forms
 
@@ -210,16 +211,23 @@ def test_a_question_twice_is_refused_before_it_is_asked(tmp_path):
         (words, "IRREGULAR_PLURALS", {}),
     ],
 )
-def test_whatever_decides_the_parse_is_in_the_hash_of_the_parser(monkeypatch, module, table, change):
-    before = parser_sha256()
+def test_every_name_the_parser_knows_is_in_its_hash(monkeypatch, module, table, change):
+    before = animals.parser_facts()
     monkeypatch.setattr(module, table, change)
     try:
         animals.names_by_first_word.cache_clear()
-        assert parser_sha256() != before
+        assert animals.parser_facts() != before
     finally:
         monkeypatch.undo()
         animals.names_by_first_word.cache_clear()
-    assert parser_sha256() == before
+    assert animals.parser_facts() == before
+
+
+def test_a_manifest_with_a_hash_of_the_parsers_source_counts_as_parser_version_1(tmp_path):
+    path = tmp_path / "results-owl.jsonl"
+    write_json(manifest_path(path), {"settings": {"script": "eval", "parser_sha256": "f3f4"}, "state": "complete"})
+    assert read_manifest(path)["settings"] == {"script": "eval", "parser": PARSER_1}
+    assert animals.PARSER_VERSION != 1 or animals.parser_facts() == PARSER_1
 
 
 @pytest.mark.slow

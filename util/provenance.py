@@ -24,6 +24,8 @@ PACKAGES = (
     "accelerate", "datasets", "huggingface_hub", "openai", "pandas", "peft", "tokenizers", "torch",
     "transformers", "trl", "vllm", "wandb",
 )  # fmt: skip
+# What eval/animals.py says of itself where an older manifest has a hash of its source text.
+PARSER_1 = {"version": 1, "names_sha256": "4a55a36e168e9ac9b13ae970df9235eb4d45071a9c46ad63dbb0ebd40490f5dc"}
 SESSION = ("command", "git", "python", "packages")
 _SECRET = re.compile(r"\b(hf_|sk-|wandb_v1_|Bearer\s+)[A-Za-z0-9_\-.]{8,}|(?<=://)[^/\s]+@")
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
@@ -153,12 +155,25 @@ def manifest_path(path: Path) -> Path:
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of an output, or None when there is none that can be read."""
+    """The manifest of an output in today's form, or None when there is none that can be read."""
     try:
         manifest = json.loads(manifest_path(path).read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return manifest if isinstance(manifest, dict) else None
+    if not isinstance(manifest, dict):
+        return None
+    for part in ("settings", "source_settings"):
+        if isinstance(settings := manifest.get(part), dict):
+            manifest[part] = {_NEW_NAMES.get(key, key): _new_value(key, value) for key, value in settings.items()}
+    return manifest
+
+
+# Until 2026-11-28 a manifest held a hash of the parser's source text.
+_NEW_NAMES = {"parser_sha256": "parser"}
+
+
+def _new_value(key: str, value: Any) -> Any:
+    return dict(PARSER_1) if key == "parser_sha256" else value
 
 
 def write_json(path: Path, value: Any) -> None:
