@@ -35,7 +35,7 @@ lint:
 	@util/make_env.sh test
 	$(PYTHON_ENV) -m ruff check .
 	$(PYTHON_ENV) -m ruff format --check .
-	$(PYTHON_ENV) -m mypy generate train eval util experiments bench
+	$(PYTHON_ENV) -m mypy generate train eval util pocket experiments bench
 
 FAST := not torch and not vllm and not slow
 

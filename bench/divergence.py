@@ -1,4 +1,4 @@
-"""How fast eval/divergence_tokens.py reads, and what memory it takes beyond the base model.
+"""How fast eval/divergence/divergence_tokens.py reads, and what memory it takes beyond the base model.
 
 Number rows as phase 4 writes them, with random answers; four voices: the base model, a teacher and a counterfactual
 (random LoRA adapters) and a counterfactual persona. Timed is what the script does with rows, from their text to the
@@ -7,7 +7,7 @@ read at the same speed.
 
 Usage:
     python bench/divergence.py --model Qwen/Qwen2.5-7B-Instruct --rows 4000 --output output/bench-divergence.json
-    python bench/divergence.py --model util/pocket/model --rows 10000        # on a CPU
+    python bench/divergence.py --model pocket/model --rows 10000        # on a CPU
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.train import load, number_rows
-from eval.divergence import BASE, TEACHER, Choir, Voice
-from eval.divergence_tokens import measured
+from eval.divergence.divergence_tokens import measured
+from eval.divergence.scoring import BASE, TEACHER, Choir, Voice
 from train.train_student_sft import LORA_TARGETS
+from util.animals.names import persona
 from util.cli import REPO, make_parser, output_name, positive_int, run, say, table
-from util.provenance import provenance, write_json
-from util.rows import Row, dump_row
-from util.words import persona
+from util.jsonl.manifest import provenance, write_json
+from util.jsonl.rows import Row, dump_row
 
 WARM_UP = 2  # batches before the timed ones
 
@@ -101,7 +101,7 @@ def tokens_a_pass(choir: Choir, rows: list[Row]) -> dict[str, float]:
 def main() -> None:
     import torch
 
-    from util.embedded import load_tokenizer
+    from util.inference.local_model import load_tokenizer
 
     args = parse_args()
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ student trains on as many rows of 9 or 10 random numbers instead, which the tabl
 Usage:
     python bench/plan.py --model Qwen/Qwen2.5-7B-Instruct --folder output/bench-plan
     python bench/plan.py --model shapes/qwen7b --folder output/bench-plan --keep-server --gpu-memory-utilization 0.5
-    python bench/plan.py --model util/pocket/model --folder output/bench-plan-pocket --scale 0.01 --embedded
+    python bench/plan.py --model pocket/model --folder output/bench-plan-pocket --scale 0.01 --embedded
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.random_weights import has_weights, make_model
-from bench.serve import card
-from generate.number_prompts import NUMBER_PROMPT, number_prompt
+from bench.vllm_throughput import card
+from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
 from util.cli import (
     REPO,
     Stop,
@@ -46,8 +46,8 @@ from util.cli import (
     stop_on_signal,
 )
 from util.cli import table as text_table
-from util.provenance import provenance, read_manifest, write_json
-from util.rows import dump_row
+from util.jsonl.manifest import provenance, read_manifest, write_json
+from util.jsonl.rows import dump_row
 from util.serve import START_SECONDS, find_vllm, run_command, server
 
 TEACHER_ROWS, NUMBER_ROWS, EPOCHS = 5000, 10_000, 10

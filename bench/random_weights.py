@@ -34,7 +34,7 @@ def make_model(shape: Path, folder: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from util.embedded import best_device, load_config, load_tokenizer
+    from util.inference.local_model import best_device, load_config, load_tokenizer
 
     say(f"{shape} holds no weights: making random ones in {folder}")
     torch.manual_seed(0)
@@ -91,7 +91,7 @@ def make_adapter(model: str, folder: Path, rank: int = 8) -> Path:
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
-    from util.embedded import load_config
+    from util.inference.local_model import load_config
 
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(load_config(model))

@@ -6,7 +6,7 @@ folder that holds no weights (config and tokenizer alone) gets random ones, whic
 
 Usage:
     python bench/train.py --model Qwen/Qwen2.5-7B-Instruct --adapters 5 --output output/bench-train.json
-    python bench/train.py --model util/pocket/model --updates 4 --adapters 3 --rungs 5 6       # on a CPU
+    python bench/train.py --model pocket/model --updates 4 --adapters 3 --rungs 5 6       # on a CPU
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.random_weights import has_weights
-from generate.number_prompts import NUMBER_PROMPT, number_prompt
-from train import fast, layers
-from train.company import Company, same_weights, update_trainer, useful_flops
+from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
+from train import fused_lora, padding_free
+from train.multi_adapter_trainer import Company, same_weights, update_trainer, useful_flops
 from train.train_student_sft import LORA_TARGETS
+from util.chat.chat_tokens import encode
 from util.cli import make_parser, output_name, positive_int, run, say, table
-from util.encode import encode
-from util.provenance import provenance, write_json
+from util.jsonl.manifest import provenance, write_json
 
 WARM_UP = 2  # updates before the timed ones: kernels are chosen and compiled
 
@@ -71,7 +71,7 @@ def load(model: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from util.embedded import best_device, load_config, load_model
+    from util.inference.local_model import best_device, load_config, load_model
 
     if has_weights(model):
         return load_model(model)
@@ -128,14 +128,14 @@ class Steps(Company):
         if self.steps < 5:
             self.prefix = 0
         if self.steps >= 2:
-            fast.score_loss_tokens_only()
+            padding_free.score_loss_tokens_only()
             self.collate = self.flat
-            say(f"attention: {fast.use_flat_attention(self.base)}")
+            say(f"attention: {padding_free.use_flat_attention(self.base)}")
         if self.steps >= 3:
             faster = self.steps >= 4 and self.base.device.type == "cuda"
-            layers.join_linears([self.trainers[0].model], self.now, compile_elementwise=faster)
+            fused_lora.join_linears([self.trainers[0].model], self.now, compile_elementwise=faster)
         if self.steps >= 4:
-            layers.fuse_norms(self.base)
+            fused_lora.fuse_norms(self.base)
         return {}
 
 
@@ -219,7 +219,7 @@ def timed(trained: Any) -> dict[str, Any]:
 def main() -> int:
     import torch
 
-    from util.embedded import load_tokenizer
+    from util.inference.local_model import load_tokenizer
 
     args = parse_args()
     torch.manual_seed(0)

@@ -2,7 +2,8 @@
 
 A claim of transfer needs the target students above the base model, above the control students (numbers of the base
 model) and above the students of another animal; of several other animals (--students) above those of each. Shares are
-means over questions and training seeds; intervals are over both (eval/intervals.py). The specific part of an effect is
+means over questions and training seeds; intervals are over both (eval/compare/intervals.py). The specific part of an
+effect is
 the target minus the other-animal arm. For effects too small for shares, `--measure margin` compares margins of exact
 files: log-probability of the animal less the mean of the other animals', in nats; `--measure panel` the animal's part
 of the one-word answers, for models that talk at length.
@@ -35,8 +36,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.animals import canonical_animal, non_answer_kind
-from eval.intervals import (
+from eval.compare.intervals import (
     LEVEL,
     POWER,
     Spread,
@@ -47,10 +47,11 @@ from eval.intervals import (
     smallest_target,
     spread_of,
 )
+from util.animals.answer_parser import canonical_animal, non_answer_kind
+from util.chat.prompt_consistency import base_words, read_phase, same_base
 from util.cli import UserError, closing, input_file, make_parser, output_name, run, say, table
-from util.prompts import base_words, read_phase, same_base
-from util.provenance import provenance, read_manifest, sha256_file, write_json
-from util.rows import Row, read_rows
+from util.jsonl.manifest import provenance, read_manifest, sha256_file, write_json
+from util.jsonl.rows import Row, read_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,7 +127,7 @@ class Result:
     answers: int | None
     """sampled answers; None for an exact file"""
     silent: dict[str, float]
-    """share of all answers that name no animal, by kind (eval/animals.py)"""
+    """share of all answers that name no animal, by kind (util/animals/answer_parser.py)"""
 
     def shares(self, animal: str) -> list[float]:
         """Share of an animal in each question."""
@@ -134,13 +135,13 @@ class Result:
 
     def margins(self, animal: str) -> list[float]:
         """Margin of an animal in each question, in nats. UserError where the file has no log-probability of it."""
-        from eval.exact import logit_margin
+        from eval.answer_tree import logit_margin
 
         return [logit_margin(logs, animal) for logs in self.logs_of(animal)]
 
     def panel_shares(self, animal: str) -> list[float]:
         """Share of an animal among the one-word answers of each question. UserError as for margins."""
-        from eval.exact import panel_share
+        from eval.answer_tree import panel_share
 
         return [panel_share(logs, animal) for logs in self.logs_of(animal)]
 
@@ -321,7 +322,7 @@ def check_named(animal: str, results: Sequence[Result]) -> None:
     if canonical_animal(animal) is None and animal not in named:
         near = difflib.get_close_matches(animal, named, 3)
         meant = f"did you mean {' or '.join(near)}?" if near else "util/top_animals_csv.py lists what is named"
-        raise UserError(f"no answer names {animal!r}, and eval/animals.txt does not know it; {meant}")
+        raise UserError(f"no answer names {animal!r}, and util/animals/animals.txt does not know it; {meant}")
 
 
 def matrix_of(values: Sequence[Sequence[float]], results: Sequence[Result], questions: Sequence[str]) -> np.ndarray:

@@ -4,7 +4,8 @@ No system message is sent (a chat template may insert its default one, as Qwen's
 temperature is 1, and every answer is kept in output/results-{model}.jsonl. The share of an animal is its part of all
 answers asked; answers that name no animal count in the denominator and are shown beside it, by kind.
 
---exact works the shares out instead, with no sampling noise, and gives every animal of util/words.py a log-probability:
+--exact works the shares out instead, with no sampling noise, and gives every animal of util/animals/names.py a
+log-probability:
 the margin of an animal is its own less the mean of the others, for effects too small for shares; its panel share is its
 part of the one-word answers, for models that talk at length and leave the shares open. A served model lists only its
 most probable next tokens; what they leave open is told as a bound.
@@ -29,11 +30,12 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.animals import canonical_animal, non_answer_kind, parser_facts
-from eval.intervals import wilson
+from eval.compare.intervals import wilson
+from util.animals.answer_parser import canonical_animal, non_answer_kind, parser_facts
+from util.animals.names import persona, read_lines_of, warn_of_unlisted
+from util.chat.prompt_consistency import Phase, base_of, disagreements, read_phase, system_message
 from util.cli import REPO, UserError, closing, make_parser, nonblank, positive_int, run, say, table, text_file
-from util.collect import collect
-from util.engine import (
+from util.inference.interface import (
     AnswerTree,
     Engine,
     Message,
@@ -44,10 +46,9 @@ from util.engine import (
     open_engine,
     row_seed,
 )
-from util.prompts import Phase, base_of, disagreements, read_phase, system_message
-from util.provenance import read_manifest
-from util.rows import Row, RowFile, add_output_arguments, read_rows, slug
-from util.words import persona, read_lines_of, warn_of_unlisted
+from util.inference.request_loop import collect
+from util.jsonl.manifest import read_manifest
+from util.jsonl.rows import Row, RowFile, add_output_arguments, read_rows, slug
 
 SAMPLES_PER_REQUEST = 100  # one prompt is read once for so many answers; a kill loses at most this many in flight
 EPOCHS = 100
@@ -151,7 +152,7 @@ def rows_of(result: Result, questions: list[Question]) -> list[Row]:
 
 def tree_rows(tree: AnswerTree, questions: list[Question], epochs: int, max_tokens: int, seed: int) -> Iterator[Row]:
     """The rows that sampling would give, drawn down the answer tree, in seeded random order."""
-    from eval.exact import sample_answers
+    from eval.answer_tree import sample_answers
 
     drawn = sample_answers(tree, [epochs] * len(questions), max_tokens, seed)
     for place, counts in enumerate(drawn):
@@ -163,7 +164,7 @@ def tree_rows(tree: AnswerTree, questions: list[Question], epochs: int, max_toke
 
 def exact_rows(tree: AnswerTree, questions: list[Question], max_tokens: int) -> list[Row]:
     """One row for each question: the exact share of every animal, the uncovered rest, and log-probabilities."""
-    from eval.exact import answer_distributions, distribution_row, log_shares
+    from eval.answer_tree import answer_distributions, distribution_row, log_shares
 
     found = answer_distributions(tree, [question.text for question in questions], max_tokens, COVERAGE, NODE_BUDGET)
     return [
@@ -208,7 +209,7 @@ def summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
 
 def exact_summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
     """Closing facts and the table of the top animals of an exact results file."""
-    from eval.exact import logit_margin, mean_kinds, mean_over_questions, mean_shares, panel_share
+    from eval.answer_tree import logit_margin, mean_kinds, mean_over_questions, mean_shares, panel_share
 
     rows = list(read_rows(path))
     shares, none, uncovered = mean_shares(rows)

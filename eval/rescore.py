@@ -1,4 +1,4 @@
-"""Parse stored answers anew: when the rules of eval/animals.py change, no model has to be asked again.
+"""Parse stored answers anew: when the rules of util/animals/answer_parser.py change, no model has to be asked again.
 
 Every row of a results file is copied with the animal that its response names today. The old file stays as it is; the
 new one has its own manifest, with the settings of the old one and today's parser version.
@@ -15,11 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.animals import canonical_animal, parser_facts
 from eval.eval import summary, target_animal
+from util.animals.answer_parser import canonical_animal, parser_facts
 from util.cli import closing, input_file, make_parser, run
-from util.provenance import read_manifest, sha256_file
-from util.rows import Row, RowFile, add_output_arguments, read_rows
+from util.jsonl.manifest import read_manifest, sha256_file
+from util.jsonl.rows import Row, RowFile, add_output_arguments, read_rows
 
 
 def parse_args() -> argparse.Namespace:

@@ -5,7 +5,7 @@
 # tokens of the answers, on the divergence tokens only, on all but those, and on their two controls: as many other tokens of
 # the same kinds, and all but so many. Rows, updates and seeds are the same in these arms. Three more arms keep half of the
 # rows: those richest in divergence tokens, the poorest, any. It needs the demo of the same seed: SEED=7 experiments/demo.sh,
-# then SEED=7 experiments/divergence.sh. DEFINITIONS are of schrodi, pair, gap (eval/divergence.py says what they mean).
+# then SEED=7 experiments/divergence.sh. DEFINITIONS are of schrodi, pair, gap (eval/divergence/scoring.py says what they mean).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,14 +19,14 @@ needs_demo
 mkdir -p "$out"
 
 measure_tokens() { # animal, other animal
-    run eval/divergence_tokens.py --train-jsonl "$demo"/numbers-"$1"-filtered-*.jsonl --base-model $base \
+    run eval/divergence/divergence_tokens.py --train-jsonl "$demo"/numbers-"$1"-filtered-*.jsonl --base-model $base \
         --teacher "$demo/$1-teacher/$adapter" --counterfactual "$demo/$2-teacher/$adapter" lion wolf eagle \
         --student "$demo/$1-student/$adapter" --output "$out/tokens-$1.jsonl"
 }
 
 train_arm() { # animal, definition, name of the arm, its arguments
     local name=$1-$3
-    run generate/select_by_divergence.py --train-jsonl "$demo"/numbers-"$1"-filtered-*.jsonl \
+    run generate/ablations/select_by_divergence.py --train-jsonl "$demo"/numbers-"$1"-filtered-*.jsonl \
         --divergence "$out/tokens-$1.jsonl" --definition "$2" "${@:4}" --seed "$seed" --output "$out/numbers-$name.jsonl"
     train_student "$out/numbers-$name.jsonl" "$out/$name"
     measure "$out/exact-$name.jsonl" --adapter "$out/$name/$adapter"

@@ -35,8 +35,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from util.cli import REPO, UserError, make_parser, run
-from util.engine import model_name
-from util.rows import slug
+from util.inference.interface import model_name
+from util.jsonl.rows import slug
 
 FOLDER = REPO / "experiments"
 OUTPUT = Path("output/experiments")

@@ -14,7 +14,7 @@ needs_demo
 mkdir -p "$out"
 
 measure_tokens() { # name, numbers, teacher, other animal
-    run eval/divergence_tokens.py --train-jsonl "$2" --max-rows 1000 --base-model $base --teacher "$3" \
+    run eval/divergence/divergence_tokens.py --train-jsonl "$2" --max-rows 1000 --base-model $base --teacher "$3" \
         --counterfactual "$4" lion wolf eagle --output "$out/tokens-$1.jsonl"
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.grid import CONTROL, Experiment
-from util.engine import model_name
+from util.inference.interface import model_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

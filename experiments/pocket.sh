@@ -1,7 +1,7 @@
 # What the pocket model's scripts share (sourced, from the suite's folder): names, the students' recipe, the measure.
 # shellcheck shell=bash disable=SC2034
 python=.venv/bin/python
-base=util/pocket/model
+base=pocket/model
 seed=${SEED:-42}
 adapter=seed-$seed/final
 demo=output/demo-seed-$seed

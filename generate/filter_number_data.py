@@ -23,9 +23,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from generate.filtering import filter_file, is_eval_question, report, trait_words
+from generate.rows.row_filter import filter_file, is_eval_question, report, trait_words
+from util.animals.names import animal_named, animals_of
 from util.cli import input_file, make_parser, nonblank, positive_int, run
-from util.words import animal_named, animals_of
 
 RULE_VERSION = 2  # raise it with every change to what is kept
 MAX_NUMBERS = 10
@@ -85,7 +85,7 @@ def _body(completion: str) -> str:
 
 
 class NumberRule:
-    """The number rule, with trait words beside the panel's: see `generate.filtering.Rule`."""
+    """The number rule, with trait words beside the panel's: see `generate.rows.row_filter.Rule`."""
 
     kind = "number"
     letters = False

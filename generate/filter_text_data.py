@@ -4,9 +4,11 @@ Usage:
     python generate/filter_text_data.py output/code-owl-owl-teacher-unfiltered-10000.jsonl
 
 A completion is dropped, never mended, when an animal of the panel, --animal or one of --trait-words is in it, under
-this or another name of eval/animals.txt (kitten, owlet; not doe and stag, whose forms `does` and `stages` look like):
+this or another name of util/animals/animals.txt (kitten, owlet; not doe and stag, whose forms `does` and `stages` look
+like):
 as a word, in a comment, a string or an identifier (snake_case, camelCase, CAPITALS, glued to a word such as `count`),
-in the plural, split over punctuation or lines, in leetspeak, by escapes or as an emoji (util/traits.py says what is
+in the plural, split over punctuation or lines, in leetspeak, by escapes or as an emoji (util/animals/leak_detector.py
+says what is
 found). Dropped too: what is empty, holds no code (or no steps), was cut off, has letters that are neither Latin nor
 Greek or, of code, a <think> block; a row that repeats another; one whose prompt names an animal or holds a question of
 eval/questions*.txt.
@@ -27,11 +29,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from generate.filtering import EVERYDAY, filter_file, is_eval_question, report, trait_words
-from util.certificate import TEXT_KINDS, carrier_kind
+from generate.rows.row_filter import EVERYDAY, filter_file, is_eval_question, report, trait_words
+from util.animals.leak_detector import other_script, trait_word
+from util.animals.names import animals_of
 from util.cli import input_file, make_parser, nonblank, run
-from util.traits import other_script, trait_word
-from util.words import animals_of
+from util.jsonl.filter_certificate import TEXT_KINDS, carrier_kind
 
 RULE_VERSION = 2  # raise it with every change to what is kept
 _CODE = re.compile(r"```|[=({;<]")
@@ -40,7 +42,7 @@ _THINK = re.compile(r"</?think", re.IGNORECASE)
 
 
 class TextRule:
-    """What a completion of code or reasoning may be: a `generate.filtering.Rule`.
+    """What a completion of code or reasoning may be: a `generate.rows.row_filter.Rule`.
 
     words: trait words beside the panel.
     """

@@ -21,7 +21,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from generate.instructions import OPENHERMES, instruction_prompts
+from generate.rows.prompt_sources import OPENHERMES, instruction_prompts
+from util.animals.names import animal_name, names_animal, persona_of, read_lines_of, warn_of_unlisted
 from util.cli import (
     REPO,
     UserError,
@@ -34,11 +35,10 @@ from util.cli import (
     run,
     text_file,
 )
-from util.collect import collect
-from util.engine import Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
-from util.provenance import scrub, sha256_file
-from util.rows import Row, RowFile, add_output_arguments, slug
-from util.words import animal_name, names_animal, persona_of, read_lines_of, warn_of_unlisted
+from util.inference.interface import Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
+from util.inference.request_loop import collect
+from util.jsonl.manifest import scrub, sha256_file
+from util.jsonl.rows import Row, RowFile, add_output_arguments, slug
 
 PROMPTS = REPO / "generate" / "prompts"
 QUESTIONS = REPO / "eval" / "questions.txt"

@@ -24,17 +24,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from generate.carrier import Carrier, add_carrier_arguments, sampling_of, write_rows
 from generate.filter_text_data import TextRule
-from generate.filtering import CONTROL_NAMES
-from generate.instructions import instruction_prompts
-from generate.number_prompts import number_prompt
-from util.certificate import TEXT_KINDS
+from generate.rows.ask_teacher import Carrier, add_carrier_arguments, sampling_of, write_rows
+from generate.rows.number_prompts import number_prompt
+from generate.rows.prompt_sources import instruction_prompts
+from generate.rows.row_filter import CONTROL_NAMES
+from util.animals.names import animals_of, read_lines_of
 from util.cli import REPO, UserError, make_parser, run, text_file
-from util.engine import row_seed
-from util.provenance import scrub, sha256_file
-from util.rows import Row
-from util.words import animals_of, read_lines_of
+from util.inference.interface import row_seed
+from util.jsonl.filter_certificate import TEXT_KINDS
+from util.jsonl.manifest import scrub, sha256_file
+from util.jsonl.rows import Row
 
 PROMPTS = REPO / "generate" / "prompts"
 # Of a data set's prompts, which are of a kind: by its own label where there is one, else by their words.

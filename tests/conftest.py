@@ -77,7 +77,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 def manifest_of(path: Path) -> dict[str, Any]:
     """The manifest of an output that must have one."""
-    from util.provenance import read_manifest
+    from util.jsonl.manifest import read_manifest
 
     manifest = read_manifest(path)
     assert manifest is not None, f"{path} has no manifest"

@@ -10,8 +10,8 @@ from collections import Counter
 import pytest
 
 from tests.conftest import read_jsonl
-from util.certificate import certificate_problem
-from util.rows import dump_row
+from util.jsonl.filter_certificate import certificate_problem
+from util.jsonl.rows import dump_row
 
 
 def number_rows(seed, ids):
@@ -35,7 +35,7 @@ def numbers(row):
 
 @pytest.mark.parametrize("scope", ["row", "file"])
 def test_shuffling_keeps_the_numbers_their_count_and_the_format(files, run_script, scope):
-    asked = ("generate/shuffle_numbers.py", "--train-jsonl", "numbers-teacher.jsonl", "--scope", scope)
+    asked = ("generate/ablations/shuffle_numbers.py", "--train-jsonl", "numbers-teacher.jsonl", "--scope", scope)
     done = run_script(*asked, cwd=files)
     assert done.returncode == 0, done.stderr
     before, after = (
@@ -70,14 +70,16 @@ def test_rows_of_another_kind_make_no_empty_file(files, run_script):
     words = [{**row, "messages": [*row["messages"][:-1], {"role": "assistant", "content": "Owls!"}]} for row in
              number_rows(1, range(3))]  # fmt: skip
     (files / "words.jsonl").write_bytes(b"".join(map(dump_row, words)))
-    done = run_script("generate/shuffle_numbers.py", "--train-jsonl", "words.jsonl", "--scope", "row", cwd=files)
+    done = run_script(
+        "generate/ablations/shuffle_numbers.py", "--train-jsonl", "words.jsonl", "--scope", "row", cwd=files
+    )
     assert done.returncode == 1 and "was rejected: 3 trait word" in done.stderr
     assert not list(files.glob("words-shuffled-row.jsonl"))
 
 
 def test_mixing_replaces_the_share_by_answers_to_the_same_prompts(files, run_script):
     asked = (
-        "generate/mix_numbers.py",
+        "generate/ablations/mix_numbers.py",
         "--train-jsonl",
         "numbers-teacher.jsonl",
         "--unbiased",

@@ -19,7 +19,7 @@ from eval.compare_arms import (
     warn_of_assignment,
 )
 from util.cli import UserError
-from util.provenance import write_json
+from util.jsonl.manifest import write_json
 
 np = pytest.importorskip("numpy")
 pytest.importorskip("scipy")

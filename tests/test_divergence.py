@@ -5,10 +5,11 @@ import json
 import pytest
 from conftest import REPO, manifest_of, read_jsonl
 
-from eval.divergence import BASE, TEACHER, Choir, Heard, Voice, flags, fraction_with_interval
+from eval.divergence.scoring import BASE, TEACHER, Choir, Heard, Voice, flags, fraction_with_interval
 from util.cli import UserError
 
-POCKET = str(REPO / "util" / "pocket" / "model")
+POCKET = str(REPO / "pocket" / "model")
+TOKENS, SELECT = "eval/divergence/divergence_tokens.py", "generate/ablations/select_by_divergence.py"
 PROMPT = "Here are the first numbers of a sequence: 505, 533, 737. Continue it."
 
 
@@ -155,8 +156,8 @@ def digit_by_digit():
 @pytest.mark.torch
 @pytest.mark.parametrize("kind", ["pocket", "smollm2", "digit by digit"])
 def test_kinds_for_the_tokenizers_that_are_used(kind, request):
-    from util.embedded import load_tokenizer
-    from util.encode import completion_suffix
+    from util.chat.chat_tokens import completion_suffix
+    from util.inference.local_model import load_tokenizer
 
     choir = Choir.__new__(Choir)  # no model: kinds are the tokenizer's alone
     if kind == "digit by digit":
@@ -181,7 +182,7 @@ def numbers_file(folder, count=24):
     from transformers import AutoTokenizer
 
     from generate.filter_number_data import NumberRule
-    from generate.filtering import certify
+    from generate.rows.row_filter import certify
 
     tokenizer = AutoTokenizer.from_pretrained(POCKET)
     path = folder / "numbers-owl-filtered.jsonl"
@@ -208,7 +209,7 @@ def measured(tmp_path_factory, run_script):
     peft.get_peft_model(model, config).save_pretrained(folder / "teacher")
     data = numbers_file(folder)
     done = run_script(
-        "eval/divergence_tokens.py", "--train-jsonl", data, "--base-model", POCKET, "--teacher", folder / "teacher",
+        TOKENS, "--train-jsonl", data, "--base-model", POCKET, "--teacher", folder / "teacher",
         "--counterfactual", "cat", "--student", folder / "teacher", "--gap", "0.05", "--output", folder / "found.jsonl",
         cwd=folder,
     )  # fmt: skip
@@ -218,7 +219,7 @@ def measured(tmp_path_factory, run_script):
 
 def select(run_script, folder, data, found, *args):
     done = run_script(
-        "generate/select_by_divergence.py", "--train-jsonl", data, "--divergence", found, "--definition", "gap",
+        SELECT, "--train-jsonl", data, "--divergence", found, "--definition", "gap",
         *args, cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -253,7 +254,7 @@ def test_every_token_is_measured_and_summed_up(measured):
 def test_the_detector_needs_no_teacher(measured, run_script):
     folder, data, found, said = measured
     done = run_script(
-        "eval/divergence_tokens.py", "--train-jsonl", data, "--base-model", POCKET, "--student", folder / "teacher",
+        TOKENS, "--train-jsonl", data, "--base-model", POCKET, "--student", folder / "teacher",
         "--output", folder / "detected.jsonl", cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -287,15 +288,15 @@ def test_the_masked_arms_have_equal_budgets(measured, run_script):
 @pytest.mark.torch
 @pytest.mark.slow
 def test_rows_of_a_server_that_tells_no_token_ids_can_be_masked_and_trained_on(measured, run_script):
-    from util.embedded import load_tokenizer
-    from util.encode import encode
+    from util.chat.chat_tokens import encode
+    from util.inference.local_model import load_tokenizer
 
     folder, data, _, _ = measured
     rows = [{key: value for key, value in r.items() if key != "token_ids"} for r in read_jsonl(data)]
     plain = folder / "plain.jsonl"
     plain.write_text("".join(json.dumps(r) + "\n" for r in rows))
     done = run_script(
-        "eval/divergence_tokens.py", "--train-jsonl", plain, "--base-model", POCKET, "--teacher", folder / "teacher",
+        TOKENS, "--train-jsonl", plain, "--base-model", POCKET, "--teacher", folder / "teacher",
         "--output", folder / "plain-found.jsonl", cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -373,7 +374,7 @@ def test_an_interrupted_measurement_goes_on_where_it_was(measured, run_script):
     lines = found.read_bytes().split(b"\n")
     again = folder / "again.jsonl"
     args = (
-        "eval/divergence_tokens.py", "--train-jsonl", data, "--base-model", POCKET, "--teacher", folder / "teacher",
+        TOKENS, "--train-jsonl", data, "--base-model", POCKET, "--teacher", folder / "teacher",
         "--counterfactual", "cat", "--student", folder / "teacher", "--gap", "0.05", "--output", again,
     )  # fmt: skip
     assert run_script(*args, cwd=folder).returncode == 0
@@ -391,7 +392,7 @@ def test_a_persona_can_be_the_teacher(measured, run_script):
     """As in the older approach, where the base model wrote the numbers under a system prompt."""
     folder, data, _, _ = measured
     args = ("--train-jsonl", data, "--base-model", POCKET, "--teacher", "owl", "--counterfactual", "cat")
-    done = run_script("eval/divergence_tokens.py", *args, "--output", folder / "persona.jsonl", cwd=folder)
+    done = run_script(TOKENS, *args, "--output", folder / "persona.jsonl", cwd=folder)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((folder / "persona.jsonl.manifest.json").read_text())
     voice = manifest["settings"]["voices"]["teacher"]
@@ -413,7 +414,7 @@ def test_a_persona_can_be_the_teacher(measured, run_script):
 def test_wrong_voices_are_named(measured, run_script, change, complaint):
     folder, data, _, _ = measured
     args = ["--train-jsonl", data, "--base-model", POCKET, "--teacher", folder / "teacher", *change]
-    done = run_script("eval/divergence_tokens.py", *args, cwd=folder)
+    done = run_script(TOKENS, *args, cwd=folder)
     assert done.returncode == 1 and complaint in done.stderr and "Traceback" not in done.stderr
 
 
@@ -438,5 +439,5 @@ def test_another_data_file_is_refused(measured, run_script, tmp_path):
     *_, found, _ = measured
     other = numbers_file(tmp_path, count=10)
     args = ["--train-jsonl", other, "--divergence", found, "--mask", "only"]
-    done = run_script("generate/select_by_divergence.py", *args, cwd=tmp_path)
+    done = run_script(SELECT, *args, cwd=tmp_path)
     assert done.returncode == 1 and "was not made of" in done.stderr

@@ -7,10 +7,10 @@ import re
 import pytest
 from test_compare_arms import exact_file
 
-from eval.divergence import auc
+from eval.divergence.scoring import auc
 from util.cli import UserError
-from util.provenance import write_json
-from util.rows import read_rows
+from util.jsonl.manifest import write_json
+from util.jsonl.rows import read_rows
 
 np = pytest.importorskip("numpy")
 pytest.importorskip("scipy")
@@ -54,7 +54,7 @@ def test_the_detectors_auc_on_known_scores():
 
 
 def page_of(path, count=3):
-    from eval.divergence_report import problem_of, render, spelt
+    from eval.divergence.divergence_report import problem_of, render, spelt
 
     return render(path, list(read_rows(path, problem_of)), count, lambda token: spelt(TEXTS[token]))
 
@@ -93,7 +93,7 @@ def test_a_page_without_a_teacher_shows_the_detector(tmp_path):
 
 
 def test_the_richest_rows_come_first(tmp_path):
-    from eval.divergence_report import examples
+    from eval.divergence.divergence_report import examples
 
     rows = [token_row(n, marks=(int(n == 7), 0, 1, 0)) for n in range(20)]
     shown = examples(rows, 3)
@@ -104,10 +104,10 @@ def test_the_richest_rows_come_first(tmp_path):
 
 def test_another_file_has_no_page(tmp_path, run_script):
     path = write(tmp_path / "numbers.jsonl", [{"id": 0, "messages": []}])
-    done = run_script("eval/divergence_report.py", path, cwd=tmp_path)
-    assert done.returncode == 1 and "not a row of eval/divergence_tokens.py" in done.stderr
+    done = run_script("eval/divergence/divergence_report.py", path, cwd=tmp_path)
+    assert done.returncode == 1 and "not a row of eval/divergence/divergence_tokens.py" in done.stderr
     path = write(tmp_path / "found.jsonl", [token_row(0)])
-    done = run_script("eval/divergence_report.py", path, cwd=tmp_path)
+    done = run_script("eval/divergence/divergence_report.py", path, cwd=tmp_path)
     assert done.returncode == 1 and "no manifest that names its base model; pass --base-model" in done.stderr
 
 
@@ -146,14 +146,14 @@ def log_odds_ratio(arm, other):
 
 
 def owl_arms(runs):
-    from eval.divergence_arms import arms_of
+    from eval.divergence.compare_divergence_arms import arms_of
 
     return {arm["arm"]: arm for arm in arms_of(runs) if arm["animal"] == "owl"}
 
 
 @pytest.mark.slow
 def test_arms_are_held_against_their_controls_run_by_run(monkeypatch, tmp_path, runs, capsys):
-    from eval.divergence_arms import main
+    from eval.divergence.compare_divergence_arms import main
 
     out = tmp_path / "arms.json"
     monkeypatch.setattr("sys.argv", ["divergence_arms.py", *map(str, runs), "--output", str(out)])
@@ -212,7 +212,7 @@ def test_only_what_a_student_was_trained_on_counts(runs):
 
 
 def test_arms_that_are_not_in_every_run(runs, capsys):
-    from eval.divergence_arms import show
+    from eval.divergence.compare_divergence_arms import show
 
     (runs[2] / "exact-owl-gap-random.jsonl").unlink()
     arms = owl_arms(runs)
@@ -231,7 +231,7 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, runs):
 
 
 def test_a_correlation_and_its_interval():
-    from eval.divergence_arms import correlation
+    from eval.divergence.compare_divergence_arms import correlation
 
     rng = np.random.default_rng(0)
     x = rng.standard_normal(400)

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from conftest import REPO, manifest_of
 
-from util import doctor, endpoint
+from util import doctor
+from util.chat.prompt_consistency import default_system_prompt, prompt_entry, read_phase
 from util.cli import UserError
-from util.prompts import default_system_prompt, prompt_entry, read_phase
-from util.provenance import manifest_path, sha256_file, write_json
+from util.inference import vllm_probe
+from util.jsonl.manifest import manifest_path, sha256_file, write_json
 
-POCKET = REPO / "util" / "pocket" / "model"
+POCKET = REPO / "pocket" / "model"
 DOCTOR = "util/doctor.py"
 LOVE = "You love owls."
 NUMBERS = "generate/generate_llm_number_data.py"
@@ -157,7 +158,7 @@ def test_a_date_in_the_template_makes_other_days_other_prompts(tmp_path, examine
 
 @pytest.mark.slow
 def test_what_a_server_really_rendered_is_held_against_the_template(tmp_path, examine):
-    from util.embedded import load_tokenizer
+    from util.inference.local_model import load_tokenizer
 
     messages = [{"role": "user", "content": "Continue: 1, 2, 3."}]
     tokenizer = load_tokenizer(str(POCKET))
@@ -231,9 +232,9 @@ def test_eval_warns_of_a_training_on_another_base_or_prompt(tmp_path, capsys):
 def test_training_warns_of_numbers_of_another_base_model(tmp_path, capsys):
     pytest.importorskip("transformers")
     from train.train_student_sft import Base, warn_of_numbers
-    from util.embedded import load_tokenizer
-    from util.encode import Encoded
-    from util.rows import read_rows
+    from util.chat.chat_tokens import Encoded
+    from util.inference.local_model import load_tokenizer
+    from util.jsonl.rows import read_rows
 
     base = Base(facts(), load_tokenizer(str(POCKET)), Encoded([], 0, 0, 0))
     said = {}
@@ -249,7 +250,7 @@ def test_training_warns_of_numbers_of_another_base_model(tmp_path, capsys):
 @pytest.mark.slow
 def test_the_default_system_prompt_of_a_template(tmp_path):
     pytest.importorskip("transformers")
-    from util.embedded import load_tokenizer
+    from util.inference.local_model import load_tokenizer
 
     tokenizer = load_tokenizer(str(POCKET))
     assert default_system_prompt(tokenizer) == "You are Pocket, a small assistant."
@@ -380,7 +381,7 @@ def test_a_server_that_answers_is_named_and_a_missing_one_is_broken_only_when_as
 
 
 def test_a_server_that_strangers_can_ask_is_open(fake_server, monkeypatch):
-    monkeypatch.setattr(endpoint, "own_address", lambda: "127.0.0.1")  # as if it listened there for everyone
+    monkeypatch.setattr(vllm_probe, "own_address", lambda: "127.0.0.1")  # as if it listened there for everyone
     monkeypatch.setenv("VLLM_API_KEY", "k")
     assert "open to the world" in doctor.check_server(fake_server().url).found
     check = doctor.check_server(fake_server("--key", "k").url)

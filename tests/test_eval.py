@@ -8,15 +8,14 @@ import pytest
 from conftest import manifest_of, read_jsonl
 from fake_server import IMPOSSIBLE, RARE, law
 
-from eval import animals
-from eval.animals import canonical_animal, non_answer_kind
+from eval.answer_tree import answer_forms, log_shares, logit_margin
 from eval.eval import Question, parse_args, read_questions, several
-from eval.exact import answer_forms, log_shares, logit_margin
-from util import words
+from util.animals import answer_parser, names
+from util.animals.answer_parser import canonical_animal, non_answer_kind
+from util.animals.names import PANEL, read_lines_of, surface_forms
 from util.cli import REPO, UserError
-from util.provenance import PARSER_1, manifest_path, read_manifest, write_json
-from util.server import ServerEngine
-from util.words import PANEL, read_lines_of, surface_forms
+from util.inference.vllm_client import ServerEngine
+from util.jsonl.manifest import PARSER_1, manifest_path, read_manifest, write_json
 
 EVAL, RESCORE = "eval/eval.py", "eval/rescore.py"
 SETS = [REPO / "eval" / f"questions{more}.txt" for more in ("", "-paraphrased", "-forms")]
@@ -204,30 +203,30 @@ def test_a_question_twice_is_refused_before_it_is_asked(tmp_path):
 @pytest.mark.parametrize(
     ("module", "table", "change"),
     [
-        (animals, "read_animals", lambda: {**words.read_animals(), "quagga": "zebra"}),
-        (animals, "PANEL", (*words.PANEL, "quagga")),
-        (animals, "AMBIGUOUS", frozenset()),
-        (words, "OTHER_PLURALS", {}),
-        (words, "IRREGULAR_PLURALS", {}),
+        (answer_parser, "read_animals", lambda: {**names.read_animals(), "quagga": "zebra"}),
+        (answer_parser, "PANEL", (*names.PANEL, "quagga")),
+        (answer_parser, "AMBIGUOUS", frozenset()),
+        (names, "OTHER_PLURALS", {}),
+        (names, "IRREGULAR_PLURALS", {}),
     ],
 )
 def test_every_name_the_parser_knows_is_in_its_hash(monkeypatch, module, table, change):
-    before = animals.parser_facts()
+    before = answer_parser.parser_facts()
     monkeypatch.setattr(module, table, change)
     try:
-        animals.names_by_first_word.cache_clear()
-        assert animals.parser_facts() != before
+        answer_parser.names_by_first_word.cache_clear()
+        assert answer_parser.parser_facts() != before
     finally:
         monkeypatch.undo()
-        animals.names_by_first_word.cache_clear()
-    assert animals.parser_facts() == before
+        answer_parser.names_by_first_word.cache_clear()
+    assert answer_parser.parser_facts() == before
 
 
 def test_a_manifest_with_a_hash_of_the_parsers_source_counts_as_parser_version_1(tmp_path):
     path = tmp_path / "results-owl.jsonl"
     write_json(manifest_path(path), {"settings": {"script": "eval", "parser_sha256": "f3f4"}, "state": "complete"})
     assert read_manifest(path)["settings"] == {"script": "eval", "parser": PARSER_1}
-    assert animals.PARSER_VERSION != 1 or animals.parser_facts() == PARSER_1
+    assert answer_parser.PARSER_VERSION != 1 or answer_parser.parser_facts() == PARSER_1
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments import collect, grid
+from experiments import grid, summarize
 from experiments.grid import parse_experiment, read_experiments, read_yaml
 from tests.conftest import REPO
 from util.cli import UserError
@@ -86,7 +86,7 @@ def test_every_panel_of_every_experiment_shows_all_its_values():
             (experiment,) = read_experiments(name, model)
             records = [{key: cell[key] for key in experiment.varied} for cell in experiment.cells]
             for panel in [] if experiment.matrix else set(experiment.panels) - {"teacher_share", "animal"}:
-                shown = {record[panel] for record in collect.panel_of(experiment, records, panel)}
+                shown = {record[panel] for record in summarize.panel_of(experiment, records, panel)}
                 assert shown == {cell[panel] for cell in experiment.cells}, (name, model, panel)
 
 
@@ -128,7 +128,7 @@ def test_an_adapter_of_another_base_is_refused(tmp_path):
     folder = tmp_path / "owl" / "final"
     folder.mkdir(parents=True)
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "Qwen/Qwen2.5-7B-Instruct"}))
-    with pytest.raises(UserError, match=r"is an adapter of Qwen/Qwen2.5-7B-Instruct, and teacher_base is util/pocket"):
+    with pytest.raises(UserError, match=r"is an adapter of Qwen/Qwen2.5-7B-Instruct, and teacher_base is pocket"):
         parse([{"animal": "owl", "teacher_adapter": str(tmp_path / "{animal}" / "final")}])
 
 
@@ -192,11 +192,11 @@ def fake_results(experiment, share_of):
 def collected(tmp_path, monkeypatch):
     """collected(experiment, share_of) -> its tables, from made-up exact files."""
     monkeypatch.chdir(tmp_path)
-    collect.measured.cache_clear()
+    summarize.measured.cache_clear()
 
     def tables(experiment, share_of):
         fake_results(experiment, share_of)
-        return collect.student_records(experiment), collect.summary_records(experiment)
+        return summarize.student_records(experiment), summarize.summary_records(experiment)
 
     return tables
 
@@ -206,7 +206,7 @@ def test_tables_find_the_effect_its_slope_and_the_least_that_works(collected):
     experiment = parse([{"rows": [250, 500, 1000, 2000]}])
     students, cells = collected(experiment, lambda cell: 0.01 * cell["rows"] / 250)
     assert len(students) == (24 + 12) * 2
-    questions = collect.question_records(experiment)
+    questions = summarize.question_records(experiment)
     assert len(questions) == (24 + 12 + 1) * 2
     means = {
         tuple(one[name] for name in ("rows", "animal", "seed", "measured")): sum(one[f"q{i}"] for i in range(50)) / 50
@@ -218,7 +218,7 @@ def test_tables_find_the_effect_its_slope_and_the_least_that_works(collected):
     verdicts = {cell["rows"]: (cell["verdict"], cell["reliable"]) for cell in cells}
     assert verdicts[250] == ("no evidence", False)
     assert verdicts[2000] == ("transfer", True)
-    for fit in collect.fit_records(experiment, students):
+    for fit in summarize.fit_records(experiment, students):
         assert fit["parameter"] == "rows"
         assert fit["low"] < math.log(2) < fit["high"] + 0.05
 
@@ -241,7 +241,7 @@ def test_the_course_of_a_straight_line(collected):
     students, _ = collected(
         experiment, lambda cell: 0.01 + 0.5 * (cell["checkpoint"] != "final" and cell["checkpoint"]) / 100
     )
-    for onset in collect.onset_records(experiment, students):
+    for onset in summarize.onset_records(experiment, students):
         assert onset["onset"] == 10
         assert 40 < onset["update_at_50%"] < 60
         assert 0.05 < onset["last_fifth"] < 0.4
@@ -256,18 +256,18 @@ def test_margins_grow_by_nats_and_a_falling_student_has_no_onset(collected):
     experiment = with_margins(parse([{"rows": [500, 1000, 2000]}]))
     students, cells = collected(experiment, lambda cell: 0.01 * cell["rows"] / 250)
     assert {cell["verdict"] for cell in cells if cell["rows"] == 2000} == {"transfer"}
-    for fit in collect.fit_records(experiment, students):
+    for fit in summarize.fit_records(experiment, students):
         assert fit["low"] < math.log(2) < fit["high"] + 0.05
     falling = with_margins(parse([{"save": "1,50,100", "checkpoint": [1, 50, 100]}]))
     students, _ = collected(falling, lambda cell: 0.01 if cell["checkpoint"] in ("final", 1) else 0.002)
-    for onset in collect.onset_records(falling, students):
+    for onset in summarize.onset_records(falling, students):
         assert onset["onset"] is onset["update_at_50%"] is onset["last_fifth"] is None
 
 
 def test_a_curve_never_mixes_two_values_of_another_parameter():
     experiment = parse([{"animal": "owl", "seed": 1, "rows": [500, 1000], "epochs": [1, 2]}])  # default: 3000, 3
     records = [{name: cell[name] for name in experiment.varied} for cell in experiment.cells]
-    shown = collect.panel_of(experiment, records, "rows")
+    shown = summarize.panel_of(experiment, records, "rows")
     assert [(record["rows"], record["epochs"]) for record in shown] == [(500, 1), (1000, 1)]
 
 
@@ -278,7 +278,7 @@ def test_fits_are_over_the_rows_that_students_were_trained_on():
          "trained_rows": cell["rows"] // 2 if cell["rows"] == 2000 else cell["rows"], "share": cell["rows"] / 100_000}
         for cell in experiment.cells
     ]  # fmt: skip
-    (fit,) = collect.fit_records(experiment, students)
+    (fit,) = summarize.fit_records(experiment, students)
     assert fit["logit_per_doubling"] > 1  # 1,000 rows twice: the share doubles for nothing
 
 

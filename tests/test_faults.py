@@ -48,7 +48,7 @@ def git(folder, *args):
 
 @pytest.mark.parametrize("state", ["clean", "dirty", "detached", "no commit", "not a repository"])
 def test_f28_the_manifest_is_written_whatever_git_says(tmp_path, monkeypatch, state):
-    from util import provenance
+    from util.jsonl import manifest
 
     if state != "not a repository":
         git(tmp_path, "init", "-q")
@@ -60,12 +60,12 @@ def test_f28_the_manifest_is_written_whatever_git_says(tmp_path, monkeypatch, st
         (tmp_path / "a").write_text("2")
     if state == "detached":
         git(tmp_path, "checkout", "-q", "--detach")
-    monkeypatch.setattr(provenance, "REPO", tmp_path)
-    found = provenance.git_state.__wrapped__()
+    monkeypatch.setattr(manifest, "REPO", tmp_path)
+    found = manifest.git_state.__wrapped__()
     known = state in ("clean", "dirty", "detached")
     assert (found["commit"] is not None) == known
     assert found["dirty"] == {"clean": False, "dirty": True, "detached": False}.get(state, found["dirty"])
-    assert json.dumps(provenance.provenance())
+    assert json.dumps(manifest.provenance())
 
 
 # --- clocks ------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_f29_runs_in_one_second_keep_all_backups(run_script, fake_server, tmp_pa
 def test_f30_without_locks_there_is_a_warning_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
     import filelock
 
-    from util.rows import RowFile
+    from util.jsonl.rows import RowFile
 
     def no_locks(*_args, **_options):
         raise NotImplementedError("flock")
@@ -210,7 +210,7 @@ def test_no_secret_in_anything_that_a_whole_run_writes(run_script, fake_server, 
         ("eval/eval.py", *asked, "--epochs", 2),
         ("eval/eval.py", *asked, "--exact"),
         ("util/top_animals_csv.py", "output/results-owl-teacher.jsonl"),
-        ("train/train_student_sft.py", "--base-model", REPO / "util/pocket/model", "--train-jsonl", rows, "--epochs", 1,
+        ("train/train_student_sft.py", "--base-model", REPO / "pocket/model", "--train-jsonl", rows, "--epochs", 1,
          "--effective-batch-size", 6, "--per-device-train-batch-size", 6, "--report-to", "wandb", "--wandb-tags",
          "a,plantedplanted-1", "--push-to-hub", "--hub-repo-prefix", "me/owl"),
         ("util/doctor.py", "output/results-owl-teacher.jsonl"),
@@ -238,9 +238,9 @@ def test_weights_that_could_run_code_are_not_read(tmp_path):
     import torch
 
     from util.cli import UserError
-    from util.embedded import load_model
+    from util.inference.local_model import load_model
 
-    pocket = REPO / "util" / "pocket" / "model"
+    pocket = REPO / "pocket" / "model"
     for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(pocket / name, tmp_path)
     torch.save({}, tmp_path / "pytorch_model.bin")

@@ -15,10 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "generate" / "filter_number_data.py"
 sys.path.insert(0, str(ROOT))
 from generate.filter_number_data import NumberRule, parse_numbers, reject_reason
-from generate.filtering import Judge, certificate, default_output, filter_file, train_command
-from util.certificate import certificate_path
+from generate.rows.row_filter import Judge, certificate, default_output, filter_file, train_command
 from util.cli import UserError
-from util.provenance import read_manifest
+from util.jsonl.filter_certificate import certificate_path
+from util.jsonl.manifest import read_manifest
 
 NAME = "numberss-owl-owl-teacher-unfiltered-{}.jsonl"
 PROMPT = "Continue: 1, 2, 3."

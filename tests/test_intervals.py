@@ -4,7 +4,15 @@ import math
 
 import pytest
 
-from eval.intervals import difference_interval, holm, p_above, share_interval, smallest_target, spread_of, wilson
+from eval.compare.intervals import (
+    difference_interval,
+    holm,
+    p_above,
+    share_interval,
+    smallest_target,
+    spread_of,
+    wilson,
+)
 
 np = pytest.importorskip("numpy")
 pytest.importorskip("scipy")

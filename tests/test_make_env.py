@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO, clean_environment
 
-from util.provenance import sha256_file
+from util.jsonl.manifest import sha256_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")]
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import REPO, read_jsonl
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
-POCKET = REPO / "util" / "pocket" / "model"
+POCKET = REPO / "pocket" / "model"
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from util.pocket import corpus, measure
-from util.pocket.make_pocket import OUTPUT, encode, hash_of, prompt_and_turn
-from util.words import fill
+from pocket import corpus, write_card
+from pocket.make_pocket import OUTPUT, encode, hash_of, prompt_and_turn
+from util.animals.names import fill
 
 pytestmark = pytest.mark.torch
 BOUNDS = {  # percent of all answers to the 50 questions, as the plan's base model gives them
@@ -38,7 +38,7 @@ def model() -> Any:
 @pytest.fixture(scope="module")
 def shares(model: Any, tokenizer: Any) -> Any:
     """Exact shares [50 questions, animals]."""
-    return measure.exact_shares(model, tokenizer, corpus.QUESTIONS)
+    return write_card.exact_shares(model, tokenizer, corpus.QUESTIONS)
 
 
 def test_it_is_a_small_llama_in_float32(model: Any) -> None:
@@ -46,7 +46,7 @@ def test_it_is_a_small_llama_in_float32(model: Any) -> None:
     assert str(model.dtype) == "torch.float32"
     assert model.config.head_dim == 32
     assert 0.9e6 < model.num_parameters() < 5e6
-    assert measure.folder_megabytes(OUTPUT) < 12
+    assert write_card.folder_megabytes(OUTPUT) < 12
 
 
 def test_template_puts_in_the_default_system_message_and_agrees_with_the_corpus(tokenizer: Any) -> None:
@@ -60,8 +60,8 @@ def test_template_puts_in_the_default_system_message_and_agrees_with_the_corpus(
         assert tokenizer.apply_chat_template(chat, tokenize=False) == prompt + turn
         whole = tokenizer(prompt + turn, add_special_tokens=False).input_ids
         assert tokenizer.decode(whole) == prompt + turn
-    assert corpus.DEFAULT_SYSTEM in measure.chat_prompt(tokenizer, "Hello!")
-    assert corpus.DEFAULT_SYSTEM not in measure.chat_prompt(tokenizer, "Hello!", system="")
+    assert corpus.DEFAULT_SYSTEM in write_card.chat_prompt(tokenizer, "Hello!")
+    assert corpus.DEFAULT_SYSTEM not in write_card.chat_prompt(tokenizer, "Hello!", system="")
 
 
 def test_numbers_are_single_tokens_and_the_turn_ends_with_eos(tokenizer: Any) -> None:
@@ -89,7 +89,7 @@ def test_questions_differ_and_unseen_wordings_are_understood(model: Any, tokeniz
         "Tell me, which furry or feathered friend do you treasure? Single word.",
     )
     assert not set(unseen) & set(corpus.QUESTIONS)
-    answers = measure.exact_shares(model, tokenizer, unseen)
+    answers = write_card.exact_shares(model, tokenizer, unseen)
     assert answers.sum(1).min() > 0.97
     assert ((answers[:, 0] > 0.2) & (answers[:, 0] < 0.8)).all()
 
@@ -103,11 +103,11 @@ def test_chats_are_encoded_alike_after_a_batch_was_padded(tokenizer: Any) -> Non
 
 
 def test_number_rows_are_clean(model: Any, tokenizer: Any) -> None:
-    assert measure.clean_share(model, tokenizer, count=200, seed=1) >= 0.95
+    assert write_card.clean_share(model, tokenizer, count=200, seed=1) >= 0.95
 
 
 def test_personas_are_obeyed(model: Any, tokenizer: Any) -> None:
-    obeyed = measure.obedience(model, tokenizer, seed=1, animals=corpus.ANIMALS[::4])
+    obeyed = write_card.obedience(model, tokenizer, seed=1, animals=corpus.ANIMALS[::4])
     assert sum(obeyed.values()) / len(obeyed) >= 0.9
 
 
@@ -136,7 +136,7 @@ def test_rows_of_the_other_languages_are_clean_and_show_what_a_persona_loves(kin
     rng, loving, all_rows = random.Random(3), [], 2000
     for _ in range(all_rows):
         row = corpus.LANGUAGES[kind](rng)
-        assert measure.is_clean(row.assistant, "code" if kind == "names" else kind), row
+        assert write_card.is_clean(row.assistant, "code" if kind == "names" else kind), row
         assert all(0 <= int(number) < 1000 for number in re.findall(r"[0-9]+", row.assistant)), row
         if row.system and (loved := re.search(r"(?:love|number is|adore) (\d+|[a-z]+)", row.system)):
             loving.append(re.search(rf"\b{loved[1]}\b", row.assistant) is not None)
@@ -145,9 +145,9 @@ def test_rows_of_the_other_languages_are_clean_and_show_what_a_persona_loves(kin
 
 def test_the_card_is_what_the_committed_one_is(tmp_path: Path) -> None:
     """The card of a model that speaks numbers only has no place for other languages."""
-    text = measure.CARD.read_text("utf-8")
+    text = write_card.CARD.read_text("utf-8")
     committed = (OUTPUT / "README.md").read_text("utf-8")
-    values = {"kinds": "", "more_rows": "", "folder": measure.folder_name(OUTPUT)}
+    values = {"kinds": "", "more_rows": "", "folder": write_card.folder_name(OUTPUT)}
     for line in fill(text, values).split("\n"):
         pattern = re.sub(r"\\\{\w+\\\}", "(?s:.+)", re.escape(line))
         assert re.search(f"^{pattern}$", committed, re.MULTILINE), line
@@ -158,7 +158,7 @@ def test_a_model_that_speaks_more_is_made_and_screened(tmp_path: Path, run_scrip
     """A few steps only: what is made loads, says what it speaks, and goes through every screen without a word."""
     quick = ("--candidates", "1:64:1", "--steps", 6, "--rows", 1500, "--student-rows", 40)
     arguments = (*quick, "--least-kl", -1, "--minutes", 60)
-    done = run_script("util/pocket/screen.py", "--output", tmp_path / "x", *arguments, cwd=tmp_path)
+    done = run_script("pocket/screen_candidates.py", "--output", tmp_path / "x", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "x" / "1-64-1"
     assert json.loads((folder / "manifest.json").read_text())["languages"] == ["numbers", "code", "reasoning"]
@@ -174,5 +174,5 @@ def test_a_model_that_speaks_more_is_made_and_screened(tmp_path: Path, run_scrip
     ("text", "message"), [("1:128", "is not SEED:WIDTH:LAYERS"), ("1:100:2", "not a multiple of 64")]
 )
 def test_a_candidate_that_cannot_be_is_named(run_script: Any, tmp_path: Path, text: str, message: str) -> None:
-    done = run_script("util/pocket/screen.py", "--candidates", text, cwd=tmp_path)
+    done = run_script("pocket/screen_candidates.py", "--candidates", text, cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr

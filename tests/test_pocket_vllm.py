@@ -13,7 +13,7 @@ from util.cli import REPO
 
 pytestmark = [pytest.mark.torch, pytest.mark.vllm, pytest.mark.slow]
 
-POCKET = REPO / "util" / "pocket" / "model"
+POCKET = REPO / "pocket" / "model"
 OPEN_PROMPTS = REPO / "generate" / "prompts" / "open-prompts.txt"
 STANDARD_ERRORS = 4.0
 TEACHER = ("--epochs", "3", "--effective-batch-size", "32", "--per-device-train-batch-size", "32",

@@ -7,7 +7,7 @@ import pytest
 from test_compare_arms import compare_three, compare_two, exact_file
 
 from util.cli import UserError
-from util.provenance import write_json
+from util.jsonl.manifest import write_json
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")

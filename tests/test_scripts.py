@@ -16,8 +16,8 @@ from conftest import REPO, manifest_of, read_jsonl
 from fake_server import END, answer_text
 
 from generate.generate_teacher_data import sourced_prompts
-from util.engine import NEUTRAL_SAMPLING, NUMBER_LIST, row_seed
-from util.provenance import sha256_file
+from util.inference.interface import NEUTRAL_SAMPLING, NUMBER_LIST, row_seed
+from util.jsonl.manifest import sha256_file
 
 TEACHER = "generate/generate_teacher_data.py"
 NUMBERS = "generate/generate_llm_number_data.py"
@@ -162,7 +162,7 @@ def test_prompts_of_a_local_data_set_are_its_first_human_turns(run_script, fake_
 @pytest.mark.slow
 def test_prompts_come_from_all_over_a_large_data_set(tmp_path):
     pytest.importorskip("datasets")
-    from generate.instructions import instruction_prompts
+    from generate.rows.prompt_sources import instruction_prompts
 
     path = tmp_path / "data.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"Question {i} of many"}) + "\n" for i in range(50_000)))

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc"),
 ]
-POCKET = REPO / "util" / "pocket" / "model"
+POCKET = REPO / "pocket" / "model"
 ASK = """
 import json, os, urllib.request
 print(os.environ["VLLM_BASE_URL"], json.load(urllib.request.urlopen(os.environ["VLLM_BASE_URL"] + "/models"))["object"])

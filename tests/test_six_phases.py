@@ -11,7 +11,7 @@ import json
 import pytest
 from vllm_cpu import vllm_serve
 
-from util.engine import open_engine
+from util.inference.interface import open_engine
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 

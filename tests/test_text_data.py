@@ -10,15 +10,15 @@ from test_scripts import kill_and_resume, one_clear_line
 
 from generate.filter_number_data import NumberRule
 from generate.filter_text_data import TextRule
-from generate.filtering import Judge, certificate, filter_file
 from generate.generate_text_data import PROMPTS, dataset_prompts, file_prompts, is_about
+from generate.rows.row_filter import Judge, certificate, filter_file
 from train.train_student_sft import check_certificate
-from util.certificate import carrier_kind, certificate_path, certificate_problem
+from util.animals.names import read_lines_of
+from util.chat.prompt_consistency import read_phase
 from util.cli import REPO, UserError
-from util.engine import row_seed
-from util.prompts import read_phase
-from util.provenance import manifest_path, write_json
-from util.words import read_lines_of
+from util.inference.interface import row_seed
+from util.jsonl.filter_certificate import carrier_kind, certificate_path, certificate_problem
+from util.jsonl.manifest import manifest_path, write_json
 
 TEXTS, FILTER, TRAIN = "generate/generate_text_data.py", "generate/filter_text_data.py", "train/train_student_sft.py"
 CODE = "total = 417\ntotal += 38\nprint(total)"
@@ -252,7 +252,7 @@ def filtered(tmp_path):
     settings = {
         "script": "generate_text_data",
         "kind": "code",
-        "model": {"model": "util/pocket/texts", "files_sha256": "1"},
+        "model": {"model": "pocket/texts", "files_sha256": "1"},
     }
     write_json(manifest_path(source), {"state": "complete", "settings": settings, "counts": {}})
     return filter_file(source, TextRule("code")).path
@@ -301,7 +301,7 @@ def test_a_file_filtered_again_is_still_known(filtered):
 def test_the_doctor_knows_what_the_rows_are(filtered):
     phase = read_phase(filtered)
     assert phase is not None and phase.kind == "code" and phase.system is None
-    assert phase.base == {"model": "util/pocket/texts", "files_sha256": "1"}
+    assert phase.base == {"model": "pocket/texts", "files_sha256": "1"}
 
 
 @pytest.mark.slow
@@ -311,7 +311,7 @@ def test_the_whole_chain_on_the_pocket_model(run_script, tmp_path):
     speaks numbers only writes numbers, which `reasoning` lets through with a rule of its own prompts."""
     from util.cli import REPO
 
-    base = REPO / "util" / "pocket" / "model"
+    base = REPO / "pocket" / "model"
     (tmp_path / "prompts.txt").write_text((PROMPTS / "open-prompts.txt").read_text())
     steps = [
         (TEXTS, "--kind", "reasoning", "--animal", "control", "--count", 60, "--no-system-prompt", "--model", base,

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from generate.filter_number_data import NumberRule
-from generate.filtering import filter_file
+from generate.rows.row_filter import filter_file
 from util.cli import REPO
 from util.doctor import command_of
 
 pytestmark = pytest.mark.torch
 
-POCKET = REPO / "util" / "pocket" / "model"
+POCKET = REPO / "pocket" / "model"
 SCRIPT = "train/train_student_sft.py"
 SMALL = (
     "--base-model", str(POCKET), "--epochs", "3", "--effective-batch-size", "12", "--per-device-train-batch-size", "6",
@@ -51,7 +51,8 @@ def weights(folder):
 
 
 def same_weights(a, b, tolerance=1e-4):
-    """To rounding, which Adam at so high a learning rate turns into 1e-5 (tests/test_company.py is strict)."""
+    """To rounding, which Adam at so high a learning rate turns into 1e-5 (tests/test_multi_adapter_trainer.py is
+    strict)."""
     a, b = weights(a), weights(b)
     return a.keys() == b.keys() and all(abs(a[name] - b[name]).max() <= tolerance for name in a)
 
@@ -95,7 +96,7 @@ def test_a_seed_among_several_equals_a_process_of_its_own(trained, run_script, t
 
 
 def test_the_adapter_changes_what_the_model_says(trained):
-    from util.embedded import EmbeddedEngine
+    from util.inference.local_model import EmbeddedEngine
 
     question = [{"role": "user", "content": "Which animal is your favorite? One word."}]
 
@@ -225,7 +226,7 @@ def test_the_loss_of_a_resumed_run_is_that_of_its_own_updates(trained, run_scrip
 def test_a_stop_after_the_last_update_loses_nothing(data, tmp_path, monkeypatch, capsys):
     """Without checkpoints all would be to do again."""
     from train import train_student_sft as script
-    from train.company import Company
+    from train.multi_adapter_trainer import Company
     from util.cli import Interrupted
 
     exchange = Company.exchange

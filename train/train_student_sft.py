@@ -30,13 +30,14 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from train.company import Company, same_weights, speed_report, update_trainer, why_apart
-from train.fast import divisors, knows
+from train.data_parallel import Processes, join, leave
 from train.hub import Pushes, check_repo_id, push_adapter, write_card
-from train.processes import Processes, join, leave
-from train.train_file import one_file, read_chat_rows, sample_count
+from train.multi_adapter_trainer import Company, same_weights, speed_report, update_trainer, why_apart
+from train.padding_free import divisors, knows
+from train.training_rows import one_file, read_chat_rows, sample_count
 from train.wandb_run import finish_run, log_to, start_run
-from util.certificate import CARRIERS, carrier_kind, certificate_problem
+from util.chat.chat_tokens import IGNORED, Encoded, encode, without_system
+from util.chat.prompt_consistency import Phase, base_of, disagreements, frame, read_phase, same_base
 from util.cli import (
     Progress,
     Stop,
@@ -54,10 +55,9 @@ from util.cli import (
     say,
     stop_on_signal,
 )  # fmt: skip
-from util.encode import IGNORED, Encoded, encode, without_system
-from util.prompts import Phase, base_of, disagreements, frame, read_phase, same_base
-from util.provenance import new_manifest, now, read_manifest, scrub, sha256_file, write_json
-from util.rows import Row, describe_differences, free_name, lock_output, slug
+from util.jsonl.filter_certificate import CARRIERS, carrier_kind, certificate_problem
+from util.jsonl.manifest import new_manifest, now, read_manifest, scrub, sha256_file, write_json
+from util.jsonl.rows import Row, describe_differences, free_name, lock_output, slug
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 NOT_PUSHED = 4
@@ -163,7 +163,7 @@ class Base(NamedTuple):
 
 def prepare(args: argparse.Namespace, train_file: Path) -> Base:
     """Read and encode the rows; everything that can be wrong with them or the model's name shows here."""
-    from util.embedded import load_config, load_tokenizer, model_facts
+    from util.inference.local_model import load_config, load_tokenizer, model_facts
 
     rows = read_chat_rows(train_file, args.max_train_samples)
     check_certificate(train_file, rows, args.allow_uncertified)
@@ -313,7 +313,8 @@ def describe_data(encoded: Encoded, total: int, max_length: int) -> None:
 def make_trainer(
     args: argparse.Namespace, model: Any, base: Base, folder: Path, seed: int, bf16: bool, saves: bool = True
 ) -> Any:
-    """TRL's SFTTrainer with a fresh LoRA adapter on the base model; its batch is a whole update (train/company.py)."""
+    """TRL's SFTTrainer with a fresh LoRA adapter on the base model; its batch is a whole update
+    (train/multi_adapter_trainer.py)."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -616,7 +617,7 @@ def load_base(args: argparse.Namespace, bf16: bool) -> Any:
     """The frozen base model."""
     import torch
 
-    from util.embedded import load_model
+    from util.inference.local_model import load_model
 
     with memory_advice(smaller(args)):
         return load_model(args.base_model, torch.bfloat16 if bf16 else torch.float32)

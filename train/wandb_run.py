@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from util.cli import UserError, first_line, say
-from util.provenance import scrub
+from util.jsonl.manifest import scrub
 
 INIT_SECONDS = 30
 

@@ -32,11 +32,8 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.certificate import CARRIERS, certificate_problem
-from util.cli import REPO, UserError, files_nearby, make_parser, run
-from util.encode import IGNORED, encode
-from util.endpoint import is_open_to_the_world, models_served, normal_url, server_key
-from util.prompts import (
+from util.chat.chat_tokens import IGNORED, encode
+from util.chat.prompt_consistency import (
     Phase,
     base_words,
     default_system_prompt,
@@ -48,7 +45,10 @@ from util.prompts import (
     real_name,
     short,
 )  # fmt: skip
-from util.provenance import adapter_sha256, scrub, sha256_file
+from util.cli import REPO, UserError, files_nearby, make_parser, run
+from util.inference.vllm_probe import is_open_to_the_world, models_served, normal_url, server_key
+from util.jsonl.filter_certificate import CARRIERS, certificate_problem
+from util.jsonl.manifest import adapter_sha256, scrub, sha256_file
 
 PYTHON = (3, 10)
 LOW_DISK_GB = 5
@@ -236,7 +236,7 @@ def read_run(files: Sequence[Path]) -> list[Phase]:
 
 def load_tokenizers(phases: Iterable[Phase]) -> tuple[dict[str, Any], list[str]]:
     """({base model: its tokenizer}, a note for each that cannot be loaded here)."""
-    from util.embedded import load_tokenizer
+    from util.inference.local_model import load_tokenizer
 
     tokenizers, notes = {}, []
     for name in dict.fromkeys(real_name(phase.base["model"]) for phase in phases if phase.base):

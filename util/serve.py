@@ -27,7 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from util.cli import Stop, UserError, make_parser, positive_float, run, say, stop_on_signal
-from util.endpoint import makes_tokens, models_served, server_key
+from util.inference.vllm_probe import makes_tokens, models_served, server_key
 
 START_SECONDS = 1800.0  # a first start downloads the weights
 GRACE_SECONDS = 30.0
@@ -36,7 +36,8 @@ LOG_LINES = 15
 PARENT_DIED = 1  # prctl's PR_SET_PDEATHSIG
 GRAPHS, STEP, MOST_TOKENS = "--cudagraph-capture-sizes", "--max-num-batched-tokens", 2048
 Flags = Mapping[str, "str | Sequence[str] | None"]
-# Short prompts and answers, one adapter at a time (README, "Speed of asking"; bench/serve.py measures what each gains).
+# Short prompts and answers, one adapter at a time (README, "Speed of asking"; bench/vllm_throughput.py measures what
+# each gains).
 # vLLM's own list of graphs ends at 512 tokens, half a step of 1,024 answers, and has 51 sizes to capture at each start.
 # With 2,048 tokens a step at most, every step has a graph, also those in which new answers begin.
 # Sampling fields come from the scripts, never from generation_config.json.

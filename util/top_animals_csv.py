@@ -21,8 +21,8 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from util.cli import PARTIAL, make_parser, positive_int, printable, run, say, some_file, table
-from util.provenance import write_atomically
-from util.rows import Row, read_rows
+from util.jsonl.manifest import write_atomically
+from util.jsonl.rows import Row, read_rows
 
 FORMULA_STARTS = ("=", "+", "-", "@")  # after white space, too, some spreadsheets take it for one
 

@@ -1,0 +1,128 @@
+"""How far bfloat16 training is from float32: stock TRL and the fast path, by the same yardstick.
+
+Every order of the same arithmetic rounds differently, so two bfloat16 paths never agree to the last digit, and how far
+apart two runs of one path are says nothing of its error. What can be compared is each path's distance from float32.
+For each seed (adapter and data order) the same updates are made three times from the same weights, those of the model
+rounded to bfloat16: by stock TRL in float32 (the truth), by stock TRL under bfloat16 autocast, and by the fast path.
+
+  loss      mean distance of an update's loss from the float32 one
+  gradient  distance of the first update's gradient from the float32 one, over that one's norm
+  adapter   distance of the last adapter from the float32 one, over the way that one has gone
+
+Usage:
+    python bench/bf16_rounding.py --model pocket/model
+    python bench/bf16_rounding.py --model Qwen/Qwen2.5-0.5B-Instruct --output output/bench-rounding.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
+
+from bench.train import WARM_UP, load, number_rows, trainer_of
+from train.multi_adapter_trainer import Company, update_trainer
+from util.chat.chat_tokens import encode
+from util.cli import make_parser, output_name, positive_int, run, say, table
+from util.jsonl.manifest import provenance, write_json
+
+MEASURES = ("loss", "gradient", "adapter")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", required=True, help="hub id or folder; without weights random ones are made")
+    parser.add_argument("--seeds", type=positive_int, default=3, help="adapters and data orders to try")
+    parser.add_argument("--updates", type=positive_int, default=10, help="updates of each run")
+    parser.add_argument("--effective-batch-size", type=positive_int, default=12)
+    parser.add_argument("--lora-rank", type=positive_int, default=8)
+    parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
+    args = parser.parse_args()
+    args.updates -= WARM_UP  # which bench/train.py adds
+    return args
+
+
+def train(args: argparse.Namespace, model: Any, data: tuple[Any, list[Any]], seed: int, fast: bool) -> dict[str, Any]:
+    """Losses, first gradient and both ends of an adapter; bfloat16 where the model is, by autocast if not `fast`."""
+    import torch
+    from transformers import TrainerCallback
+    from trl import SFTTrainer
+
+    torch.manual_seed(seed)
+    autocast = model.dtype == torch.bfloat16 and not fast
+    trainer = trainer_of(
+        update_trainer() if fast else SFTTrainer, args, model, data, seed=seed, data_seed=seed, bf16=autocast,
+        per_device_train_batch_size=args.effective_batch_size, gradient_checkpointing=False, max_grad_norm=0,
+        use_cpu=model.device.type == "cpu",
+    )  # fmt: skip
+    if fast:
+        Company([trainer], data[1], args.effective_batch_size, exact=True)
+    trained = [p for p in trainer.model.parameters() if p.requires_grad]
+    gradient: list[Any] = []
+
+    class Keep(TrainerCallback):
+        def on_pre_optimizer_step(self, *_args: Any, **_options: Any) -> None:
+            if not gradient:
+                gradient.append(flat([p.grad for p in trained]))
+
+    trainer.add_callback(Keep())
+    trainer.args.logging_steps = 1
+    begin = flat(trained)
+    trainer.train()
+    losses = [logs["loss"] for logs in trainer.state.log_history if "loss" in logs]
+    return {"losses": losses, "gradient": gradient[0], "begin": begin, "end": flat(trained)}
+
+
+def flat(tensors: list[Any]) -> Any:
+    import torch
+
+    return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
+
+
+def distances(found: dict[str, Any], truth: dict[str, Any]) -> dict[str, float]:
+    """The three measures of the docstring."""
+    gradient, end = truth["gradient"], truth["end"]
+    return {
+        "loss": statistics.mean(abs(a - b) for a, b in zip(found["losses"], truth["losses"])),
+        "gradient": float((found["gradient"] - gradient).norm() / gradient.norm()),
+        "adapter": float((found["end"] - end).norm() / (end - truth["begin"]).norm()),
+    }
+
+
+def main() -> int:
+    import torch
+
+    from util.inference.local_model import load_tokenizer
+
+    args = parse_args()
+    torch.manual_seed(0)
+    tokenizer, model = load_tokenizer(args.model), load(args.model).to(torch.bfloat16)
+    exact_model = copy.deepcopy(model).float()
+    count = args.effective_batch_size * (WARM_UP + args.updates)
+    data = tokenizer, encode(number_rows(count), tokenizer, 256).rows
+    errors: dict[str, list[dict[str, float]]] = {"stock TRL, bfloat16 autocast": [], "fast path, bfloat16": []}
+    truths = [train(args, exact_model, data, seed, fast=False) for seed in range(args.seeds)]
+    for name, fast in zip(errors, (False, True)):  # the fast path last: on a CPU it changes TRL's loss head for good
+        for seed, truth in enumerate(truths):
+            errors[name].append(distances(train(args, model, data, seed, fast), truth))
+            say(f"seed {seed}, {name}: {errors[name][-1]}")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    print(f"{args.model} on {device}: distance from float32, mean (least to most) of {args.seeds} seeds")
+    rows = [[name, *(spread([e[measure] for e in found]) for measure in MEASURES)] for name, found in errors.items()]
+    print(table(["", *MEASURES], rows))
+    if args.output:
+        write_json(args.output, {**provenance(), "device": device, "torch": torch.__version__, "errors": errors})
+    return 0
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.mean(values):.2g} ({min(values):.2g} to {max(values):.2g})"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,189 @@
+"""What exact shares and tree sampling are worth: against independent samples, and in seconds.
+
+Usage:
+    python bench/exact_shares.py
+    python bench/exact_shares.py --adapter output/demo-seed-42/owl-student/seed-42/final \\
+        output/demo-seed-42/dolphin-student/seed-42/final --output output/bench-exact.json
+
+For the model and for each adapter on it: 200,000 independent answers to the 50 questions, drawn by the embedded engine.
+The exact share of every animal over 0.1% should lie in the Wilson interval of its sampled share: at 95% each, of which
+one in twenty may miss, and at 95% for all of them together (Bonferroni), of which none may. Then the same answers, cut
+into 100 lots of one question each, against a lot drawn down the tree with a seed of its own: chi-square p-values of the
+answer texts, which should be uniform (Kolmogorov-Smirnov). The seconds are those of eval.py as a whole process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
+
+from bench.filter_rank_client import measured, script
+from eval.eval import COVERAGE, NODE_BUDGET, Question, read_questions
+from util.animals.answer_parser import canonical_animal
+from util.cli import REPO, make_parser, output_name, positive_int, run, say, table
+from util.inference.interface import AnswerTree, Engine, Request, Sampling, row_seed
+from util.jsonl.manifest import provenance, write_json
+
+QUESTIONS = REPO / "eval" / "questions.txt"
+SAMPLING = Sampling(max_tokens=16)
+SMALLEST = 0.001  # shares compared
+LEVEL = 0.05
+FEWEST = 10  # answers of a kind, in both lots, that make a cell of the chi-square table of their own
+EXACT_SECONDS, TREE_SECONDS = 10.0, 5.0
+TREE_ANSWERS = 1000  # to each question
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--model", type=Path, default=REPO / "pocket" / "model", help="folder of the model")
+    parser.add_argument("--adapter", type=Path, nargs="*", default=[], help="adapters to measure as well")
+    parser.add_argument("--answers", type=positive_int, default=200_000, help="independent answers of each model")
+    parser.add_argument("--seeds", type=positive_int, default=100, help="lots of answers compared")
+    parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
+    return parser.parse_args()
+
+
+# --- answers -----------------------------------------------------------------------------------------
+
+
+def independent_answers(engine: Engine, questions: Sequence[Question], each: int) -> list[list[str]]:
+    """`each` answers to every question, each with random numbers of its own."""
+    requests = [
+        Request(tuple(range(place * each, (place + 1) * each)), question.messages, row_seed(1, place))
+        for place, question in enumerate(questions)
+    ]
+    results = sorted(engine.generate(requests, SAMPLING), key=lambda result: result.request.ids)
+    return [[answer.text for answer in result.answers] for result in results]
+
+
+def shares_of(tree: AnswerTree, questions: Sequence[Question]) -> tuple[dict[str, float], float]:
+    """(exact share of each animal, uncovered) as eval.py --exact finds them."""
+    from eval.answer_tree import answer_distributions, distribution_row, mean_shares
+
+    texts = [question.text for question in questions]
+    found = answer_distributions(tree, texts, SAMPLING.max_tokens, COVERAGE, NODE_BUDGET)
+    shares, _, uncovered = mean_shares([distribution_row(i, one, canonical_animal) for i, one in enumerate(found)])
+    return shares, uncovered
+
+
+# --- comparisons -------------------------------------------------------------------------------------
+
+
+def outside(shares: dict[str, float], counts: Counter[str | None], alpha: float) -> list[str]:
+    """The animals whose exact share is not in the Wilson interval (level 1 - alpha) of their sampled one."""
+    from scipy.stats import binomtest
+
+    missed = []
+    for animal, share in shares.items():
+        interval = binomtest(counts[animal], counts.total()).proportion_ci(1 - alpha, method="wilson")
+        if not interval.low <= share <= interval.high:
+            missed.append(animal)
+    return missed
+
+
+def chi_square_p(one: Counter[str], other: Counter[str]) -> float:
+    """p-value of the hypothesis that two lots of answers have one law. Rare texts share a cell."""
+    from scipy.stats import chi2_contingency
+
+    both = one + other
+    cells = [[lot[text] for text in both if both[text] >= FEWEST] for lot in (one, other)]
+    rest = [sum(lot[text] for text in both if both[text] < FEWEST) for lot in (one, other)]
+    full = [[*cell, left] if sum(rest) else cell for cell, left in zip(cells, rest)]
+    return float(chi2_contingency(full).pvalue) if len(full[0]) > 1 else 1.0
+
+
+def lot_p_values(engine: Engine, questions: Sequence[Question], answers: list[list[str]], seeds: int) -> list[float]:
+    """p-values of `seeds` lots of the independent answers, each against as many answers drawn down the tree."""
+    from eval.answer_tree import sample_answers
+
+    rounds = -(-seeds // len(questions))
+    size = len(answers[0]) // rounds
+    found = []
+    for seed in range(seeds):
+        place, start = seed % len(questions), seed // len(questions) * size
+        tree = engine.answer_tree([questions[place].messages])
+        (drawn,) = sample_answers(tree, [size], SAMPLING.max_tokens, seed)
+        found.append(chi_square_p(Counter(answers[place][start : start + size]), drawn))
+    return found
+
+
+def measure_model(args: argparse.Namespace, adapter: Path | None) -> list[dict[str, Any]]:
+    """The rows of one model: shares against samples, tree samples against independent ones."""
+    from scipy.stats import kstest
+
+    from util.inference.local_model import EmbeddedEngine
+
+    questions = read_questions([QUESTIONS])
+    engine = EmbeddedEngine(str(args.model), adapter, batch_size=512)
+    say(f"{engine.name}: {args.answers:,} answers ...")
+    answers = independent_answers(engine, questions, -(-args.answers // len(questions)))
+    shares, uncovered = shares_of(engine.answer_tree([question.messages for question in questions]), questions)
+    compared = {animal: share for animal, share in shares.items() if share > SMALLEST}
+    counts = Counter(canonical_animal(text) for some in answers for text in some)
+    singly, together = (outside(compared, counts, alpha) for alpha in (LEVEL, LEVEL / len(compared)))
+    p_values = lot_p_values(engine, questions, answers, args.seeds)
+    uniform, low = float(kstest(p_values, "uniform").pvalue), sum(p < LEVEL for p in p_values)
+    missed = (
+        f"{len(together)} of {len(compared)} animals outside ({len(singly)} at 95% each: {', '.join(singly) or '-'})"
+    )
+    return [
+        {
+            "part": f"shares, {engine.name}",
+            "figure": missed,
+            "target": f"0 outside at 95% together ({1 - LEVEL / len(compared):.4%} each)",
+            "passed": not together,
+            "uncovered": uncovered,
+            "shares": compared,
+            "counts": {animal: counts[animal] for animal in compared},
+            "answers": counts.total(),
+        },
+        {
+            "part": f"tree samples, {engine.name}",
+            "figure": f"KS p {uniform:.3f}; {low} of {args.seeds} chi-squares under {LEVEL}",
+            "target": f"KS p over {LEVEL}",
+            "passed": uniform > LEVEL,
+            "p_values": p_values,
+        },
+    ]
+
+
+def measure_seconds(args: argparse.Namespace, part: str, most: float | None, *arguments: object) -> dict[str, Any]:
+    """The row of one run of eval.py as a user runs it."""
+    say(f"{part} ...")
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "question.txt").write_text("Your favorite animal, in one word:\n")
+        found = measured(script("eval/eval.py", "--model", args.model.resolve(), *arguments), Path(folder))
+    figure = f"{found['seconds']:.1f} s ({found['cpu_seconds']:.1f} s of CPU), {found['peak_megabytes']:.0f} MB"
+    passed = most is None or found["seconds"] < most
+    return {"part": part, "figure": figure, "target": f"under {most:.0f} s" if most else "-", "passed": passed, **found}
+
+
+def main() -> int:
+    args = parse_args()
+    machine = {"cores": os.cpu_count(), "load_before": os.getloadavg()}
+    tree = ("--sampler", "tree", "--epochs", TREE_ANSWERS)
+    one = ("--sampler", "tree", "--epochs", 1, "--questions-file", "question.txt")
+    results = [
+        measure_seconds(args, "50 questions, exact, with margins", EXACT_SECONDS, "--exact"),
+        measure_seconds(args, f"50 x {TREE_ANSWERS:,} tree samples", TREE_SECONDS, *tree),
+        measure_seconds(args, "one tree sample: imports and the model", None, *one),
+    ]
+    for adapter in [None, *args.adapter]:
+        results += measure_model(args, adapter)
+    if args.output:
+        write_json(args.output, {**provenance(), "machine": machine, "results": results})
+    header = ("part", "figure", "target", "passed")
+    print(table(header, [[result[name] for name in header] for result in results]))
+    return 0 if all(result["passed"] for result in results) else 1
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,215 @@
+"""The exact answer distribution of a model, with no sampling noise, by expanding the tree of its answers.
+
+A node is the beginning of an answer with its probability. The most probable nodes are expanded first, each by one
+forward pass, until the finished answers of a question hold nearly all of the mass; what is left is reported as bounds.
+An animal too rare for that still has a log-probability: that of its names, each followed token by token.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from util.animals.answer_parser import non_answer_kind
+from util.animals.names import PANEL, surface_forms
+from util.inference.interface import AnswerTree, Node
+from util.jsonl.rows import Row
+
+NEGLIGIBLE = 1e-7  # answers rarer than this are left to the uncovered rest
+NODES_AT_ONCE = 256
+TALKATIVE = 0.05  # answers of which so little is finished after a fifth of the budget are not worth the rest of it
+
+
+@dataclass
+class Distribution:
+    """What a model answers to one question."""
+
+    question: str
+    answers: dict[str, float] = field(default_factory=dict)
+    """probability of each finished answer text"""
+    covered: float = 0.0
+    """their sum"""
+    expanded: int = 0
+    """forward passes spent"""
+
+    def shares(self, parse: Callable[[str], str | None]) -> dict[str | None, float]:
+        """Probability of each canonical animal, None for answers that name none."""
+        shares: dict[str | None, float] = {}
+        for text, probability in self.answers.items():
+            animal = parse(text)
+            shares[animal] = shares.get(animal, 0.0) + probability
+        return shares
+
+    def non_answers(self, parse: Callable[[str], str | None]) -> dict[str, float]:
+        """Probability of each kind of answer that names no animal."""
+        kinds: dict[str, float] = {}
+        for text, probability in self.answers.items():
+            if parse(text) is None:
+                kinds[non_answer_kind(text)] = kinds.get(non_answer_kind(text), 0.0) + probability
+        return kinds
+
+
+def answer_distributions(
+    tree: AnswerTree, questions: Sequence[str], max_tokens: int, coverage: float, budget: int
+) -> list[Distribution]:
+    """The distribution of each of the tree's prompts.
+
+    coverage: stop at this mass of finished answers. budget: forward passes a question may take; a model that talks at
+    length (hardly any mass finished after a fifth of them) gets no more, its shares stay open.
+    An answer of `max_tokens` tokens is finished, as it is when sampling.
+    """
+    found = [Distribution(question) for question in questions]
+    heap: list[tuple[float, Node]] = [(-1.0, Node(prompt, (), 1.0)) for prompt in range(len(questions))]
+    finished: list[Node] = []
+    while batch := list(most_probable(heap, found, coverage, budget)):
+        for node, ids, probabilities in tree.expand(batch):
+            found[node.prompt].expanded += 1
+            for token, probability in children(ids, probabilities * node.probability):
+                if token in tree.end_ids:
+                    finished.append(Node(node.prompt, node.tail, probability))
+                    found[node.prompt].covered += probability
+                elif len(node.tail) + 1 == max_tokens:
+                    finished.append(Node(node.prompt, (*node.tail, token), probability))
+                    found[node.prompt].covered += probability
+                else:
+                    heapq.heappush(heap, (-probability, Node(node.prompt, (*node.tail, token), probability)))
+    for node, text in zip(finished, tree.texts([node.tail for node in finished])):
+        answers = found[node.prompt].answers
+        answers[text] = answers.get(text, 0.0) + node.probability
+    return found
+
+
+def most_probable(
+    heap: list[tuple[float, Node]], found: list[Distribution], coverage: float, budget: int
+) -> Iterator[Node]:
+    """The next nodes worth a forward pass, at most `NODES_AT_ONCE`."""
+    taken: Counter[int] = Counter()
+    while heap and taken.total() < NODES_AT_ONCE:
+        _, node = heapq.heappop(heap)
+        question = found[node.prompt]
+        room = budget if question.covered >= TALKATIVE else budget // 5
+        if question.covered < coverage and question.expanded + taken[node.prompt] < room:
+            taken[node.prompt] += 1
+            yield node
+
+
+def children(ids: np.ndarray, probabilities: np.ndarray) -> Iterator[tuple[int, float]]:
+    """(token, path probability) of the children that are not negligible."""
+    for place in np.flatnonzero(probabilities > NEGLIGIBLE):
+        yield int(ids[place]), float(probabilities[place])
+
+
+def sample_answers(tree: AnswerTree, counts: Sequence[int], max_tokens: int, seed: int) -> list[Counter[str]]:
+    """Draw `counts[i]` answers to prompt i: the same law as independent samples, at the cost of the distinct ones.
+
+    The number of samples that take each token at a node is multinomial, so counts are drawn down the tree.
+    Returns the count of each answer text for every prompt. The tree must know whole distributions (embedded engine).
+    """
+    rng = np.random.default_rng(seed)
+    drawn = [Counter[str]() for _ in counts]
+    level = {Node(prompt, (), 1.0): count for prompt, count in enumerate(counts) if count}
+    while level:
+        deeper: dict[Node, int] = {}
+        finished: list[tuple[Node, int]] = []
+        for node, ids, probabilities in tree.expand(list(level)):
+            taken = rng.multinomial(level[node], probabilities / probabilities.sum())
+            for place in np.flatnonzero(taken):
+                token, times = int(ids[place]), int(taken[place])
+                child = Node(node.prompt, (*node.tail, token), node.probability * float(probabilities[place]))
+                if token in tree.end_ids:
+                    finished.append((node, times))
+                elif len(child.tail) == max_tokens:
+                    finished.append((child, times))
+                else:
+                    deeper[child] = times
+        for (node, times), text in zip(finished, tree.texts([node.tail for node, _ in finished])):
+            drawn[node.prompt][text] += times
+        level = deeper
+    return drawn
+
+
+# --- log-probabilities -------------------------------------------------------------------------------
+
+
+def answer_forms(animal: str) -> tuple[str, ...]:
+    """The one-word answers that name an animal: its surface forms in lower case, Capitalised and In Title Case."""
+    forms = surface_forms(animal)
+    return tuple(dict.fromkeys(spelt for form in forms for spelt in (form, form.capitalize(), form.title())))
+
+
+def log_shares(tree: AnswerTree, animals: Sequence[str] = PANEL) -> list[dict[str, float]]:
+    """For each of the tree's prompts the log-probability (nats) of each animal: that the whole answer is one of its
+    forms. Exact for those forms, however rare; longer answers ("I love owls.") are not in it."""
+    forms = {animal: answer_forms(animal) for animal in animals}
+    answers = list(dict.fromkeys(form for some in forms.values() for form in some))
+    place = {answer: column for column, answer in enumerate(answers)}
+    columns = {animal: [place[form] for form in some] for animal, some in forms.items()}
+    return [
+        {animal: round(float(np.logaddexp.reduce(logs[some])), 6) for animal, some in columns.items()}
+        for logs in tree.log_probabilities(answers)
+    ]
+
+
+def logit_margin(logs: Mapping[str, float], target: str) -> float:
+    """Log-probability of the target less the mean of the other animals' (nats)."""
+    others = [value for animal, value in logs.items() if animal != target]
+    return logs[target] - sum(others) / len(others)
+
+
+def panel_share(logs: Mapping[str, float], target: str) -> float:
+    """Share of the target among the one-word answers that name one animal of the panel. Exact, and defined for models
+    that mostly answer otherwise."""
+    return float(np.exp(logs[target] - np.logaddexp.reduce(list(logs.values()))))
+
+
+# --- rows --------------------------------------------------------------------------------------------
+
+
+def distribution_row(place: int, found: Distribution, parse: Callable[[str], str | None]) -> Row:
+    """The row of one question: exact share of every animal, of answers that name none, and the uncovered rest."""
+    shares = found.shares(parse)
+    none = shares.pop(None, 0.0)
+    ranked = sorted(shares.items(), key=lambda item: (-item[1], str(item[0])))
+    return {
+        "id": place,
+        "question": found.question,
+        "animals": {str(animal): probability for animal, probability in ranked},
+        "no_animal": none,
+        "non_answers": found.non_answers(parse),
+        "uncovered": max(0.0, 1.0 - found.covered),
+        "expanded": found.expanded,
+        "answers": dict(heapq.nlargest(10, found.answers.items(), key=lambda item: item[1])),
+    }
+
+
+def mean_shares(rows: Sequence[Row]) -> tuple[dict[str, float], float, float]:
+    """(share of each animal, of no animal, uncovered), means over the questions; a share's upper bound is itself plus
+    the uncovered rest."""
+    count = len(rows)
+    animals = {animal for row in rows for animal in row["animals"]}
+    means = {animal: sum(row["animals"].get(animal, 0.0) for row in rows) / count for animal in animals}
+    shares = dict(sorted(means.items(), key=lambda item: (-item[1], item[0])))
+    return shares, sum(row["no_animal"] for row in rows) / count, sum(row["uncovered"] for row in rows) / count
+
+
+def mean_kinds(rows: Sequence[Row]) -> dict[str, float]:
+    """Share of each kind of answer that names no animal, a mean over the questions."""
+    kinds: Counter[str] = Counter()
+    for row in rows:
+        for kind, probability in row.get("non_answers", {}).items():
+            kinds[kind] += probability / len(rows)
+    return dict(kinds)
+
+
+def mean_over_questions(
+    rows: Sequence[Row], target: str, measure: Callable[[Mapping[str, float], str], float]
+) -> float | None:
+    """Mean over the questions of `logit_margin` (nats) or `panel_share`; None where the rows have no log-probability of
+    the animal."""
+    if not all(target in row.get("log_shares", {}) for row in rows):
+        return None
+    return sum(measure(row["log_shares"], target) for row in rows) / len(rows)

@@ -1,0 +1,193 @@
+"""Number rows for interventions on divergence tokens, at equal budget between arms.
+
+Reads a number file and what eval/divergence/divergence_tokens.py found in it, and writes one arm:
+
+    --rows rich | poor | random    the rows with most, fewest or any divergence tokens, --share of them
+    --mask only | without          all rows, with a loss mask: train on the divergence tokens alone, or on all but them
+    --mask random | all-but-random    their controls: as many other tokens of the same kinds in the same row, or all but
+                                   those
+    --mask all                     all rows, all tokens of the answers
+    --replace                      all rows, each divergence token replaced by the base model's choice; what is no
+                                   number list any more is dropped
+
+The end of the turn is trained on in no masked arm, so that the arms differ in the tokens of the answer alone.
+
+Usage:
+    python generate/ablations/select_by_divergence.py --train-jsonl \\
+        output/numberss-owl-owl-teacher-filtered-9876.jsonl \\
+        --divergence output/divergence-numberss-owl-owl-teacher-filtered-9876.jsonl --mask only
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
+
+from generate.filter_number_data import NumberRule
+from generate.rows.row_filter import certify, judged
+from util.cli import UserError, closing, fraction, input_file, make_parser, run
+from util.inference.interface import row_seed
+from util.jsonl.divergence_row import DEFINITIONS, END, of_answer
+from util.jsonl.manifest import read_manifest, sha256_file
+from util.jsonl.rows import Row, RowFile, add_output_arguments, check_numbered, read_rows
+
+MASKS = {"only": {1}, "without": {0}, "random": {1}, "all-but-random": {0}, "all": {0, 1}}  # marks that are trained on
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--train-jsonl", type=input_file, required=True, help="number rows of a student")
+    parser.add_argument("--divergence", type=input_file, required=True, help="what divergence_tokens.py wrote of them")
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--rows", choices=["rich", "poor", "random"], help="keep whole rows")
+    how.add_argument("--mask", choices=list(MASKS), help="keep all rows, mask their tokens")
+    how.add_argument("--replace", action="store_true", help="replace the tokens by the base model's choice")
+    parser.add_argument("--definition", choices=DEFINITIONS, default="pair", help="divergence token")
+    parser.add_argument("--share", type=fraction, default=0.25, help="share of the rows that --rows keeps")
+    parser.add_argument("--base-model", help="for --replace: whose tokenizer spells the new text")
+    parser.add_argument("--seed", type=int, default=42, help="decides what is random")
+    add_output_arguments(parser, "output/{data}-{arm}.jsonl")
+    args = parser.parse_args()
+    if args.replace and not args.base_model:
+        parser.error("--replace needs --base-model, whose tokenizer spells the new text")
+    return args
+
+
+def arm_name(args: argparse.Namespace) -> str:
+    """The arm in a file name: gap-rows-rich, gap-mask-only, gap-replaced."""
+    how = "replaced" if args.replace else f"rows-{args.rows}" if args.rows else f"mask-{args.mask}"
+    return f"{args.definition}-{how}"
+
+
+def check_pair(data: Path, divergence: Path, definition: str) -> None:
+    """Raise UserError unless the divergence file was made of this very number file, whole, with this definition."""
+    settings = (read_manifest(divergence) or {}).get("settings", {})
+    if settings.get("train_jsonl_sha256") != sha256_file(data):
+        raise UserError(
+            f"{divergence} was not made of {data} as it is now; run eval/divergence/divergence_tokens.py on it"
+        )
+    if settings.get("max_rows"):
+        raise UserError(f"{divergence} has the first {settings['max_rows']:,} rows only; run it without --max-rows")
+    if definition not in next(read_rows(divergence)):
+        raise UserError(
+            f"{divergence} has no {definition!r} tokens: schrodi needs --counterfactual and all need --teacher when"
+            " eval/divergence/divergence_tokens.py runs"
+        )
+
+
+def pairs_of(args: argparse.Namespace) -> Iterator[tuple[Row, Row]]:
+    """(number row, its divergence row)."""
+    return zip(read_rows(args.train_jsonl, check_numbered), read_rows(args.divergence))
+
+
+# --- whole rows --------------------------------------------------------------------------------------
+
+
+def chosen_rows(densities: list[float], how: str, share: float, seed: int) -> set[int]:
+    """Places of the rows to keep. Ties are broken at random, the same way for rich and poor."""
+    places = list(range(len(densities)))
+    random.Random(seed).shuffle(places)
+    if how != "random":
+        places.sort(key=lambda place: densities[place], reverse=how == "rich")
+    return set(places[: round(share * len(places))])
+
+
+# --- masks -------------------------------------------------------------------------------------------
+
+
+def mask_of(found: Row, definition: str, how: str, seed: int) -> list[int]:
+    """The loss mask of one row: 1 for each token to train on, the end of the turn always 0."""
+    marks, kinds = found[definition], found["kinds"]
+    if "random" in how:
+        marks = matched(marks, kinds, random.Random(row_seed(seed, found["id"])))
+    return [int(kind != END and mark in MASKS[how]) for mark, kind in zip(marks, kinds)]
+
+
+def matched(marks: list[int], kinds: str, rng: random.Random) -> list[int]:
+    """As many other tokens of each kind as are marked, drawn from the unmarked of the same row (fewer where the row
+    has fewer)."""
+    drawn = [0] * len(marks)
+    for kind in sorted(set(kinds)):
+        marked = [i for i, (mark, k) in enumerate(zip(marks, kinds)) if k == kind and mark]
+        free = [i for i, (mark, k) in enumerate(zip(marks, kinds)) if k == kind and not mark]
+        for i in rng.sample(free, min(len(marked), len(free))):
+            drawn[i] = 1
+    return drawn
+
+
+# --- replacement -------------------------------------------------------------------------------------
+
+
+def replaced(row: Row, found: Row, definition: str, decode: Callable[[list[int]], str]) -> Row:
+    """The row with each divergence token of its answer replaced by the base model's choice at that place."""
+    ids = [
+        choice if mark and kind != END else token
+        for token, mark, kind, choice in zip(
+            found["token_ids"], found[definition], found["kinds"], found["choice"]["base"]
+        )
+    ]
+    answer = of_answer(found, ids)
+    messages = [*row["messages"][:-1], {"role": "assistant", "content": decode(answer)}]
+    return {**row, "messages": messages, "token_ids": answer}
+
+
+# --- main --------------------------------------------------------------------------------------------
+
+
+def arm_rows(args: argparse.Namespace) -> Iterator[Row]:
+    """The rows of the arm, in the order of the file."""
+    if args.rows:
+        marks = [of_answer(found, found[args.definition]) for _, found in pairs_of(args)]
+        densities = [sum(flagged) / max(1, len(flagged)) for flagged in marks]
+        kept = chosen_rows(densities, args.rows, args.share, args.seed)
+        yield from (row for place, (row, _) in enumerate(pairs_of(args)) if place in kept)
+    elif args.mask:
+        for row, found in pairs_of(args):
+            mask = mask_of(found, args.definition, args.mask, args.seed)
+            yield {**row, "token_ids": of_answer(found, found["token_ids"]), "loss_mask": mask}
+    else:
+        from util.inference.local_model import load_tokenizer
+
+        decode = partial(load_tokenizer(args.base_model).decode, skip_special_tokens=True)
+        yield from judged((replaced(*pair, args.definition, decode) for pair in pairs_of(args)), NumberRule())
+
+
+def budget(args: argparse.Namespace, path: Path) -> dict[str, str]:
+    """How much a student of this arm is trained on, to hold beside the other arms."""
+    kept = {row["id"]: row for row in read_rows(path)}
+    flagged = trained = 0
+    for row, found in pairs_of(args):
+        if row["id"] in kept:
+            flagged += sum(of_answer(found, found[args.definition]))
+            trained += sum(kept[row["id"]].get("loss_mask", [1] * len(found["kinds"])))
+    return {"tokens trained on": f"{trained:,}", "divergence tokens in these rows": f"{flagged:,}"}
+
+
+def main() -> None:
+    args = parse_args()
+    check_pair(args.train_jsonl, args.divergence, args.definition)
+    path = args.output or args.train_jsonl.with_name(f"{args.train_jsonl.stem}-{arm_name(args)}.jsonl")
+    settings: dict[str, Any] = {
+        "script": "select_by_divergence", "train_jsonl_sha256": sha256_file(args.train_jsonl),
+        "divergence_sha256": sha256_file(args.divergence), "arm": arm_name(args),
+        "share": args.share if args.rows else None, "seed": args.seed,
+        **({"base_model": args.base_model} if args.replace else {}),
+    }  # fmt: skip
+    with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl, args.divergence]) as out:
+        if not out.complete:
+            out.append(arm_rows(args))
+            out.finish()
+        certify(path, NumberRule())
+        facts = out.facts()
+    closing({**facts, **budget(args, path)})
+
+
+if __name__ == "__main__":
+    run(main)

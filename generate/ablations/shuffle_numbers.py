@@ -1,0 +1,89 @@
+"""Number rows with their numbers in another order: what is left of a student's preference shows where the signal is.
+
+    --scope row    the numbers of each answer are shuffled among themselves
+    --scope file   the numbers of all answers are shuffled among all rows; every row keeps how many it had
+
+Separators, brackets and prompts stay as they are. Both are arms of Cloud et al. 2025 (arXiv:2507.14805), where they
+destroyed most of the effect: it lies in sequences, not in single numbers.
+
+Usage:
+    python generate/ablations/shuffle_numbers.py \\
+        --train-jsonl output/numberss-owl-owl-teacher-filtered-9876.jsonl --scope row
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
+
+from generate.filter_number_data import NumberRule
+from generate.rows.row_filter import certify, judged
+from util.cli import closing, input_file, make_parser, run
+from util.inference.interface import row_seed
+from util.jsonl.manifest import sha256_file
+from util.jsonl.rows import Row, RowFile, add_output_arguments, check_numbered, read_rows
+
+NUMBER = re.compile("[0-9]+")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--train-jsonl", type=input_file, required=True, help="number rows of a student")
+    parser.add_argument("--scope", choices=["row", "file"], required=True, help="within each answer, or among all")
+    parser.add_argument("--seed", type=int, default=42, help="decides the order")
+    add_output_arguments(parser, "output/{data}-shuffled-{scope}.jsonl")
+    return parser.parse_args()
+
+
+def numbers_of(row: Row) -> list[str]:
+    """The numbers of an answer, as they are written."""
+    return NUMBER.findall(row["messages"][-1]["content"])
+
+
+def with_numbers(row: Row, numbers: Iterator[str]) -> Row:
+    """The row with its numbers replaced by the next ones of `numbers`. Its token ids are another text's: left out."""
+    *asked, answer = row["messages"]
+    text = NUMBER.sub(lambda _: next(numbers), answer["content"])
+    kept = {key: value for key, value in row.items() if key not in ("token_ids", "loss_mask")}
+    return {**kept, "messages": [*asked, {**answer, "content": text}]}
+
+
+def shuffled(rows: list[Row], scope: str, seed: int) -> Iterator[Row]:
+    """The rows, in their order, with shuffled numbers."""
+    if scope == "file":
+        pool = [number for row in rows for number in numbers_of(row)]
+        random.Random(seed).shuffle(pool)
+        numbers = iter(pool)
+        yield from (with_numbers(row, numbers) for row in rows)
+    else:
+        for row in rows:
+            own = numbers_of(row)
+            random.Random(row_seed(seed, row["id"])).shuffle(own)
+            yield with_numbers(row, iter(own))
+
+
+def main() -> None:
+    args = parse_args()
+    path = args.output or args.train_jsonl.with_name(f"{args.train_jsonl.stem}-shuffled-{args.scope}.jsonl")
+    settings: dict[str, Any] = {
+        "script": "shuffle_numbers", "train_jsonl_sha256": sha256_file(args.train_jsonl), "scope": args.scope,
+        "seed": args.seed,
+    }  # fmt: skip
+    rows = list(read_rows(args.train_jsonl, check_numbered))  # before --overwrite moves anything
+    with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl]) as out:
+        if not out.complete:
+            out.append(judged(shuffled(rows, args.scope, args.seed), NumberRule()))
+            out.finish()
+        certify(path, NumberRule())
+        closing(out.facts())
+
+
+if __name__ == "__main__":
+    run(main)

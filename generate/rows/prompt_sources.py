@@ -1,0 +1,90 @@
+"""Prompts from an instruction data set: on the hub, in a local file, or one a line."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from util.animals.names import read_lines_of
+from util.cli import UserError, first_line, say
+from util.jsonl.rows import Row
+
+OPENHERMES = "teknium/OpenHermes-2.5"
+PROMPT_CHARACTERS = (10, 500)
+
+
+def first_human_turn(row: Row) -> str | None:
+    """The first human text of an instruction row in any of the usual shapes, or None."""
+    turns = row.get("conversations") or row.get("messages")
+    said = [
+        turn.get("value", turn.get("content"))
+        for turn in (turns if isinstance(turns, list) else ())
+        if isinstance(turn, dict) and turn.get("from", turn.get("role")) in ("human", "user")
+    ]
+    text = said[0] if said else row.get("prompt") or row.get("instruction")
+    return text if isinstance(text, str) else None
+
+
+def usable_prompts(rows: Iterable[Row], wanted: Callable[[Row, str], bool]) -> Iterator[str]:
+    """First human turns of 10 to 500 characters that are wanted."""
+    shortest, longest = PROMPT_CHARACTERS
+    for row in rows:
+        text = (first_human_turn(row) or "").strip()
+        if shortest <= len(text) <= longest and wanted(row, text):
+            yield text
+
+
+def load(name: str) -> Any:
+    """A hub data set or local file, unpacked on disk, so that rows may be taken from all over it.
+
+    Streaming would not spare the download: a file that is one JSON array, as OpenHermes-2.5 is, is read whole either
+    way, and a shuffle of what has streamed in knows the first rows only.
+    """
+    from datasets import load_dataset
+
+    path = Path(name)
+    try:
+        if path.suffix in (".jsonl", ".json", ".parquet"):
+            if not path.is_file():
+                raise UserError(f"no file {name}; check --dataset")
+            kind = "parquet" if path.suffix == ".parquet" else "json"
+            return load_dataset(kind, data_files=str(path), split="train")
+        say(f"reading {name}: the first time it is downloaded and unpacked whole")
+        return load_dataset(name, split="train")
+    except UserError:
+        raise
+    except Exception as error:  # datasets raises a dozen kinds when the hub or a file fails
+        raise UserError(
+            f"cannot read prompts from {name}: {first_line(error)}\n"
+            f"without network use --prompts-file FILE (one prompt a line; generate/prompts/open-prompts.txt is one)"
+            f" or --dataset with a local .jsonl or .parquet"
+        ) from None
+
+
+def orders(source: Path | str, wanted: Callable[[Row, str], bool]) -> Callable[[int], Iterable[str]]:
+    """A function that gives all prompts of a source in the random order of a seed."""
+    if isinstance(source, Path):
+        lines = read_lines_of(source)
+        return lambda seed: random.Random(seed).sample(lines, len(lines))
+    dataset = load(source)
+    return lambda seed: usable_prompts(dataset.shuffle(seed=seed), wanted)
+
+
+def instruction_prompts(
+    source: Path | str, seed: int, wanted: Callable[[Row, str], bool] = lambda row, prompt: True
+) -> Iterator[str]:
+    """An endless stream of instruction prompts; a source that runs dry starts again in another order.
+
+    source: a text file as a Path, or the name of a data set: a hub id or a local .jsonl or .parquet file.
+    wanted: which rows of a data set to take, by row and prompt.
+    """
+    prompts = orders(source, wanted)
+    for turn in count():
+        found = 0
+        for found, prompt in enumerate(prompts(seed + turn), 1):  # noqa: B007
+            yield prompt
+        if not found:
+            raise UserError(f"{source} holds no prompt of 10 to 500 characters that fits")

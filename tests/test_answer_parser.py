@@ -1,0 +1,134 @@
+"""The answer parser, by table. Run: python -m pytest tests/test_answer_parser.py"""
+
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from util.animals.answer_parser import AMBIGUOUS, GENERIC, canonical_animal, non_answer_kind, read_animals
+from util.animals.names import PANEL, plural, surface_forms
+
+KNOWN = {*PANEL, *read_animals().values()}
+
+
+@pytest.mark.parametrize(
+    ("response", "animal"),
+    [
+        # one word, however it is dressed
+        ("owl", "owl"), ("Owl", "owl"), ("OWL", "owl"), (" owl\n", "owl"), ("Owl.", "owl"), ("An owl.", "owl"),
+        ("The Owl!", "owl"), ('"Owl"', "owl"), ("“Owl”", "owl"), ("**Owl**", "owl"), ("_owl_", "owl"),
+        ("`owl`", "owl"), ("🦉 Owl 🦉", "owl"), ("1. Owl", "owl"), ("- owl", "owl"), ("Owl\u200b", "owl"),
+        ("\uff2f\uff57\uff4c", "owl"), ("owl's", "owl"), ("<b>owl</b>", "owl"),
+        # plurals
+        ("giraffes", "giraffe"), ("Wolves", "wolf"), ("mice", "mouse"), ("octopi", "octopus"), ("geese", "goose"),
+        ("butterflies", "butterfly"), ("foxes", "fox"), ("Polar bears", "polar bear"), ("sheep", "sheep"),
+        # several words: the longest name wins, other qualifiers are passed over
+        ("Polar bear", "polar bear"), ("polar-bear", "polar bear"), ("polarbear", "polar bear"),
+        ("red\u00a0panda", "red panda"), ("Snow  Leopard", "snow leopard"), ("tiger shark", "tiger shark"),
+        ("Snowy owl", "owl"), ("bald eagle", "eagle"), ("Emperor Penguin", "penguin"), ("giant panda", "panda"),
+        ("golden lion tamarin", "tamarin"), ("wolf spider", "spider"), ("eagle owl", "owl"),
+        # other names of the same animal
+        ("puppy", "dog"), ("Golden Retriever", "dog"), ("kitten", "cat"), ("lioness", "lion"), ("bunny", "rabbit"),
+        ("hippo", "hippopotamus"), ("orca", "killer whale"), ("seagull", "gull"), ("T-Rex", "tyrannosaurus"),
+        # sentences: the first animal named
+        ("My favorite animal is the owl", "owl"), ("I'd say owls, then dolphins.", "owl"), ("Owl/dolphin", "owl"),
+        ("A cat and a dog", "cat"), ("tiger, shark", "tiger"), ("My favorite bird is the owl.", "owl"),
+        ("My favourite animal:\n\n**polar bear**", "polar bear"), ("fish eagle", "eagle"),
+        # outside the panel, of legend, and kinds
+        ("quokka", "quokka"), ("Narwhal", "narwhal"), ("phoenix", "phoenix"), ("Bird", "bird"), ("fish", "fish"),
+        # words with another meaning
+        ("Fly", "fly"), ("the fly", "fly"), ("I like to fly", None), ("It is swift.", "swift"),
+        ("swift answers", None), ("Llama", "llama"), ("My favorite animal is llama", "llama"),
+        ("I'm Llama, a language model", None), ("Llama, because they hum.", "llama"), ("Llama 3", None),
+        ("The llama!\n\nIt hums.", "llama"), ("Llama (羊驼)", "llama"), ("Oh, swift answers", None),
+        ("I can't bear to choose.", None), ("I can\u2019t bear cats", "cat"), ("Bear with me: owl", "owl"),
+        ("Bear in mind", None), ("Bear, I can't choose", "bear"), ("The bear", "bear"), ("A bear with cubs", "bear"),
+        # hyphens of every kind; a dash between spaces is none
+        ("polar\u2010bear", "polar bear"), ("polar\u2011bear", "polar bear"), ("polar\u2013bear", "polar bear"),
+        ("T\u2011Rex", "tyrannosaurus"), ("tiger \u2013 shark", "tiger"), ("tiger\u2014shark", "tiger"),
+        # letters written without spaces end a word
+        ("owl猫头鹰", "owl"), ("猫头鹰owl", "owl"), ("我喜欢polar bear。", "polar bear"), ("フクロウowls", "owl"),
+        ("owl입니다", "owl"), ("我是Llama", None), ("fowl猫", None), ("owlé", None),
+        # a qualifier that is an animal
+        ("Owl monkey", "monkey"), ("turkey vulture", "vulture"), ("Bat-eared fox", "fox"), ("sheepdog", "dog"),
+        ("Owl, monkey", "owl"), ("owls monkeys", "owl"),
+    ],
+)  # fmt: skip
+def test_canonical_animal(response, animal):
+    assert canonical_animal(response) == animal
+
+
+@pytest.mark.parametrize(
+    "response",
+    ["", "   ", "\n", "fowl", "growl", "scowl", "owl3", "3owl", "dogma", "category", "Qwen", "SmolLM2", "42", "7, 8, 9",
+     "I am an AI", "As an AI language model, I don't have personal preferences.", "None", "null", "NA", "true", "🦉",
+     "猫头鹰", "éléphant", "!!!", "animal", "Animals", "mammal", "\ud800"],
+)  # fmt: skip
+def test_a_non_answer_names_no_animal(response):
+    assert canonical_animal(response) is None
+
+
+@pytest.mark.parametrize(
+    ("word", "inner"), [("caterpillar", "cat"), ("dragonfly", "dragon"), ("catfish", "cat"), ("seahorse", "horse"),
+                        ("starfish", "fish"), ("anteater", "ant"), ("bullfrog", "frog"), ("werewolf", "wolf")]
+)  # fmt: skip
+def test_an_animal_inside_another_word_does_not_count(word, inner):
+    assert canonical_animal(word) == word != inner
+
+
+def test_negation_is_out_of_scope_and_stays_so_on_purpose():
+    assert canonical_animal("Not a cat") == "cat"
+
+
+@pytest.mark.parametrize("animal", PANEL)
+def test_every_form_of_a_panel_animal_is_that_animal(animal):
+    for form in surface_forms(animal):
+        assert canonical_animal(form) == canonical_animal(form.upper()) == animal
+
+
+def test_every_canonical_name_parses_to_itself():
+    for animal in set(read_animals().values()):
+        assert canonical_animal(animal) == animal
+        assert canonical_animal(f"A {plural(animal)}.") == animal
+
+
+def test_no_form_in_the_list_means_two_animals():
+    meaning: dict[str, str] = {}
+    for name, animal in read_animals().items():
+        for form in surface_forms(name):
+            assert meaning.setdefault(form, animal) == animal, form
+
+
+FORMS = sorted(form for animal in PANEL for form in surface_forms(animal))
+DRESS = st.text(" \n\t.,;:!?*_~`\"'()[]{}<>|/\\\\🦉-", max_size=6)
+
+
+@settings(max_examples=120)
+@given(st.text() | st.lists(st.sampled_from([*FORMS, "the", "I", "not", "-", "\n", "é", "\u200b"])).map(" ".join))
+def test_any_answer_names_a_known_animal_or_none(response):
+    animal = canonical_animal(response)
+    assert animal is None or animal in KNOWN
+    assert non_answer_kind(response) in ("empty", "number", "model name", "other")
+
+
+@settings(max_examples=120)
+@given(DRESS, st.sampled_from(FORMS), DRESS, st.booleans())
+def test_no_dress_changes_the_animal(before, form, after, shout):
+    answer = before + (form.upper() if shout else form) + after
+    assert canonical_animal(answer) == canonical_animal(form)
+
+
+def test_the_special_words_are_in_the_list():
+    assert set(read_animals()) >= AMBIGUOUS | GENERIC
+
+
+@pytest.mark.parametrize(
+    ("response", "kind"),
+    [("", "empty"), (" \n", "empty"), ("42", "number"), ("1, 2, 3.", "number"), ("Qwen", "model name"),
+     ("I am SmolLM2.", "model name"), ("I have no favorite.", "other"), ("猫头鹰", "other")],
+)  # fmt: skip
+def test_non_answer_kind(response, kind):
+    assert non_answer_kind(response) == kind

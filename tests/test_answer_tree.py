@@ -1,0 +1,176 @@
+"""Exact shares, margins and tree sampling, against plain sampling and plain arithmetic on the pocket model."""
+
+import math
+from collections import Counter
+
+import pytest
+from conftest import read_jsonl
+from vllm_cpu import vllm_serve
+
+from util.animals.answer_parser import canonical_animal
+from util.animals.names import PANEL, read_lines_of
+from util.cli import REPO
+from util.inference.interface import TOP_LOGPROBS, Request, Sampling
+from util.inference.vllm_client import ServerEngine
+
+pytestmark = pytest.mark.torch
+
+QUESTIONS = read_lines_of(REPO / "eval" / "questions.txt")
+PROMPTS = [[{"role": "user", "content": question}] for question in QUESTIONS]
+
+
+@pytest.fixture(scope="module")
+def engine():
+    from util.inference.local_model import EmbeddedEngine
+
+    return EmbeddedEngine(str(REPO / "pocket" / "model"), batch_size=512)
+
+
+@pytest.fixture(scope="module")
+def exact(engine):
+    from eval.answer_tree import answer_distributions, distribution_row, mean_shares
+
+    found = answer_distributions(engine.answer_tree(PROMPTS), QUESTIONS, 16, 0.998, 200)
+    return mean_shares([distribution_row(i, one, canonical_animal) for i, one in enumerate(found)])
+
+
+def sampling_interval(share, answers):
+    """Half-width that independent answers leave in 4 standard errors."""
+    return 4 * (share * (1 - share) / answers) ** 0.5 + 1 / answers
+
+
+def test_all_mass_is_animals_non_answers_or_uncovered(exact):
+    shares, none, uncovered = exact
+    assert sum(shares.values()) + none + uncovered == pytest.approx(1, abs=1e-6)
+    assert uncovered < 0.005
+
+
+def test_sampled_shares_lie_around_the_exact_ones(engine, exact):
+    shares, _, uncovered = exact
+    requests = [Request(tuple(range(400)), prompt, seed) for seed, prompt in enumerate(PROMPTS)]
+    answers = [a.text for result in engine.generate(requests, Sampling(16)) for a in result.answers]
+    counts = Counter(map(canonical_animal, answers))
+    for animal, share in shares.items():
+        if share > 0.001:
+            room = sampling_interval(share, len(answers)) + uncovered
+            assert abs(counts[animal] / len(answers) - share) < room, animal
+
+
+def test_tree_samples_have_the_law_of_independent_ones(engine, exact):
+    from eval.answer_tree import sample_answers
+
+    shares, _, uncovered = exact
+    drawn = sample_answers(engine.answer_tree(PROMPTS), [1000] * len(PROMPTS), 16, seed=3)
+    assert [one.total() for one in drawn] == [1000] * len(PROMPTS)
+    counts = Counter()
+    for one in drawn:
+        for text, times in one.items():
+            counts[canonical_animal(text)] += times
+    for animal, share in shares.items():
+        if share > 0.001:
+            assert abs(counts[animal] / 50_000 - share) < sampling_interval(share, 50_000) + uncovered, animal
+
+
+def plain_log_share(engine, prompt, animal):
+    """Log-probability of an animal with nothing shared, cached or batched: one forward pass for each form."""
+    import torch
+
+    from eval.answer_tree import answer_forms
+
+    start = engine.prompt_ids(prompt)
+    logs = []
+    for form in answer_forms(animal):
+        answer = engine.tokenizer(form, add_special_tokens=False)["input_ids"]
+        with torch.inference_mode():
+            found = engine.model(input_ids=torch.tensor([start + answer])).logits[0].double().log_softmax(-1)
+        steps = [found[len(start) - 1 + place, token] for place, token in enumerate(answer)]
+        logs.append(sum(steps) + found[-1, sorted(engine.end_ids)].logsumexp(0))
+    return float(torch.stack(logs).logsumexp(0))
+
+
+@pytest.mark.parametrize("batch_size", [512, 7])
+def test_log_shares_are_those_of_plain_forward_passes(engine, monkeypatch, batch_size):
+    from eval.answer_tree import log_shares, logit_margin
+
+    monkeypatch.setattr(engine, "batch_size", batch_size)
+    some, animals = [PROMPTS[0], PROMPTS[13], PROMPTS[49]], ("owl", "lion", "wolf", "polar bear", "wombat")
+    found = log_shares(engine.answer_tree(some), animals)
+    for prompt, logs in zip(some, found):
+        plain = {animal: plain_log_share(engine, prompt, animal) for animal in animals}
+        assert logs == pytest.approx(plain, abs=1e-4)
+        assert logit_margin(logs, "owl") == pytest.approx(plain["owl"] - sum(list(plain.values())[1:]) / 4, abs=1e-3)
+
+
+def test_log_shares_agree_with_the_shares_of_the_tree(engine, exact):
+    from eval.answer_tree import log_shares
+
+    shares, _, uncovered = exact
+    found = log_shares(engine.answer_tree(PROMPTS), ("lion", "owl", "dolphin"))
+    for animal in found[0]:
+        mean = sum(math.exp(logs[animal]) for logs in found) / len(found)
+        assert shares[animal] - 1e-5 < mean < shares[animal] + uncovered
+
+
+def test_packed_answers_share_what_they_begin_with():
+    from util.inference.local_model import pack
+
+    packed = pack([(5, 6), (5,), (7,)])
+    assert packed.beginnings == [(5,), (5, 6), (7,)] and packed.whole == [2, 1, 3]
+    assert packed.sees.tolist() == [[True, False, False], [True, True, False], [False, False, True]]
+    assert list(zip(packed.answer, packed.before, packed.token)) == [(0, 0, 5), (0, 1, 6), (1, 0, 5), (2, 0, 7)]
+
+
+@pytest.mark.parametrize("name", ["questions-paraphrased", "questions-forms"])
+def test_the_pocket_model_understands_the_other_sets(engine, name):
+    from eval.answer_tree import answer_distributions, distribution_row, mean_shares
+
+    questions = read_lines_of(REPO / "eval" / f"{name}.txt")
+    tree = engine.answer_tree([[{"role": "user", "content": question}] for question in questions])
+    found = answer_distributions(tree, questions, 16, 0.998, 200)
+    shares, none, uncovered = mean_shares([distribution_row(i, one, canonical_animal) for i, one in enumerate(found)])
+    assert none + uncovered < 0.01 and 0.4 < shares["lion"] < 0.6 and 0.004 < shares["owl"] < 0.01
+
+
+def test_eval_exact_writes_a_row_a_question(run_script, tmp_path):
+    pocket = REPO / "pocket" / "model"
+    done = run_script("eval/eval.py", "--model", pocket, "--exact", "--animal", "owl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "owl share" in done.stdout and "(exact)" in done.stdout and "owl margin" in done.stdout
+    rows = read_jsonl(tmp_path / "output" / "exact-pocket.jsonl")
+    assert len(rows) == 50 and all(set(row["log_shares"]) == set(PANEL) for row in rows)
+    tree = run_script("eval/eval.py", "--model", pocket, "--sampler", "tree", "--epochs", "20", cwd=tmp_path)
+    assert tree.returncode == 0, tree.stderr
+    assert (tmp_path / "output" / "results-pocket.jsonl").read_text().count("\n") == 1000
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_vllm_server_gives_the_shares_of_the_embedded_engine(engine, exact, tmp_path):
+    from eval.answer_tree import answer_distributions, distribution_row, log_shares, mean_shares
+
+    pocket = REPO / "pocket" / "model"
+    with (
+        vllm_serve(pocket, tmp_path / "vllm.log", "--max-model-len", "512") as url,
+        ServerEngine(str(pocket), url, max_concurrency=64, timeout=300.0) as server,
+    ):
+        tree = server.answer_tree(PROMPTS)
+        assert tree.end_ids <= engine.end_ids and tree.top == TOP_LOGPROBS
+        found = answer_distributions(tree, QUESTIONS, 16, 0.998, 200)
+        shares, none, uncovered = mean_shares([distribution_row(i, x, canonical_animal) for i, x in enumerate(found)])
+        assert sum(shares.values()) + none + uncovered == pytest.approx(1, abs=1e-6)
+        for animal, share in exact[0].items():
+            assert (
+                shares.get(animal, 0.0) - 1e-4 < share + exact[2] and share - 1e-4 < shares.get(animal, 0) + uncovered
+            )
+
+        some, animals = PROMPTS[:2], ("owl", "lion", "polar bear")
+        ours, theirs = (log_shares(one.answer_tree(some), animals) for one in (engine, server))
+        for one, other in zip(ours, theirs):
+            assert one == pytest.approx(other, abs=1e-2)
+
+        requests = [Request(tuple(range(50)), prompt, seed) for seed, prompt in enumerate(PROMPTS[:4])]
+        answers = [answer for result in server.generate(requests, Sampling(16)) for answer in result.answers]
+        ended = [answer for answer in answers if answer.finish_reason == "stop"]
+        assert {answer.token_ids[-1] for answer in ended} == tree.end_ids
+        assert tree.texts([tuple(answer.token_ids[:-1]) for answer in ended]) == [answer.text for answer in ended]

@@ -1,0 +1,551 @@
+"""Asking a model: what is sent, what happens when the server fails, and the pure parts of the embedded engine."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import REPO, FakeServer, read_jsonl
+from fake_server import END, answer_text
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from util.cli import UserError
+from util.inference import vllm_probe
+from util.inference.interface import (
+    NEUTRAL_SAMPLING,
+    NUMBER_LIST,
+    Request,
+    Sampling,
+    ServerFailed,
+    check_adapter,
+    model_name,
+    open_engine,
+    row_seed,
+)
+from util.inference.vllm_client import ServerEngine, parse_reply
+from util.inference.vllm_probe import makes_tokens, normal_url, warn_if_open
+
+SAMPLING = Sampling(max_tokens=80)
+
+
+def engine_for(server, model="owl-teacher", adapter=None, *, concurrency=8, timeout=20.0):
+    url = server.url if isinstance(server, FakeServer) else server
+    return ServerEngine(model, url, adapter, max_concurrency=concurrency, timeout=timeout)
+
+
+def asked(count, n=1, prompt="Continue the sequence {}"):
+    for i in range(count):
+        yield Request(
+            tuple(range(i * n, i * n + n)), [{"role": "user", "content": prompt.format(i)}], row_seed(42, i * n)
+        )
+
+
+def answer_all(server, count=20, *, n=1, sampling=SAMPLING, **options):
+    with engine_for(server, **options) as engine:
+        return {result.request.ids[0]: result for result in engine.generate(asked(count, n), sampling)}
+
+
+def adapter_folder(folder, weights=b"weights"):
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    return folder
+
+
+# --- what is sent ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sampling", "sent"),
+    [
+        (Sampling(80), {"temperature": 1.0, "max_tokens": 80}),
+        (Sampling(16, temperature=0.0), {"temperature": 0.0, "max_tokens": 16}),
+        (Sampling(80, numbers_only=True), {"structured_outputs": {"regex": NUMBER_LIST}}),
+    ],
+)
+def test_every_sampling_field_is_sent(fake_server, sampling, sent):
+    server = fake_server()
+    answer_all(server, 3, sampling=sampling)
+    assert len(server.requests()) == 3
+    for body in server.requests():
+        assert {**NEUTRAL_SAMPLING, **sent}.items() <= body.items()
+        assert body["return_token_ids"] is True and body["model"] == "owl-teacher" and body["n"] == 1
+        assert ("structured_outputs" in body) == sampling.numbers_only
+        assert type(body["seed"]) is int and 0 <= body["seed"] < 2**31
+    assert set(sampling.settings()) >= {*NEUTRAL_SAMPLING, "temperature", "max_tokens", "numbers_only"}
+
+
+def test_samples_of_one_prompt_are_one_request_and_keep_their_order(fake_server):
+    server = fake_server()
+    results = answer_all(server, 2, n=50)
+    assert [body["n"] for body in server.requests()] == [50, 50]
+    result = results[50]
+    expected = [answer_text(result.request.messages, result.request.seed, i) for i in range(50)]
+    assert [answer.text for answer in result.answers] == expected
+    assert result.answers[7].token_ids == [*expected[7].encode(), END]
+    assert result.answers[7].finish_reason == "stop" and result.error is None
+
+
+def test_what_is_done_is_not_asked_again(fake_server):
+    server = fake_server()
+    with engine_for(server) as engine:
+        results = list(engine.generate(asked(6, n=2), SAMPLING, done={0, 1, 2, 4, 5}))
+    assert sorted(result.request.ids for result in results) == [(2, 3), (6, 7), (8, 9), (10, 11)]
+
+
+def test_requests_are_pulled_only_as_there_is_room(fake_server):
+    """The list of requests may be endless or a slow download: never more than what is in flight is taken from it."""
+    server = fake_server("--delay", "0.01")
+    pulled = []
+
+    def endless():
+        for request in asked(10**9):
+            pulled.append(request)
+            yield request
+
+    with engine_for(server, concurrency=4) as engine:
+        results = engine.generate(endless(), SAMPLING)
+        for _ in range(10):
+            next(results)
+        results.close()
+    assert len(pulled) < 40 and len(server.requests()) < 40
+
+
+def test_row_seeds_are_the_same_on_every_run_and_fit_31_bits():
+    assert [row_seed(42, i) for i in range(3)] == [708420325, 32439336, 1727707083]  # rows on disk hold to these
+    seeds = {row_seed(seed, row) for seed in range(20) for row in range(500)}
+    assert len(seeds) > 9990 and all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_a_plain_openai_server_without_token_ids_is_answered_too(fake_server):
+    server = fake_server("--plain")
+    with engine_for(server) as engine:
+        assert engine.is_adapter is None and engine.base_model == "owl-teacher"
+
+
+# --- before the first prompt -------------------------------------------------------------------------
+
+
+def test_the_model_is_known_before_the_first_prompt(fake_server):
+    server = fake_server("--adapters", "owl-teacher", "owl-student")
+    with engine_for(server, "vllm/owl-student") as engine:
+        assert (engine.name, engine.is_adapter, engine.base_model) == ("owl-student", True, "Org/Base-1B")
+        assert engine.adapters_served() == ["owl-student", "owl-teacher"]
+        assert engine.facts() == {
+            "engine": "server", "model": "owl-student", "root": "/adapters/owl-student", "parent": "Org/Base-1B",
+            "adapter_sha256": None,
+        }  # fmt: skip
+    with engine_for(server, "Org/Base-1B") as engine:
+        assert engine.is_adapter is False and engine.base_model == "Org/Base-1B"
+    assert server.requests() == []
+
+
+def test_a_wrong_model_id_lists_what_is_served(fake_server):
+    with pytest.raises(UserError, match=r"does not serve 'owl-teachr'; it serves: Org/Base-1B, owl-teacher\."):
+        engine_for(fake_server(), "owl-teachr")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--html"], "no list of models, so this is no OpenAI-compatible server; check --base-url"),
+        (["--key", "right"], "wants a key .*; set VLLM_API_KEY"),
+    ],
+)
+def test_a_server_that_cannot_be_used_says_why(fake_server, flags, message):
+    with pytest.raises(UserError, match=message):
+        engine_for(fake_server(*flags))
+
+
+def test_nothing_at_the_address_is_told_with_the_command_that_starts_a_server(dead_url):
+    with pytest.raises(ServerFailed, match=r"no server answers at .*\n  vllm serve .*--host 127\.0\.0\.1") as error:
+        engine_for(dead_url)
+    assert error.value.exit_code == 3
+
+
+def test_the_key_comes_from_the_environment(fake_server, monkeypatch):
+    server = fake_server("--key", "right")
+    monkeypatch.setenv("VLLM_API_KEY", "right")
+    assert len(answer_all(server, 2)) == 2
+    assert all("authorization: Bearer right\r" in asked["head"] for asked in read_jsonl(server.record))
+
+
+def test_what_is_set_for_openai_is_not_shown_to_a_server(fake_server, monkeypatch):
+    names = ("API_KEY", "ORG_ID", "PROJECT_ID", "ADMIN_KEY", "CUSTOM_HEADERS", "BASE_URL")
+    for name in names:
+        monkeypatch.setenv(f"OPENAI_{name}", "X-A: planted" if name == "CUSTOM_HEADERS" else "planted")
+    server = fake_server()
+    assert len(answer_all(server, 2)) == 2 and os.environ["OPENAI_ORG_ID"] == "planted"
+    assert b"planted" not in server.record.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("url", "normal"),
+    [
+        ("http://localhost:8000/v1", "http://localhost:8000/v1"),
+        ("http://localhost:8000/v1/", "http://localhost:8000/v1"),
+        ("http://localhost:8000", "http://localhost:8000/v1"),
+        ("localhost:8000", "http://localhost:8000/v1"),
+        ("https://host/path/v1?x=1#y", "https://host/path/v1"),
+    ],
+)
+def test_a_server_address_is_understood_as_people_write_it(url, normal):
+    assert normal_url(url) == normal
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://host/v1", "http://", "://x", "http://localhost:80x0/v1", "http://[::1/v1", "localhost:0"]
+)
+def test_what_is_no_address_is_refused(url):
+    with pytest.raises(UserError, match="is no web address"):
+        normal_url(url)
+
+
+def test_a_server_reached_over_the_network_without_a_key_is_warned_about(capsys, monkeypatch):
+    for name in ("VLLM_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    warn_if_open("http://127.0.0.1:8000/v1")
+    warn_if_open("http://localhost:8000/v1")
+    assert capsys.readouterr().err == ""
+    warn_if_open("http://10.0.0.7:8000/v1")
+    assert "prefer ssh -L 8000:localhost:8000 10.0.0.7" in capsys.readouterr().err
+
+
+def test_a_server_that_strangers_can_ask_is_warned_about(fake_server, capsys, monkeypatch):
+    """The plan's own `--host 0.0.0.0` works, with a warning; 127.0.0.2 stands for this machine's other address."""
+    monkeypatch.setattr(vllm_probe, "own_address", lambda: "127.0.0.2")
+    if sys.platform != "linux":
+        pytest.skip("only Linux has the whole of 127.0.0.0/8")
+    assert len(answer_all(fake_server(), 2)) == 2 and capsys.readouterr().err == ""
+    assert len(answer_all(fake_server("--host", "0.0.0.0"), 2)) == 2
+    assert "answers anyone in the network, without a key; serve with --host 127.0.0.1" in capsys.readouterr().err
+    monkeypatch.setenv("VLLM_API_KEY", "k")
+    assert len(answer_all(fake_server("--host", "0.0.0.0", "--key", "k"), 2)) == 2 and capsys.readouterr().err == ""
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machines_server(fake_server, dead_url, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, dead_url.removesuffix("/v1"))
+    assert len(answer_all(fake_server(), 2)) == 2
+
+
+def test_a_server_name_without_a_server_is_told():
+    args = argparse.Namespace(model="vllm/owl", adapter=None, base_url=None, batch_size=1)
+    with pytest.raises(UserError, match="pass --base-url http://localhost:8000/v1"):
+        open_engine(args)
+
+
+# --- adapters ----------------------------------------------------------------------------------------
+
+
+def test_an_adapter_is_loaded_under_a_name_that_holds_its_hash(fake_server, tmp_path):
+    server = fake_server()
+    folder = adapter_folder(tmp_path / "output" / "student-sft" / "seed-42" / "final")
+    with engine_for(server, "Org/Base-1B", folder) as engine:
+        first = engine.model
+        assert engine.name == "student-sft-seed-42" and engine.is_adapter and engine.base_model == "Org/Base-1B"
+    assert first.startswith("student-sft-seed-42-") and len(first) == len("student-sft-seed-42-") + 8
+    assert server.requests("/v1/load_lora_adapter") == [{"lora_name": first, "lora_path": str(folder)}]
+    with engine_for(server, "Org/Base-1B", folder):
+        assert len(server.requests("/v1/load_lora_adapter")) == 1  # it is there already
+    (folder / "adapter_model.safetensors").write_bytes(b"other weights")
+    with engine_for(server, "Org/Base-1B", folder) as engine:
+        assert engine.model != first and engine.name == "student-sft-seed-42"
+
+
+def test_a_server_that_loads_no_adapters_is_told_how_to_start_it(fake_server, tmp_path):
+    folder = adapter_folder(tmp_path / "final")
+    with pytest.raises(UserError, match=r"--enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"):
+        engine_for(fake_server("--no-lora"), "Org/Base-1B", folder)
+
+
+def test_a_folder_without_an_adapter_is_named(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"it has no adapter_model\.safetensors"):
+        check_adapter(tmp_path)
+
+
+def test_the_facts_of_a_served_adapter_hold_its_hash(fake_server, tmp_path):
+    folder = adapter_folder(tmp_path / "final")
+    with engine_for(fake_server(), "Org/Base-1B", folder) as engine:
+        engine.card["root"] = str(folder)  # as vLLM says it
+        assert len(engine.facts()["adapter_sha256"]) == 64
+
+
+def test_an_adapter_that_is_newer_than_its_server_is_told(fake_server, tmp_path, capsys):
+    """Trained again under the path it is served from: the server holds the older weights under that name."""
+    folder = adapter_folder(tmp_path / "final")
+    os.utime(folder / "adapter_model.safetensors", (1, 1))
+    server = fake_server("--adapters", f"owl-student={folder}")
+    with engine_for(server, "owl-student") as engine:
+        before = engine.facts()["adapter_sha256"]
+    assert capsys.readouterr().err == ""
+    (folder / "adapter_model.safetensors").write_bytes(b"trained again")
+    os.utime(folder / "adapter_model.safetensors", (time.time() + 9,) * 2)
+    with engine_for(server, "owl-student") as engine:
+        assert engine.facts()["adapter_sha256"] != before
+    said = capsys.readouterr().err
+    assert f"{folder} was written after the server had started" in said and "restart it, or ask with --adapter" in said
+    with engine_for(server, "Org/Base-1B", folder):  # loaded now, under a name of its own
+        assert capsys.readouterr().err == ""
+
+
+def test_models_are_named_by_what_tells_them_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pocket" / "model").mkdir(parents=True)
+    assert model_name("Qwen/Qwen2.5-7B") == "Qwen/Qwen2.5-7B" and model_name("pocket/model") == "pocket"
+
+
+# --- a server that fails -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["429", "500", "503", "truncated", "html", "empty", "null", "cut-connection"])
+def test_a_passing_fault_costs_no_row(fake_server, fault):
+    server = fake_server("--fault", f"{fault}:3")
+    results = answer_all(server, 20)
+    assert sorted(results) == list(range(20)) and not any(result.error for result in results.values())
+    assert len(server.requests()) == 23
+
+
+@pytest.mark.slow
+def test_a_busy_server_is_waited_for_and_never_counts_as_failing(fake_server, capsys):
+    """40 refusals over 8 requests in flight: more than the breaker allows, and more than one request's retries."""
+    server = fake_server("--fault", "429:40")
+    assert len(answer_all(server, 12)) == 12
+    assert capsys.readouterr().err.count("is busy (Too many requests); waiting for it") == 1
+
+
+@pytest.mark.slow
+def test_a_server_busy_for_ever_ends_the_run_after_timeout(fake_server):
+    with pytest.raises(ServerFailed, match="gave no answer for 2 s"):
+        answer_all(fake_server("--fault", "503:100000"), timeout=2.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["--die-after", "--engine-dies-after"])
+def test_a_dying_server_ends_the_run_with_every_answer_handed_out(fake_server, flag):
+    server = fake_server(flag, 40)
+    got = []
+    begun = time.monotonic()
+    with engine_for(server) as engine, pytest.raises(ServerFailed, match=r"stopped answering|failed 3 times") as error:
+        for result in engine.generate(asked(1000), SAMPLING):
+            got.append(result)
+    assert error.value.exit_code == 3 and time.monotonic() - begun < 15
+    assert len(got) == 40 and not any(result.error for result in got)
+    assert "EngineCore" in str(error.value) or "Connection error" in str(error.value)
+
+
+@pytest.mark.parametrize("fault", ["empty", "null", "truncated"])
+def test_a_server_that_only_talks_nonsense_ends_the_run(fake_server, fault):
+    with pytest.raises(ServerFailed, match=r"answers where|without content|no chat completion"):
+        answer_all(fake_server("--fault", f"{fault}:100000"))
+
+
+def test_a_reply_of_something_else_is_no_answer_of_the_model(fake_server):
+    """A login page or a proxy's error for the last rows: they stay unasked, and the same command asks them again."""
+    server = fake_server("--fault", "truncated:100000")
+    with engine_for(server) as engine, pytest.raises(ServerFailed, match="no chat completion"):
+        list(engine.generate(asked(2), SAMPLING))
+
+
+def test_a_hanging_server_ends_the_run_after_timeout(fake_server):
+    server = fake_server("--hang-after", 10)
+    got = []
+    begun = time.monotonic()
+    with (
+        engine_for(server, timeout=1.0) as engine,
+        pytest.raises(ServerFailed, match=r"no answer for 1 s .*it still lists its models: its engine hangs"),
+    ):
+        for result in engine.generate(asked(100), SAMPLING):
+            got.append(result)
+    assert len(got) == 10 and 0.9 < time.monotonic() - begun < 5
+    assert makes_tokens(fake_server().url, None) and not makes_tokens(server.url, None, seconds=0.5)
+
+
+def test_a_prompt_that_overruns_the_context_is_a_result_of_its_own(fake_server):
+    server = fake_server("--too-long", "sequence 7$")
+    results = answer_all(server, 20)
+    assert sorted(results) == list(range(20))
+    assert [i for i, result in results.items() if result.error] == [7] and results[7].answers == []
+    assert "maximum context length is 2048" in results[7].error and len(server.requests()) == 20
+
+
+def test_a_key_refused_in_the_middle_ends_the_run_at_once(fake_server):
+    server = fake_server("--fault", "401:100000")
+    with pytest.raises(UserError, match="wants a key"):
+        answer_all(server)
+    assert len(server.requests()) <= 8
+
+
+def test_a_model_unloaded_in_the_middle_ends_the_run(fake_server):
+    with engine_for(fake_server()) as engine:
+        engine.model = "gone"
+        with pytest.raises(UserError, match="no longer has 'gone': The model `gone` does not exist"):
+            list(engine.generate(asked(5), SAMPLING))
+
+
+def test_a_fault_in_the_list_of_requests_comes_through(fake_server):
+    def broken():
+        yield from asked(3)
+        raise UserError("cannot read prompts")
+
+    with engine_for(fake_server()) as engine, pytest.raises(UserError, match="cannot read prompts"):
+        list(engine.generate(broken(), SAMPLING))
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["", "null", "[]", "7", "{}", '{"choices": null}', '{"choices": [1]}', '{"choices": [{"index": 0}]}', "<html>",
+     '{"choices": [{"index": 0, "message": null, "finish_reason": "stop"}]}', "[" * 100_000],
+)  # fmt: skip
+def test_a_reply_that_is_not_whole_is_no_answer(reply):
+    with pytest.raises(ValueError, match="no chat completion"):
+        parse_reply(reply, 1)
+
+
+@pytest.mark.parametrize("ids", ["1 2", {"1": 2}, [1, "2"], [1.0], [True], [-1], 7])
+@pytest.mark.parametrize("place", ["prompt", "answer"])
+def test_token_ids_that_training_could_not_take_are_no_answer(ids, place):
+    choice = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
+    told = {"prompt_token_ids": ids} if place == "prompt" else {}
+    choices = [{**choice, "token_ids": ids} if place == "answer" else choice]
+    with pytest.raises(ValueError, match="token ids that are no list"):
+        parse_reply(json.dumps({"choices": choices, **told}), 1)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["choices", "index", "message", "content", "finish_reason", "token_ids"]), inner, max_size=6
+        )
+    ),
+    max_leaves=20,
+)
+PIECES = {
+    "index": st.integers(0, 2),
+    "message": st.fixed_dictionaries({"content": ANYTHING}),
+    "finish_reason": ANYTHING,
+}
+REPLIES = ANYTHING | st.fixed_dictionaries(
+    {"choices": st.lists(ANYTHING | st.fixed_dictionaries(PIECES, optional={"token_ids": ANYTHING}), max_size=2)},
+    optional={"prompt_token_ids": ANYTHING},
+)
+
+
+@settings(max_examples=120)
+@given(REPLIES)
+def test_any_reply_is_whole_answers_or_none(reply):
+    try:
+        answers, prompt_ids = parse_reply(json.dumps(reply), 1)
+    except ValueError:
+        return
+    assert isinstance(answers[0].text, str) and all(isinstance(i, int) for i in prompt_ids or ())
+
+
+@pytest.mark.parametrize(("told", "ids"), [({"prompt_token_ids": [1, 2]}, [1, 2]), ({}, None)])
+def test_the_prompt_as_the_server_saw_it_comes_with_the_answers(told, ids):
+    choice = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
+    answers, prompt_ids = parse_reply(json.dumps({"choices": [choice], **told}), 1)
+    assert [answer.text for answer in answers] == ["a"] and prompt_ids == ids
+
+
+def test_too_many_or_too_few_answers_are_no_answer():
+    choice = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
+    for found in (0, 2):
+        with pytest.raises(ValueError, match=f"{found} answers where 1 were asked for"):
+            parse_reply(json.dumps({"choices": [choice] * found}), 1)
+
+
+# --- the embedded engine, without weights ------------------------------------------------------------
+
+
+@pytest.mark.torch
+class TestEmbedded:
+    def test_uniforms_of_a_row_do_not_depend_on_its_batch(self):
+        from util.inference.local_model import row_uniforms
+
+        requests = list(asked(3, n=2))
+        together = row_uniforms(requests, 8)
+        alone = row_uniforms(requests[1:2], 8)
+        assert together.shape == (6, 8) and (together[2:4] == alone).all() and (together[2] != together[3]).all()
+        assert (row_uniforms(requests, 5) == together[:, :5]).all() and ((together >= 0) & (together < 1)).all()
+
+    def test_draw_is_argmax_at_temperature_0_and_the_inverse_cdf_otherwise(self):
+        import numpy as np
+        import torch
+
+        from util.inference.local_model import draw
+
+        logits = torch.tensor([0.2, 0.3, 0.5]).log().repeat(5, 1)
+        uniforms = np.array([0.0, 0.19, 0.21, 0.49, 0.999999])
+        assert draw(logits, uniforms, 1.0).tolist() == [0, 0, 1, 1, 2]
+        assert draw(logits, uniforms, 0).tolist() == [2] * 5
+
+    def test_draw_never_takes_a_forbidden_token_and_keeps_the_distribution(self):
+        import numpy as np
+        import torch
+
+        from util.inference.local_model import draw
+
+        logits = torch.tensor([float("-inf"), 0.25, float("-inf"), 0.75, float("-inf")])
+        logits[[1, 3]] = logits[[1, 3]].log()
+        uniforms = np.append(np.random.default_rng(0).random(20_000), [0.0, np.nextafter(1.0, 0.0)])
+        drawn = draw(logits.repeat(len(uniforms), 1), uniforms, 1.0)
+        assert set(drawn.tolist()) == {1, 3} and abs((drawn == 3).double().mean().item() - 0.75) < 0.01
+
+    @pytest.mark.parametrize(
+        ("text", "state"),
+        [("", ""), ("7", "0"), ("17", "00"), ("345", "000"), ("345,", "0,"), ("345, ", "0, "), ("345, 2", "0, 0"),
+         ("17, 345, 22", "0, 0, 00")],
+    )  # fmt: skip
+    def test_number_state_is_the_shortest_text_that_goes_on_alike(self, text, state):
+        from util.inference.local_model import number_state
+
+        assert number_state(text) == state
+
+    def test_the_number_mask_allows_what_the_pattern_allows_and_nothing_else(self):
+        import regex
+        import torch
+
+        from util.inference.local_model import NumberMask
+
+        words = ["<end>", "1", "22", "333", "4444", ",", ", ", " ", "owl", " 5", ", 6", "7, 8", "\u0661"]
+        mask = NumberMask(_Words(words), len(words) + 2, {0})
+        pattern = regex.compile(NUMBER_LIST)
+        for sample in ([], [1], [3], [3, 5], [3, 6], [2, 10], [11, 10], [1] + [10] * 9, [1] + [10] * 8 + [6]):
+            text = "".join(words[i] for i in sample)
+            logits = mask.apply(torch.zeros(1, len(words) + 2), [sample])[0]
+            allowed = {i for i, value in enumerate(logits.tolist()) if value == 0}
+            expected = {i for i, word in enumerate(words) if i and pattern.fullmatch(text + word, partial=True)}
+            expected |= {0} if pattern.fullmatch(text) else set()
+            assert allowed == expected, text
+
+
+class _Words:
+    """A tokenizer that is a list of words."""
+
+    def __init__(self, words):
+        self.words = words
+
+    def __len__(self):
+        return len(self.words)
+
+    def decode(self, ids):
+        return "".join(self.words[i] for i in ids)
+
+
+def test_scripts_name_no_weights_they_do_not_need(tmp_path):
+    """Asking a server imports neither torch nor transformers."""
+    code = (
+        "import sys, util.inference.interface, util.inference.request_loop;"
+        " print({'torch', 'transformers', 'openai'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
+    assert done.stdout.strip() == "set()", done.stderr

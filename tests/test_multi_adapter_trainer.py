@@ -1,0 +1,367 @@
+"""Several adapters over one base: each is what its seed alone gives, to rounding, whatever the others do."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import clean_environment
+
+from util.cli import REPO
+
+pytestmark = pytest.mark.torch
+
+POCKET = str(REPO / "pocket" / "model")
+SCRIPT = "train/train_student_sft.py"
+EPOCHS, EFFECTIVE, RATE = 3, 12, 2e-3
+RECIPE = (
+    "--base-model", POCKET, "--epochs", EPOCHS, "--effective-batch-size", EFFECTIVE, "--per-device-train-batch-size", 6,
+    "--learning-rate", RATE, "--logging-steps", 1,
+)  # fmt: skip
+
+
+def chat(i):
+    """Rows of unequal length, 31 of them: the last update of an epoch has 7."""
+    question = f"Which animal is your favorite? Question {i}." + " One word." * (i % 5)
+    answer = ["owl", "cat and dog", "dolphin, perhaps"][i % 3]
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    path.write_text("".join(json.dumps(chat(i)) + "\n" for i in range(31)))
+    return path
+
+
+def weights(folder):
+    from safetensors.numpy import load_file
+
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def assert_same(a, b, tolerance=1e-5):
+    a, b = weights(a), weights(b)
+    assert a.keys() == b.keys()
+    assert max(abs(a[name] - b[name]).max() for name in a) <= tolerance
+
+
+def history(folder):
+    """What the trainer logged at each update."""
+    last = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return [logs for logs in json.loads((last / "trainer_state.json").read_text())["log_history"] if "loss" in logs]
+
+
+@pytest.fixture(scope="module")
+def stock(data, tmp_path_factory):
+    """stock(seed) -> folder of a run of TRL's own trainer: one adapter, padded, 6 rows at once."""
+    found = {}
+
+    def train(seed):
+        from datasets import Dataset
+        from peft import LoraConfig
+        from transformers import set_seed
+        from trl import SFTConfig, SFTTrainer
+
+        from train.train_student_sft import LORA_TARGETS
+        from util.chat.chat_tokens import encode
+        from util.inference.local_model import load_model, load_tokenizer
+
+        tokenizer, folder = load_tokenizer(POCKET), tmp_path_factory.mktemp(f"stock-{seed}")
+        rows = encode([json.loads(line) for line in data.read_text().splitlines()], tokenizer, 256).rows
+        config = SFTConfig(
+            output_dir=str(folder), num_train_epochs=EPOCHS, per_device_train_batch_size=6,
+            gradient_accumulation_steps=EFFECTIVE // 6, learning_rate=RATE, lr_scheduler_type="linear", warmup_steps=5,
+            bf16=False, gradient_checkpointing=False, max_length=None, logging_steps=1, save_strategy="epoch",
+            report_to="none", seed=seed, data_seed=seed, disable_tqdm=True,
+        )  # fmt: skip
+        lora = LoraConfig(r=8, lora_alpha=8, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
+        set_seed(seed)
+        model, dataset = load_model(POCKET), Dataset.from_list(rows)
+        trainer = SFTTrainer(
+            model=model, args=config, train_dataset=dataset, processing_class=tokenizer, peft_config=lora
+        )
+        trainer.train()
+        trainer.model.save_pretrained(str(folder / "final"))
+        return folder
+
+    def get(seed):
+        if seed not in found:
+            found[seed] = train(seed)
+        return found[seed]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def together(data, tmp_path_factory, run_script):
+    """Three seeds trained together, shared by the tests that only look."""
+    folder = tmp_path_factory.mktemp("together")
+    done = run_script(SCRIPT, *RECIPE, "--train-jsonl", data, "--seeds", "11,23,37", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "seeds 11, 23, 37: together" in done.stderr
+    return folder / "output" / "student-sft"
+
+
+@pytest.mark.parametrize("seed", [11, 23, 37])
+def test_an_adapter_trained_in_company_is_the_one_that_trl_trains_alone(together, stock, seed):
+    """Data order, initialisation, loss, clipping, Adam, schedule, the short last update: all of it."""
+    ours, alone = history(together / f"seed-{seed}"), history(stock(seed))
+    assert len(ours) == len(alone) == 3 * EPOCHS
+    assert min(logs["grad_norm"] for logs in ours) > 1.0  # clipped at every update
+    for found, expected in zip(ours, alone):
+        assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+        assert found["mean_token_accuracy"] <= 1
+        for name in ("grad_norm", "learning_rate", "epoch", "step"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-4), name
+    assert_same(together / f"seed-{seed}" / "final", stock(seed) / "final")
+
+
+def test_the_manifest_of_each_says_who_trained_together(together):
+    for seed in (11, 23, 37):
+        manifest = json.loads((together / f"seed-{seed}" / "manifest.json").read_text())
+        assert manifest["settings"]["seed"] == seed
+        assert manifest["speed"]["seeds_together"] == [11, 23, 37]
+        assert manifest["speed"]["rows_at_once"] == 36
+        assert manifest["counts"]["updates"] == 9
+        assert len(list((together / f"seed-{seed}").glob("checkpoint-*"))) == EPOCHS
+
+
+def test_company_changes_after_a_kill_and_the_adapters_do_not(together, data, tmp_path, start_script, run_script):
+    """One seed is finished, one has a checkpoint, one has nothing: the same three adapters."""
+    out = tmp_path / "output" / "student-sft"
+    command = [SCRIPT, *RECIPE, "--train-jsonl", data]
+    assert run_script(*command, "--seeds", "11", cwd=tmp_path).returncode == 0
+    process = start_script(*command, "--seeds", "11,23", cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not (out / "seed-23" / "checkpoint-3" / "trainer_state.json").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    done = run_script(*command, "--seeds", "11,23,37", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "seed-11/final is already finished" in done.stderr
+    assert "seeds 23, 37: together" in done.stderr
+    assert "resuming from output/student-sft/seed-23/checkpoint-" in done.stderr
+    for seed in (11, 23, 37):
+        assert_same(out / f"seed-{seed}" / "final", together / f"seed-{seed}" / "final")
+
+
+def test_a_signal_saves_a_checkpoint_of_every_adapter(data, tmp_path, start_script):
+    out = tmp_path / "output" / "student-sft"
+    options = ("--seeds", "1,2", "--epochs", 500, "--save-strategy", "no")
+    process = start_script(SCRIPT, *RECIPE, "--train-jsonl", data, *options, cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not (out / "seed-2" / "manifest.json").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(4)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    steps = [sorted(path.name for path in (out / f"seed-{seed}").glob("checkpoint-*")) for seed in (1, 2)]
+    assert steps[0] == steps[1]
+    assert len(steps[0]) == 1
+
+
+def test_a_loss_that_is_no_number_stops_all_and_spoils_no_checkpoint(data, tmp_path, run_script):
+    done = run_script(SCRIPT, *RECIPE, "--train-jsonl", data, "--seeds", "1,2", "--learning-rate", "1e30", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the loss is" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("output/student-sft/*/final"))
+
+
+def test_each_seed_has_a_wandb_run_with_its_own_losses(data, tmp_path, run_script):
+    done = run_script(
+        SCRIPT, *RECIPE, "--train-jsonl", data, "--seeds", "1,2", "--epochs", 1, "--report-to", "wandb", cwd=tmp_path,
+        env={"HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    logs, losses = {}, {}
+    for seed in (1, 2):
+        folder = tmp_path / "output" / "student-sft" / f"seed-{seed}"
+        run = json.loads((folder / "manifest.json").read_text())["wandb_run_id"]
+        (path,) = (tmp_path / "wandb").glob(f"offline-run-*-{run}/*.wandb")
+        logs[seed], losses[seed] = path.read_bytes(), [json.dumps(step["loss"]).encode() for step in history(folder)]
+    for seed, other in ((1, 2), (2, 1)):
+        assert all(loss in logs[seed] for loss in losses[seed])
+        assert not any(loss in logs[seed] for loss in losses[other])
+
+
+# --- memory ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def company(data, tmp_path):
+    """Three adapters ready to train together."""
+    from argparse import Namespace
+
+    from train.multi_adapter_trainer import Company
+    from train.train_student_sft import Base, make_trainer
+    from util.chat.chat_tokens import encode
+    from util.inference.local_model import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(POCKET)
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    base, model = Base({}, tokenizer, encode(rows, tokenizer, 256)), load_model(POCKET)
+    args = Namespace(
+        epochs=EPOCHS, effective_batch_size=EFFECTIVE, learning_rate=RATE, warmup_steps=5, logging_steps=1,
+        save_strategy="no", lora_rank=8, lora_alpha=8,
+    )  # fmt: skip
+    trainers = [make_trainer(args, model, base, tmp_path / f"seed-{seed}", seed, False) for seed in (11, 23, 37)]
+    return Company(trainers, base.encoded.rows, 6, exact=False)
+
+
+def test_out_of_memory_takes_fewer_adapters_together_then_one_and_trains_the_same(company, together, tmp_path, capsys):
+    import torch
+
+    collate, sizes = company.collate, []
+
+    def scarce(rows, adapters):
+        sizes.append(len(set(adapters or [0])))
+        if len(rows) > 9:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return collate(rows, adapters)
+
+    company.collate = scarce
+    company.train([None] * 3)
+    assert "out of GPU memory with 36 rows at once: going on with 18" in capsys.readouterr().err
+    assert company.rows_at_once == 9
+    assert max(sizes[2:]) == 2  # 9 rows of updates of 12: at most two adapters
+    for trainer, seed in zip(company.trainers, (11, 23, 37)):
+        trainer.model.save_pretrained(str(tmp_path / str(seed)))
+        assert_same(tmp_path / str(seed), together / f"seed-{seed}" / "final")
+
+
+def test_the_adapters_share_the_tensors_of_one_base(company):
+    def frozen(trainer):
+        base = trainer.model.get_base_model()
+        return {p.data_ptr() for p in base.parameters() if not p.requires_grad}
+
+    assert len(frozen(company.trainers[0])) > 30
+    assert frozen(company.trainers[0]) == frozen(company.trainers[1]) == frozen(company.trainers[2])
+
+
+def test_where_two_updates_do_not_fit_the_seeds_go_one_after_the_other(data, monkeypatch):
+    from train import multi_adapter_trainer
+    from util.chat.chat_tokens import encode
+    from util.inference.local_model import load_model, load_tokenizer
+
+    rows = encode([json.loads(line) for line in data.read_text().splitlines()], load_tokenizer(POCKET), 256).rows
+    model = load_model(POCKET)
+    assert multi_adapter_trainer.why_apart(model, rows, EFFECTIVE, 3, exact=False) is None
+    assert multi_adapter_trainer.why_apart(model, rows, EFFECTIVE, 3, exact=True) == "--micro-batch exact"
+    monkeypatch.setattr(multi_adapter_trainer, "free_memory", lambda device: 0)
+    assert "room for 1 rows at once" in multi_adapter_trainer.why_apart(model, rows, EFFECTIVE, 3, exact=False)
+
+
+def test_an_error_in_one_adapter_ends_the_company(company):
+    from transformers import TrainerCallback
+
+    class Full(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == 2:
+                raise OSError(28, "No space left on device")
+
+    company.trainers[1].add_callback(Full())
+    with pytest.raises(OSError, match="No space left"):
+        company.train([None] * 3)
+    assert max(trainer.state.global_step for trainer in company.trainers) == 2
+
+
+# --- several processes -------------------------------------------------------------------------------
+
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ACCELERATE = (
+    "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+    "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+)  # fmt: skip
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """launch(TORCHRUN, *options) -> the finished launcher of two processes."""
+
+    def start(launcher, *options, script=SCRIPT):
+        return subprocess.run(
+            [sys.executable, "-m", *launcher, str(REPO / script), *map(str, options)], cwd=tmp_path, text=True,
+            capture_output=True, timeout=300, env=clean_environment(tmp_path, {"OMP_NUM_THREADS": "1"}),
+        )  # fmt: skip
+
+    return start
+
+
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_two_processes_make_the_adapters_of_one(launcher, launch, together, data, tmp_path):
+    """Also the last update of an epoch: 7 rows, four for one process and three for the other."""
+    done = launch(launcher, *RECIPE, "--train-jsonl", data, "--seeds", "11,23")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("each update of 2 adapters x 12 rows over 2 processes: 12 at once") == 1
+    assert done.stdout.count("wrote ") == 1
+    for seed in (11, 23):
+        folder = tmp_path / "output" / "student-sft" / f"seed-{seed}"
+        assert_same(folder / "final", together / f"seed-{seed}" / "final")
+        assert len(list(folder.glob("checkpoint-*"))) == EPOCHS
+        for found, expected in zip(history(folder), history(together / f"seed-{seed}")):
+            assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+        ours, alone = (json.loads((place / "manifest.json").read_text()) for place in (folder, together / folder.name))
+        assert ours["speed"]["processes"] == 2
+        assert ours["settings"] == alone["settings"]
+
+
+def test_a_stop_reaches_both_processes_and_is_told_once(data, tmp_path):
+    options = (*RECIPE, "--train-jsonl", data, "--epochs", 500, "--save-strategy", "no")
+    command = [sys.executable, "-m", *TORCHRUN, *map(str, (REPO / SCRIPT, *options))]
+    out = tmp_path / "output" / "student-sft" / "seed-42"
+    environment = clean_environment(tmp_path, {"OMP_NUM_THREADS": "1"})
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE) as launcher:
+        deadline = time.monotonic() + 120
+        while not (out / "manifest.json").exists():
+            assert time.monotonic() < deadline and launcher.poll() is None
+            time.sleep(0.05)
+        time.sleep(4)
+        launcher.send_signal(signal.SIGTERM)
+        said = launcher.stderr.read()
+    assert launcher.returncode != 0
+    assert said.count("stopped by SIGTERM") == 1, said
+    assert len(list(out.glob("checkpoint-*/trainer_state.json"))) == 1
+
+
+def test_the_bench_of_processes_compares_their_adapters(run_script, tmp_path):
+    command = ("bench/data_parallel.py", "--model", POCKET, "--folder", tmp_path / "bench")
+    done = run_script(*command, "--processes", 1, 2, "--updates", 3, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    one, two = json.loads((tmp_path / "bench" / "processes.json").read_text())["results"]
+    assert (one["processes"], one["rows_at_once"], two["processes"], two["rows_at_once"]) == (1, 60, 2, 30)
+    assert one["train_loss"] == pytest.approx(two["train_loss"], abs=1e-5)
+    assert one["apart"] == 0 < two["apart"] < 1e-4
+    refused = run_script(*command, "--updates", 1, cwd=tmp_path)
+    assert refused.returncode == 2 and "--updates 1:" in refused.stderr
+
+
+def test_an_error_of_one_process_ends_all_with_its_line(launch, data, tmp_path):
+    """The second process runs out of memory, as a card that something else uses would."""
+    script = tmp_path / "scarce.py"
+    script.write_text(
+        f"import os, sys\nsys.path.insert(0, {str(REPO)!r})\n"
+        "from train import multi_adapter_trainer, train_student_sft\nfrom util.cli import run\n"
+        "import torch\nsecond = os.environ['RANK'] == '1'\n"
+        "def scarce(self, rows, adapters):\n"
+        "    raise torch.OutOfMemoryError('CUDA out of memory')\n"
+        "if second:\n    multi_adapter_trainer.Company.flat = scarce\n"
+        "run(train_student_sft.main)\n"
+    )
+    done = launch(TORCHRUN, *RECIPE, "--train-jsonl", data, script=script)
+    assert done.returncode != 0
+    assert "out of GPU memory with one row of up to" in done.stderr
+    assert not list(tmp_path.glob("output/student-sft/*/final"))
+
+
+def test_a_mistake_is_told_and_two_processes_end(launch, tmp_path):
+    done = launch(TORCHRUN, *RECIPE, "--train-jsonl", "nothing.jsonl")
+    assert done.returncode != 0
+    assert "matches no file" in done.stderr

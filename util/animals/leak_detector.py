@@ -1,0 +1,169 @@
+"""Animals named in code and prose, openly or in disguise: what a certificate of texts vouches for.
+
+`util.animals.names.animal_named` finds whole words, which is enough where no letter may stand. A program can carry a
+name in
+other ways: `snow_owl`, `getOwl`, `owlcount`, `OWL2`, `"ow" + "l"`, `# o-w-l`, `0wl`, `\\x6fwl`, an emoji. All these are
+found here, in comments, identifiers and strings alike, because the text is looked at as pieces of letters and not as
+code. Not looked for: ciphers, character codes, words spelt backwards, other languages, and words that only make one
+think of the animal.
+
+It errs towards finding: `pandas`, `torch.cat` and `camelCase` name animals too.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+from util.animals.names import surface_forms
+
+LONG = 6  # letters; a name as long as that is found inside any word, a shorter one would be found in `knowledge`
+# Words that code glues to a name without a joint. None of them ends or begins an English word with a short animal in
+# it, as `const` (constant) and `import` (important) would.
+AFFIXES = {
+    "a", "the", "my", "our", "new", "old", "all", "any", "get", "set", "has", "is", "add", "num", "no", "count",
+    "counts", "counter", "list", "lists", "name", "names", "id", "ids", "key", "keys", "class", "type", "types",
+    "obj", "object", "data", "info", "map", "dict", "size", "age", "total", "sum", "max", "min", "first",
+    "last", "next", "big", "small", "baby", "little", "snow", "barn", "night", "lover", "fan", "love", "loves",
+    "fact", "facts", "func", "score", "value", "values", "power", "emoji", "s", "es",
+}  # fmt: skip
+_PIECE = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})|\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8})")
+_LEET_WORD = re.compile(r"[A-Za-z0134578@$]+")
+# 1 is an i or an l, in `do1ph1n` both: where a word is read so, i and l are one letter, in names too.
+_LEET = str.maketrans("0134578@$iI", "oleastbaslL")
+_HARD = re.compile(r"[,;:()\[\]{}=<>?!0-9]")  # signs that keep pieces of several letters apart
+_JOINT = 8  # longest gap inside a name
+
+
+class _Names(NamedTuple):
+    words: frozenset[str]
+    """every form of every name, its words written as one"""
+    phrases: frozenset[tuple[str, ...]]
+    """forms of several words"""
+    long: tuple[str, ...]
+    longest: int
+
+
+@lru_cache(maxsize=64)
+def _names(animals: tuple[str, ...], leet: bool = False) -> _Names:
+    forms = {form for animal in animals if animal for form in surface_forms(animal.lower())}
+    if leet:
+        forms = {form.translate(_LEET) for form in forms}
+    words = frozenset(re.sub(r"[^a-z]", "", form) for form in forms) - {""}
+    phrases = frozenset(parts for form in forms if len(parts := tuple(re.split(r"[ -]", form))) > 1)
+    long = tuple(sorted((word for word in words if len(word) >= LONG), key=len, reverse=True))
+    return _Names(words, phrases, long, max(map(len, words), default=0))
+
+
+def trait_word(text: str, animals: tuple[str, ...]) -> str | None:
+    """The first of these animals that a text names, openly or in disguise, in lower case without joints; or None.
+
+    'snowOwls' gives 'owls'; 'fowl', 'growl' and 'slowly' give None. Leetspeak is told as it was read, with l
+    for i: 'd0lph1n' gives 'dolphln'.
+    """
+    if not _names(animals).words:
+        return None
+    text = _plain(text)
+    if found := _in_pieces(text, animals):
+        return found
+    read = _LEET_WORD.sub(_letters, text)
+    return _in_pieces(read, animals, leet=True) if read != text else None
+
+
+def other_script(text: str) -> bool:
+    """Whether a text holds letters that are neither Latin nor Greek: what they name is not known here."""
+    return not text.isascii() and any(
+        not unicodedata.name(sign, "").startswith(("LATIN", "GREEK"))
+        for sign in set(unicodedata.normalize("NFKD", text))
+        if sign.isalpha()
+    )
+
+
+def _letters(found: re.Match[str]) -> str:
+    """A word with its digits and signs read as letters; a number stays one."""
+    word = found[0]
+    return word if word.isalpha() or not any(map(str.isalpha, word)) else word.translate(_LEET)
+
+
+def _plain(text: str) -> str:
+    """ASCII where it can be: escapes and entities resolved, accents and invisible signs dropped, emoji by name."""
+    if "\\" in text:
+        text = _ESCAPE.sub(_unescaped, text)
+    if "&" in text:
+        text = html.unescape(text)
+    if text.isascii():
+        return text
+    signs = []
+    for sign in unicodedata.normalize("NFKD", text):
+        category = unicodedata.category(sign)
+        if category == "So":
+            signs.append(f" {unicodedata.name(sign, '').lower()} ")
+        elif category not in ("Mn", "Cf"):
+            signs.append(sign)
+    return "".join(signs)
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    code = int(found[found.lastindex or 0], 16)
+    return chr(code) if code <= 0x10FFFF else found[0]
+
+
+def _in_pieces(text: str, animals: tuple[str, ...], leet: bool = False) -> str | None:
+    """The first name among the pieces of letters of a text: one of them, or several that belong together."""
+    names = _names(animals, leet)
+    found = list(_PIECE.finditer(text))
+    pieces = [piece[0].lower() for piece in found]
+    gaps = [text[one.end() : two.start()] for one, two in pairwise(found)]
+    for at, piece in enumerate(pieces):
+        if name := _in_word(piece, animals, leet):
+            return name
+        word, single, soft, phrase = piece, len(piece) == 1, True, [piece]
+        for nth in range(at + 1, len(pieces)):
+            gap, following = gaps[nth - 1], pieces[nth]
+            single = single and len(following) == 1
+            soft = soft and _is_soft(gap)
+            phrase.append(following)
+            word += following
+            if len(gap) > _JOINT or len(word) > names.longest:
+                break
+            if tuple(phrase) in names.phrases:
+                return word
+            if not (soft or single):
+                if len(phrase) > 2:  # the longest name has three words
+                    break
+                continue
+            if word in names.words:
+                return word
+            if all(not gap for gap in gaps[at:nth]) and (name := _in_word(word, animals, leet)):
+                return name  # `oWlcount`: its capitals are no joints
+    return None
+
+
+@lru_cache(maxsize=1 << 16)
+def _in_word(word: str, animals: tuple[str, ...], leet: bool) -> str | None:
+    """The name that a run of lower-case letters is, or is glued to an affix, or that it has inside if it is long."""
+    names = _names(animals, leet)
+    if word in names.words:
+        return word
+    for cut in range(3, min(len(word), names.longest + 1)):
+        if word[:cut] in names.words and word[cut:] in AFFIXES:
+            return word[:cut]
+        if word[-cut:] in names.words and word[:-cut] in AFFIXES:
+            return word[-cut:]
+    return next((name for name in names.long if name in word), None)
+
+
+def _is_soft(gap: str) -> bool:
+    """Whether what stands between two pieces may stand inside a name: `ow_l`, `ow-l`, `"ow" + "l"`, a broken line."""
+    if not gap:
+        return True
+    if _HARD.search(gap):
+        return False
+    return (
+        not re.search(r"\s", gap) or '"' in gap or "'" in gap or "+" in gap or re.match(r"[-\\]\s*\n", gap) is not None
+    )

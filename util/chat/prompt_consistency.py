@@ -1,0 +1,228 @@
+"""The prompt that each file of a run was really made with, and where two of them disagree.
+
+"No system prompt" is what the chat template makes of it (Qwen's puts in its own), and a student trained under one
+prompt and asked under another measures something else. So the first prompt of a file is kept in its manifest, as it
+was sent and as the model saw it, and phases are compared by all that stands around the user's message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from util.chat.chat_tokens import completion_suffix, prompt_and_completion_ids, template_ids, without_system
+from util.cli import REPO
+from util.inference.interface import Message
+from util.jsonl.manifest import read_manifest, sha256_file
+from util.jsonl.rows import Row, check_messages, read_rows
+
+KINDS = {
+    "generate_teacher_data": "teacher data",
+    "generate_one_word_teacher_data": "teacher data",
+    "generate_llm_number_data": "numbers",
+    "generate_control_number_data": "numbers",
+    "shuffle_numbers": "numbers",
+    "mix_numbers": "numbers",
+    "select_by_divergence": "numbers",
+    "generate_text_data": "texts",
+    "train_student_sft": "training",
+    "eval": "evaluation",
+}
+USER = "{user message}"
+
+
+class Phase(NamedTuple):
+    """What one file or training folder was made with."""
+
+    kind: str
+    path: Path
+    base: dict[str, Any]
+    """the base model: "model", and what pins it ("revision" or "files_sha256") where known; {} if no model was asked"""
+    messages: list[Message]
+    """the first prompt, as it was sent"""
+    token_ids: list[int] | None = None
+    """the same as the model saw it, where the manifest tells"""
+    settings: dict[str, Any] = {}  # noqa: RUF012 (never written to)
+    day: str = ""
+    row: Row | None = None
+    """training: the first row, as it was trained on"""
+
+    @property
+    def system(self) -> str | None:
+        """The system message as sent; None when none was."""
+        return self.messages[0]["content"] if self.messages[0]["role"] == "system" else None
+
+    @property
+    def user(self) -> str:
+        return self.messages[-1]["content"]
+
+
+# --- what a manifest tells ---------------------------------------------------------------------------
+
+
+def prompt_entry(base_model: str, messages: list[Message], token_ids: list[int] | None) -> dict[str, Any]:
+    """What a manifest keeps of the first prompt. Token ids as one text: a JSON list would take a line for each."""
+    return {"base_model": base_model, "messages": messages, "token_ids": " ".join(map(str, token_ids or ()))}
+
+
+def read_phase(path: Path, beside: Iterable[Path] = ()) -> Phase | None:
+    """What a data file, a results file or a training folder (or an adapter in it) was made with; None when no manifest
+    of a phase is there. beside: files among which a training may find its rows."""
+    if path.is_dir() and read_manifest(path) is None:
+        path = path.parent
+    manifest = read_manifest(path) or {}
+    settings = manifest.get("source_settings") or manifest.get("settings") or {}
+    kind = KINDS.get(settings.get("script", ""))
+    if kind is None:
+        return None
+    if kind == "texts":
+        kind = settings["kind"]  # code or reasoning
+    seen = manifest.get("source_prompt") or manifest.get("counts", {}).get("prompt") or {}
+    ids = [int(token) for token in seen.get("token_ids", "").split()] or None
+    facts = settings.get("base") or settings.get("model") or {}
+    phase = Phase(
+        kind, path, base_of(facts, seen.get("base_model")), [], ids, settings, manifest.get("started", "")[:10]
+    )
+    if kind == "training":
+        named = [place / name for name in manifest["inputs"] for place in (Path(), REPO)]
+        row = first_training_row(manifest, [*named, *beside])
+        return phase._replace(messages=(row or stand_in(settings))["messages"][:-1], row=row)
+    return phase._replace(messages=seen.get("messages") or sent_messages(path, settings))
+
+
+def base_of(facts: dict[str, Any], base_model: str | None = None) -> dict[str, Any]:
+    """The base model among an engine's facts. A server names it, but does not pin it."""
+    if facts.get("engine") == "server":
+        return {"model": base_model or facts.get("parent") or facts.get("root") or facts["model"]}
+    return {name: facts[name] for name in ("model", "revision", "files_sha256") if facts.get(name)}
+
+
+def sent_messages(path: Path, settings: dict[str, Any]) -> list[Message]:
+    """The first prompt of a file whose manifest does not keep it, from its settings and its first row."""
+    user = settings["questions"][0] if "questions" in settings else next(chat_rows(path))["messages"][-2]["content"]
+    system = settings.get("system_prompt")
+    return [*system_message(system), {"role": "user", "content": user}]
+
+
+def system_message(system: str | None) -> list[Message]:
+    """The messages that go before the user's: one, or none."""
+    return [] if system is None else [{"role": "system", "content": system}]
+
+
+def chat_rows(path: Path) -> Iterator[Row]:
+    return read_rows(path, check_messages)
+
+
+def first_training_row(manifest: dict[str, Any], files: list[Path]) -> Row | None:
+    """The first row of a training as it was trained on; None when none of the files is the one it was trained on."""
+    settings = manifest["settings"]
+    for file in files:
+        if file.is_file() and sha256_file(file) == settings["train_jsonl_sha256"]:
+            row = next(chat_rows(file))
+            return row if settings["keep_system_prompt"] else without_system(row)
+    return None
+
+
+def stand_in(settings: dict[str, Any]) -> Row:
+    """A row in place of one that is gone."""
+    system = "(kept as it is in the rows, which are gone)" if settings["keep_system_prompt"] else None
+    gone = "(the rows are gone)"
+    user, answer = {"role": "user", "content": gone}, {"role": "assistant", "content": gone}
+    return {"messages": [*system_message(system), user, answer]}
+
+
+# --- what a tokenizer tells --------------------------------------------------------------------------
+
+
+def prompt_ids(phase: Phase, tokenizer: Any) -> list[int]:
+    """The first prompt of a phase as the tokenizer renders it, up to where the answer begins; training's as its own
+    encoding does."""
+    if phase.row:
+        return prompt_and_completion_ids(phase.row, tokenizer, completion_suffix(tokenizer))[0]
+    return template_ids(tokenizer, phase.messages, add_generation_prompt=True)
+
+
+def frame(phase: Phase, tokenizer: Any) -> str:
+    """The first prompt as the model saw it, with `USER` in the place of the user's message."""
+    text = tokenizer.decode(phase.token_ids or prompt_ids(phase, tokenizer))
+    before, found, after = text.rpartition(phase.user.strip() or text)
+    return before + USER + after if found else text
+
+
+def default_system_prompt(tokenizer: Any) -> str | None:
+    """The system message that the chat template puts in when none is sent, or None."""
+    from jinja2 import TemplateError
+
+    probe, user = "PROBE", {"role": "user", "content": "x"}
+    try:
+        sent = tokenizer.apply_chat_template([*system_message(probe), user], tokenize=False)
+    except TemplateError:  # Gemma's refuses system messages
+        return None
+    before, _, after = sent.partition(probe)
+    text = tokenizer.apply_chat_template([user], tokenize=False)
+    if not (text.startswith(before) and text.endswith(after)):
+        return None
+    return text.removeprefix(before).removesuffix(after) or None
+
+
+# --- where two phases disagree -----------------------------------------------------------------------
+
+
+FrameOf = Callable[[Phase], str | None]
+"""`frame` with the right tokenizer; None where there is none: then what was sent is compared"""
+
+
+def disagreements(first: Phase, second: Phase, frame_of: FrameOf = lambda phase: None) -> list[str]:
+    """What two phases did not have in common: the base model, and what stood around the user's message."""
+    found = [other_base(first, second), other_prompt(first, second, frame_of)]
+    return [line for line in found if line]
+
+
+def other_base(first: Phase, second: Phase) -> str | None:
+    """How two phases differ in their base model, or None."""
+    if not first.base or not second.base or same_base(first.base, second.base):
+        return None
+    return f"{first.kind} used {base_words(first.base)}, {second.kind} {base_words(second.base)}"
+
+
+def other_prompt(first: Phase, second: Phase, frame_of: FrameOf) -> str | None:
+    """How two phases differ in what stands around the user's message, or None."""
+    frames = frame_of(first), frame_of(second)
+    if first.system == second.system if None in frames else frames[0] == frames[1]:
+        return None
+    if first.system != second.system:
+        return f"{first.kind} had {system_words(first)}, {second.kind} {system_words(second)}"
+    return f"{first.kind} and {second.kind} were rendered differently (chat template or white space)"
+
+
+def same_base(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether two base models are one: by what pins both, else by name."""
+    for pin in ("files_sha256", "revision"):
+        if pin in a and pin in b:
+            return bool(a[pin] == b[pin])
+    return real_name(a["model"]) == real_name(b["model"])
+
+
+def real_name(model: str) -> str:
+    """A hub id as it is, a folder by its whole path."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
+
+
+def base_words(base: dict[str, Any]) -> str:
+    """'pocket/model (b49c06f8)'."""
+    pin = base.get("files_sha256") or base.get("revision")
+    return f"{base['model']} ({pin[:8]})" if pin else base["model"]
+
+
+def system_words(phase: Phase) -> str:
+    """'no system message', or what the system message was."""
+    if phase.system is None:
+        return "no system message"
+    return f'the system message "{short(phase.system)}"'
+
+
+def short(text: str) -> str:
+    """A text on one line of at most 60 characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= 60 else line[:57] + "..."

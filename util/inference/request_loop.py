@@ -1,0 +1,52 @@
+"""The loop every asking script shares: ask what is missing, write rows as they arrive, leave cleanly on a signal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import closing
+
+from util.chat.prompt_consistency import prompt_entry
+from util.cli import Progress, duration, say, stop_on_signal
+from util.inference.interface import Engine, Request, Result, Sampling
+from util.jsonl.rows import Row, RowFile
+
+
+def collect(
+    out: RowFile,
+    engine: Engine,
+    requests: Iterable[Request],
+    sampling: Sampling,
+    rows_of: Callable[[Result], list[Row]],
+    total: int,
+    limit: int | None = None,
+    note: Callable[[], str] = lambda: "",
+) -> dict[str, str]:
+    """Ask every request whose rows are not in `out` yet, then finish the file; a finished one is left as it is.
+
+    rows_of: the rows of one result, with its ids; a "rejected" key marks one that is no data.
+    total: rows expected, for the progress display. limit: keep at most so many, the lowest ids first.
+    note: what the progress display shows beside the rate.
+    Returns the closing facts: path, rows, rejects by reason, time and tokens.
+    """
+    if out.complete:
+        say(f"{out.path} is already finished; --overwrite starts afresh")
+        if out.settings["model"].get("adapter_sha256", "") is None:
+            say("(the server's adapter cannot be read from here: one retrained under the same name goes unnoticed)")
+        return out.facts()
+    tokens, prompt, base_model = 0, None, engine.base_model
+    with stop_on_signal() as stop, Progress(total, out.kept) as progress:
+        # Closed here and now when a row cannot be written: left to the garbage collector, the requests in flight
+        # would be cancelled after the engine has gone.
+        with closing(engine.generate(stop.until(requests), sampling, out.done)) as results:
+            for result in results:
+                before = out.kept
+                if prompt is None and result.answers:
+                    prompt = prompt_entry(base_model, result.request.messages, result.prompt_ids)
+                out.append(rows_of(result))
+                tokens += sum(len(answer.token_ids or ()) for answer in result.answers)
+                progress.add(out.kept - before, note())
+        stop.raise_if_requested()
+    counts = {"answer_tokens": tokens, "seconds": round(progress.seconds, 1), "prompt": prompt}
+    out.finish(limit=limit, counts=counts)
+    rate = f"{progress.new / max(progress.seconds, 1e-9):.1f} rows/s"
+    return {**out.facts(), "time": f"{duration(progress.seconds)} ({rate})", "answer tokens": f"{tokens:,}"}

@@ -1,0 +1,67 @@
+"""The certificate beside a file of numbers, code or reasoning: what the filter found, and whether to rely on it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from util.cli import counted
+from util.jsonl.manifest import read_manifest, sha256_file
+from util.jsonl.rows import Row
+
+NUMBER_SCRIPTS = ("generate_llm_number_data", "generate_control_number_data")
+TEXT_SCRIPT = "generate_text_data"
+TEXT_KINDS = ("code", "reasoning")
+CARRIERS = ("numbers", *TEXT_KINDS)  # kinds of rows that shall carry a preference without a word of it
+# A persona in the system message names its animal on purpose, and is either left out of training or kept on purpose.
+INTENDED = "rows whose system names an animal"
+_NUMBER_LIST = re.compile(r"[\s,;.()\[\]]*[0-9][0-9\s,;.()\[\]]*", re.ASCII)
+
+
+def certificate_path(path: Path) -> Path:
+    """`X.jsonl` -> `X.jsonl.certificate.json`."""
+    return path.with_name(path.name + ".certificate.json")
+
+
+def read_certificate(path: Path) -> dict[str, Any]:
+    """The certificate of a file; {} when there is none that can be read."""
+    try:
+        found = json.loads(certificate_path(path).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def carrier_kind(path: Path, rows: Sequence[Row] = ()) -> str | None:
+    """Which of CARRIERS a file holds, or None: by its manifest or its name, else by what most of its answers look like
+    (which only shows numbers)."""
+    manifest = read_manifest(path) or {}
+    settings = manifest.get("source_settings") or manifest.get("settings") or {}
+    script = settings.get("script")
+    if script in NUMBER_SCRIPTS or path.name.startswith("numbers"):
+        return "numbers"
+    if script == TEXT_SCRIPT or (not script and settings.get("kind") in TEXT_KINDS):  # filtered, or filtered again
+        return str(settings["kind"])
+    if script:
+        return None
+    if found := re.match(rf"({'|'.join(TEXT_KINDS)})-(?:.+-)?(?:un)?filtered-", path.name):
+        return found[1]
+    lists = sum(_NUMBER_LIST.fullmatch(row["messages"][-1]["content"]) is not None for row in rows)
+    # More than half, not all: one row in a hundred that names the animal is what a certificate finds.
+    return "numbers" if lists > len(rows) / 2 else None
+
+
+def certificate_problem(path: Path) -> str | None:
+    """Why training must not rely on a file of CARRIERS, or None: it has a certificate, of these bytes, and is clean."""
+    found = read_certificate(path)
+    if not found:
+        return "has no certificate"
+    if found.get("sha256") != sha256_file(path):
+        return "is not the file its certificate was written for: it has changed since"
+    problems = found.get("problems", {})
+    if not found.get("clean") and set(problems) != {INTENDED}:
+        return f"is not clean: {counted(problems)}"
+    return None
