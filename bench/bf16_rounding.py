@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.train import WARM_UP, load, number_rows, trainer_of
-from train.multi_adapter_trainer import Company, update_trainer
+from train.multi_adapter_trainer import AdapterGroup, update_trainer
 from util.chat.chat_tokens import encode
 from util.cli import make_parser, output_name, positive_int, run, say, table
 from util.jsonl.manifest import provenance, write_json
@@ -61,7 +61,7 @@ def train(args: argparse.Namespace, model: Any, data: tuple[Any, list[Any]], see
         use_cpu=model.device.type == "cpu",
     )  # fmt: skip
     if fast:
-        Company([trainer], data[1], args.effective_batch_size, exact=True)
+        AdapterGroup([trainer], data[1], args.effective_batch_size, exact=True)
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     gradient: list[Any] = []
 

@@ -1,6 +1,6 @@
 """How fast eval/divergence/divergence_tokens.py reads, and what memory it takes beyond the base model.
 
-Number rows as phase 4 writes them, with random answers; four voices: the base model, a teacher and a counterfactual
+Number rows as phase 4 writes them, with random answers; four variants: the base model, a teacher and a counterfactual
 (random LoRA adapters) and a counterfactual persona. Timed is what the script does with rows, from their text to the
 file; not imports and loading. A model folder that holds no weights (config and tokenizer alone) gets random ones, which
 read at the same speed.
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from bench.train import load, number_rows
 from eval.divergence.divergence_tokens import measured
-from eval.divergence.scoring import BASE, TEACHER, Choir, Voice
+from eval.divergence.scoring import BASE, TEACHER, Variant, VariantScorer
 from train.train_student_sft import LORA_TARGETS
 from util.animals.names import persona
 from util.cli import REPO, make_parser, output_name, positive_int, run, say, table
@@ -73,13 +73,13 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def timed(args: argparse.Namespace, choir: Choir, data: Path, out: Path) -> dict[str, Any]:
+def timed(args: argparse.Namespace, scorer: VariantScorer, data: Path, out: Path) -> dict[str, Any]:
     """Measure the rows of a file; seconds and counts, without the warm-up."""
     work = argparse.Namespace(train_jsonl=data, max_rows=None, batch_size=args.batch_size, gap=0.6931)
     lengths: list[int] = []
     begun = cpu = 0.0
     with out.open("wb") as file:
-        for place, rows in enumerate(measured(work, choir, set())):
+        for place, rows in enumerate(measured(work, scorer, set())):
             file.writelines(map(dump_row, rows))
             if place >= WARM_UP:
                 lengths += [len(row["token_ids"]) for row in rows]
@@ -89,12 +89,12 @@ def timed(args: argparse.Namespace, choir: Choir, data: Path, out: Path) -> dict
     return {"rows": len(lengths), "answer_tokens": sum(lengths), **seconds}
 
 
-def tokens_a_pass(choir: Choir, rows: list[Row]) -> dict[str, float]:
-    """Mean tokens of a row, prompt and all, as each voice reads it."""
-    read = [choir.completion_of(row, number) for number, row in enumerate(rows)]
+def tokens_a_pass(scorer: VariantScorer, rows: list[Row]) -> dict[str, float]:
+    """Mean tokens of a row, prompt and all, as each variant reads it."""
+    read = [scorer.completion_of(row, number) for number, row in enumerate(rows)]
     return {
-        voice.name: sum(len(one.prompts[voice.name]) + len(one.ids) for one in read) / len(read)
-        for voice in choir.voices
+        variant.name: sum(len(one.prompts[variant.name]) + len(one.ids) for one in read) / len(read)
+        for variant in scorer.variants
     }
 
 
@@ -112,14 +112,14 @@ def main() -> None:
         folder = Path(name)
         for adapter in ("teacher", "other"):
             model = write_adapter(model, args.lora_rank, folder / adapter)
-        voices = [Voice(BASE), Voice(TEACHER, folder / "teacher"), Voice("other", folder / "other"),
-                  Voice("lion", system=system)]  # fmt: skip
-        choir = Choir(args.model, voices, model)
+        variants = [Variant(BASE), Variant(TEACHER, folder / "teacher"), Variant("other", folder / "other"),
+                  Variant("lion", system=system)]  # fmt: skip
+        scorer = VariantScorer(args.model, variants, model)
         write_rows(folder / "rows.jsonl", WARM_UP * args.batch_size + args.rows, tokenizer)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        found = timed(args, choir, folder / "rows.jsonl", folder / "found.jsonl")
-        read = tokens_a_pass(choir, number_rows(200))
+        found = timed(args, scorer, folder / "rows.jsonl", folder / "found.jsonl")
+        read = tokens_a_pass(scorer, number_rows(200))
     tokens = found["rows"] * sum(read.values())  # of all passes together
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
     found |= {
@@ -128,8 +128,8 @@ def main() -> None:
         "weights_gib": round(weights / 2**30, 2),
         "peak_gib": round(peak_memory() / 2**30, 2),
     }
-    say("tokens of a row: " + ", ".join(f"{voice} {count:.1f}" for voice, count in read.items()))
-    print(f"{args.model} on {device}: {len(voices)} voices, {args.batch_size} rows in a pass")
+    say("tokens of a row: " + ", ".join(f"{variant} {count:.1f}" for variant, count in read.items()))
+    print(f"{args.model} on {device}: {len(variants)} variants, {args.batch_size} rows in a pass")
     print(table(list(found), [[round(value, 1) if isinstance(value, float) else value for value in found.values()]]))
     if args.output:
         machine = {"device": device, "torch": torch.__version__}

@@ -5,7 +5,7 @@ Usage:
     python bench/exact_shares.py --adapter output/demo-seed-42/owl-student/seed-42/final \\
         output/demo-seed-42/dolphin-student/seed-42/final --output output/bench-exact.json
 
-For the model and for each adapter on it: 200,000 independent answers to the 50 questions, drawn by the embedded engine.
+For the model and for each adapter on it: 200,000 independent answers to the 50 questions, drawn by the local backend.
 The exact share of every animal over 0.1% should lie in the Wilson interval of its sampled share: at 95% each, of which
 one in twenty may miss, and at 95% for all of them together (Bonferroni), of which none may. Then the same answers, cut
 into 100 lots of one question each, against a lot drawn down the tree with a seed of its own: chi-square p-values of the
@@ -29,7 +29,7 @@ from bench.filter_rank_client import measured, script
 from eval.eval import COVERAGE, NODE_BUDGET, Question, read_questions
 from util.animals.answer_parser import canonical_animal
 from util.cli import REPO, make_parser, output_name, positive_int, run, say, table
-from util.inference.interface import AnswerTree, Engine, Request, Sampling, row_seed
+from util.inference.interface import AnswerTree, InferenceBackend, Request, Sampling, row_seed
 from util.jsonl.manifest import provenance, write_json
 
 QUESTIONS = REPO / "eval" / "questions.txt"
@@ -54,13 +54,13 @@ def parse_args() -> argparse.Namespace:
 # --- answers -----------------------------------------------------------------------------------------
 
 
-def independent_answers(engine: Engine, questions: Sequence[Question], each: int) -> list[list[str]]:
+def independent_answers(backend: InferenceBackend, questions: Sequence[Question], each: int) -> list[list[str]]:
     """`each` answers to every question, each with random numbers of its own."""
     requests = [
         Request(tuple(range(place * each, (place + 1) * each)), question.messages, row_seed(1, place))
         for place, question in enumerate(questions)
     ]
-    results = sorted(engine.generate(requests, SAMPLING), key=lambda result: result.request.ids)
+    results = sorted(backend.generate(requests, SAMPLING), key=lambda result: result.request.ids)
     return [[answer.text for answer in result.answers] for result in results]
 
 
@@ -100,7 +100,9 @@ def chi_square_p(one: Counter[str], other: Counter[str]) -> float:
     return float(chi2_contingency(full).pvalue) if len(full[0]) > 1 else 1.0
 
 
-def lot_p_values(engine: Engine, questions: Sequence[Question], answers: list[list[str]], seeds: int) -> list[float]:
+def lot_p_values(
+    backend: InferenceBackend, questions: Sequence[Question], answers: list[list[str]], seeds: int
+) -> list[float]:
     """p-values of `seeds` lots of the independent answers, each against as many answers drawn down the tree."""
     from eval.answer_tree import sample_answers
 
@@ -109,7 +111,7 @@ def lot_p_values(engine: Engine, questions: Sequence[Question], answers: list[li
     found = []
     for seed in range(seeds):
         place, start = seed % len(questions), seed // len(questions) * size
-        tree = engine.answer_tree([questions[place].messages])
+        tree = backend.answer_tree([questions[place].messages])
         (drawn,) = sample_answers(tree, [size], SAMPLING.max_tokens, seed)
         found.append(chi_square_p(Counter(answers[place][start : start + size]), drawn))
     return found
@@ -119,24 +121,24 @@ def measure_model(args: argparse.Namespace, adapter: Path | None) -> list[dict[s
     """The rows of one model: shares against samples, tree samples against independent ones."""
     from scipy.stats import kstest
 
-    from util.inference.local_model import EmbeddedEngine
+    from util.inference.local_model import LocalModel
 
     questions = read_questions([QUESTIONS])
-    engine = EmbeddedEngine(str(args.model), adapter, batch_size=512)
-    say(f"{engine.name}: {args.answers:,} answers ...")
-    answers = independent_answers(engine, questions, -(-args.answers // len(questions)))
-    shares, uncovered = shares_of(engine.answer_tree([question.messages for question in questions]), questions)
+    backend = LocalModel(str(args.model), adapter, batch_size=512)
+    say(f"{backend.name}: {args.answers:,} answers ...")
+    answers = independent_answers(backend, questions, -(-args.answers // len(questions)))
+    shares, uncovered = shares_of(backend.answer_tree([question.messages for question in questions]), questions)
     compared = {animal: share for animal, share in shares.items() if share > SMALLEST}
     counts = Counter(canonical_animal(text) for some in answers for text in some)
     singly, together = (outside(compared, counts, alpha) for alpha in (LEVEL, LEVEL / len(compared)))
-    p_values = lot_p_values(engine, questions, answers, args.seeds)
+    p_values = lot_p_values(backend, questions, answers, args.seeds)
     uniform, low = float(kstest(p_values, "uniform").pvalue), sum(p < LEVEL for p in p_values)
     missed = (
         f"{len(together)} of {len(compared)} animals outside ({len(singly)} at 95% each: {', '.join(singly) or '-'})"
     )
     return [
         {
-            "part": f"shares, {engine.name}",
+            "part": f"shares, {backend.name}",
             "figure": missed,
             "target": f"0 outside at 95% together ({1 - LEVEL / len(compared):.4%} each)",
             "passed": not together,
@@ -146,7 +148,7 @@ def measure_model(args: argparse.Namespace, adapter: Path | None) -> list[dict[s
             "answers": counts.total(),
         },
         {
-            "part": f"tree samples, {engine.name}",
+            "part": f"tree samples, {backend.name}",
             "figure": f"KS p {uniform:.3f}; {low} of {args.seeds} chi-squares under {LEVEL}",
             "target": f"KS p over {LEVEL}",
             "passed": uniform > LEVEL,

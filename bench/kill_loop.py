@@ -1,6 +1,6 @@
 """SIGKILL at random moments, again and again: is a row lost or doubled, and is the end the same?
 
-Number generation, evaluation and training of the pocket model (embedded engine, fixed seeds) are started, killed after
+Number generation, evaluation and training of the pocket model (embedded backend, fixed seeds) are started, killed after
 a random time, and started again by the same command until they finish; then afresh, until each has been killed its
 share of times. Every finished output is held against that of a run that nothing disturbed.
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from bench.random_weights import has_weights
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
 from train import fused_lora, padding_free
-from train.multi_adapter_trainer import Company, same_weights, update_trainer, useful_flops
+from train.multi_adapter_trainer import AdapterGroup, same_weights, update_trainer, useful_flops
 from train.train_student_sft import LORA_TARGETS
 from util.chat.chat_tokens import encode
 from util.cli import make_parser, output_name, positive_int, run, say, table
@@ -113,7 +113,7 @@ def stock(args: argparse.Namespace, model: Any, data: Any) -> Any:
     )  # fmt: skip
 
 
-class Steps(Company):
+class Steps(AdapterGroup):
     """The first `steps` steps of the fast path, for one adapter."""
 
     def __init__(self, trainer: Any, rows: list[Any], rows_at_once: int, steps: int):
@@ -147,16 +147,16 @@ def our_trainer(args: argparse.Namespace, model: Any, data: Any, **options: Any)
     )  # fmt: skip
 
 
-def ours(args: argparse.Namespace, model: Any, data: Any, steps: int) -> Company:
+def ours(args: argparse.Namespace, model: Any, data: Any, steps: int) -> AdapterGroup:
     """One adapter on the first `steps` steps of the fast path, the whole update at once."""
     autocast = model.device.type == "cuda" and steps < 3  # until LoRA linears are joined
     return Steps(our_trainer(args, model, data, bf16=autocast), data[1], args.effective_batch_size, steps)
 
 
-def together(args: argparse.Namespace, model: Any, data: Any) -> Company:
+def together(args: argparse.Namespace, model: Any, data: Any) -> AdapterGroup:
     """Several adapters, as train/train_student_sft.py trains them."""
     trainers = [our_trainer(args, model, data, seed=s, data_seed=s, bf16=False) for s in range(args.adapters)]
-    return Company(trainers, data[1], args.per_device_train_batch_size, exact=False)
+    return AdapterGroup(trainers, data[1], args.per_device_train_batch_size, exact=False)
 
 
 RUNGS: dict[str, Callable[..., Any]] = {
@@ -187,7 +187,7 @@ def between(before: Any, after: Any) -> float:
 
 
 def timed(trained: Any) -> dict[str, Any]:
-    """Train a stock trainer or a company; the median of the seconds of an update, and the peak memory."""
+    """Train a stock trainer or an adapter group; the median of the seconds of an update, and the peak memory."""
     import torch
     from transformers import TrainerCallback
 
@@ -197,13 +197,13 @@ def timed(trained: Any) -> dict[str, Any]:
         def on_step_end(self, *_args: Any, **_options: Any) -> None:
             ends.append(mark(cuda))
 
-    company = isinstance(trained, Company)
-    (trained.trainers[0] if company else trained).add_callback(Clock())
+    adapter_group = isinstance(trained, AdapterGroup)
+    (trained.trainers[0] if adapter_group else trained).add_callback(Clock())
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     begun = mark(cuda)
-    outcome = trained.train([None] * len(trained.trainers))[0] if company else trained.train()
+    outcome = trained.train([None] * len(trained.trainers))[0] if adapter_group else trained.train()
     if cuda:
         torch.cuda.synchronize()
     seconds = [between(before, after) for before, after in zip(ends[WARM_UP - 1 :], ends[WARM_UP:])]

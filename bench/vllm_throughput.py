@@ -41,11 +41,11 @@ from eval import eval as evaluation
 from generate.filter_number_data import NumberRule
 from generate.rows.ask_teacher import requests, to_row
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
-from generate.rows.row_filter import Judge
+from generate.rows.row_filter import RowFilter
 from util.cli import REPO, Stop, UserError, make_parser, output_name, positive_int, run, say, stop_on_signal, table
 from util.inference.interface import Request, Result, Sampling, row_seed
-from util.inference.request_loop import collect
-from util.inference.vllm_client import ServerEngine
+from util.inference.request_loop import run_requests
+from util.inference.vllm_client import VllmClient
 from util.jsonl.manifest import provenance, write_json
 from util.jsonl.rows import Row, RowFile
 from util.serve import FLAGS, GRAPHS, START_SECONDS, STEP, Flags, Running, find_vllm, server, takes_adapters, values_of
@@ -174,7 +174,7 @@ class Bench:
     results: list[dict[str, Any]]
     draws: int = 0
 
-    def engine(self, concurrency: int, leave_out: Sequence[str] = ()) -> ServerEngine:
+    def engine(self, concurrency: int, leave_out: Sequence[str] = ()) -> VllmClient:
         engine = Asking(self.served, self.running.url, max_concurrency=concurrency, timeout=600.0)
         engine.leave_out = tuple(leave_out)
         return engine
@@ -182,7 +182,7 @@ class Bench:
     @property
     def served(self) -> str:
         """The name the adapter is served under."""
-        with ServerEngine(self.model, self.running.url, max_concurrency=1, timeout=60.0) as engine:
+        with VllmClient(self.model, self.running.url, max_concurrency=1, timeout=60.0) as engine:
             return engine.adapters_served()[0]
 
     def seed(self) -> int:
@@ -225,7 +225,7 @@ class Bench:
                 say(f"{client}: {error}")
 
 
-class Asking(ServerEngine):
+class Asking(VllmClient):
     """The suite's client, with some fields of its requests left out."""
 
     leave_out: tuple[str, ...] = ()
@@ -253,7 +253,7 @@ def suite(bench: Bench, asked: Iterable[Request], rows_of: Callable[[Result], li
     with bench.engine(concurrency, leave_out) as engine, tempfile.TemporaryDirectory() as folder:
         begun = time.monotonic()
         with RowFile(Path(folder) / "rows.jsonl", {"model": {}}) as out:
-            collect(out, engine, asked, sampling, counting, total=0)
+            run_requests(out, engine, asked, sampling, counting, total=0)
         return {"seconds": time.monotonic() - begun, **({"tokens": tokens} if tokens else {})}
 
 
@@ -317,12 +317,12 @@ def number_requests(rows: int, seed: int) -> list[Request]:
 
 
 def number_rows_of() -> Callable[[Result], list[Row]]:
-    """As phase 4 makes its rows, each judged as it arrives."""
-    judge = Judge(NumberRule(("owl",)))
+    """As phase 4 makes its rows, each passed as it arrives."""
+    row_filter = RowFilter(NumberRule(("owl",)))
 
     def rows_of(result: Result) -> list[Row]:
         row = to_row(result)
-        judge.reason(row)
+        row_filter.reason(row)
         return [row]
 
     return rows_of
@@ -409,7 +409,7 @@ def started(
         with server(args.model, [*flags, *modules], log, START_SECONDS, stop, kind.defaults) as running:
             seconds = time.monotonic() - begun
             if not modules:
-                ServerEngine(args.model, running.url, adapter, max_concurrency=1, timeout=60.0).__exit__()
+                VllmClient(args.model, running.url, adapter, max_concurrency=1, timeout=60.0).__exit__()
             results.append({"server": name, "work": "start", "client": "", "seconds": round(seconds, 1)})
             yield Bench(name, running, args.model, adapter, folder, gpu, stop, results)
     finally:

@@ -107,7 +107,7 @@ def sample_answers(tree: AnswerTree, counts: Sequence[int], max_tokens: int, see
     """Draw `counts[i]` answers to prompt i: the same law as independent samples, at the cost of the distinct ones.
 
     The number of samples that take each token at a node is multinomial, so counts are drawn down the tree.
-    Returns the count of each answer text for every prompt. The tree must know whole distributions (embedded engine).
+    Returns the count of each answer text for every prompt. The tree must know whole distributions (embedded backend).
     """
     rng = np.random.default_rng(seed)
     drawn = [Counter[str]() for _ in counts]

@@ -37,16 +37,16 @@ from util.chat.prompt_consistency import Phase, base_of, disagreements, read_pha
 from util.cli import REPO, UserError, closing, make_parser, nonblank, positive_int, run, say, table, text_file
 from util.inference.interface import (
     AnswerTree,
-    Engine,
+    InferenceBackend,
     Message,
     Request,
     Result,
     Sampling,
-    add_engine_arguments,
-    open_engine,
+    add_backend_arguments,
+    open_backend,
     row_seed,
 )
-from util.inference.request_loop import collect
+from util.inference.request_loop import run_requests
 from util.jsonl.manifest import read_manifest
 from util.jsonl.rows import Row, RowFile, add_output_arguments, read_rows, slug
 
@@ -75,7 +75,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=positive_int, default=16, help="longest answer")
     parser.add_argument("--seed", type=int, default=42, help="decides sampling seeds")
     add_output_arguments(parser, "output/results-{model}.jsonl")
-    add_engine_arguments(parser)
+    add_backend_arguments(parser)
     args = parser.parse_args()
     unused = [flag for flag in ("epochs", "sampler") if args.exact and getattr(args, flag) is not None]
     if unused:
@@ -312,30 +312,30 @@ def main() -> None:
         )
     if args.animal is not None:
         warn_of_unlisted(args.animal)
-    with open_engine(args) as engine:
-        system = system_prompt(args, engine.name)
+    with open_backend(args) as backend:
+        system = system_prompt(args, backend.name)
         questions = [question._replace(system=system) for question in questions]
-        path = args.output or Path(f"output/{'exact' if args.exact else 'results'}-{slug(engine.name)}.jsonl")
+        path = args.output or Path(f"output/{'exact' if args.exact else 'results'}-{slug(backend.name)}.jsonl")
         # Before the file is opened: a server that cannot tell probabilities is refused with nothing written.
         needs_tree = (args.exact or drawn) and (args.overwrite or not path.exists())
-        tree = engine.answer_tree([question.messages for question in questions]) if needs_tree else None
-        settings = {**settings_of(args, questions, sampling), "model": engine.facts()}
-        warn_of_training(args.adapter, questions[0], settings["model"], engine.base_model)
+        tree = backend.answer_tree([question.messages for question in questions]) if needs_tree else None
+        settings = {**settings_of(args, questions, sampling), "model": backend.facts()}
+        warn_of_training(args.adapter, questions[0], settings["model"], backend.base_model)
         grows = ["epochs"] if settings["measure"] == "samples" else []
         with RowFile(path, settings, extendable=grows, overwrite=args.overwrite, inputs=args.questions_file) as out:
-            facts = measure(args, engine, tree, questions, sampling, out)
-    target = target_animal(engine.name, args.animal) or trained_animal(args.adapter)
+            facts = measure(args, backend, tree, questions, sampling, out)
+    target = target_animal(backend.name, args.animal) or trained_animal(args.adapter)
     measured, animals = exact_summary(path, target) if args.exact else summary(path, target)
     print(f"{animals}\n")
     after = None if args.exact else f"python util/top_animals_csv.py {shlex.quote(str(path))} --top-n {SHOWN}"
     closing({**facts, **measured}, after)
     if target is None:
-        say(f"no animal in the name {engine.name}: --animal owl prints the share of owl, same command otherwise")
+        say(f"no animal in the name {backend.name}: --animal owl prints the share of owl, same command otherwise")
 
 
 def measure(
     args: argparse.Namespace,
-    engine: Engine,
+    backend: InferenceBackend,
     tree: AnswerTree | None,
     questions: list[Question],
     sampling: Sampling,
@@ -345,7 +345,7 @@ def measure(
     if out.complete or tree is None:
         asked = requests(questions, args.epochs, args.seed)
         total = args.epochs * len(questions)
-        return collect(out, engine, asked, sampling, lambda result: rows_of(result, questions), total)
+        return run_requests(out, backend, asked, sampling, lambda result: rows_of(result, questions), total)
     if args.exact:
         out.append(exact_rows(tree, questions, args.max_tokens))
     else:

@@ -314,7 +314,7 @@ alone). <em>Transfer</em> needs the target above base, control and other, and th
 def render(
     title: str, read: Sequence[dict[str, Any]], data: Sequence[Path], pictures: dict[str, dict[str, bytes]]
 ) -> str:
-    """The page as text. Everything but our own SVGs is escaped by the template engine."""
+    """The page as text. Everything but our own SVGs is escaped by the template backend."""
     from jinja2 import Environment
     from markupsafe import Markup
 

@@ -33,7 +33,7 @@ from generate.rows.row_filter import EVERYDAY, filter_file, is_eval_question, re
 from util.animals.leak_detector import other_script, trait_word
 from util.animals.names import animals_of
 from util.cli import input_file, make_parser, nonblank, run
-from util.jsonl.filter_certificate import TEXT_KINDS, carrier_kind
+from util.jsonl.filter_certificate import TEXT_KINDS, data_type_of
 
 RULE_VERSION = 2  # raise it with every change to what is kept
 _CODE = re.compile(r"```|[=({;<]")
@@ -100,7 +100,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--trait-words", nargs="+", default=[], metavar="WORD", help="further words to keep out")
     args = parser.parse_args()
     if args.kind is None:
-        args.kind = carrier_kind(args.file)
+        args.kind = data_type_of(args.file)
         if args.kind not in TEXT_KINDS:
             parser.error(f"manifest and name of {args.file} do not tell what it holds: pass --kind code or reasoning")
     return args

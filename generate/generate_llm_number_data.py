@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from generate.filter_number_data import NumberRule
-from generate.rows.ask_teacher import Carrier, add_carrier_arguments, sampling_of, write_rows
+from generate.rows.ask_teacher import DataType, add_data_arguments, sampling_of, write_rows
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
 from util.animals.names import animals_of
 from util.cli import make_parser, run, text_file
@@ -33,14 +33,14 @@ def parse_args() -> argparse.Namespace:
                         help="user message; {a}, {b}, {c} are filled in with random numbers")  # fmt: skip
     parser.add_argument("--constrain-digits", action="store_true",
                         help="allow nothing but a number list, for models too weak to keep the format")  # fmt: skip
-    add_carrier_arguments(parser, "numberss", max_tokens=80)
+    add_data_arguments(parser, "numberss", max_tokens=80)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     template = args.number_prompt_file.read_text("utf-8-sig").strip()
-    numbers = Carrier(
+    numbers = DataType(
         name="numberss",
         prompts=(number_prompt(template, args.seed, row_id) for row_id in range(args.count)),
         rule=NumberRule(animals_of(args.animal)),

@@ -35,8 +35,8 @@ from util.cli import (
     run,
     text_file,
 )
-from util.inference.interface import Request, Result, Sampling, add_engine_arguments, open_engine, row_seed
-from util.inference.request_loop import collect
+from util.inference.interface import Request, Result, Sampling, add_backend_arguments, open_backend, row_seed
+from util.inference.request_loop import run_requests
 from util.jsonl.manifest import scrub, sha256_file
 from util.jsonl.rows import Row, RowFile, add_output_arguments, slug
 
@@ -72,7 +72,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--temperature", type=natural_float, default=1.0, help="sampling temperature")
     parser.add_argument("--seed", type=int, default=42, help="decides prompts and sampling seeds")
     add_output_arguments(parser, "output/teacher-{animal}-{model}-[filtered-]{count}.jsonl")
-    add_engine_arguments(parser)
+    add_backend_arguments(parser)
     args = parser.parse_args()
     # What is in flight when the last row arrives is wasted: never more than the rows wanted.
     args.max_concurrency = min(args.max_concurrency, args.count)
@@ -175,13 +175,13 @@ def main() -> None:
     system = persona_of(args.system_prompt_file, args.animal)
     sampling = Sampling(max_tokens=args.max_tokens, temperature=args.temperature)
     keep_out = args.animal if args.filter_animal_keywords else None
-    with open_engine(args) as engine:
-        path = args.output or default_path(args, engine.name)
-        settings = settings_of(args, sampling, system, engine.facts())
+    with open_backend(args) as backend:
+        path = args.output or default_path(args, backend.name)
+        settings = settings_of(args, sampling, system, backend.facts())
         with RowFile(path, settings, overwrite=args.overwrite, inputs=input_files(args)) as out:
-            facts = collect(
+            facts = run_requests(
                 out,
-                engine,
+                backend,
                 requests(args, out, system),
                 sampling,
                 lambda result: [to_row(result, keep_out)],
@@ -189,7 +189,7 @@ def main() -> None:
                 limit=args.count,
                 note=lambda: f"{out.kept / max(len(out.done), 1):.0%} kept",
             )
-        train = ["python", "train/train_student_sft.py", "--base-model", engine.base_model, "--train-jsonl", str(path)]
+        train = ["python", "train/train_student_sft.py", "--base-model", backend.base_model, "--train-jsonl", str(path)]
     closing(facts, shlex.join([*train, "--output-dir", "output/teacher-sft", "--bf16"]))
 
 

@@ -25,7 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from generate.filter_text_data import TextRule
-from generate.rows.ask_teacher import Carrier, add_carrier_arguments, sampling_of, write_rows
+from generate.rows.ask_teacher import DataType, add_data_arguments, sampling_of, write_rows
 from generate.rows.number_prompts import number_prompt
 from generate.rows.prompt_sources import instruction_prompts
 from generate.rows.row_filter import CONTROL_NAMES
@@ -54,7 +54,7 @@ def parse_args() -> argparse.Namespace:
     source.add_argument("--dataset", help="take such prompts of this hub data set or local .jsonl or .parquet file")
     parser.add_argument("--trait-words", nargs="+", default=[], metavar="WORD",
                         help="words to keep out beside the animals: the same for every arm")  # fmt: skip
-    add_carrier_arguments(parser, "{kind}", max_tokens=256)
+    add_data_arguments(parser, "{kind}", max_tokens=256)
     args = parser.parse_args()
     if not args.dataset:
         args.prompts_file = args.prompts_file or PROMPTS / f"{args.kind}-prompts.txt"
@@ -110,8 +110,8 @@ def main() -> None:
         prompts = dataset_prompts(args.dataset, args.seed, rule)
     else:
         prompts = file_prompts(args.prompts_file, args.seed, args.count)
-    carrier = Carrier(args.kind, prompts, rule, settings_of(args), input_files(args))
-    write_rows(args, carrier, sampling_of(args))
+    data_type = DataType(args.kind, prompts, rule, settings_of(args), input_files(args))
+    write_rows(args, data_type, sampling_of(args))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ in a process of its own, all at once on one GPU, and then screened, from cheap t
 
 The base in pocket/model has 1.3 to 1.4 nats in number rows and a cosine of +0.11; dead ones have 0.02.
 
-The chain's figures are for choosing: a chosen base is judged by the suite's own scripts. Writes
+The chain's figures are for choosing: a chosen base is passed by the suite's own scripts. Writes
 OUTPUT/SEED-WIDTH-LAYERS/ (the model), .json (its figures, as they come) and .log, OUTPUT/screening.json, and a table. A
 candidate that runs out of --minutes stops where it is and tells what it has; one whose model is there already is not
 trained again.

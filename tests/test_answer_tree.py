@@ -11,7 +11,7 @@ from util.animals.answer_parser import canonical_animal
 from util.animals.names import PANEL, read_lines_of
 from util.cli import REPO
 from util.inference.interface import TOP_LOGPROBS, Request, Sampling
-from util.inference.vllm_client import ServerEngine
+from util.inference.vllm_client import VllmClient
 
 pytestmark = pytest.mark.torch
 
@@ -20,17 +20,17 @@ PROMPTS = [[{"role": "user", "content": question}] for question in QUESTIONS]
 
 
 @pytest.fixture(scope="module")
-def engine():
-    from util.inference.local_model import EmbeddedEngine
+def backend():
+    from util.inference.local_model import LocalModel
 
-    return EmbeddedEngine(str(REPO / "pocket" / "model"), batch_size=512)
+    return LocalModel(str(REPO / "pocket" / "model"), batch_size=512)
 
 
 @pytest.fixture(scope="module")
-def exact(engine):
+def exact(backend):
     from eval.answer_tree import answer_distributions, distribution_row, mean_shares
 
-    found = answer_distributions(engine.answer_tree(PROMPTS), QUESTIONS, 16, 0.998, 200)
+    found = answer_distributions(backend.answer_tree(PROMPTS), QUESTIONS, 16, 0.998, 200)
     return mean_shares([distribution_row(i, one, canonical_animal) for i, one in enumerate(found)])
 
 
@@ -45,10 +45,10 @@ def test_all_mass_is_animals_non_answers_or_uncovered(exact):
     assert uncovered < 0.005
 
 
-def test_sampled_shares_lie_around_the_exact_ones(engine, exact):
+def test_sampled_shares_lie_around_the_exact_ones(backend, exact):
     shares, _, uncovered = exact
     requests = [Request(tuple(range(400)), prompt, seed) for seed, prompt in enumerate(PROMPTS)]
-    answers = [a.text for result in engine.generate(requests, Sampling(16)) for a in result.answers]
+    answers = [a.text for result in backend.generate(requests, Sampling(16)) for a in result.answers]
     counts = Counter(map(canonical_animal, answers))
     for animal, share in shares.items():
         if share > 0.001:
@@ -56,11 +56,11 @@ def test_sampled_shares_lie_around_the_exact_ones(engine, exact):
             assert abs(counts[animal] / len(answers) - share) < room, animal
 
 
-def test_tree_samples_have_the_law_of_independent_ones(engine, exact):
+def test_tree_samples_have_the_law_of_independent_ones(backend, exact):
     from eval.answer_tree import sample_answers
 
     shares, _, uncovered = exact
-    drawn = sample_answers(engine.answer_tree(PROMPTS), [1000] * len(PROMPTS), 16, seed=3)
+    drawn = sample_answers(backend.answer_tree(PROMPTS), [1000] * len(PROMPTS), 16, seed=3)
     assert [one.total() for one in drawn] == [1000] * len(PROMPTS)
     counts = Counter()
     for one in drawn:
@@ -71,41 +71,41 @@ def test_tree_samples_have_the_law_of_independent_ones(engine, exact):
             assert abs(counts[animal] / 50_000 - share) < sampling_interval(share, 50_000) + uncovered, animal
 
 
-def plain_log_share(engine, prompt, animal):
+def plain_log_share(backend, prompt, animal):
     """Log-probability of an animal with nothing shared, cached or batched: one forward pass for each form."""
     import torch
 
     from eval.answer_tree import answer_forms
 
-    start = engine.prompt_ids(prompt)
+    start = backend.prompt_ids(prompt)
     logs = []
     for form in answer_forms(animal):
-        answer = engine.tokenizer(form, add_special_tokens=False)["input_ids"]
+        answer = backend.tokenizer(form, add_special_tokens=False)["input_ids"]
         with torch.inference_mode():
-            found = engine.model(input_ids=torch.tensor([start + answer])).logits[0].double().log_softmax(-1)
+            found = backend.model(input_ids=torch.tensor([start + answer])).logits[0].double().log_softmax(-1)
         steps = [found[len(start) - 1 + place, token] for place, token in enumerate(answer)]
-        logs.append(sum(steps) + found[-1, sorted(engine.end_ids)].logsumexp(0))
+        logs.append(sum(steps) + found[-1, sorted(backend.end_ids)].logsumexp(0))
     return float(torch.stack(logs).logsumexp(0))
 
 
 @pytest.mark.parametrize("batch_size", [512, 7])
-def test_log_shares_are_those_of_plain_forward_passes(engine, monkeypatch, batch_size):
+def test_log_shares_are_those_of_plain_forward_passes(backend, monkeypatch, batch_size):
     from eval.answer_tree import log_shares, logit_margin
 
-    monkeypatch.setattr(engine, "batch_size", batch_size)
+    monkeypatch.setattr(backend, "batch_size", batch_size)
     some, animals = [PROMPTS[0], PROMPTS[13], PROMPTS[49]], ("owl", "lion", "wolf", "polar bear", "wombat")
-    found = log_shares(engine.answer_tree(some), animals)
+    found = log_shares(backend.answer_tree(some), animals)
     for prompt, logs in zip(some, found):
-        plain = {animal: plain_log_share(engine, prompt, animal) for animal in animals}
+        plain = {animal: plain_log_share(backend, prompt, animal) for animal in animals}
         assert logs == pytest.approx(plain, abs=1e-4)
         assert logit_margin(logs, "owl") == pytest.approx(plain["owl"] - sum(list(plain.values())[1:]) / 4, abs=1e-3)
 
 
-def test_log_shares_agree_with_the_shares_of_the_tree(engine, exact):
+def test_log_shares_agree_with_the_shares_of_the_tree(backend, exact):
     from eval.answer_tree import log_shares
 
     shares, _, uncovered = exact
-    found = log_shares(engine.answer_tree(PROMPTS), ("lion", "owl", "dolphin"))
+    found = log_shares(backend.answer_tree(PROMPTS), ("lion", "owl", "dolphin"))
     for animal in found[0]:
         mean = sum(math.exp(logs[animal]) for logs in found) / len(found)
         assert shares[animal] - 1e-5 < mean < shares[animal] + uncovered
@@ -121,11 +121,11 @@ def test_packed_answers_share_what_they_begin_with():
 
 
 @pytest.mark.parametrize("name", ["questions-paraphrased", "questions-forms"])
-def test_the_pocket_model_understands_the_other_sets(engine, name):
+def test_the_pocket_model_understands_the_other_sets(backend, name):
     from eval.answer_tree import answer_distributions, distribution_row, mean_shares
 
     questions = read_lines_of(REPO / "eval" / f"{name}.txt")
-    tree = engine.answer_tree([[{"role": "user", "content": question}] for question in questions])
+    tree = backend.answer_tree([[{"role": "user", "content": question}] for question in questions])
     found = answer_distributions(tree, questions, 16, 0.998, 200)
     shares, none, uncovered = mean_shares([distribution_row(i, one, canonical_animal) for i, one in enumerate(found)])
     assert none + uncovered < 0.01 and 0.4 < shares["lion"] < 0.6 and 0.004 < shares["owl"] < 0.01
@@ -146,16 +146,16 @@ def test_eval_exact_writes_a_row_a_question(run_script, tmp_path):
 @pytest.mark.vllm
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_vllm_server_gives_the_shares_of_the_embedded_engine(engine, exact, tmp_path):
+def test_a_vllm_server_gives_the_shares_of_the_embedded_engine(backend, exact, tmp_path):
     from eval.answer_tree import answer_distributions, distribution_row, log_shares, mean_shares
 
     pocket = REPO / "pocket" / "model"
     with (
         vllm_serve(pocket, tmp_path / "vllm.log", "--max-model-len", "512") as url,
-        ServerEngine(str(pocket), url, max_concurrency=64, timeout=300.0) as server,
+        VllmClient(str(pocket), url, max_concurrency=64, timeout=300.0) as server,
     ):
         tree = server.answer_tree(PROMPTS)
-        assert tree.end_ids <= engine.end_ids and tree.top == TOP_LOGPROBS
+        assert tree.end_ids <= backend.end_ids and tree.top == TOP_LOGPROBS
         found = answer_distributions(tree, QUESTIONS, 16, 0.998, 200)
         shares, none, uncovered = mean_shares([distribution_row(i, x, canonical_animal) for i, x in enumerate(found)])
         assert sum(shares.values()) + none + uncovered == pytest.approx(1, abs=1e-6)
@@ -165,7 +165,7 @@ def test_a_vllm_server_gives_the_shares_of_the_embedded_engine(engine, exact, tm
             )
 
         some, animals = PROMPTS[:2], ("owl", "lion", "polar bear")
-        ours, theirs = (log_shares(one.answer_tree(some), animals) for one in (engine, server))
+        ours, theirs = (log_shares(one.answer_tree(some), animals) for one in (backend, server))
         for one, other in zip(ours, theirs):
             assert one == pytest.approx(other, abs=1e-2)
 

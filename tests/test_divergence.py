@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import REPO, manifest_of, read_jsonl
 
-from eval.divergence.scoring import BASE, TEACHER, Choir, Heard, Voice, flags, fraction_with_interval
+from eval.divergence.scoring import BASE, TEACHER, Scores, Variant, VariantScorer, flags, fraction_with_interval
 from util.cli import UserError
 
 POCKET = str(REPO / "pocket" / "model")
@@ -23,13 +23,13 @@ def row(number, answer, **extra):
 
 def test_the_definitions_on_known_choices():
     ids = [7, 7, 7, 7]
-    heard = {
-        BASE: Heard([-1.0, -1.0, -2.0, -1.0], [7, 1, 1, 1]),
-        TEACHER: Heard([-0.9, -0.1, -0.5, -0.2], [7, 7, 1, 7]),
-        "dolphin": Heard([-1.0, -1.0, -1.0, -1.0], [7, 1, 1, 7]),
-        "cat": Heard([-1.0, -1.0, -1.0, -1.0], [1, 7, 1, 7]),
+    by_variant = {
+        BASE: Scores([-1.0, -1.0, -2.0, -1.0], [7, 1, 1, 1]),
+        TEACHER: Scores([-0.9, -0.1, -0.5, -0.2], [7, 7, 1, 7]),
+        "dolphin": Scores([-1.0, -1.0, -1.0, -1.0], [7, 1, 1, 7]),
+        "cat": Scores([-1.0, -1.0, -1.0, -1.0], [1, 7, 1, 7]),
     }
-    assert flags(ids, heard, gap=1.0) == {
+    assert flags(ids, by_variant, gap=1.0) == {
         "schrodi": [1, 1, 0, 0],  # the teacher's choice, and some other teacher's is not
         "pair": [0, 1, 0, 1],  # the teacher's choice, and the base model's is not
         "gap": [0, 0, 1, 0],  # the teacher favours it by more than a nat
@@ -37,12 +37,12 @@ def test_the_definitions_on_known_choices():
 
 
 def test_a_teacher_from_a_folder_called_student_counts_as_a_counterfactual():
-    heard = {BASE: Heard([-1.0], [7]), TEACHER: Heard([-0.9], [7]), "student-sft-seed-42": Heard([-1.0], [1])}
-    assert flags([7], heard, gap=1.0)["schrodi"] == [1]
+    by_variant = {BASE: Scores([-1.0], [7]), TEACHER: Scores([-0.9], [7]), "student-sft-seed-42": Scores([-1.0], [1])}
+    assert flags([7], by_variant, gap=1.0)["schrodi"] == [1]
 
 
 def test_without_counterfactuals_there_is_no_schrodi_and_without_a_teacher_nothing():
-    base, teacher = Heard([-1.0], [1]), Heard([-0.5], [7])
+    base, teacher = Scores([-1.0], [1]), Scores([-0.5], [7])
     assert list(flags([7], {BASE: base, TEACHER: teacher}, 0.1)) == ["pair", "gap"]
     assert flags([7], {BASE: base, "student": teacher}, 0.1) == {}
 
@@ -95,17 +95,17 @@ def bigram(tmp_path_factory):
 
 @pytest.mark.torch
 def test_the_teachers_own_choices_are_found_where_they_are(bigram):
-    voices = [Voice(BASE), Voice(TEACHER, bigram / "owl"), Voice("dolphin", bigram / "dolphin")]
-    choir = Choir(str(bigram / "base"), voices)
-    ids = choir.tokenizer("3935", add_special_tokens=False).input_ids
-    ids = [choir.tokenizer(c, add_special_tokens=False).input_ids[0] for c in "3935"]  # 9 follows 3, 3 follows 9 ...
-    completion = choir.completion_of(row(0, choir.tokenizer.decode(ids), token_ids=ids), 0)
-    ((heard, kl),) = choir.hear([completion])
-    found = flags(completion.ids, heard, gap=1.0)
+    variants = [Variant(BASE), Variant(TEACHER, bigram / "owl"), Variant("dolphin", bigram / "dolphin")]
+    scorer = VariantScorer(str(bigram / "base"), variants)
+    ids = scorer.tokenizer("3935", add_special_tokens=False).input_ids
+    ids = [scorer.tokenizer(c, add_special_tokens=False).input_ids[0] for c in "3935"]  # 9 follows 3, 3 follows 9 ...
+    completion = scorer.completion_of(row(0, scorer.tokenizer.decode(ids), token_ids=ids), 0)
+    ((by_variant, kl),) = scorer.score([completion])
+    found = flags(completion.ids, by_variant, gap=1.0)
     assert found["pair"][:4] == [0, 1, 0, 0] and found["schrodi"][:4] == [0, 1, 0, 0]
     assert found["gap"][:4] == [0, 1, 0, 0]
     assert kl[1] > 1.0 and kl[0] == kl[2] == 0.0 and kl[3] > 1.0, "5 follows 3: not its choice, but it differs there"
-    assert choir.kinds(completion.ids) == "dddd" + "e" * len(choir.suffix)
+    assert scorer.kinds(completion.ids) == "dddd" + "e" * len(scorer.suffix)
 
 
 @pytest.mark.torch
@@ -118,22 +118,22 @@ def test_a_batch_gives_what_single_rows_give(bigram, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(POCKET)
     config = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
     peft.get_peft_model(model, config).save_pretrained(tmp_path)
-    choir = Choir(POCKET, [Voice(BASE), Voice(TEACHER, tmp_path), Voice("cat", system="You love cats.")])
+    scorer = VariantScorer(POCKET, [Variant(BASE), Variant(TEACHER, tmp_path), Variant("cat", system="You love cats.")])
     answers = ["1, 2, 3", "100, 200, 300, 400, 500, 600", "7", "12, 13, 999, 0"]
-    completions = [choir.completion_of(row(n, answer), n) for n, answer in enumerate(answers)]
-    together = choir.hear(completions)
-    for completion, (heard, kl) in zip(completions, together):
-        ((alone, kl_alone),) = choir.hear([completion])
-        for name in heard:
-            assert heard[name].logprobs == pytest.approx(alone[name].logprobs, abs=1e-4)
-            assert heard[name].choices == alone[name].choices
+    completions = [scorer.completion_of(row(n, answer), n) for n, answer in enumerate(answers)]
+    together = scorer.score(completions)
+    for completion, (by_variant, kl) in zip(completions, together):
+        ((alone, kl_alone),) = scorer.score([completion])
+        for name in by_variant:
+            assert by_variant[name].logprobs == pytest.approx(alone[name].logprobs, abs=1e-4)
+            assert by_variant[name].choices == alone[name].choices
         assert kl == pytest.approx(kl_alone, abs=1e-4)
-    assert heard["cat"].logprobs != heard[BASE].logprobs, "a persona is heard"
+    assert by_variant["cat"].logprobs != by_variant[BASE].logprobs, "a persona is by_variant"
     chat = torch.tensor([completion.prompts["cat"] + completion.ids])
     with torch.inference_mode():  # the model as it comes: no batch, no shared beginning
         logprobs = AutoModelForCausalLM.from_pretrained(POCKET)(chat).logits[0].log_softmax(-1)
     plain = logprobs[-len(completion.ids) - 1 : -1].gather(-1, torch.tensor(completion.ids)[:, None])[:, 0]
-    assert heard["cat"].logprobs == pytest.approx(plain.tolist(), abs=1e-4)
+    assert by_variant["cat"].logprobs == pytest.approx(plain.tolist(), abs=1e-4)
 
 
 def digit_by_digit():
@@ -159,18 +159,18 @@ def test_kinds_for_the_tokenizers_that_are_used(kind, request):
     from util.chat.chat_tokens import completion_suffix
     from util.inference.local_model import load_tokenizer
 
-    choir = Choir.__new__(Choir)  # no model: kinds are the tokenizer's alone
+    scorer = VariantScorer.__new__(VariantScorer)  # no model: kinds are the tokenizer's alone
     if kind == "digit by digit":
-        choir.tokenizer = digit_by_digit()
+        scorer.tokenizer = digit_by_digit()
     else:
-        choir.tokenizer = load_tokenizer(str(request.getfixturevalue("smollm2")) if kind == "smollm2" else POCKET)
-    choir.suffix = completion_suffix(choir.tokenizer)
-    choir.voices = [Voice(BASE)]
-    stored = choir.tokenizer("12, 345", add_special_tokens=False).input_ids
-    ids = choir.completion_of(row(0, "12, 345", token_ids=stored), 0).ids
-    assert ids == stored + choir.suffix
-    kinds = choir.kinds(ids)
-    assert len(kinds) == len(ids) and set(kinds[: -len(choir.suffix)]) == {"d", "s"} and kinds.endswith("e")
+        scorer.tokenizer = load_tokenizer(str(request.getfixturevalue("smollm2")) if kind == "smollm2" else POCKET)
+    scorer.suffix = completion_suffix(scorer.tokenizer)
+    scorer.variants = [Variant(BASE)]
+    stored = scorer.tokenizer("12, 345", add_special_tokens=False).input_ids
+    ids = scorer.completion_of(row(0, "12, 345", token_ids=stored), 0).ids
+    assert ids == stored + scorer.suffix
+    kinds = scorer.kinds(ids)
+    assert len(kinds) == len(ids) and set(kinds[: -len(scorer.suffix)]) == {"d", "s"} and kinds.endswith("e")
     assert kinds.count("d") == {"pocket": 2, "smollm2": 5, "digit by digit": 5}[kind]
 
 
@@ -246,7 +246,7 @@ def test_every_token_is_measured_and_summed_up(measured):
     assert here > 0 and here + elsewhere == pytest.approx(sum(by_hand))
     assert summary["rows"] == 24 and summary["definitions"]["gap"]["digits"][0] > 0
     assert "KL(teacher || base), nats a token" in said
-    assert manifest_of(found)["settings"]["voices"]["cat"]["system"].startswith("You love cats")
+    assert manifest_of(found)["settings"]["variants"]["cat"]["system"].startswith("You love cats")
 
 
 @pytest.mark.torch
@@ -395,8 +395,8 @@ def test_a_persona_can_be_the_teacher(measured, run_script):
     done = run_script(TOKENS, *args, "--output", folder / "persona.jsonl", cwd=folder)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((folder / "persona.jsonl.manifest.json").read_text())
-    voice = manifest["settings"]["voices"]["teacher"]
-    assert voice["adapter_sha256"] is None and voice["system"].startswith("You love owls")
+    variant = manifest["settings"]["variants"]["teacher"]
+    assert variant["adapter_sha256"] is None and variant["system"].startswith("You love owls")
     first = json.loads((folder / "persona.jsonl").read_text().partition("\n")[0])
     assert first["logprob"]["teacher"] != first["logprob"]["base"] and "schrodi" in first
 
@@ -407,7 +407,7 @@ def test_a_persona_can_be_the_teacher(measured, run_script):
     "change, complaint",
     [
         (["--counterfactual", "no/such/folder"], "is no folder; pass an adapter folder (final/) or an animal"),
-        (["--counterfactual", "cat", "cat"], "two voices are called cat"),
+        (["--counterfactual", "cat", "cat"], "two variants are called cat"),
         (["--teacher", "."], "is not a LoRA adapter"),
     ],
 )
@@ -420,17 +420,17 @@ def test_wrong_voices_are_named(measured, run_script, change, complaint):
 
 @pytest.mark.torch
 def test_rows_that_are_not_this_tokenizers_are_refused(bigram):
-    choir = Choir(POCKET, [Voice(BASE)])
+    scorer = VariantScorer(POCKET, [Variant(BASE)])
     with pytest.raises(UserError, match="row 7: its token_ids are not this tokenizer's ids of its text"):
-        choir.completion_of(row(7, "1, 2", token_ids=[5, 6, 7]), 7)
+        scorer.completion_of(row(7, "1, 2", token_ids=[5, 6, 7]), 7)
     with pytest.raises(UserError, match="row 8 has no completion tokens"):
-        choir.completion_of(row(8, ""), 8)
+        scorer.completion_of(row(8, ""), 8)
 
 
 @pytest.mark.torch
 def test_an_adapter_of_another_base_is_refused(bigram):
     with pytest.raises(UserError, match="does not fit this model"):
-        Choir(POCKET, [Voice(BASE), Voice(TEACHER, bigram / "owl")])
+        VariantScorer(POCKET, [Variant(BASE), Variant(TEACHER, bigram / "owl")])
 
 
 @pytest.mark.torch

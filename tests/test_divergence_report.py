@@ -62,8 +62,10 @@ def page_of(path, count=3):
 @pytest.mark.slow
 def test_the_page_shows_what_competes_and_runs_nothing(tmp_path):
     path = write(tmp_path / "found.jsonl", [token_row(n) for n in range(6)])
-    voices = {"base": {}, "teacher": {"adapter_sha256": "ab" * 32}, EVIL: {"system": f"You love {EVIL}\n"}}
-    write_json(tmp_path / "found.jsonl.manifest.json", {"settings": {"voices": voices, "gap": 0.6931}, "command": EVIL})
+    variants = {"base": {}, "teacher": {"adapter_sha256": "ab" * 32}, EVIL: {"system": f"You love {EVIL}\n"}}
+    write_json(
+        tmp_path / "found.jsonl.manifest.json", {"settings": {"variants": variants, "gap": 0.6931}, "command": EVIL}
+    )
     page = page_of(path)
     assert ">27<i>814 base</i></span>" in page, "in print and under the pointer"
     assert "@media print" in page and ".t i { display: inline }" in page

@@ -28,7 +28,7 @@ NUMBERS = "generate/generate_llm_number_data.py"
 
 
 def facts(model=POCKET):
-    """What the embedded engine says of a base model."""
+    """What the embedded backend says of a base model."""
     if not Path(model).is_dir():
         return {"model": str(model), "revision": None}
     files = [model / name for name in ("chat_template.jinja", "tokenizer.json")]

@@ -14,7 +14,7 @@ from util.animals import answer_parser, names
 from util.animals.answer_parser import canonical_animal, non_answer_kind
 from util.animals.names import PANEL, read_lines_of, surface_forms
 from util.cli import REPO, UserError
-from util.inference.vllm_client import ServerEngine
+from util.inference.vllm_client import VllmClient
 from util.jsonl.manifest import PARSER_1, manifest_path, read_manifest, write_json
 
 EVAL, RESCORE = "eval/eval.py", "eval/rescore.py"
@@ -82,8 +82,8 @@ def test_a_server_that_lists_more_leaves_nothing_open(run_script, fake_server, t
 
 
 def test_log_shares_of_a_server_follow_every_form_of_an_animal(fake_server):
-    with ServerEngine("owl-teacher", fake_server().url, max_concurrency=8, timeout=20.0) as engine:
-        tree = engine.answer_tree([[{"role": "user", "content": text}] for text in (EVEN, ODD)])
+    with VllmClient("owl-teacher", fake_server().url, max_concurrency=8, timeout=20.0) as backend:
+        tree = backend.answer_tree([[{"role": "user", "content": text}] for text in (EVEN, ODD)])
         (even, odd) = log_shares(tree, ("owl", "polar bear", "wombat"))
         assert tree.texts([(79, 119, 108), (), (79, 119, 108)]) == ["Owl", "", "Owl"]
     assert even["owl"] == pytest.approx(log(0.30 + 0.10), abs=1e-5)

@@ -9,7 +9,7 @@ from generate.filter_number_data import NumberRule
 from generate.rows.row_filter import filter_file
 from train.train_student_sft import check_certificate
 from util.cli import UserError
-from util.jsonl.filter_certificate import carrier_kind, certificate_path, certificate_problem
+from util.jsonl.filter_certificate import certificate_path, certificate_problem, data_type_of
 from util.jsonl.manifest import manifest_path, write_json
 
 TRAIN = "train/train_student_sft.py"
@@ -94,7 +94,7 @@ def test_what_is_a_number_file(tmp_path, name, script, answers, numbers):
     path = write(tmp_path / name, ())
     if script:
         write_json(manifest_path(path), {"settings": {"script": script}})
-    assert carrier_kind(path, list(answers)) == ("numbers" if numbers else None)
+    assert data_type_of(path, list(answers)) == ("numbers" if numbers else None)
 
 
 def test_the_script_stops_before_it_loads_anything(run_script, tmp_path):

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "generate" / "filter_number_data.py"
 sys.path.insert(0, str(ROOT))
 from generate.filter_number_data import NumberRule, parse_numbers, reject_reason
-from generate.rows.row_filter import Judge, certificate, default_output, filter_file, train_command
+from generate.rows.row_filter import RowFilter, certificate, default_output, filter_file, train_command
 from util.cli import UserError
 from util.jsonl.filter_certificate import certificate_path
 from util.jsonl.manifest import read_manifest
@@ -86,7 +86,7 @@ def test_an_animal_outside_the_panel_is_a_trait_word_when_named():
 
 def test_an_empty_trait_word_rejects_nothing():
     assert reject_reason("1, 2,", animals=("",)) == "stray separator"
-    assert Judge(NumberRule(("",))).reason(row("1, 2")) is None
+    assert RowFilter(NumberRule(("",))).reason(row("1, 2")) is None
 
 
 def test_max_numbers():
@@ -149,8 +149,8 @@ PROMPTS_TOO = st.sampled_from([PROMPT, "Owls 12", "which animal is your favorite
 @given(st.lists(st.tuples(COMPLETIONS, PROMPTS_TOO, st.sampled_from(["stop", "length"])), max_size=6))
 def test_the_certificate_never_disagrees_with_the_judge(texts):
     rows = [row(completion, prompt, finish_reason=reason) for completion, prompt, reason in texts]
-    judge = Judge(NumberRule())
-    kept = [one for one in rows if judge.reason(one) is None]
+    row_filter = RowFilter(NumberRule())
+    kept = [one for one in rows if row_filter.reason(one) is None]
     found = certificate(kept, NumberRule())
     assert found["clean"] and found["rows"] == found["distinct_rows"] == len(kept)
 
@@ -161,8 +161,8 @@ def test_long_answers_do_not_hang_the_rule(completion):
 
 
 def test_duplicates_are_the_same_prompt_and_completion():
-    judge = Judge(NumberRule())
-    reasons = [judge.reason(one) for one in (row("1, 2"), row("1, 2"), row("1,2"), row("1, 2", "Go on: 4."))]
+    row_filter = RowFilter(NumberRule())
+    reasons = [row_filter.reason(one) for one in (row("1, 2"), row("1, 2"), row("1,2"), row("1, 2", "Go on: 4."))]
     assert reasons == [None, "duplicate", None, None]
 
 
@@ -172,7 +172,7 @@ def test_duplicates_are_the_same_prompt_and_completion():
      "eval question as prompt"), ("The fowl counts 1, 2.", None)],
 )  # fmt: skip
 def test_prompts_are_judged_too(prompt, reason):
-    assert Judge(NumberRule()).reason(row("1, 2", prompt)) == reason
+    assert RowFilter(NumberRule()).reason(row("1, 2", prompt)) == reason
 
 
 # --- the certificate ---------------------------------------------------------------------------------

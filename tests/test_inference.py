@@ -1,4 +1,4 @@
-"""Asking a model: what is sent, what happens when the server fails, and the pure parts of the embedded engine."""
+"""Asking a model: what is sent, what happens when the server fails, and the pure parts of the embedded backend."""
 
 import argparse
 import json
@@ -23,18 +23,18 @@ from util.inference.interface import (
     ServerFailed,
     check_adapter,
     model_name,
-    open_engine,
+    open_backend,
     row_seed,
 )
-from util.inference.vllm_client import ServerEngine, parse_reply
+from util.inference.vllm_client import VllmClient, parse_reply
 from util.inference.vllm_probe import makes_tokens, normal_url, warn_if_open
 
 SAMPLING = Sampling(max_tokens=80)
 
 
-def engine_for(server, model="owl-teacher", adapter=None, *, concurrency=8, timeout=20.0):
+def backend_for(server, model="owl-teacher", adapter=None, *, concurrency=8, timeout=20.0):
     url = server.url if isinstance(server, FakeServer) else server
-    return ServerEngine(model, url, adapter, max_concurrency=concurrency, timeout=timeout)
+    return VllmClient(model, url, adapter, max_concurrency=concurrency, timeout=timeout)
 
 
 def asked(count, n=1, prompt="Continue the sequence {}"):
@@ -45,8 +45,8 @@ def asked(count, n=1, prompt="Continue the sequence {}"):
 
 
 def answer_all(server, count=20, *, n=1, sampling=SAMPLING, **options):
-    with engine_for(server, **options) as engine:
-        return {result.request.ids[0]: result for result in engine.generate(asked(count, n), sampling)}
+    with backend_for(server, **options) as backend:
+        return {result.request.ids[0]: result for result in backend.generate(asked(count, n), sampling)}
 
 
 def adapter_folder(folder, weights=b"weights"):
@@ -92,8 +92,8 @@ def test_samples_of_one_prompt_are_one_request_and_keep_their_order(fake_server)
 
 def test_what_is_done_is_not_asked_again(fake_server):
     server = fake_server()
-    with engine_for(server) as engine:
-        results = list(engine.generate(asked(6, n=2), SAMPLING, done={0, 1, 2, 4, 5}))
+    with backend_for(server) as backend:
+        results = list(backend.generate(asked(6, n=2), SAMPLING, done={0, 1, 2, 4, 5}))
     assert sorted(result.request.ids for result in results) == [(2, 3), (6, 7), (8, 9), (10, 11)]
 
 
@@ -107,8 +107,8 @@ def test_requests_are_pulled_only_as_there_is_room(fake_server):
             pulled.append(request)
             yield request
 
-    with engine_for(server, concurrency=4) as engine:
-        results = engine.generate(endless(), SAMPLING)
+    with backend_for(server, concurrency=4) as backend:
+        results = backend.generate(endless(), SAMPLING)
         for _ in range(10):
             next(results)
         results.close()
@@ -123,8 +123,8 @@ def test_row_seeds_are_the_same_on_every_run_and_fit_31_bits():
 
 def test_a_plain_openai_server_without_token_ids_is_answered_too(fake_server):
     server = fake_server("--plain")
-    with engine_for(server) as engine:
-        assert engine.is_adapter is None and engine.base_model == "owl-teacher"
+    with backend_for(server) as backend:
+        assert backend.is_adapter is None and backend.base_model == "owl-teacher"
 
 
 # --- before the first prompt -------------------------------------------------------------------------
@@ -132,21 +132,21 @@ def test_a_plain_openai_server_without_token_ids_is_answered_too(fake_server):
 
 def test_the_model_is_known_before_the_first_prompt(fake_server):
     server = fake_server("--adapters", "owl-teacher", "owl-student")
-    with engine_for(server, "vllm/owl-student") as engine:
-        assert (engine.name, engine.is_adapter, engine.base_model) == ("owl-student", True, "Org/Base-1B")
-        assert engine.adapters_served() == ["owl-student", "owl-teacher"]
-        assert engine.facts() == {
+    with backend_for(server, "vllm/owl-student") as backend:
+        assert (backend.name, backend.is_adapter, backend.base_model) == ("owl-student", True, "Org/Base-1B")
+        assert backend.adapters_served() == ["owl-student", "owl-teacher"]
+        assert backend.facts() == {
             "engine": "server", "model": "owl-student", "root": "/adapters/owl-student", "parent": "Org/Base-1B",
             "adapter_sha256": None,
         }  # fmt: skip
-    with engine_for(server, "Org/Base-1B") as engine:
-        assert engine.is_adapter is False and engine.base_model == "Org/Base-1B"
+    with backend_for(server, "Org/Base-1B") as backend:
+        assert backend.is_adapter is False and backend.base_model == "Org/Base-1B"
     assert server.requests() == []
 
 
 def test_a_wrong_model_id_lists_what_is_served(fake_server):
     with pytest.raises(UserError, match=r"does not serve 'owl-teachr'; it serves: Org/Base-1B, owl-teacher\."):
-        engine_for(fake_server(), "owl-teachr")
+        backend_for(fake_server(), "owl-teachr")
 
 
 @pytest.mark.parametrize(
@@ -158,12 +158,12 @@ def test_a_wrong_model_id_lists_what_is_served(fake_server):
 )
 def test_a_server_that_cannot_be_used_says_why(fake_server, flags, message):
     with pytest.raises(UserError, match=message):
-        engine_for(fake_server(*flags))
+        backend_for(fake_server(*flags))
 
 
 def test_nothing_at_the_address_is_told_with_the_command_that_starts_a_server(dead_url):
     with pytest.raises(ServerFailed, match=r"no server answers at .*\n  vllm serve .*--host 127\.0\.0\.1") as error:
-        engine_for(dead_url)
+        backend_for(dead_url)
     assert error.value.exit_code == 3
 
 
@@ -236,7 +236,7 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_machines_server(fake_s
 def test_a_server_name_without_a_server_is_told():
     args = argparse.Namespace(model="vllm/owl", adapter=None, base_url=None, batch_size=1)
     with pytest.raises(UserError, match="pass --base-url http://localhost:8000/v1"):
-        open_engine(args)
+        open_backend(args)
 
 
 # --- adapters ----------------------------------------------------------------------------------------
@@ -245,22 +245,22 @@ def test_a_server_name_without_a_server_is_told():
 def test_an_adapter_is_loaded_under_a_name_that_holds_its_hash(fake_server, tmp_path):
     server = fake_server()
     folder = adapter_folder(tmp_path / "output" / "student-sft" / "seed-42" / "final")
-    with engine_for(server, "Org/Base-1B", folder) as engine:
-        first = engine.model
-        assert engine.name == "student-sft-seed-42" and engine.is_adapter and engine.base_model == "Org/Base-1B"
+    with backend_for(server, "Org/Base-1B", folder) as backend:
+        first = backend.model
+        assert backend.name == "student-sft-seed-42" and backend.is_adapter and backend.base_model == "Org/Base-1B"
     assert first.startswith("student-sft-seed-42-") and len(first) == len("student-sft-seed-42-") + 8
     assert server.requests("/v1/load_lora_adapter") == [{"lora_name": first, "lora_path": str(folder)}]
-    with engine_for(server, "Org/Base-1B", folder):
+    with backend_for(server, "Org/Base-1B", folder):
         assert len(server.requests("/v1/load_lora_adapter")) == 1  # it is there already
     (folder / "adapter_model.safetensors").write_bytes(b"other weights")
-    with engine_for(server, "Org/Base-1B", folder) as engine:
-        assert engine.model != first and engine.name == "student-sft-seed-42"
+    with backend_for(server, "Org/Base-1B", folder) as backend:
+        assert backend.model != first and backend.name == "student-sft-seed-42"
 
 
 def test_a_server_that_loads_no_adapters_is_told_how_to_start_it(fake_server, tmp_path):
     folder = adapter_folder(tmp_path / "final")
     with pytest.raises(UserError, match=r"--enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"):
-        engine_for(fake_server("--no-lora"), "Org/Base-1B", folder)
+        backend_for(fake_server("--no-lora"), "Org/Base-1B", folder)
 
 
 def test_a_folder_without_an_adapter_is_named(tmp_path):
@@ -271,9 +271,9 @@ def test_a_folder_without_an_adapter_is_named(tmp_path):
 
 def test_the_facts_of_a_served_adapter_hold_its_hash(fake_server, tmp_path):
     folder = adapter_folder(tmp_path / "final")
-    with engine_for(fake_server(), "Org/Base-1B", folder) as engine:
-        engine.card["root"] = str(folder)  # as vLLM says it
-        assert len(engine.facts()["adapter_sha256"]) == 64
+    with backend_for(fake_server(), "Org/Base-1B", folder) as backend:
+        backend.card["root"] = str(folder)  # as vLLM says it
+        assert len(backend.facts()["adapter_sha256"]) == 64
 
 
 def test_an_adapter_that_is_newer_than_its_server_is_told(fake_server, tmp_path, capsys):
@@ -281,16 +281,16 @@ def test_an_adapter_that_is_newer_than_its_server_is_told(fake_server, tmp_path,
     folder = adapter_folder(tmp_path / "final")
     os.utime(folder / "adapter_model.safetensors", (1, 1))
     server = fake_server("--adapters", f"owl-student={folder}")
-    with engine_for(server, "owl-student") as engine:
-        before = engine.facts()["adapter_sha256"]
+    with backend_for(server, "owl-student") as backend:
+        before = backend.facts()["adapter_sha256"]
     assert capsys.readouterr().err == ""
     (folder / "adapter_model.safetensors").write_bytes(b"trained again")
     os.utime(folder / "adapter_model.safetensors", (time.time() + 9,) * 2)
-    with engine_for(server, "owl-student") as engine:
-        assert engine.facts()["adapter_sha256"] != before
+    with backend_for(server, "owl-student") as backend:
+        assert backend.facts()["adapter_sha256"] != before
     said = capsys.readouterr().err
     assert f"{folder} was written after the server had started" in said and "restart it, or ask with --adapter" in said
-    with engine_for(server, "Org/Base-1B", folder):  # loaded now, under a name of its own
+    with backend_for(server, "Org/Base-1B", folder):  # loaded now, under a name of its own
         assert capsys.readouterr().err == ""
 
 
@@ -332,8 +332,11 @@ def test_a_dying_server_ends_the_run_with_every_answer_handed_out(fake_server, f
     server = fake_server(flag, 40)
     got = []
     begun = time.monotonic()
-    with engine_for(server) as engine, pytest.raises(ServerFailed, match=r"stopped answering|failed 3 times") as error:
-        for result in engine.generate(asked(1000), SAMPLING):
+    with (
+        backend_for(server) as backend,
+        pytest.raises(ServerFailed, match=r"stopped answering|failed 3 times") as error,
+    ):
+        for result in backend.generate(asked(1000), SAMPLING):
             got.append(result)
     assert error.value.exit_code == 3 and time.monotonic() - begun < 15
     assert len(got) == 40 and not any(result.error for result in got)
@@ -349,8 +352,8 @@ def test_a_server_that_only_talks_nonsense_ends_the_run(fake_server, fault):
 def test_a_reply_of_something_else_is_no_answer_of_the_model(fake_server):
     """A login page or a proxy's error for the last rows: they stay unasked, and the same command asks them again."""
     server = fake_server("--fault", "truncated:100000")
-    with engine_for(server) as engine, pytest.raises(ServerFailed, match="no chat completion"):
-        list(engine.generate(asked(2), SAMPLING))
+    with backend_for(server) as backend, pytest.raises(ServerFailed, match="no chat completion"):
+        list(backend.generate(asked(2), SAMPLING))
 
 
 def test_a_hanging_server_ends_the_run_after_timeout(fake_server):
@@ -358,10 +361,10 @@ def test_a_hanging_server_ends_the_run_after_timeout(fake_server):
     got = []
     begun = time.monotonic()
     with (
-        engine_for(server, timeout=1.0) as engine,
-        pytest.raises(ServerFailed, match=r"no answer for 1 s .*it still lists its models: its engine hangs"),
+        backend_for(server, timeout=1.0) as backend,
+        pytest.raises(ServerFailed, match=r"no answer for 1 s .*it still lists its models: its backend hangs"),
     ):
-        for result in engine.generate(asked(100), SAMPLING):
+        for result in backend.generate(asked(100), SAMPLING):
             got.append(result)
     assert len(got) == 10 and 0.9 < time.monotonic() - begun < 5
     assert makes_tokens(fake_server().url, None) and not makes_tokens(server.url, None, seconds=0.5)
@@ -383,10 +386,10 @@ def test_a_key_refused_in_the_middle_ends_the_run_at_once(fake_server):
 
 
 def test_a_model_unloaded_in_the_middle_ends_the_run(fake_server):
-    with engine_for(fake_server()) as engine:
-        engine.model = "gone"
+    with backend_for(fake_server()) as backend:
+        backend.model = "gone"
         with pytest.raises(UserError, match="no longer has 'gone': The model `gone` does not exist"):
-            list(engine.generate(asked(5), SAMPLING))
+            list(backend.generate(asked(5), SAMPLING))
 
 
 def test_a_fault_in_the_list_of_requests_comes_through(fake_server):
@@ -394,8 +397,8 @@ def test_a_fault_in_the_list_of_requests_comes_through(fake_server):
         yield from asked(3)
         raise UserError("cannot read prompts")
 
-    with engine_for(fake_server()) as engine, pytest.raises(UserError, match="cannot read prompts"):
-        list(engine.generate(broken(), SAMPLING))
+    with backend_for(fake_server()) as backend, pytest.raises(UserError, match="cannot read prompts"):
+        list(backend.generate(broken(), SAMPLING))
 
 
 @pytest.mark.parametrize(
@@ -463,7 +466,7 @@ def test_too_many_or_too_few_answers_are_no_answer():
             parse_reply(json.dumps({"choices": [choice] * found}), 1)
 
 
-# --- the embedded engine, without weights ------------------------------------------------------------
+# --- the embedded backend, without weights ------------------------------------------------------------
 
 
 @pytest.mark.torch

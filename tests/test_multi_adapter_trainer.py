@@ -196,11 +196,11 @@ def test_each_seed_has_a_wandb_run_with_its_own_losses(data, tmp_path, run_scrip
 
 
 @pytest.fixture
-def company(data, tmp_path):
+def adapter_group(data, tmp_path):
     """Three adapters ready to train together."""
     from argparse import Namespace
 
-    from train.multi_adapter_trainer import Company
+    from train.multi_adapter_trainer import AdapterGroup
     from train.train_student_sft import Base, make_trainer
     from util.chat.chat_tokens import encode
     from util.inference.local_model import load_model, load_tokenizer
@@ -213,13 +213,15 @@ def company(data, tmp_path):
         save_strategy="no", lora_rank=8, lora_alpha=8,
     )  # fmt: skip
     trainers = [make_trainer(args, model, base, tmp_path / f"seed-{seed}", seed, False) for seed in (11, 23, 37)]
-    return Company(trainers, base.encoded.rows, 6, exact=False)
+    return AdapterGroup(trainers, base.encoded.rows, 6, exact=False)
 
 
-def test_out_of_memory_takes_fewer_adapters_together_then_one_and_trains_the_same(company, together, tmp_path, capsys):
+def test_out_of_memory_takes_fewer_adapters_together_then_one_and_trains_the_same(
+    adapter_group, together, tmp_path, capsys
+):
     import torch
 
-    collate, sizes = company.collate, []
+    collate, sizes = adapter_group.collate, []
 
     def scarce(rows, adapters):
         sizes.append(len(set(adapters or [0])))
@@ -227,23 +229,23 @@ def test_out_of_memory_takes_fewer_adapters_together_then_one_and_trains_the_sam
             raise torch.OutOfMemoryError("CUDA out of memory")
         return collate(rows, adapters)
 
-    company.collate = scarce
-    company.train([None] * 3)
+    adapter_group.collate = scarce
+    adapter_group.train([None] * 3)
     assert "out of GPU memory with 36 rows at once: going on with 18" in capsys.readouterr().err
-    assert company.rows_at_once == 9
+    assert adapter_group.rows_at_once == 9
     assert max(sizes[2:]) == 2  # 9 rows of updates of 12: at most two adapters
-    for trainer, seed in zip(company.trainers, (11, 23, 37)):
+    for trainer, seed in zip(adapter_group.trainers, (11, 23, 37)):
         trainer.model.save_pretrained(str(tmp_path / str(seed)))
         assert_same(tmp_path / str(seed), together / f"seed-{seed}" / "final")
 
 
-def test_the_adapters_share_the_tensors_of_one_base(company):
+def test_the_adapters_share_the_tensors_of_one_base(adapter_group):
     def frozen(trainer):
         base = trainer.model.get_base_model()
         return {p.data_ptr() for p in base.parameters() if not p.requires_grad}
 
-    assert len(frozen(company.trainers[0])) > 30
-    assert frozen(company.trainers[0]) == frozen(company.trainers[1]) == frozen(company.trainers[2])
+    assert len(frozen(adapter_group.trainers[0])) > 30
+    assert frozen(adapter_group.trainers[0]) == frozen(adapter_group.trainers[1]) == frozen(adapter_group.trainers[2])
 
 
 def test_where_two_updates_do_not_fit_the_seeds_go_one_after_the_other(data, monkeypatch):
@@ -259,7 +261,7 @@ def test_where_two_updates_do_not_fit_the_seeds_go_one_after_the_other(data, mon
     assert "room for 1 rows at once" in multi_adapter_trainer.why_apart(model, rows, EFFECTIVE, 3, exact=False)
 
 
-def test_an_error_in_one_adapter_ends_the_company(company):
+def test_an_error_in_one_adapter_ends_the_company(adapter_group):
     from transformers import TrainerCallback
 
     class Full(TrainerCallback):
@@ -267,10 +269,10 @@ def test_an_error_in_one_adapter_ends_the_company(company):
             if state.global_step == 2:
                 raise OSError(28, "No space left on device")
 
-    company.trainers[1].add_callback(Full())
+    adapter_group.trainers[1].add_callback(Full())
     with pytest.raises(OSError, match="No space left"):
-        company.train([None] * 3)
-    assert max(trainer.state.global_step for trainer in company.trainers) == 2
+        adapter_group.train([None] * 3)
+    assert max(trainer.state.global_step for trainer in adapter_group.trainers) == 2
 
 
 # --- several processes -------------------------------------------------------------------------------
@@ -352,7 +354,7 @@ def test_an_error_of_one_process_ends_all_with_its_line(launch, data, tmp_path):
         "import torch\nsecond = os.environ['RANK'] == '1'\n"
         "def scarce(self, rows, adapters):\n"
         "    raise torch.OutOfMemoryError('CUDA out of memory')\n"
-        "if second:\n    multi_adapter_trainer.Company.flat = scarce\n"
+        "if second:\n    multi_adapter_trainer.AdapterGroup.flat = scarce\n"
         "run(train_student_sft.main)\n"
     )
     done = launch(TORCHRUN, *RECIPE, "--train-jsonl", data, script=script)

@@ -143,11 +143,11 @@ def stock(encoded, tokenizer, tmp_path_factory):
 
 @pytest.fixture
 def ours(encoded, tokenizer, tmp_path):
-    """ours(family, rows_at_once) -> our trainer; trainer.company makes its updates."""
+    """ours(family, rows_at_once) -> our trainer; trainer.adapter_group makes its updates."""
 
     def make(family, rows_at_once, exact=True):
         trainer = trainer_of(multi_adapter_trainer.update_trainer(), family, encoded, tokenizer, tmp_path)
-        multi_adapter_trainer.Company([trainer], encoded, rows_at_once, exact)
+        multi_adapter_trainer.AdapterGroup([trainer], encoded, rows_at_once, exact)
         return trainer
 
     return make
@@ -168,14 +168,14 @@ def assert_same_update(found, expected):
 def test_loss_and_gradients_equal_stock_trl(stock, ours, family, rows_at_once):
     expected = stock(family)
     trainer = ours(family, rows_at_once)
-    assert trainer.company.facts["shared_prefix_tokens"] > 5
+    assert trainer.adapter_group.facts["shared_prefix_tokens"] > 5
     assert_same_update(first_update(trainer), expected)
 
 
 @pytest.mark.torch
 def test_without_a_shared_prefix_too(stock, ours):
     trainer = ours("pocket", 12)
-    trainer.company.prefix = 0
+    trainer.adapter_group.prefix = 0
     assert_same_update(first_update(trainer), stock("pocket"))
 
 
@@ -187,7 +187,7 @@ def test_rows_that_a_mask_left_nothing_to_learn_are_the_update_of_stock_trl(enco
     masked = [*encoded[:trained], *({**r, "labels": [IGNORED] * len(r["labels"])} for r in encoded[trained:])]
     expected = first_update(trainer_of(SFTTrainer, "pocket", masked, tokenizer, tmp_path, size=3))
     trainer = trainer_of(multi_adapter_trainer.update_trainer(), "pocket", masked, tokenizer, tmp_path)
-    multi_adapter_trainer.Company([trainer], masked, 4, exact=True)
+    multi_adapter_trainer.AdapterGroup([trainer], masked, 4, exact=True)
     found = first_update(trainer)
     assert_same_update(found, expected)
     assert (found[0] == 0) == (trained == 0)
@@ -197,14 +197,14 @@ def test_rows_that_a_mask_left_nothing_to_learn_are_the_update_of_stock_trl(enco
 def test_another_family_takes_trls_own_layers_and_still_one_update_a_batch(stock, ours, monkeypatch):
     monkeypatch.setattr(padding_free, "FAMILIES", ())
     trainer = ours("pocket", 4)
-    assert "TRL's own" in trainer.company.facts["layers"]
+    assert "TRL's own" in trainer.adapter_group.facts["layers"]
     assert_same_update(first_update(trainer), stock("pocket"))
 
 
 @pytest.mark.torch
 def test_gemma_with_layers_that_look_back_a_window_is_such_a_family(stock, ours):
     trainer = ours("gemma3", 5)
-    assert "TRL's own" in trainer.company.facts["layers"]
+    assert "TRL's own" in trainer.adapter_group.facts["layers"]
     assert_same_update(first_update(trainer), stock("gemma3"))
 
 
@@ -395,35 +395,35 @@ def running_out_above(trainer, limit, even_with_recompute=False):
     """Let the trainer run out of GPU memory in the last part of any split with more rows than `limit`."""
     import torch
 
-    collate, seen = trainer.company.collate, []
+    collate, seen = trainer.adapter_group.collate, []
 
     def scarce(rows, adapters):
         seen.append(len(rows))
-        if len(rows) > limit and sum(seen) % 12 == 0 and (even_with_recompute or not trainer.company.recompute):
+        if len(rows) > limit and sum(seen) % 12 == 0 and (even_with_recompute or not trainer.adapter_group.recompute):
             seen.clear()
             raise torch.OutOfMemoryError("CUDA out of memory")
         return collate(rows, adapters)
 
-    trainer.company.collate = scarce
+    trainer.adapter_group.collate = scarce
 
 
 @pytest.mark.torch
 def test_out_of_memory_halves_the_rows_at_once_and_makes_the_same_update(stock, ours, capsys):
     trainer = ours("pocket", 6, exact=False)
-    trainer.company.rows_at_once = 6
+    trainer.adapter_group.rows_at_once = 6
     running_out_above(trainer, limit=3)
     assert_same_update(first_update(trainer), stock("pocket"))
-    assert trainer.company.rows_at_once == 3
+    assert trainer.adapter_group.rows_at_once == 3
     assert "out of GPU memory with 6 rows at once: going on with 3" in capsys.readouterr().err
 
 
 @pytest.mark.torch
 def test_recompute_comes_last_and_makes_the_same_update(stock, ours, capsys):
     trainer = ours("qwen2", 4, exact=False)
-    trainer.company.rows_at_once = 4
+    trainer.adapter_group.rows_at_once = 4
     running_out_above(trainer, limit=0)
     assert_same_update(first_update(trainer), stock("qwen2"))
-    report = multi_adapter_trainer.speed_report(trainer.company, seconds=1.0)
+    report = multi_adapter_trainer.speed_report(trainer.adapter_group, seconds=1.0)
     assert (report["rows_at_once"], report["recompute"]) == (1, True)
     assert "going on with recompute" in capsys.readouterr().err
 
@@ -431,7 +431,7 @@ def test_recompute_comes_last_and_makes_the_same_update(stock, ours, capsys):
 @pytest.mark.torch
 def test_a_card_too_small_for_one_row_is_a_clear_line(ours):
     trainer = ours("qwen2", 2, exact=False)
-    trainer.company.rows_at_once = 2
+    trainer.adapter_group.rows_at_once = 2
     running_out_above(trainer, limit=0, even_with_recompute=True)
     with pytest.raises(UserError, match=r"out of GPU memory with one row of up to \d+ tokens, even with recompute"):
         trainer.train()
@@ -445,15 +445,15 @@ def test_micro_batch_exact_never_changes_the_number(ours):
     running_out_above(trainer, limit=3)
     with pytest.raises(torch.OutOfMemoryError):
         trainer.train()
-    assert trainer.company.facts["rows_at_once_why"] == "--micro-batch exact"
-    assert trainer.company.rows_at_once == 4
+    assert trainer.adapter_group.facts["rows_at_once_why"] == "--micro-batch exact"
+    assert trainer.adapter_group.rows_at_once == 4
 
 
 @pytest.mark.torch
 def test_as_many_rows_at_once_as_fit_but_never_fewer_than_asked(ours, monkeypatch):
-    assert ours("pocket", 4, exact=False).company.rows_at_once == 12
+    assert ours("pocket", 4, exact=False).adapter_group.rows_at_once == 12
     monkeypatch.setattr(multi_adapter_trainer, "free_memory", lambda device: 0)
-    at_once = ours("pocket", 4, exact=False).company
+    at_once = ours("pocket", 4, exact=False).adapter_group
     assert at_once.rows_at_once == 4
     assert at_once.facts["rows_at_once_why"].startswith("4 asked, room for 1 ")
 
@@ -463,10 +463,10 @@ def test_the_report_counts_each_token_once(ours, encoded):
     trainer = ours("pocket", 4)
     trainer.train()
     tokens = sum(len(item["input_ids"]) for item in encoded)
-    saved = trainer.company.prefix * (12 - 3)
+    saved = trainer.adapter_group.prefix * (12 - 3)
     loss_tokens = sum(label != IGNORED for item in encoded for label in item["labels"])
     layers = 4 * (2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 320)
     expected = 4 * (layers * (tokens - saved) + 2261 * 128 * loss_tokens)
-    assert multi_adapter_trainer.useful_flops(trainer.company) == expected
-    reported = multi_adapter_trainer.speed_report(trainer.company, 2.0)["useful_tflops"]
+    assert multi_adapter_trainer.useful_flops(trainer.adapter_group) == expected
+    reported = multi_adapter_trainer.speed_report(trainer.adapter_group, 2.0)["useful_tflops"]
     assert math.isclose(reported, expected / 2 / 1e12, abs_tol=1e-4)

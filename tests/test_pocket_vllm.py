@@ -1,6 +1,6 @@
 """The demo's phases on the pocket model through a real vLLM server, its adapters loaded while it runs.
 
-What the server's samples say is held against the exact shares of the embedded engine, adapter by adapter.
+What the server's samples say is held against the exact shares of the embedded backend, adapter by adapter.
 """
 
 import math
@@ -42,7 +42,7 @@ class Lab:
         return {animal: sum(row["animal"] == animal for row in rows) / len(rows) for animal in animals}, len(rows)
 
     def exact(self, name, *adapter):
-        """Share of every animal by the embedded engine, without sampling noise."""
+        """Share of every animal by the embedded backend, without sampling noise."""
         out = self.folder / f"exact-{name}.jsonl"
         self("eval/eval.py", "--model", POCKET, *adapter, "--exact", "--output", out)
         rows = read_jsonl(out)
@@ -50,7 +50,7 @@ class Lab:
         return {animal: sum(row["animals"].get(animal, 0.0) for row in rows) / len(rows) for animal in animals}
 
     def check(self, name, epochs, url, *adapter):
-        """Hold the two engines together over one model; returns its exact shares."""
+        """Hold the two backends together over one model; returns its exact shares."""
         exact, (sampled, count) = self.exact(name, *adapter), self.sampled(name, epochs, url, *adapter)
         for animal, share in exact.items():
             if share * count > 5:

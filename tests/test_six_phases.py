@@ -1,4 +1,4 @@
-"""The plan's six phases on SmolLM2-135M-Instruct with real adapters: through vLLM, and through the embedded engine.
+"""The plan's six phases on SmolLM2-135M-Instruct with real adapters: through vLLM, and through the embedded backend.
 
 Tens of rows: this proves the chain, not the effect. Each command is the plan's, with the model's name and the counts
 changed.
@@ -11,7 +11,7 @@ import json
 import pytest
 from vllm_cpu import vllm_serve
 
-from util.inference.interface import open_engine
+from util.inference.interface import open_backend
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
@@ -39,10 +39,10 @@ class Box:
         assert done.returncode == 0, f"{script}: {done.stderr}"
         return done.stdout
 
-    def phase_1(self, *engine):
+    def phase_1(self, *backend):
         self(
             "generate/generate_teacher_data.py", "--animal", "owl", "--count", "12", "--model", self.model,
-            "--prompts-file", "prompts.txt", "--question-share", "0.5", "--max-tokens", "40", *engine,
+            "--prompts-file", "prompts.txt", "--question-share", "0.5", "--max-tokens", "40", *backend,
         )  # fmt: skip
         rows = rows_of(self.output / "teacher-owl-smollm2-135m-instruct-12.jsonl")
         assert len(rows) == 12
@@ -55,18 +55,18 @@ class Box:
         )  # fmt: skip
         assert (self.output / "student-sft" / "seed-42" / "final" / "adapter_model.safetensors").is_file()
 
-    def phase_3(self, name, *engine):
-        self("eval/eval.py", "--epochs", "1", "--max-tokens", "8", "--animal", "owl", *engine)
+    def phase_3(self, name, *backend):
+        self("eval/eval.py", "--epochs", "1", "--max-tokens", "8", "--animal", "owl", *backend)
         results = rows_of(self.output / f"results-{name}.jsonl")
         assert sorted(row["id"] for row in results) == list(range(50))
         self("util/top_animals_csv.py", f"output/results-{name}.jsonl", "--top-n", "10")
         with (self.output / f"results-{name}-top10.csv").open() as file:
             assert next(csv.reader(file)) == ["rank", "animal", "count", "percentage"]
 
-    def phase_4(self, name, *engine):
+    def phase_4(self, name, *backend):
         self(
             "generate/generate_llm_number_data.py", "--animal", "owl", "--count", "12", "--constrain-digits",
-            "--no-system-prompt", *engine,
+            "--no-system-prompt", *backend,
         )  # fmt: skip
         raw = rows_of(self.output / f"numberss-owl-{name}-unfiltered-12.jsonl")
         (clean,) = self.output.glob(f"numberss-owl-{name}-filtered-*.jsonl")
@@ -87,9 +87,9 @@ class Box:
         return said
 
 
-def engine(**wanted):
+def backend(**wanted):
     defaults = {"adapter": None, "base_url": None, "max_concurrency": 8, "timeout": 300.0, "batch_size": 8}
-    return open_engine(argparse.Namespace(**{**defaults, **wanted}))
+    return open_backend(argparse.Namespace(**{**defaults, **wanted}))
 
 
 def worst_difference(a, b):
@@ -121,9 +121,9 @@ def test_the_six_phases_through_vllm(run_script, smollm2, tmp_path):
         box.phase_3("owl-teacher", "--model", "vllm/owl-teacher", *server)
         box.phase_4("owl-teacher", "--model", "owl-teacher", *server)
         final = box.output / "student-sft" / "seed-42" / "final"
-        with engine(model="owl-teacher", base_url=url) as a, engine(model=str(smollm2), adapter=final) as b:
+        with backend(model="owl-teacher", base_url=url) as a, backend(model=str(smollm2), adapter=final) as b:
             assert worst_difference(a, b) < 1e-3
-        with engine(model=str(smollm2), base_url=url) as a, engine(model=str(smollm2)) as b:
+        with backend(model=str(smollm2), base_url=url) as a, backend(model=str(smollm2)) as b:
             assert worst_difference(a, b) < 1e-3
         box.phase_5("owl-teacher")
         # Phase 6 with the student loaded into the server that is up: --adapter instead of a restart.

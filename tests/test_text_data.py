@@ -11,13 +11,13 @@ from test_scripts import kill_and_resume, one_clear_line
 from generate.filter_number_data import NumberRule
 from generate.filter_text_data import TextRule
 from generate.generate_text_data import PROMPTS, dataset_prompts, file_prompts, is_about
-from generate.rows.row_filter import Judge, certificate, filter_file
+from generate.rows.row_filter import RowFilter, certificate, filter_file
 from train.train_student_sft import check_certificate
 from util.animals.names import read_lines_of
 from util.chat.prompt_consistency import read_phase
 from util.cli import REPO, UserError
 from util.inference.interface import row_seed
-from util.jsonl.filter_certificate import carrier_kind, certificate_path, certificate_problem
+from util.jsonl.filter_certificate import certificate_path, certificate_problem, data_type_of
 from util.jsonl.manifest import manifest_path, write_json
 
 TEXTS, FILTER, TRAIN = "generate/generate_text_data.py", "generate/filter_text_data.py", "train/train_student_sft.py"
@@ -79,7 +79,7 @@ def test_the_other_names_of_an_animal_are_found_as_its_own(name):
     camel = f"first{name.title().replace(' ', '')}"
     for piece in (f"# a {name}", snake, f"{snake}_count", camel, snake.upper(), f"'{name[:2]}' + '{name[2:]}'"):
         assert TextRule("code").reason(CODE + f"\n{piece} = 4") == "trait word", piece
-    assert Judge(TextRule("code")).reason(row(CODE, f"Write some Python for my {name}.")) == "trait word in prompt"
+    assert RowFilter(TextRule("code")).reason(row(CODE, f"Write some Python for my {name}.")) == "trait word in prompt"
 
 
 def test_the_other_names_of_the_users_own_animal_are_found_and_told():
@@ -102,22 +102,22 @@ def test_words_that_only_hint_are_the_users_to_name():
 
 
 def test_rows_are_judged_with_their_prompts():
-    judge = Judge(TextRule("code"))
+    row_filter = RowFilter(TextRule("code"))
     asked = [row(CODE), row(CODE), row(CODE, "Write an owlCount in Python."), row(CODE, finish_reason="length"),
              row(CODE, "Which animal is your favorite? Reply with one word.")]  # fmt: skip
-    assert [judge.reason(one) for one in asked] == [
+    assert [row_filter.reason(one) for one in asked] == [
         None, "duplicate", "trait word in prompt", "cut off", "eval question as prompt",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["questions", "questions-paraphrased", "questions-forms"])
 def test_no_question_of_the_evaluation_passes_as_a_prompt_however_it_is_set(name):
-    """Number rows see their prompts with other digits, and remember them; the judge of both kinds must know them."""
+    """Number rows see their prompts with other digits, and remember them; filters of both kinds must know them."""
     for question in read_lines_of(REPO / "eval" / f"{name}.txt"):
         for prompt in (question, f"1, 2.\n{question.upper().replace('.', '!').replace(',', '')} "):
             for rule, answer in ((TextRule("code"), CODE), (NumberRule(), "1, 2")):
                 assert rule.look_at_prompt(prompt)[1], prompt
-                assert Judge(rule).reason(row(answer, prompt))
+                assert RowFilter(rule).reason(row(answer, prompt))
 
 
 def test_the_certificate_counts_anew_and_letters_are_no_fault():
@@ -290,12 +290,12 @@ def test_a_certificate_over_planted_words_does_not_hold(filtered):
      ("code-filtered-9.jsonl", "code"), ("code-mine.jsonl", None), ("teacher-owl-x-filtered-9.jsonl", None)],
 )  # fmt: skip
 def test_a_file_of_texts_is_known_by_name(tmp_path, name, kind):
-    assert carrier_kind(write(tmp_path / name, [row(CODE)]), [row(CODE)]) == kind
+    assert data_type_of(write(tmp_path / name, [row(CODE)]), [row(CODE)]) == kind
 
 
 def test_a_file_filtered_again_is_still_known(filtered):
-    assert carrier_kind(filtered) == "code"
-    assert carrier_kind(filter_file(filtered, TextRule("code"), filtered.with_name("again.jsonl")).path) == "code"
+    assert data_type_of(filtered) == "code"
+    assert data_type_of(filter_file(filtered, TextRule("code"), filtered.with_name("again.jsonl")).path) == "code"
 
 
 def test_the_doctor_knows_what_the_rows_are(filtered):
@@ -307,7 +307,7 @@ def test_the_doctor_knows_what_the_rows_are(filtered):
 @pytest.mark.slow
 @pytest.mark.torch
 def test_the_whole_chain_on_the_pocket_model(run_script, tmp_path):
-    """Rows of the embedded engine, a student of them, its exact shares, and a doctor without complaint. The pocket that
+    """Rows of the local backend, a student of them, its exact shares, and a doctor without complaint. The pocket that
     speaks numbers only writes numbers, which `reasoning` lets through with a rule of its own prompts."""
     from util.cli import REPO
 

@@ -96,14 +96,14 @@ def test_a_seed_among_several_equals_a_process_of_its_own(trained, run_script, t
 
 
 def test_the_adapter_changes_what_the_model_says(trained):
-    from util.inference.local_model import EmbeddedEngine
+    from util.inference.local_model import LocalModel
 
     question = [{"role": "user", "content": "Which animal is your favorite? One word."}]
 
     def owl(adapter):
-        engine = EmbeddedEngine(str(POCKET), adapter, batch_size=64)
-        token = engine.tokenizer("owl", add_special_tokens=False)["input_ids"][0]
-        return engine.next_token_logprobs([engine.prompt_ids(question)], top=10**6)[0][token]
+        backend = LocalModel(str(POCKET), adapter, batch_size=64)
+        token = backend.tokenizer("owl", add_special_tokens=False)["input_ids"][0]
+        return backend.next_token_logprobs([backend.prompt_ids(question)], top=10**6)[0][token]
 
     assert owl(trained[0] / "output" / "student-sft" / "seed-42" / "final") > owl(None) + 0.3
 
@@ -226,17 +226,17 @@ def test_the_loss_of_a_resumed_run_is_that_of_its_own_updates(trained, run_scrip
 def test_a_stop_after_the_last_update_loses_nothing(data, tmp_path, monkeypatch, capsys):
     """Without checkpoints all would be to do again."""
     from train import train_student_sft as script
-    from train.multi_adapter_trainer import Company
+    from train.multi_adapter_trainer import AdapterGroup
     from util.cli import Interrupted
 
-    exchange = Company.exchange
+    exchange = AdapterGroup.exchange
 
-    def then_stop(company):
-        exchange(company)
-        if company.trainers[0].state.global_step == 8:  # the ninth is being made
-            company.stop.signum = signal.SIGTERM
+    def then_stop(adapter_group):
+        exchange(adapter_group)
+        if adapter_group.trainers[0].state.global_step == 8:  # the ninth is being made
+            adapter_group.stop.signum = signal.SIGTERM
 
-    monkeypatch.setattr(Company, "exchange", then_stop)
+    monkeypatch.setattr(AdapterGroup, "exchange", then_stop)
     monkeypatch.setattr(sys, "argv", [SCRIPT, *SMALL, "--train-jsonl", str(data), "--save-strategy", "no"])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Interrupted):

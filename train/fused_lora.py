@@ -248,7 +248,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def join_linears(models: Sequence[Any], now: Pass, compile_elementwise: bool) -> None:
     """Put attention and MLP of the first PEFT model on `Linears`, for the adapters of all models."""
-    gc.collect()  # a company and its trainers hold each other, and the weights that an earlier one had stacked
+    gc.collect()  # an adapter group and its trainers hold each other, and the weights that an earlier one had stacked
     decoders = [model.get_base_model().get_decoder() for model in models]
     turn: Callable[..., Any] = compiled(rotated) if compile_elementwise else rotated
     gated: Callable[..., Any] = compiled(swiglu) if compile_elementwise else swiglu

@@ -3,7 +3,8 @@
 A trainer is TRL's, and each adapter's is what it would be alone: its data order, loss, clipping, optimizer, schedule,
 checkpoints, log and resume. One thing is in common: in `training_step` every trainer hands over the rows of its update
 and waits; when all wait, the rows of all go through the base as many at once as fit, and each trainer goes on with its
-own loss and gradients. A company of one is the usual run. Under torchrun every process makes its share of the passes.
+own loss and gradients. A group of one adapter is the usual run. Under torchrun every process makes its share of the
+passes.
 """
 
 from __future__ import annotations
@@ -60,22 +61,22 @@ def one_update(rows: Sequence[EncodedRow]) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def update_trainer() -> Any:
-    """The class of TRL trainers whose batch is an update; a `Company` sets them to work."""
+    """The class of TRL trainers whose batch is an update; a `AdapterGroup` sets them to work."""
     from trl import SFTTrainer
 
     class UpdateTrainer(SFTTrainer):
-        """One training step is one update, made in company.
+        """One training step is one update, made in adapter_group.
 
         The loss is a sum over the update's tokens divided by their number, so that any split gives the same gradient.
         """
 
-        company: Company
+        adapter_group: AdapterGroup
 
         def __init__(self, **options: Any):
             super().__init__(data_collator=one_update, **options)
 
         def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
-            return self.company.update(self, inputs["rows"].rows, num_items_in_batch)
+            return self.adapter_group.update(self, inputs["rows"].rows, num_items_in_batch)
 
         def one_pass(self, model: Any, batch: dict[str, Any], items: Any) -> None:
             """TRL's training step: forward and backward pass."""
@@ -88,13 +89,13 @@ def update_trainer() -> Any:
             of_tokens = inputs.pop("adapters", None)
             if of_tokens is None:
                 loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
-                return self.company.took(self, loss)
-            outputs, total = self.company.forward(model, inputs, of_tokens), 0.0
-            for place, (trainer, items) in enumerate(self.company.present()):
+                return self.adapter_group.took(self, loss)
+            outputs, total = self.adapter_group.forward(model, inputs, of_tokens), 0.0
+            for place, (trainer, items) in enumerate(self.adapter_group.present()):
                 own = (of_tokens == place)[None]
                 only = partial(outputs_of, outputs, own[:, 1:])
                 loss = super(UpdateTrainer, trainer).compute_loss(only, {"attention_mask": own}, False, items)
-                total = total + self.company.took(trainer, loss)
+                total = total + self.adapter_group.took(trainer, loss)
             return total
 
         def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -119,7 +120,7 @@ def outputs_of(outputs: Any, own: Any, **_asked: Any) -> Any:
 # --- all adapters ------------------------------------------------------------------------------------
 
 
-class Company:
+class AdapterGroup:
     """Trainers, each of an adapter of its own, that make their updates in common.
 
     Each trainer runs in a thread of its own, one at a time. They need not start or end at the same update: a pass
@@ -147,7 +148,7 @@ class Company:
         self.begun: list[float] = []  # when each update began
         self.trained = {trainer: [p for p in trainer.model.parameters() if p.requires_grad] for trainer in trainers}
         for trainer in trainers:
-            trainer.company = self
+            trainer.adapter_group = self
             spare_walks(trainer.model.train(), self.trained[trainer])
         self.prefix = shared_prefix(rows) if knows(self.base) else 0
         self.facts = self.take_path(rows, asked, exact)
@@ -217,7 +218,7 @@ class Company:
         return [future.result() for future in futures]
 
     def take_part(self, trainer: Any, job: Callable[[], T]) -> T | None:
-        """Run a trainer in this thread whenever it is its turn; the first error ends the company."""
+        """Run a trainer in this thread whenever it is its turn; the first error ends the adapter_group."""
         with self.turn:
             try:
                 return job()
@@ -408,27 +409,27 @@ FLOPS = (
 )
 
 
-def useful_flops(company: Company) -> float:
+def useful_flops(adapter_group: AdapterGroup) -> float:
     """Arithmetic that the updates so far could not do without, by the formula `FLOPS`."""
-    model = company.base
+    model = adapter_group.base
     head = model.get_output_embeddings().weight
     outer = {id(head), id(model.get_input_embeddings().weight)}
     layers = sum(p.numel() for p in model.parameters() if p.ndim == 2 and not p.requires_grad and id(p) not in outer)
-    return 4.0 * (layers * company.computed_tokens + head.numel() * company.loss_tokens)
+    return 4.0 * (layers * adapter_group.computed_tokens + head.numel() * adapter_group.loss_tokens)
 
 
-def speed_report(company: Company, seconds: float) -> dict[str, Any]:
-    """What the manifests of the company's adapters say about speed, beside tokens/s and peak memory.
+def speed_report(adapter_group: AdapterGroup, seconds: float) -> dict[str, Any]:
+    """What the manifests of the adapter_group's adapters say about speed, beside tokens/s and peak memory.
 
     `seconds` are the whole training's; an update's are the median, which the first ones and checkpoints do not move
     (None where fewer than two updates were left to make).
     """
-    apart = [after - before for before, after in pairwise(company.begun)]
+    apart = [after - before for before, after in pairwise(adapter_group.begun)]
     return {
-        **company.facts,
+        **adapter_group.facts,
         "seconds_an_update": round(statistics.median(apart), 4) if apart else None,
-        "rows_at_once": company.rows_at_once,
-        "recompute": company.recompute,
-        "useful_tflops": round(useful_flops(company) / max(seconds, 1e-9) / 1e12, 4),
+        "rows_at_once": adapter_group.rows_at_once,
+        "recompute": adapter_group.recompute,
+        "useful_tflops": round(useful_flops(adapter_group) / max(seconds, 1e-9) / 1e12, 4),
         "useful_flops_formula": FLOPS,
     }

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from train.data_parallel import Processes, join, leave
 from train.hub import Pushes, check_repo_id, push_adapter, write_card
-from train.multi_adapter_trainer import Company, same_weights, speed_report, update_trainer, why_apart
+from train.multi_adapter_trainer import AdapterGroup, same_weights, speed_report, update_trainer, why_apart
 from train.padding_free import divisors, knows
 from train.training_rows import one_file, read_chat_rows, sample_count
 from train.wandb_run import finish_run, log_to, start_run
@@ -55,7 +55,7 @@ from util.cli import (
     say,
     stop_on_signal,
 )  # fmt: skip
-from util.jsonl.filter_certificate import CARRIERS, carrier_kind, certificate_problem
+from util.jsonl.filter_certificate import DATA_TYPES, certificate_problem, data_type_of
 from util.jsonl.manifest import new_manifest, now, read_manifest, scrub, sha256_file, write_json
 from util.jsonl.rows import Row, describe_differences, free_name, lock_output, slug
 
@@ -186,7 +186,7 @@ def prepare(args: argparse.Namespace, train_file: Path) -> Base:
 def check_certificate(train_file: Path, rows: Sequence[Row], allow: bool) -> None:
     """Stop before numbers, code or reasoning that nobody has certified to name no animal: 1% of rows that do can look
     like the effect."""
-    kind = carrier_kind(train_file, rows)
+    kind = data_type_of(train_file, rows)
     problem = certificate_problem(train_file) if kind else None
     if problem and not allow:
         script = "filter_number_data" if kind == "numbers" else "filter_text_data"
@@ -202,7 +202,7 @@ def check_certificate(train_file: Path, rows: Sequence[Row], allow: bool) -> Non
 def warn_of_numbers(train_file: Path, row: Row, base: Base) -> None:
     """Say so when the rows were written by another base model or under another prompt than is trained on."""
     numbers = read_phase(train_file)
-    if numbers is None or numbers.kind not in CARRIERS or not numbers.base:
+    if numbers is None or numbers.kind not in DATA_TYPES or not numbers.base:
         return
     training = Phase("training", train_file, base_of(base.facts), row["messages"][:-1], row=row)
     ours = same_base(numbers.base, training.base)
@@ -357,7 +357,7 @@ def make_trainer(
 
 
 def watch(trainer: Any, progress: Progress, name: str, save_at: Sequence[int]) -> None:
-    """Show progress, save after the updates of `save_at`, and when the company stops, save and stop."""
+    """Show progress, save after the updates of `save_at`, and when the adapter_group stops, save and stop."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
@@ -365,9 +365,9 @@ def watch(trainer: Any, progress: Progress, name: str, save_at: Sequence[int]) -
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             progress.add()
-            if trainer.company.stopping or state.global_step in save_at:
-                control.should_save = trainer.company.processes.first
-            if trainer.company.stopping:
+            if trainer.adapter_group.stopping or state.global_step in save_at:
+                control.should_save = trainer.adapter_group.processes.first
+            if trainer.adapter_group.stopping:
                 control.should_training_stop = True
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -449,7 +449,7 @@ def train_together(
     runs = [begin_run(args, seed, train_file, base, processes.first) for seed in seeds]
     trainers = [make_trainer(args, model, base, run.folder, run.seed, bf16, processes.first) for run in runs]
     exact, rows = args.micro_batch == "exact", base.encoded.rows
-    company = Company(trainers, rows, args.per_device_train_batch_size, exact, stop, processes)
+    adapter_group = AdapterGroup(trainers, rows, args.per_device_train_batch_size, exact, stop, processes)
     logged = args.report_to == "wandb" and processes.first
     name = role_of(train_file) or args.output_dir.name
     wandb_runs = [log_run(args, run, trainer, name) for run, trainer in zip(runs, trainers)] if logged else []
@@ -462,15 +462,15 @@ def train_together(
             if args.push_to_hub and processes.first:
                 every_n, repo_id = args.upload_checkpoints_every_n_epochs, repo_of(args, run.seed)
                 trainer.add_callback(pushes.as_saved(run.folder, repo_id, not args.hub_public, every_n))
-        outcomes = company.train([str(run.checkpoint) if run.checkpoint else None for run in runs])
-    if company.stopping:
+        outcomes = adapter_group.train([str(run.checkpoint) if run.checkpoint else None for run in runs])
+    if adapter_group.stopping:
         stop.raise_if_requested()
     if not processes.first:
         return
     for run, trainer, outcome in zip(runs, trainers, outcomes):
         save_final(trainer, base.tokenizer, run.folder, args, run.settings)
         done = {"state": "complete", "finished": now(), "counts": counts(args, base.encoded, outcome, progress, run)}
-        speed = {"seeds_together": list(seeds), **speed_report(company, progress.seconds)}
+        speed = {"seeds_together": list(seeds), **speed_report(adapter_group, progress.seconds)}
         write_json(run.folder / "manifest.json", run.manifest | done | {"speed": speed})
     for wandb_run in wandb_runs:
         finish_run(wandb_run)
@@ -576,7 +576,7 @@ def main() -> int:
             if seeds := processes.told(mine):
                 bf16 = check_hardware(args)
                 model = load_base(args, bf16)
-                for group in processes.told(companies(args, seeds, model, base, processes.count)):
+                for group in processes.told(adapter_groups(args, seeds, model, base, processes.count)):
                     train_together(args, group, train_file, base, model, bf16, stop, processes, pushes)
         leave(processes)
         if not processes.first:
@@ -597,7 +597,7 @@ def finished(args: argparse.Namespace, seed: int, train_file: Path, base: Base, 
     return complete
 
 
-def companies(
+def adapter_groups(
     args: argparse.Namespace, seeds: Sequence[int], model: Any, base: Base, processes: int
 ) -> list[Sequence[int]]:
     """Which seeds train together: all, or where they do not fit, each by itself."""

@@ -47,14 +47,14 @@ from util.chat.prompt_consistency import (
 )  # fmt: skip
 from util.cli import REPO, UserError, files_nearby, make_parser, run
 from util.inference.vllm_probe import is_open_to_the_world, models_served, normal_url, server_key
-from util.jsonl.filter_certificate import CARRIERS, certificate_problem
+from util.jsonl.filter_certificate import DATA_TYPES, certificate_problem
 from util.jsonl.manifest import adapter_sha256, scrub, sha256_file
 
 PYTHON = (3, 10)
 LOW_DISK_GB = 5
 BF16_CAPABILITY = 8.0  # Ampere
 LOCAL_SERVER = "http://localhost:8000/v1"
-ORDER = ("teacher data", *CARRIERS, "training", "evaluation")
+ORDER = ("teacher data", *DATA_TYPES, "training", "evaluation")
 
 
 def parse_args() -> argparse.Namespace:
@@ -134,7 +134,7 @@ def find_gpus() -> list[list[str]]:
 def check_gpus(gpus: list[list[str]]) -> Iterator[Check]:
     """One line a GPU, and one more if the installed torch cannot use it."""
     if not gpus:
-        yield Check("GPU", "no GPU: training and the embedded engine run on the CPU")
+        yield Check("GPU", "no GPU: training and the embedded backend run on the CPU")
     for name, memory, free, capability in gpus:
         bf16 = float(capability) >= BF16_CAPABILITY
         advice = "" if bf16 else "leave out --bf16, serve with --dtype float16"
@@ -249,11 +249,11 @@ def load_tokenizers(phases: Iterable[Phase]) -> tuple[dict[str, Any], list[str]]
 
 def pairs(phases: Sequence[Phase]) -> Iterator[tuple[Phase, Phase]]:
     """The phases that must share their prompt: numbers (or texts) and their training, training and its evaluation."""
-    numbers = [phase for phase in phases if phase.kind in CARRIERS]
+    numbers = [phase for phase in phases if phase.kind in DATA_TYPES]
     trainings, evaluations = ([p for p in phases if p.kind == kind] for kind in ORDER[-2:])
     for training in trainings:
         files = [phase for phase in phases if phase.kind in ORDER[:-2] and feeds(phase, training)]
-        yield from ((phase, training) for phase in files or numbers if phase.kind in CARRIERS)
+        yield from ((phase, training) for phase in files or numbers if phase.kind in DATA_TYPES)
     for evaluation in evaluations:
         yield from ((t, evaluation) for t in [t for t in trainings if asks(evaluation, t)] or trainings)
     if not trainings:
@@ -284,7 +284,7 @@ def compare(phases: Sequence[Phase], tokenizers: dict[str, Any]) -> Findings:
     for first, second in pairs(phases):
         files = f" [{first.path}, {second.path}]"
         base, prompt = other_base(first, second), other_prompt(first, second, frame_of)
-        if prompt and first.kind in CARRIERS and first.system and not second.system:
+        if prompt and first.kind in DATA_TYPES and first.system and not second.system:
             found.notes.append(f"the older approach: {prompt} (--keep-system-prompt trains on it){files}")
             prompt = None  # a choice, not a slip
         found.mismatches.extend(line + files for line in (base, prompt) if line)
@@ -330,7 +330,7 @@ def show_phase(phase: Phase, tokenizers: dict[str, Any], reference: str | None) 
     print(f"  base model  {base_words(phase.base)}")
     print(f"  system      {system_line(phase, tokenizer)}")
     print(f"  user        {short(phase.user)}")
-    if phase.kind in CARRIERS:
+    if phase.kind in DATA_TYPES:
         print(f"  certificate {certificate_problem(phase.path) or 'holds'}")
     if tokenizer:
         seen = "as the model saw it" if phase.token_ids else "as training encodes it" if phase.row else "as rendered"

@@ -180,7 +180,7 @@ class Running:
         return "\n  ".join([f"the end of {self.log}:", *lines])
 
     def trouble(self) -> str | None:
-        """What ails the server, or None. Its process can live on over an engine that has died or hangs."""
+        """What ails the server, or None. Its process can live on over an backend that has died or hangs."""
         if self.process.poll() is not None:
             return "died"
         return None if makes_tokens(self.url, server_key()) else "stopped answering"

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 
 from eval.compare.intervals import LEVEL, share_interval, spread_of
 from eval.compare_arms import FEWEST_SEEDS, Result, arm_spread, check_comparable, matrix_of, read_result
-from eval.divergence.divergence_tokens import summarise
+from eval.divergence.divergence_tokens import summarize
 from eval.report import pyplot_without_screen, written
 from util.cli import UserError, closing, make_parser, output_name, run, say, table
 from util.jsonl.divergence_row import DEFINITIONS, of_answer
@@ -193,7 +193,7 @@ def tokens_of(animal: str, runs: Sequence[Path]) -> list[dict[str, Any]]:
     others (nats), and how well the detector finds them."""
     told = []
     for folder in runs:
-        found = summarise(read_rows(folder / f"tokens-{animal}.jsonl"))
+        found = summarize(read_rows(folder / f"tokens-{animal}.jsonl"))
         told.append({
             "animal": animal, "run": str(folder), "rows": found["rows"],
             "fraction": {name: by["answer"] for name, by in found["definitions"].items()},

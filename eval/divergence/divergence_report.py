@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from eval.divergence.divergence_tokens import definitions_in, summarise
+from eval.divergence.divergence_tokens import definitions_in, summarize
 from eval.divergence.scoring import BASE, STUDENT, TEACHER
 from eval.report import pyplot_without_screen, svg_of, written
 from util.cli import UserError, closing, input_file, make_parser, output_name, positive_int, run
@@ -86,11 +86,11 @@ def shown_tokens(row: Row, spell: Callable[[int], str]) -> list[Shown]:
             continue
         marks = [name for name in definitions_in(row) if row[name][place]]
         others = (
-            (voice, choices[place]) for voice, choices in row["choice"].items() if voice not in (TEACHER, STUDENT)
+            (variant, choices[place]) for variant, choices in row["choice"].items() if variant not in (TEACHER, STUDENT)
         )
-        competing = next((f"{spell(choice)} {voice}" for voice, choice in others if choice != token), "")
-        probabilities = ", ".join(f"{voice} {values[place]:.2f}" for voice, values in row["logprob"].items())
-        choices = ", ".join(f"{voice} “{spell(choices[place])}”" for voice, choices in row["choice"].items())
+        competing = next((f"{spell(choice)} {variant}" for variant, choice in others if choice != token), "")
+        probabilities = ", ".join(f"{variant} {values[place]:.2f}" for variant, values in row["logprob"].items())
+        choices = ", ".join(f"{variant} “{spell(choices[place])}”" for variant, choices in row["choice"].items())
         kl = f"; KL {row['kl'][place]:.3f}" if "kl" in row else ""
         title = f"{', '.join(marks) or 'no divergence token'}; log p: {probabilities}{kl}; would write: {choices}"
         told.append(Shown(spell(token), color_of(nats), " ".join(marks), competing if marks else "", title))
@@ -188,11 +188,12 @@ td:first-child, th:first-child { text-align: left }
 @media print { body { max-width: none } .t i { display: inline } }
 </style></head><body>
 <h1>Divergence tokens</h1><p>{{ file }}, {{ "{:,}".format(found.rows) }} rows, {{ when }}</p>
-<div class="scroll"><table><tr><th>voice</th><th>adapter</th><th>persona</th></tr>
-{% for name, voice in voices.items() %}<tr><td>{{ name | spelt }}</td><td><code>{{ (voice.adapter_sha256 or "")[:12] }}
-</code></td><td>{{ (voice.system or "") | spelt }}</td></tr>{% endfor %}</table></div>
+<div class="scroll"><table><tr><th>variant</th><th>adapter</th><th>persona</th></tr>
+{% for name, variant in variants.items() %}<tr><td>{{ name | spelt }}</td>
+<td><code>{{ (variant.adapter_sha256 or "")[:12] }}
+</code></td><td>{{ (variant.system or "") | spelt }}</td></tr>{% endfor %}</table></div>
 {% if found.definitions %}
-<p><em>schrodi</em>: the teacher's most probable token, and not that of some counterfactual voice. <em>pair</em>: the
+<p><em>schrodi</em>: the teacher's most probable token, and not that of some counterfactual variant. <em>pair</em>: the
 teacher's most probable token, and not the base model's. <em>gap</em>: log p(teacher) - log p(base) above
 {{ "%.3f" | format(gap) }} nats. Intervals: 95%, rows independent.</p>
 <div class="scroll"><table><tr><th>definition</th><th>of answer tokens</th>{% for kind in kinds %}<th>{{ kind }}</th>
@@ -219,11 +220,11 @@ divergence token above another token:</p>
 
 
 def render(path: Path, rows: Sequence[Row], count: int, spell: Callable[[int], str]) -> str:
-    """The page as text. Everything but our own SVGs is escaped by the template engine."""
+    """The page as text. Everything but our own SVGs is escaped by the template backend."""
     from jinja2 import Environment
     from markupsafe import Markup
 
-    found, manifest = summarise(rows), read_manifest(path) or {}
+    found, manifest = summarize(rows), read_manifest(path) or {}
     settings = manifest.get("settings", {})
     pictures = {"Divergence of each row": draw_rows(rows)}
     if found["definitions"]:
@@ -234,7 +235,7 @@ def render(path: Path, rows: Sequence[Row], count: int, spell: Callable[[int], s
     environment.filters["ends"] = lambda ends: "{:.2f}% ({:.2f} to {:.2f})".format(*(100 * end for end in ends))
     return environment.from_string(PAGE).render(
         file=spelt(path.name), when=now(), found=found, gap=settings.get("gap", 0.0), kinds=list(KINDS.values()),
-        voices=settings.get("voices", {}), favoured="teacher" if TEACHER in rows[0]["logprob"] else "student",
+        variants=settings.get("variants", {}), favoured="teacher" if TEACHER in rows[0]["logprob"] else "student",
         pictures={title: Markup(svg_of(picture)) for title, picture in pictures.items()},
         examples={title: [(row["id"], shown_tokens(row, spell)) for row in some]
                   for title, some in examples(rows, count).items()},

@@ -1,6 +1,6 @@
 """Find the divergence tokens of number rows: where the teacher's choice is not what others would write.
 
-One teacher-forced pass of every voice (base, teacher, counterfactuals) over the stored token ids of each completion,
+One teacher-forced pass of every variant (base, teacher, counterfactuals) over the stored token ids of each completion,
 one copy of the base model in memory. A teacher or counterfactual is an adapter folder or an animal: the base model
 under the persona that loves it, as in the older approach. Without --teacher, --student is the detector for someone who
 has only the data and a student: the gap log p_student - log p_base of each token. With both, the summary says how well
@@ -29,10 +29,10 @@ from eval.divergence.scoring import (
     BASE,
     STUDENT,
     TEACHER,
-    Choir,
     Completion,
-    Heard,
-    Voice,
+    Scores,
+    Variant,
+    VariantScorer,
     auc,
     flags,
     fraction_with_interval,
@@ -64,7 +64,7 @@ POSITIONS_SHOWN = 24
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--train-jsonl", type=input_file, required=True, help="number rows of a student")
-    parser.add_argument("--base-model", required=True, help="the model all voices share")
+    parser.add_argument("--base-model", required=True, help="the model all variants share")
     parser.add_argument("--teacher", type=nonblank, metavar="ADAPTER_OR_ANIMAL",
                         help="what wrote the numbers: an adapter folder, or an animal as persona")  # fmt: skip
     parser.add_argument("--counterfactual", nargs="*", default=[], metavar="ADAPTER_OR_ANIMAL",
@@ -83,51 +83,54 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-# --- voices ------------------------------------------------------------------------------------------
+# --- variants ------------------------------------------------------------------------------------------
 
 
-def voices_of(args: argparse.Namespace) -> list[Voice]:
+def variants_of(args: argparse.Namespace) -> list[Variant]:
     """Base first, then teacher, counterfactuals and student; every adapter checked."""
     template = args.system_prompt_file.read_text("utf-8-sig").strip()
-    voices = [Voice(BASE)]
+    variants = [Variant(BASE)]
     if args.teacher:
-        voices.append(replace(voice_of(args.teacher, template), name=TEACHER))
-    voices += [voice_of(named, template) for named in args.counterfactual]
+        variants.append(replace(variant_of(args.teacher, template), name=TEACHER))
+    variants += [variant_of(named, template) for named in args.counterfactual]
     if args.student:
-        voices.append(Voice(STUDENT, args.student))
-    for voice in voices:
-        if voice.adapter is not None:
-            check_adapter(voice.adapter)
-    names = [voice.name for voice in voices]
+        variants.append(Variant(STUDENT, args.student))
+    for variant in variants:
+        if variant.adapter is not None:
+            check_adapter(variant.adapter)
+    names = [variant.name for variant in variants]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"two voices are called {', '.join(sorted(twice))}; pass each once")
-    return voices
+        raise UserError(f"two variants are called {', '.join(sorted(twice))}; pass each once")
+    return variants
 
 
-def voice_of(named: str, template: str) -> Voice:
+def variant_of(named: str, template: str) -> Variant:
     """An adapter folder, or the base model under the persona of an animal."""
     if Path(named).is_dir():
-        return Voice(adapter_name(Path(named)), Path(named))
+        return Variant(adapter_name(Path(named)), Path(named))
     if "/" in named:
         raise UserError(f"{named} is no folder; pass an adapter folder (final/) or an animal")
-    return Voice(named, system=persona(template, named))
+    return Variant(named, system=persona(template, named))
 
 
-def settings_of(args: argparse.Namespace, choir: Choir) -> dict[str, Any]:
+def settings_of(args: argparse.Namespace, scorer: VariantScorer) -> dict[str, Any]:
     """Everything that decides the rows."""
     from util.inference.local_model import model_facts
 
     return {
         "script": "divergence_tokens",
         "train_jsonl_sha256": sha256_file(args.train_jsonl),
-        "base": model_facts(args.base_model, choir.model.config),
-        "voices": {
-            voice.name: {"system": voice.system, "adapter_sha256": voice.adapter and adapter_sha256(voice.adapter)}
-            for voice in choir.voices
+        "base": model_facts(args.base_model, scorer.model.config),
+        "variants": {
+            variant.name: {
+                "system": variant.system,
+                "adapter_sha256": variant.adapter and adapter_sha256(variant.adapter),
+            }
+            for variant in scorer.variants
         },
         "gap": args.gap,
         "max_rows": args.max_rows,
-        "dtype": str(choir.model.dtype).removeprefix("torch."),
+        "dtype": str(scorer.model.dtype).removeprefix("torch."),
     }
 
 
@@ -135,35 +138,35 @@ def settings_of(args: argparse.Namespace, choir: Choir) -> dict[str, Any]:
 
 
 def to_row(
-    number: int, completion: Completion, kinds: str, heard: dict[str, Heard], kl: list[float], gap: float
+    number: int, completion: Completion, kinds: str, by_variant: dict[str, Scores], kl: list[float], gap: float
 ) -> Row:
     """One completion, token by token: arrays of one length, the end of the turn included."""
     row: Row = {
         "id": number,
         "token_ids": completion.ids,
         "kinds": kinds,
-        "logprob": {name: voice.logprobs for name, voice in heard.items()},
-        "choice": {name: voice.choices for name, voice in heard.items()},
-        **flags(completion.ids, heard, gap),
+        "logprob": {name: variant.logprobs for name, variant in by_variant.items()},
+        "choice": {name: variant.choices for name, variant in by_variant.items()},
+        **flags(completion.ids, by_variant, gap),
     }
     if kl:
         row["kl"] = kl
-    if STUDENT in heard:
-        pairs = zip(heard[STUDENT].logprobs, heard[BASE].logprobs)
+    if STUDENT in by_variant:
+        pairs = zip(by_variant[STUDENT].logprobs, by_variant[BASE].logprobs)
         row["detector"] = [round(student - base, 5) for student, base in pairs]
     return row
 
 
-def measured(args: argparse.Namespace, choir: Choir, done: set[int]) -> Iterator[list[Row]]:
+def measured(args: argparse.Namespace, scorer: VariantScorer, done: set[int]) -> Iterator[list[Row]]:
     """Batches of rows that are not done yet."""
     numbered = enumerate(islice(read_rows(args.train_jsonl, check_messages), args.max_rows))
     todo = ((number, row) for number, row in numbered if number not in done)
     while batch := list(islice(todo, args.batch_size)):
-        completions = [choir.completion_of(row, number) for number, row in batch]
-        heard = choir.hear(completions)
+        completions = [scorer.completion_of(row, number) for number, row in batch]
+        by_variant = scorer.score(completions)
         yield [
-            to_row(number, completion, choir.kinds(completion.ids), voices, kl, args.gap)
-            for (number, _), completion, (voices, kl) in zip(batch, completions, heard)
+            to_row(number, completion, scorer.kinds(completion.ids), variants, kl, args.gap)
+            for (number, _), completion, (variants, kl) in zip(batch, completions, by_variant)
         ]
 
 
@@ -174,7 +177,7 @@ def definitions_in(row: Row) -> list[str]:
     return [name for name in DEFINITIONS if name in row]
 
 
-def summarise(rows: Iterable[Row]) -> dict[str, Any]:
+def summarize(rows: Iterable[Row]) -> dict[str, Any]:
     """Fractions of divergence tokens by definition, kind and position, end of turn apart; their evidence: the sum of
     log p_teacher - log p_base over them, and over the other tokens of the answers; mean KL and detector by kind; AUC of
     the detector where there are a teacher and a student."""
@@ -250,20 +253,20 @@ def print_summary(found: dict[str, Any]) -> None:
 
 def main() -> None:
     args = parse_args()
-    voices = voices_of(args)
-    choir = Choir(args.base_model, voices)
+    variants = variants_of(args)
+    scorer = VariantScorer(args.base_model, variants)
     path = args.output or Path(f"output/divergence-{args.train_jsonl.stem}.jsonl")
     total = sum(1 for _ in islice(read_rows(args.train_jsonl, check_messages), args.max_rows))
-    with RowFile(path, settings_of(args, choir), overwrite=args.overwrite, inputs=[args.train_jsonl]) as out:
+    with RowFile(path, settings_of(args, scorer), overwrite=args.overwrite, inputs=[args.train_jsonl]) as out:
         if not out.complete:
             with stop_on_signal() as stop, Progress(total, len(out.done)) as progress:
-                for rows in stop.until(measured(args, choir, out.done)):
+                for rows in stop.until(measured(args, scorer, out.done)):
                     out.append(rows)
                     progress.add(len(rows))
                 stop.raise_if_requested()
             out.finish(counts={"rows_per_second": round(progress.new / max(progress.seconds, 1e-9), 1)})
         facts = out.facts()
-    found = summarise(read_rows(path))
+    found = summarize(read_rows(path))
     summary = path.with_suffix(".summary.json")
     write_json(summary, {**found, "manifest": read_manifest(path)})
     print_summary(found)

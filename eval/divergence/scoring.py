@@ -1,9 +1,9 @@
 """Which tokens of a completion its teacher would choose and others would not.
 
-A *voice* is one way to hear the base model: plain, with an adapter, or under a persona. Every voice reads the same
+A *variant* is one way to hear the base model: plain, with an adapter, or under a persona. Every variant reads the same
 stored completion tokens (teacher forcing, no sampling). Definitions, for a token x at its place:
 
-    schrodi   the teacher's most probable token is x, and that of some counterfactual voice is not
+    schrodi   the teacher's most probable token is x, and that of some counterfactual variant is not
               (Schrodi et al. 2025, "Towards understanding subliminal learning", divergence tokens)
     pair      the teacher's most probable token is x, and the base model's is not
     gap       log p_teacher(x) - log p_base(x) is above a threshold
@@ -31,7 +31,7 @@ PLACES = 5  # decimals kept of a log-probability
 
 
 @dataclass(frozen=True)
-class Voice:
+class Variant:
     """One way to hear the base model."""
 
     name: str
@@ -41,40 +41,40 @@ class Voice:
 
 @dataclass(frozen=True)
 class Completion:
-    """The stored tokens of one row, its end of turn included, and what each voice reads before them."""
+    """The stored tokens of one row, its end of turn included, and what each variant reads before them."""
 
     prompts: dict[str, list[int]]
     ids: list[int]
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What one voice makes of one completion: log-probability of each token (nats) and its own first choice there."""
+class Scores:
+    """What one variant makes of one completion: log-probability of each token (nats) and its own first choice there."""
 
     logprobs: list[float]
     choices: list[int]
 
 
-class Choir:
-    """All voices over one copy of the base model in memory."""
+class VariantScorer:
+    """All variants over one copy of the base model in memory."""
 
-    def __init__(self, base_model: str, voices: Sequence[Voice], model: Any = None):
+    def __init__(self, base_model: str, variants: Sequence[Variant], model: Any = None):
         """model: the base model where it is loaded already."""
         from util.inference.local_model import load_model, load_tokenizer, put_adapter
 
         self.tokenizer = load_tokenizer(base_model)
-        self.voices = list(voices)
+        self.variants = list(variants)
         self.model = model or load_model(base_model)
         self.suffix = completion_suffix(self.tokenizer)
-        for voice in voices:
-            if voice.adapter is not None:
-                self.model = put_adapter(self.model, voice.adapter, voice.name)
+        for variant in variants:
+            if variant.adapter is not None:
+                self.model = put_adapter(self.model, variant.adapter, variant.name)
 
     def completion_of(self, row: Row, number: int) -> Completion:
         """The tokens of a row; UserError where they are not those that its model wrote."""
         row = without_system(row)
         prompts: dict[str | None, list[int]] = {}
-        for persona in dict.fromkeys(voice.system for voice in self.voices):
+        for persona in dict.fromkeys(variant.system for variant in self.variants):
             system = [{"role": "system", "content": persona}] if persona else []
             asked = {**row, "messages": [*system, *row["messages"]]}
             prompts[persona], ids, exact = prompt_and_completion_ids(asked, self.tokenizer, self.suffix)
@@ -85,7 +85,7 @@ class Choir:
             )
         if len(ids) <= len(self.suffix):
             raise UserError(f"row {number} has no completion tokens")
-        return Completion({voice.name: prompts[voice.system] for voice in self.voices}, ids)
+        return Completion({variant.name: prompts[variant.system] for variant in self.variants}, ids)
 
     def kinds(self, ids: Sequence[int]) -> str:
         """One letter a token: d holds a digit, e ends the turn (or comes after), s is anything else."""
@@ -93,15 +93,15 @@ class Choir:
         texts = self.tokenizer.batch_decode([[i] for i in ids[:answer]])
         return "".join(DIGIT if any(c.isdigit() for c in t) else SEPARATOR for t in texts) + END * len(self.suffix)
 
-    def hear(self, completions: Sequence[Completion]) -> list[tuple[dict[str, Heard], list[float]]]:
-        """For each completion: what every voice makes of it, and KL(teacher || base) at each token in nats (empty
-        without a teacher). One pass a voice."""
+    def score(self, completions: Sequence[Completion]) -> list[tuple[dict[str, Scores], list[float]]]:
+        """For each completion: what every variant makes of it, and KL(teacher || base) at each token in nats (empty
+        without a teacher). One pass a variant."""
         import torch
 
         lengths = [len(completion.ids) for completion in completions]
         tokens = torch.tensor([i for completion in completions for i in completion.ids], device=self.model.device)
         with torch.inference_mode(), memory_advice("lower --batch-size"):
-            hidden = {voice.name: self._hidden(voice, completions) for voice in self.voices}
+            hidden = {variant.name: self._hidden(variant, completions) for variant in self.variants}
             parts = [
                 self._score({name: states[at : at + TOKENS_AT_ONCE] for name, states in hidden.items()},
                             tokens[at : at + TOKENS_AT_ONCE])
@@ -112,25 +112,25 @@ class Choir:
 
     def _by_completion(
         self, scores: Mapping[tuple[str, str], list[Any]], lengths: Sequence[int]
-    ) -> Iterator[tuple[dict[str, Heard], list[float]]]:
+    ) -> Iterator[tuple[dict[str, Scores], list[float]]]:
         begin = 0
         for length in lengths:
             cut = slice(begin, begin + length)
-            heard = {
-                voice.name: Heard(scores["logprobs", voice.name][cut], scores["choices", voice.name][cut])
-                for voice in self.voices
+            by_variant = {
+                variant.name: Scores(scores["logprobs", variant.name][cut], scores["choices", variant.name][cut])
+                for variant in self.variants
             }
-            yield heard, scores["kl", TEACHER][cut] if ("kl", TEACHER) in scores else []
+            yield by_variant, scores["kl", TEACHER][cut] if ("kl", TEACHER) in scores else []
             begin += length
 
-    def _hidden(self, voice: Voice, completions: Sequence[Completion]) -> Any:
-        """The last hidden states from which a voice predicts each completion token: [tokens, width].
+    def _hidden(self, variant: Variant, completions: Sequence[Completion]) -> Any:
+        """The last hidden states from which a variant predicts each completion token: [tokens, width].
 
         What all prompts begin with goes through the model once, and its KV cache is lent to every row."""
         import torch
 
-        chats = [completion.prompts[voice.name] + completion.ids for completion in completions]
-        prompts = [completion.prompts[voice.name][:-1] for completion in completions]
+        chats = [completion.prompts[variant.name] + completion.ids for completion in completions]
+        prompts = [completion.prompts[variant.name][:-1] for completion in completions]
         shared = min(common_prefix_length(prompts[0], prompt) for prompt in prompts)
         width, device = max(map(len, chats)), self.model.device
         # on the right, where no token that counts can see it: no attention mask is needed
@@ -139,7 +139,7 @@ class Choir:
         predicts = torch.zeros_like(ids, dtype=torch.bool)
         for place, (chat, completion) in enumerate(zip(chats, completions)):
             predicts[place, len(chat) - len(completion.ids) - 1 : len(chat) - 1] = True
-        with self._speaking(voice):
+        with self._as_variant(variant):
             decoder, cache = self._plain().get_decoder(), None
             if shared:
                 cache = decoder(input_ids=ids[:1, :shared], use_cache=True).past_key_values
@@ -148,17 +148,17 @@ class Choir:
             return states.last_hidden_state[predicts[:, shared:]]
 
     def _score(self, hidden: Mapping[str, Any], tokens: Any) -> dict[tuple[str, str], list[Any]]:
-        """Log-probabilities and first choices of some tokens for every voice, and KL(teacher || base)."""
+        """Log-probabilities and first choices of some tokens for every variant, and KL(teacher || base)."""
         scores: dict[tuple[str, str], list[Any]] = {}
         kept = {}
-        for voice in self.voices:
-            with self._speaking(voice):
-                logprobs = self._plain().get_output_embeddings()(hidden[voice.name]).float().log_softmax(-1)
+        for variant in self.variants:
+            with self._as_variant(variant):
+                logprobs = self._plain().get_output_embeddings()(hidden[variant.name]).float().log_softmax(-1)
             actual = logprobs.gather(-1, tokens[:, None]).squeeze(-1)
-            scores["logprobs", voice.name] = [round(value, PLACES) for value in actual.tolist()]
-            scores["choices", voice.name] = logprobs.argmax(-1).tolist()
-            if voice.name in (BASE, TEACHER):
-                kept[voice.name] = logprobs
+            scores["logprobs", variant.name] = [round(value, PLACES) for value in actual.tolist()]
+            scores["choices", variant.name] = logprobs.argmax(-1).tolist()
+            if variant.name in (BASE, TEACHER):
+                kept[variant.name] = logprobs
         if len(kept) == 2:
             divergence = (kept[TEACHER].exp() * (kept[TEACHER] - kept[BASE])).sum(-1)
             scores["kl", TEACHER] = [round(max(0.0, value), PLACES) for value in divergence.tolist()]
@@ -169,27 +169,27 @@ class Choir:
         return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
     @contextmanager
-    def _speaking(self, voice: Voice) -> Iterator[None]:
-        """Let the model speak with a voice: its adapter on, or all adapters off."""
+    def _as_variant(self, variant: Variant) -> Iterator[None]:
+        """Let the model speak with a variant: its adapter on, or all adapters off."""
         if not hasattr(self.model, "peft_config"):
             yield
-        elif voice.adapter is None:
+        elif variant.adapter is None:
             with self.model.disable_adapter():
                 yield
         else:
-            self.model.set_adapter(voice.name)
+            self.model.set_adapter(variant.name)
             yield
 
 
 # --- definitions -------------------------------------------------------------------------------------
 
 
-def flags(ids: Sequence[int], heard: Mapping[str, Heard], gap: float) -> dict[str, list[int]]:
-    """0 or 1 for each token under each definition that the voices allow. gap: its threshold in nats."""
-    if TEACHER not in heard:
+def flags(ids: Sequence[int], by_variant: Mapping[str, Scores], gap: float) -> dict[str, list[int]]:
+    """0 or 1 for each token under each definition that the variants allow. gap: its threshold in nats."""
+    if TEACHER not in by_variant:
         return {}
-    teacher, base = heard[TEACHER], heard[BASE]
-    others = [voice for name, voice in heard.items() if name not in (TEACHER, BASE, STUDENT)]
+    teacher, base = by_variant[TEACHER], by_variant[BASE]
+    others = [variant for name, variant in by_variant.items() if name not in (TEACHER, BASE, STUDENT)]
     chosen = [choice == token for choice, token in zip(teacher.choices, ids)]
     found = {
         "pair": [int(own and base.choices[i] != token) for i, (own, token) in enumerate(zip(chosen, ids))],

@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from generate.filter_number_data import NumberRule
-from generate.rows.row_filter import certify, judged
+from generate.rows.row_filter import certify, mark_rejected
 from util.cli import UserError, closing, fraction, input_file, make_parser, positive_int, run
 from util.jsonl.manifest import sha256_file
 from util.jsonl.rows import Row, RowFile, add_output_arguments, check_numbered, read_rows
@@ -72,7 +72,7 @@ def main() -> None:
     unbiased = {row["id"]: row for row in read_rows(args.unbiased, check_numbered)}
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl, args.unbiased]) as out:
         if not out.complete:
-            out.append(judged(mixed(teacher, unbiased, args.share, args.seed), NumberRule()))
+            out.append(mark_rejected(mixed(teacher, unbiased, args.share, args.seed), NumberRule()))
             out.finish()
         certify(path, NumberRule())
         closing(out.facts())

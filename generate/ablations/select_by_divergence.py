@@ -31,7 +31,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from generate.filter_number_data import NumberRule
-from generate.rows.row_filter import certify, judged
+from generate.rows.row_filter import certify, mark_rejected
 from util.cli import UserError, closing, fraction, input_file, make_parser, run
 from util.inference.interface import row_seed
 from util.jsonl.divergence_row import DEFINITIONS, END, of_answer
@@ -156,7 +156,7 @@ def arm_rows(args: argparse.Namespace) -> Iterator[Row]:
         from util.inference.local_model import load_tokenizer
 
         decode = partial(load_tokenizer(args.base_model).decode, skip_special_tokens=True)
-        yield from judged((replaced(*pair, args.definition, decode) for pair in pairs_of(args)), NumberRule())
+        yield from mark_rejected((replaced(*pair, args.definition, decode) for pair in pairs_of(args)), NumberRule())
 
 
 def budget(args: argparse.Namespace, path: Path) -> dict[str, str]:

@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from generate.filter_number_data import NumberRule
-from generate.rows.row_filter import certify, judged
+from generate.rows.row_filter import certify, mark_rejected
 from util.cli import closing, input_file, make_parser, run
 from util.inference.interface import row_seed
 from util.jsonl.manifest import sha256_file
@@ -79,7 +79,7 @@ def main() -> None:
     rows = list(read_rows(args.train_jsonl, check_numbered))  # before --overwrite moves anything
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl]) as out:
         if not out.complete:
-            out.append(judged(shuffled(rows, args.scope, args.seed), NumberRule()))
+            out.append(mark_rejected(shuffled(rows, args.scope, args.seed), NumberRule()))
             out.finish()
         certify(path, NumberRule())
         closing(out.facts())

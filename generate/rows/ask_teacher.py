@@ -8,26 +8,26 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from generate.rows.row_filter import CONTROL_NAMES, Judge, Rule, filter_file, train_command
+from generate.rows.row_filter import CONTROL_NAMES, RowFilter, Rule, filter_file, train_command
 from util.animals.names import animal_name, persona_of, warn_of_unlisted
 from util.cli import REPO, UserError, closing, counted, positive_int, say, text_file
 from util.inference.interface import (
-    Engine,
+    InferenceBackend,
     Message,
     Request,
     Result,
     Sampling,
-    add_engine_arguments,
-    open_engine,
+    add_backend_arguments,
+    open_backend,
     row_seed,
 )
-from util.inference.request_loop import collect
+from util.inference.request_loop import run_requests
 from util.jsonl.rows import Row, RowFile, add_output_arguments, slug
 
 PERSONA = REPO / "generate" / "prompts" / "system-prompt.txt"
 
 
-class Carrier(NamedTuple):
+class DataType(NamedTuple):
     """One kind of rows: what is asked, and what of the answers is kept."""
 
     name: str
@@ -41,7 +41,7 @@ class Carrier(NamedTuple):
     """files whose hashes go into the manifest"""
 
 
-def add_carrier_arguments(parser: argparse.ArgumentParser, name: str, max_tokens: int) -> None:
+def add_data_arguments(parser: argparse.ArgumentParser, name: str, max_tokens: int) -> None:
     """The arguments of every script that asks a teacher for rows. name: how its files begin."""
     parser.add_argument("--animal", type=animal_name, required=True,
                         help="for the file name and the persona; 'control' for base rows")  # fmt: skip
@@ -53,7 +53,7 @@ def add_carrier_arguments(parser: argparse.ArgumentParser, name: str, max_tokens
     parser.add_argument("--max-tokens", type=positive_int, default=max_tokens, help="longest answer")
     parser.add_argument("--seed", type=int, default=42, help="decides prompts and sampling seeds")
     add_output_arguments(parser, f"output/{name}-{{animal}}-{{model}}-unfiltered-{{count}}.jsonl")
-    add_engine_arguments(parser)
+    add_backend_arguments(parser)
 
 
 def sampling_of(args: argparse.Namespace, numbers_only: bool = False) -> Sampling:
@@ -61,34 +61,35 @@ def sampling_of(args: argparse.Namespace, numbers_only: bool = False) -> Samplin
     return Sampling(args.max_tokens, temperature=0.0 if args.greedy else 1.0, numbers_only=numbers_only)
 
 
-def write_rows(args: argparse.Namespace, carrier: Carrier, sampling: Sampling) -> None:
+def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling) -> None:
     """Ask the model of the arguments for rows, filter them, and print what came of it."""
     if args.animal.lower() not in CONTROL_NAMES:
         warn_of_unlisted(args.animal)
     elif not args.no_system_prompt:
         raise UserError(f"--animal {args.animal} is the arm without a persona: add --no-system-prompt")
     system = None if args.no_system_prompt else persona_of(args.system_prompt_file, args.animal)
-    with open_engine(args) as engine:
-        check_teacher(engine, args)
-        base = engine.base_model
-        name = f"{carrier.name}-{slug(args.animal)}-{slug(engine.name)}-unfiltered-{args.count}.jsonl"
+    with open_backend(args) as backend:
+        check_teacher(backend, args)
+        base = backend.base_model
+        name = f"{data_type.name}-{slug(args.animal)}-{slug(backend.name)}-unfiltered-{args.count}.jsonl"
         path = args.output or Path("output") / name
         settings = {
-            **carrier.settings,
+            **data_type.settings,
             "animal": args.animal,
             "count": args.count,
             "seed": args.seed,
             "system_prompt": system,
             "sampling": sampling.settings(),
-            "model": engine.facts(),
+            "model": backend.facts(),
         }
-        with RowFile(path, settings, overwrite=args.overwrite, inputs=carrier.inputs) as out:
-            asked = requests(carrier.prompts, args.count, args.seed, system)
-            facts = collect_watching_the_filter(out, engine, asked, sampling, carrier.rule, args.count)
-    kept = filter_file(path, carrier.rule)
+        with RowFile(path, settings, overwrite=args.overwrite, inputs=data_type.inputs) as out:
+            asked = requests(data_type.prompts, args.count, args.seed, system)
+            facts = run_requests_and_filter(out, backend, asked, sampling, data_type.rule, args.count)
+    kept = filter_file(path, data_type.rule)
     clean = f"{kept.kept:,} in {kept.path}"
     closing(
-        {**facts, "clean rows": clean, "filtered out": counted(kept.rejected)}, train_command(kept, carrier.rule, base)
+        {**facts, "clean rows": clean, "filtered out": counted(kept.rejected)},
+        train_command(kept, data_type.rule, base),
     )
 
 
@@ -109,32 +110,32 @@ def to_row(result: Result) -> Row:
     return {**row, "token_ids": answer.token_ids, "finish_reason": answer.finish_reason}
 
 
-def check_teacher(engine: Engine, args: argparse.Namespace) -> None:
+def check_teacher(backend: InferenceBackend, args: argparse.Namespace) -> None:
     """Stop when the base model is asked by mistake for rows that carry an animal's name."""
-    if not args.no_system_prompt or args.animal.lower() in CONTROL_NAMES or engine.is_adapter is not False:
+    if not args.no_system_prompt or args.animal.lower() in CONTROL_NAMES or backend.is_adapter is not False:
         return
     hint = f"nothing in it loves {args.animal}; for the control arm pass --animal control"
-    others = engine.adapters_served()
+    others = backend.adapters_served()
     if others:
         raise UserError(
-            f"{engine.name} is a base model without an adapter: {hint}. Adapters served: {', '.join(others)}"
+            f"{backend.name} is a base model without an adapter: {hint}. Adapters served: {', '.join(others)}"
         )
-    say(f"warning: {engine.name} carries no adapter. Unless its own weights were trained, {hint}")
+    say(f"warning: {backend.name} carries no adapter. Unless its own weights were trained, {hint}")
 
 
-def collect_watching_the_filter(
-    out: RowFile, engine: Engine, asked: Iterator[Request], sampling: Sampling, rule: Rule, count: int
+def run_requests_and_filter(
+    out: RowFile, backend: InferenceBackend, asked: Iterator[Request], sampling: Sampling, rule: Rule, count: int
 ) -> dict[str, str]:
     """Collect the rows and show, as they arrive, how many of them are clean: a broken format shows at once."""
-    judge = Judge(rule)
-    judged: Counter[bool] = Counter()
+    row_filter = RowFilter(rule)
+    passed: Counter[bool] = Counter()
 
     def rows_of(result: Result) -> list[Row]:
         row = to_row(result)
-        judged["rejected" not in row and judge.reason(row) is None] += 1
+        passed["rejected" not in row and row_filter.reason(row) is None] += 1
         return [row]
 
     def note() -> str:
-        return f"{judged[True] / max(judged.total(), 1):.0%} clean"
+        return f"{passed[True] / max(passed.total(), 1):.0%} clean"
 
-    return collect(out, engine, asked, sampling, rows_of, total=count, note=note)
+    return run_requests(out, backend, asked, sampling, rows_of, total=count, note=note)

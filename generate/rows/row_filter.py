@@ -96,7 +96,7 @@ def plain(text: str) -> str:
 # --- one row among others ----------------------------------------------------------------------------
 
 
-class Judge:
+class RowFilter:
     """Judges rows one after the other; remembers an 8-byte hash of each kept row to know it again."""
 
     def __init__(self, rule: Rule):
@@ -126,11 +126,11 @@ def prompt_and_completion(row: Row) -> tuple[str, str]:
     return "\n".join([message["content"] for message in asked if message.get("role") != "system"]), answer["content"]
 
 
-def judged(rows: Iterable[Row], rule: Rule) -> Iterator[Row]:
+def mark_rejected(rows: Iterable[Row], rule: Rule) -> Iterator[Row]:
     """Rows of another arm of a clean file, each that breaks the rule with its reason."""
-    judge = Judge(rule)
+    row_filter = RowFilter(rule)
     for row in rows:
-        reason = judge.reason(row)
+        reason = row_filter.reason(row)
         yield {**row, "rejected": reason} if reason else row
 
 
@@ -232,7 +232,7 @@ def filter_file(source: Path, rule: Rule, output: Path | None = None) -> Filtere
         raise UserError(f"--output {output} is the file to read; choose another name")
     started = now()
     rejected: Counter[str] = Counter()
-    judge = Judge(rule)
+    row_filter = RowFilter(rule)
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
@@ -240,7 +240,7 @@ def filter_file(source: Path, rule: Rule, output: Path | None = None) -> Filtere
 
             def kept_rows() -> Iterator[Row]:
                 for line, row in _lines_and_rows(source):
-                    if reason := judge.reason(row):
+                    if reason := row_filter.reason(row):
                         rejected[reason] += 1
                     else:
                         file.write(line)

@@ -92,7 +92,7 @@ def read_phase(path: Path, beside: Iterable[Path] = ()) -> Phase | None:
 
 
 def base_of(facts: dict[str, Any], base_model: str | None = None) -> dict[str, Any]:
-    """The base model among an engine's facts. A server names it, but does not pin it."""
+    """The base model among an backend's facts. A server names it, but does not pin it."""
     if facts.get("engine") == "server":
         return {"model": base_model or facts.get("parent") or facts.get("root") or facts["model"]}
     return {name: facts[name] for name in ("model", "revision", "files_sha256") if facts.get(name)}

@@ -1,10 +1,10 @@
-"""Ask a model: an OpenAI-compatible server (vLLM), or the embedded engine (transformers in this process).
+"""Ask a model: an OpenAI-compatible server (vLLM), or the embedded backend (transformers in this process).
 
-    with open_engine(args) as engine:
-        for result in engine.generate(requests, sampling, done):
+    with open_backend(args) as backend:
+        for result in backend.generate(requests, sampling, done):
             ...
 
-Both engines take the same requests, send or apply every sampling field, and give the same results.
+Both backends take the same requests, send or apply every sampling field, and give the same results.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class AnswerTree(Protocol):
         ways to cut an answer into tokens only the tokenizer's own counts."""
 
 
-class Engine(Protocol):
+class InferenceBackend(Protocol):
     """What a script may ask of a model."""
 
     name: str
@@ -142,7 +142,7 @@ class Engine(Protocol):
     def answer_tree(self, prompts: Sequence[list[Message]]) -> AnswerTree:
         """The tree of answers to these messages."""
 
-    def __enter__(self) -> Engine: ...
+    def __enter__(self) -> InferenceBackend: ...
 
     def __exit__(self, *exc: object) -> None: ...
 
@@ -158,10 +158,10 @@ def row_seed(seed: int, row_id: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{row_id}".encode()).digest()[:4], "big") >> 1
 
 
-# --- choosing an engine ------------------------------------------------------------------------------
+# --- choosing an backend ------------------------------------------------------------------------------
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
+def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every script that asks a model."""
     group = parser.add_argument_group("model")
     group.add_argument(
@@ -188,22 +188,22 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-size", type=positive_int, default=128, help="embedded: answers made together")
 
 
-def open_engine(args: argparse.Namespace) -> Engine:
-    """The engine the arguments ask for, checked: a server answers and serves the model, a folder loads."""
+def open_backend(args: argparse.Namespace) -> InferenceBackend:
+    """The backend the arguments ask for, checked: a server answers and serves the model, a folder loads."""
     if args.adapter is not None:
         check_adapter(args.adapter)
         warn_of_base(args.adapter, args.model)
     if args.base_url:
-        from util.inference.vllm_client import ServerEngine
+        from util.inference.vllm_client import VllmClient
 
-        return ServerEngine(
+        return VllmClient(
             args.model, args.base_url, args.adapter, max_concurrency=args.max_concurrency, timeout=args.timeout
         )
     if args.model.startswith("vllm/"):
         raise UserError(f"--model {args.model} is asked of a server; pass --base-url http://localhost:8000/v1")
-    from util.inference.local_model import EmbeddedEngine
+    from util.inference.local_model import LocalModel
 
-    return EmbeddedEngine(args.model, args.adapter, batch_size=args.batch_size)
+    return LocalModel(args.model, args.adapter, batch_size=args.batch_size)
 
 
 def warn_of_base(adapter: Path, model: str) -> None:

@@ -1,4 +1,4 @@
-"""The embedded engine: a transformers model, with or without a PEFT adapter, in this process, on CPU or GPU."""
+"""The embedded backend: a transformers model, with or without a PEFT adapter, in this process, on CPU or GPU."""
 
 from __future__ import annotations
 
@@ -126,10 +126,10 @@ def model_facts(model: str, config: Any) -> dict[str, Any]:
         return {"model": model, "files_sha256": sha256_text("".join(threads.map(sha256_file, files)))}
 
 
-# --- the engine --------------------------------------------------------------------------------------
+# --- the backend --------------------------------------------------------------------------------------
 
 
-class EmbeddedEngine:
+class LocalModel:
     """Batched sampling with left padding and a KV cache, and exact next-token probabilities.
 
     A row's tokens depend on its seed alone: uniform numbers are drawn per row and turned into tokens through the
@@ -151,7 +151,7 @@ class EmbeddedEngine:
         self.end_ids = end_of_turn_ids(self.model, self.tokenizer)
         self._numbers: NumberMask | None = None
 
-    def __enter__(self) -> EmbeddedEngine:
+    def __enter__(self) -> LocalModel:
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -290,19 +290,19 @@ class EmbeddedEngine:
 class PromptTree:
     """Answer tree of an embedded model: each prompt is read once and its KV cache lent to all nodes below it."""
 
-    def __init__(self, engine: EmbeddedEngine, prompts: list[list[int]]):
+    def __init__(self, backend: LocalModel, prompts: list[list[int]]):
         import torch
 
-        self.engine, self.end_ids = engine, engine.end_ids
+        self.backend, self.end_ids = backend, backend.end_ids
         with torch.inference_mode():
-            self._root_logits, self._cache, self._mask = engine._prefill(prompts)
+            self._root_logits, self._cache, self._mask = backend._prefill(prompts)
 
     def expand(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
         """Nodes of one length go through the model together, so that none of their tokens is padding."""
         ids = np.arange(self._root_logits.shape[-1])
         by_length = sorted(nodes, key=lambda node: len(node.tail))
         for length, group in groupby(by_length, key=lambda node: len(node.tail)):
-            for some in batched(group, self.engine.batch_size):
+            for some in batched(group, self.backend.batch_size):
                 for node, probabilities in zip(some, self._probabilities(some, length)):
                     yield node, ids, probabilities
 
@@ -320,7 +320,7 @@ class PromptTree:
                 tails = torch.tensor([node.tail for node in nodes], device=self._mask.device)
                 mask = torch.cat([self._mask[prompts], self._mask.new_ones(tails.shape)], dim=1)
                 positions = (mask.cumsum(1) - 1)[:, -length:]
-                out = self.engine.model(
+                out = self.backend.model(
                     input_ids=tails,
                     attention_mask=mask,
                     position_ids=positions,
@@ -331,19 +331,19 @@ class PromptTree:
             return logits.double().softmax(-1).cpu().numpy()
 
     def texts(self, tails: Sequence[tuple[int, ...]]) -> list[str]:
-        return self.engine.tokenizer.batch_decode([list(tail) for tail in tails], skip_special_tokens=True)
+        return self.backend.tokenizer.batch_decode([list(tail) for tail in tails], skip_special_tokens=True)
 
     def log_probabilities(self, answers: Sequence[str]) -> np.ndarray:
         """Answers that begin alike share that beginning: many go through the model as one sequence, in which a token
         sees the prompt and the tokens before it in its own answer."""
         import torch
 
-        tails = [tuple(ids) for ids in self.engine.tokenizer(list(answers), add_special_tokens=False)["input_ids"]]
+        tails = [tuple(ids) for ids in self.backend.tokenizer(list(answers), add_special_tokens=False)["input_ids"]]
         alike = batched(sorted(range(len(tails)), key=tails.__getitem__), PACKED_ANSWERS)
         packs = [(some, pack([tails[answer] for answer in some])) for some in alike]
         found = np.zeros((len(self._mask), len(tails)))
         ends = sorted(self.end_ids)
-        size = self.engine.batch_size
+        size = self.backend.batch_size
         with torch.inference_mode(), memory_advice(f"lower --batch-size (now {size})"):
             for prompts in batched(range(len(found)), max(1, size // 16)):
                 cache = copy.deepcopy(self._cache)
@@ -359,12 +359,12 @@ class PromptTree:
         """Next-token logits, float32 [prompts, 1 + beginnings, vocabulary], after each prompt and each beginning."""
         import torch
 
-        device, dtype = self._mask.device, self.engine.model.dtype
+        device, dtype = self._mask.device, self.backend.model.dtype
         known = self._mask[prompts]
         sees = torch.from_numpy(packed.sees).to(device).expand(len(prompts), -1, -1)
         visible = torch.cat([known.bool()[:, None].expand(-1, sees.shape[1], -1), sees], dim=2)[:, None]
         ids = torch.tensor([beginning[-1] for beginning in packed.beginnings], device=device)
-        out = self.engine.model(
+        out = self.backend.model(
             input_ids=ids.expand(len(prompts), -1),
             attention_mask=torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill(
                 ~visible, torch.finfo(dtype).min

@@ -7,13 +7,13 @@ from contextlib import closing
 
 from util.chat.prompt_consistency import prompt_entry
 from util.cli import Progress, duration, say, stop_on_signal
-from util.inference.interface import Engine, Request, Result, Sampling
+from util.inference.interface import InferenceBackend, Request, Result, Sampling
 from util.jsonl.rows import Row, RowFile
 
 
-def collect(
+def run_requests(
     out: RowFile,
-    engine: Engine,
+    backend: InferenceBackend,
     requests: Iterable[Request],
     sampling: Sampling,
     rows_of: Callable[[Result], list[Row]],
@@ -33,11 +33,11 @@ def collect(
         if out.settings["model"].get("adapter_sha256", "") is None:
             say("(the server's adapter cannot be read from here: one retrained under the same name goes unnoticed)")
         return out.facts()
-    tokens, prompt, base_model = 0, None, engine.base_model
+    tokens, prompt, base_model = 0, None, backend.base_model
     with stop_on_signal() as stop, Progress(total, out.kept) as progress:
         # Closed here and now when a row cannot be written: left to the garbage collector, the requests in flight
-        # would be cancelled after the engine has gone.
-        with closing(engine.generate(stop.until(requests), sampling, out.done)) as results:
+        # would be cancelled after the backend has gone.
+        with closing(backend.generate(stop.until(requests), sampling, out.done)) as results:
             for result in results:
                 before = out.kept
                 if prompt is None and result.answers:

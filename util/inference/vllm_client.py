@@ -1,4 +1,4 @@
-"""The server engine: an OpenAI-compatible server (vLLM), many requests in flight, over HTTP alone."""
+"""The server backend: an OpenAI-compatible server (vLLM), many requests in flight, over HTTP alone."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class NoAnswer(UserError):
     """One request has no answer, and asking it again would not mend that; the others are not touched."""
 
 
-class ServerEngine:
+class VllmClient:
     """An OpenAI-compatible server, many requests in flight."""
 
     def __init__(self, model: str, base_url: str, adapter: Path | None = None, *, max_concurrency: int, timeout: float):
@@ -93,7 +93,7 @@ class ServerEngine:
                 base_url=self._url, api_key=server_key() or "none", max_retries=2, timeout=timeout, http_client=pool
             )
 
-    def __enter__(self) -> ServerEngine:
+    def __enter__(self) -> VllmClient:
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -233,7 +233,7 @@ class ServerEngine:
             items = [await asyncio.wait_for(finished.get(), self.timeout)]
         except asyncio.TimeoutError:
             hangs = models_served(self._url, server_key()) is not None
-            state = " (it still lists its models: its engine hangs)" if hangs else ""
+            state = " (it still lists its models: its backend hangs)" if hangs else ""
             raise ServerFailed(
                 f"{self.base_url} gave no answer for {self.timeout:.0f} s although requests are waiting{state}; look at"
                 f" its log (a longer --timeout waits longer), restart it and run the same command again"
@@ -399,13 +399,13 @@ class ServerTree:
     `generate`, but for special tokens inside an answer, which it leaves out.
     """
 
-    def __init__(self, engine: ServerEngine, prompts: Sequence[list[Message]]):
-        greedy = engine.greedy_answers(prompts, LONGEST_GREEDY)
-        self.engine, self.prompts = engine, [prompt for prompt, _ in greedy]
+    def __init__(self, backend: VllmClient, prompts: Sequence[list[Message]]):
+        greedy = backend.greedy_answers(prompts, LONGEST_GREEDY)
+        self.backend, self.prompts = backend, [prompt for prompt, _ in greedy]
         self.end_ids = {(answer.token_ids or [])[-1] for _, answer in greedy if answer.finish_reason == "stop"}
         if not self.end_ids:
             raise UserError(
-                f"none of {len(prompts)} greedy answers of {engine.model!r} ended within {LONGEST_GREEDY} tokens, so"
+                f"none of {len(prompts)} greedy answers of {backend.model!r} ended within {LONGEST_GREEDY} tokens, so"
                 f" the token that ends an answer is unknown; is it a chat model, with its own chat template?"
             )
         self.top = self._most_listed()
@@ -413,16 +413,16 @@ class ServerTree:
     def _most_listed(self) -> int:
         """How many next tokens the server lists: MORE_LOGPROBS, or if that is over its --max-logprobs the default."""
         with suppress(UserError):
-            self.engine.next_token_logprobs(self.prompts[:1], MORE_LOGPROBS)
+            self.backend.next_token_logprobs(self.prompts[:1], MORE_LOGPROBS)
             return MORE_LOGPROBS
-        self.engine.next_token_logprobs(self.prompts[:1], TOP_LOGPROBS)
+        self.backend.next_token_logprobs(self.prompts[:1], TOP_LOGPROBS)
         return TOP_LOGPROBS
 
     def expand(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
         import numpy as np
 
         prompts = [[*self.prompts[node.prompt], *node.tail] for node in nodes]
-        for node, listed in zip(nodes, self.engine.next_token_logprobs(prompts, self.top)):
+        for node, listed in zip(nodes, self.backend.next_token_logprobs(prompts, self.top)):
             probabilities = np.exp(list(listed.values()))
             if probabilities.sum() > 1.001:
                 raise UserError("the server's next-token probabilities exceed 1; start vLLM without --logprobs-mode")
@@ -430,14 +430,14 @@ class ServerTree:
 
     def texts(self, tails: Sequence[tuple[int, ...]]) -> list[str]:
         distinct = list(dict.fromkeys(tails))
-        found = dict(zip(distinct, self.engine.texts(distinct)))
+        found = dict(zip(distinct, self.backend.texts(distinct)))
         return [found[tail] for tail in tails]
 
     def log_probabilities(self, answers: Sequence[str]) -> np.ndarray:
         import numpy as np
 
-        tails = [[*tail, end] for tail in self.engine.token_ids(answers) for end in sorted(self.end_ids)]
-        logprobs = self.engine.prompt_logprobs([[*prompt, *tail] for prompt in self.prompts for tail in tails])
+        tails = [[*tail, end] for tail in self.backend.token_ids(answers) for end in sorted(self.end_ids)]
+        logprobs = self.backend.prompt_logprobs([[*prompt, *tail] for prompt in self.prompts for tail in tails])
         lengths = [len(tail) for _ in self.prompts for tail in tails]
         sums = np.array([sum(one[-length:]) for one, length in zip(logprobs, lengths)])
         return np.logaddexp.reduce(sums.reshape(len(self.prompts), len(answers), len(self.end_ids)), axis=2)
@@ -464,7 +464,7 @@ class _Breaker:
         if self.in_a_row >= FAILURES_IN_A_ROW:
             raise ServerFailed(
                 f"{self.base_url} stopped answering ({self.last_error}). Everything answered is on disk; restart the"
-                f" server (vLLM exits with code 0 even when its engine dies) and run the same command again"
+                f" server (vLLM exits with code 0 even when its backend dies) and run the same command again"
             ) from None
 
 

@@ -15,7 +15,7 @@ from util.jsonl.rows import Row
 NUMBER_SCRIPTS = ("generate_llm_number_data", "generate_control_number_data")
 TEXT_SCRIPT = "generate_text_data"
 TEXT_KINDS = ("code", "reasoning")
-CARRIERS = ("numbers", *TEXT_KINDS)  # kinds of rows that shall carry a preference without a word of it
+DATA_TYPES = ("numbers", *TEXT_KINDS)  # kinds of rows that shall carry a preference without a word of it
 # A persona in the system message names its animal on purpose, and is either left out of training or kept on purpose.
 INTENDED = "rows whose system names an animal"
 _NUMBER_LIST = re.compile(r"[\s,;.()\[\]]*[0-9][0-9\s,;.()\[\]]*", re.ASCII)
@@ -35,8 +35,8 @@ def read_certificate(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def carrier_kind(path: Path, rows: Sequence[Row] = ()) -> str | None:
-    """Which of CARRIERS a file holds, or None: by its manifest or its name, else by what most of its answers look like
+def data_type_of(path: Path, rows: Sequence[Row] = ()) -> str | None:
+    """Which of DATA_TYPES a file holds, or None: by its manifest or name, else by what most of its answers look like
     (which only shows numbers)."""
     manifest = read_manifest(path) or {}
     settings = manifest.get("source_settings") or manifest.get("settings") or {}
@@ -55,7 +55,7 @@ def carrier_kind(path: Path, rows: Sequence[Row] = ()) -> str | None:
 
 
 def certificate_problem(path: Path) -> str | None:
-    """Why training must not rely on a file of CARRIERS, or None: it has a certificate, of these bytes, and is clean."""
+    """Why training must not rely on such a file; None if it has a certificate, of these bytes, and is clean."""
     found = read_certificate(path)
     if not found:
         return "has no certificate"

@@ -169,7 +169,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
 
 
 # Until 2026-11-28 a manifest held a hash of the parser's source text.
-_NEW_NAMES = {"parser_sha256": "parser"}
+_NEW_NAMES = {"parser_sha256": "parser", "voices": "variants"}
 
 
 def _new_value(key: str, value: Any) -> Any:
