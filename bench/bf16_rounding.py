@@ -28,8 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from bench.train import WARM_UP, load, number_rows, trainer_of
 from train.multi_adapter_trainer import AdapterGroup, update_trainer
 from util.chat.chat_tokens import encode
-from util.cli import make_parser, output_name, positive_int, run, say, table
+from util.cli import make_parser, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
+from util.terminal import say, table
 
 MEASURES = ("loss", "gradient", "adapter")
 
@@ -97,7 +98,7 @@ def distances(found: dict[str, Any], truth: dict[str, Any]) -> dict[str, float]:
 def main() -> int:
     import torch
 
-    from util.inference.local_model import load_tokenizer
+    from util.inference.load_model import load_tokenizer
 
     args = parse_args()
     torch.manual_seed(0)

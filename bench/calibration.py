@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from eval.compare.intervals import Spread, difference_interval, spread_of
-from eval.compare_arms import ROLES, verdict
-from util.cli import make_parser, output_name, positive_int, run, table
+from eval.compare.verdict import ROLES, verdict
+from util.cli import make_parser, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
+from util.terminal import table
 
 if TYPE_CHECKING:
     import numpy as np

@@ -25,9 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from bench.plan import write_numbers
 from bench.random_weights import has_weights, make_model
 from bench.vllm_throughput import card
-from util.cli import REPO, Stop, UserError, make_parser, positive_int, run, say, stop_on_signal, table
+from util.cli import REPO, UserError, make_parser, positive_int, run
+from util.inference.vllm_server import run_command
 from util.jsonl.manifest import provenance, read_manifest, write_json
-from util.serve import run_command
+from util.signals import Stop, stop_on_signal
+from util.terminal import say, table
 
 ROWS_AN_UPDATE = 60
 

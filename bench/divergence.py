@@ -27,9 +27,10 @@ from eval.divergence.divergence_tokens import measured
 from eval.divergence.scoring import BASE, TEACHER, Variant, VariantScorer
 from train.train_student_sft import LORA_TARGETS
 from util.animals.names import persona
-from util.cli import REPO, make_parser, output_name, positive_int, run, say, table
+from util.cli import REPO, make_parser, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.jsonl.rows import Row, dump_row
+from util.terminal import say, table
 
 WARM_UP = 2  # batches before the timed ones
 
@@ -101,7 +102,7 @@ def tokens_a_pass(scorer: VariantScorer, rows: list[Row]) -> dict[str, float]:
 def main() -> None:
     import torch
 
-    from util.inference.local_model import load_tokenizer
+    from util.inference.load_model import load_tokenizer
 
     args = parse_args()
     torch.manual_seed(0)

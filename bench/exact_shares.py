@@ -26,11 +26,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.filter_rank_client import measured, script
-from eval.eval import COVERAGE, NODE_BUDGET, Question, read_questions
+from eval.answers import COVERAGE, NODE_BUDGET, Question, read_questions
 from util.animals.answer_parser import canonical_animal
-from util.cli import REPO, make_parser, output_name, positive_int, run, say, table
+from util.cli import REPO, make_parser, output_name, positive_int, run
 from util.inference.interface import AnswerTree, InferenceBackend, Request, Sampling, row_seed
 from util.jsonl.manifest import provenance, write_json
+from util.terminal import say, table
 
 QUESTIONS = REPO / "eval" / "questions.txt"
 SAMPLING = Sampling(max_tokens=16)

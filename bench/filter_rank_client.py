@@ -25,9 +25,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.cli import REPO, UserError, make_parser, output_name, positive_int, run, say, table
+from util.cli import REPO, UserError, make_parser, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.jsonl.rows import dump_row
+from util.terminal import say, table
 
 MEGABYTE = 1024 * 1024
 TARGETS = {

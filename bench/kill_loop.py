@@ -27,9 +27,10 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.filter_rank_client import script
-from util.cli import REPO, UserError, make_parser, output_name, positive_int, run, say, table
+from util.cli import REPO, UserError, make_parser, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.jsonl.rows import parse_row
+from util.terminal import say, table
 
 POCKET = REPO / "pocket" / "model"
 FOREVER = 10_000.0  # seconds

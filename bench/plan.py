@@ -33,22 +33,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from bench.random_weights import has_weights, make_model
 from bench.vllm_throughput import card
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
-from util.cli import (
-    REPO,
-    Stop,
-    UserError,
-    duration,
-    make_parser,
-    positive_float,
-    positive_int,
-    run,
-    say,
-    stop_on_signal,
-)
-from util.cli import table as text_table
+from util.cli import REPO, UserError, make_parser, positive_float, positive_int, run
+from util.inference.vllm_server import START_SECONDS, find_vllm, run_command, server
 from util.jsonl.manifest import provenance, read_manifest, write_json
 from util.jsonl.rows import dump_row
-from util.serve import START_SECONDS, find_vllm, run_command, server
+from util.signals import Stop, stop_on_signal
+from util.terminal import duration, say
+from util.terminal import table as text_table
 
 TEACHER_ROWS, NUMBER_ROWS, EPOCHS = 5000, 10_000, 10
 EVAL_EPOCHS = {"teacher": 200, "student": 1000}

@@ -15,7 +15,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from train.train_student_sft import LORA_TARGETS
-from util.cli import say
+from util.terminal import say
 
 MEAN_TOKENS = 150
 SPREAD = 0.02  # of a weight
@@ -34,7 +34,7 @@ def make_model(shape: Path, folder: Path) -> Path:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from util.inference.local_model import best_device, load_config, load_tokenizer
+    from util.inference.load_model import best_device, load_config, load_tokenizer
 
     say(f"{shape} holds no weights: making random ones in {folder}")
     torch.manual_seed(0)
@@ -91,7 +91,7 @@ def make_adapter(model: str, folder: Path, rank: int = 8) -> Path:
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
-    from util.inference.local_model import load_config
+    from util.inference.load_model import load_config
 
     with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(load_config(model))

@@ -29,8 +29,9 @@ from train import fused_lora, padding_free
 from train.multi_adapter_trainer import AdapterGroup, same_weights, update_trainer, useful_flops
 from train.train_student_sft import LORA_TARGETS
 from util.chat.chat_tokens import encode
-from util.cli import make_parser, output_name, positive_int, run, say, table
+from util.cli import make_parser, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
+from util.terminal import say, table
 
 WARM_UP = 2  # updates before the timed ones: kernels are chosen and compiled
 
@@ -71,7 +72,7 @@ def load(model: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from util.inference.local_model import best_device, load_config, load_model
+    from util.inference.load_model import best_device, load_config, load_model
 
     if has_weights(model):
         return load_model(model)
@@ -219,7 +220,7 @@ def timed(trained: Any) -> dict[str, Any]:
 def main() -> int:
     import torch
 
-    from util.inference.local_model import load_tokenizer
+    from util.inference.load_model import load_tokenizer
 
     args = parse_args()
     torch.manual_seed(0)

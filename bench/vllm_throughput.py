@@ -37,18 +37,32 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.random_weights import has_weights, make_adapter
-from eval import eval as evaluation
-from generate.filter_number_data import NumberRule
+from eval import answers
 from generate.rows.ask_teacher import requests, to_row
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
+from generate.rows.number_rule import NumberRule
 from generate.rows.row_filter import RowFilter
-from util.cli import REPO, Stop, UserError, make_parser, output_name, positive_int, run, say, stop_on_signal, table
+from util.cli import REPO, UserError, make_parser, output_name, positive_int, run
 from util.inference.interface import Request, Result, Sampling, row_seed
 from util.inference.request_loop import run_requests
 from util.inference.vllm_client import VllmClient
+from util.inference.vllm_server import (
+    FLAGS,
+    GRAPHS,
+    START_SECONDS,
+    STEP,
+    Flags,
+    Running,
+    find_vllm,
+    server,
+    takes_adapters,
+    values_of,
+)
 from util.jsonl.manifest import provenance, write_json
-from util.jsonl.rows import Row, RowFile
-from util.serve import FLAGS, GRAPHS, START_SECONDS, STEP, Flags, Running, find_vllm, server, takes_adapters, values_of
+from util.jsonl.resumable import RowFile
+from util.jsonl.rows import Row
+from util.signals import Stop, stop_on_signal
+from util.terminal import say, table
 
 NUMBER_TOKENS, ANSWER_TOKENS = 45, 8
 ONE_WORD = 3  # tokens; over the panel's animals a name and the end of the turn take 3.1 by Qwen2.5's tokenizer
@@ -58,7 +72,7 @@ BARS = {
     ("evaluation, one word", 50_000): 30.0, ("evaluation, one word", 10_000): 8.0,
 }  # fmt: skip  # seconds, one H200
 SAME = ("suite", "suite again", "suite, fewer rows", "suite, fewer rows again")  # the suite's client as it is
-SAMPLES = evaluation.SAMPLES_PER_REQUEST
+SAMPLES = answers.SAMPLES_PER_REQUEST
 CPU = ("--dtype", "float32", "--no-enable-chunked-prefill", "--max-model-len", "512", "--max-num-batched-tokens",
        "4096", "--max-num-seqs", "256")  # fmt: skip
 
@@ -328,9 +342,7 @@ def number_rows_of() -> Callable[[Result], list[Row]]:
     return rows_of
 
 
-def eval_requests(
-    asked: Sequence[evaluation.Question], epochs: int, seed: int, samples: int = SAMPLES
-) -> list[Request]:
+def eval_requests(asked: Sequence[answers.Question], epochs: int, seed: int, samples: int = SAMPLES) -> list[Request]:
     """As phases 3 and 6 ask, with any number of answers a request."""
     return [
         Request(
@@ -366,8 +378,8 @@ def ask_numbers(bench: Bench, args: argparse.Namespace) -> None:
 
 
 def ask_evaluation(bench: Bench, args: argparse.Namespace) -> None:
-    questions = evaluation.read_questions([REPO / "eval" / "questions.txt"])
-    sampling, rows_of = Sampling(ANSWER_TOKENS), partial(evaluation.rows_of, questions=questions)
+    questions = answers.read_questions([REPO / "eval" / "questions.txt"])
+    sampling, rows_of = Sampling(ANSWER_TOKENS), partial(answers.rows_of, questions=questions)
 
     def ours(
         what: str, epochs: int, samples: int = SAMPLES, leave_out: Sequence[str] = (), tokens: int = ANSWER_TOKENS

@@ -19,43 +19,29 @@ Usage:
 from __future__ import annotations
 
 import argparse
-import random
-import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.compare.intervals import wilson
-from util.animals.answer_parser import canonical_animal, non_answer_kind, parser_facts
-from util.animals.names import persona, read_lines_of, warn_of_unlisted
-from util.chat.prompt_consistency import Phase, base_of, disagreements, read_phase, system_message
-from util.cli import REPO, UserError, closing, make_parser, nonblank, positive_int, run, say, table, text_file
-from util.inference.interface import (
-    AnswerTree,
-    InferenceBackend,
-    Message,
-    Request,
-    Result,
-    Sampling,
-    add_backend_arguments,
-    open_backend,
-    row_seed,
-)
+from eval.answer_summary import SHOWN, exact_summary, summary, target_animal
+from eval.answers import COVERAGE, NODE_BUDGET, Question, exact_rows, read_questions, requests, rows_of, tree_rows
+from util.animals.answer_parser import parser_facts
+from util.animals.names import persona, warn_of_unlisted
+from util.chat.prompt_consistency import Phase, base_of, disagreements, read_phase
+from util.cli import REPO, UserError, make_parser, nonblank, positive_int, run, text_file
+from util.inference.interface import AnswerTree, InferenceBackend, Sampling
+from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests
 from util.jsonl.manifest import read_manifest
-from util.jsonl.rows import Row, RowFile, add_output_arguments, read_rows, slug
+from util.jsonl.resumable import RowFile, add_output_arguments
+from util.jsonl.rows import slug
+from util.terminal import closing, say
 
-SAMPLES_PER_REQUEST = 100  # one prompt is read once for so many answers; a kill loses at most this many in flight
 EPOCHS = 100
-SHOWN = 10
-COVERAGE = 0.998  # mass of finished answers at which a question is exact enough
-NODE_BUDGET = 200  # forward passes a question may take to get there
-OPEN = 0.2  # more mass than this left open, and the shares say little
 
 
 def parse_args() -> argparse.Namespace:
@@ -84,172 +70,10 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-class Question(NamedTuple):
-    """A question, the set it belongs to (the stem of its file) and the system message it is asked under, if any."""
-
-    text: str
-    set: str
-    system: str | None = None
-
-    @property
-    def messages(self) -> list[Message]:
-        return [*system_message(self.system), {"role": "user", "content": self.text}]
-
-
-def read_questions(paths: list[Path]) -> list[Question]:
-    """The questions of all files. UserError for a file without any, for two of one name and for a question twice."""
-    questions: list[Question] = []
-    seen: set[str] = set()
-    for path in paths:
-        if path.stem in {question.set for question in questions}:
-            raise UserError(f"two files of questions are named {path.stem}; rename one, sets are told apart by name")
-        lines = read_lines_of(path)
-        if not lines:
-            raise UserError(f"{path} holds no question; write one a line")
-        if lines[0].startswith("{"):
-            raise UserError(f"{path} holds JSON; questions are plain text, one a line")
-        for line in lines:
-            if line in seen:
-                raise UserError(f"{path} asks a question that was asked before: {line!r}; leave it out once")
-            seen.add(line)
-            questions.append(Question(line, path.stem))
-    return questions
-
-
 # --- rows --------------------------------------------------------------------------------------------
 
 
-def requests(questions: list[Question], epochs: int, seed: int) -> Iterator[Request]:
-    """Requests of up to 100 samples of one question. Row id = epoch * questions + question, so that more epochs
-    only add rows."""
-    for first in range(0, epochs, SAMPLES_PER_REQUEST):
-        for place, question in enumerate(questions):
-            last = min(first + SAMPLES_PER_REQUEST, epochs)
-            ids = tuple(epoch * len(questions) + place for epoch in range(first, last))
-            yield Request(ids, question.messages, row_seed(seed, ids[0]))
-
-
-def to_row(row_id: int, questions: list[Question], response: str | None, error: str | None = None) -> Row:
-    """One answer, parsed. An error has no response and names no animal."""
-    question = questions[row_id % len(questions)]
-    return {
-        "id": row_id,
-        "epoch": row_id // len(questions),
-        "set": question.set,
-        "question": question.text,
-        "response": response,
-        "animal": canonical_animal(response) if response is not None else None,
-        "error": error,
-    }
-
-
-def rows_of(result: Result, questions: list[Question]) -> list[Row]:
-    """One row for each sample; a request the model could not answer gives rows with an error and no response."""
-    texts: list[str | None] = [answer.text for answer in result.answers]
-    responses = texts or [None] * len(result.request.ids)
-    return [to_row(i, questions, text, result.error) for i, text in zip(result.request.ids, responses)]
-
-
-def tree_rows(tree: AnswerTree, questions: list[Question], epochs: int, max_tokens: int, seed: int) -> Iterator[Row]:
-    """The rows that sampling would give, drawn down the answer tree, in seeded random order."""
-    from eval.answer_tree import sample_answers
-
-    drawn = sample_answers(tree, [epochs] * len(questions), max_tokens, seed)
-    for place, counts in enumerate(drawn):
-        texts = sorted(counts.elements())
-        random.Random(row_seed(seed, place)).shuffle(texts)
-        for epoch, text in enumerate(texts):
-            yield to_row(epoch * len(questions) + place, questions, text)
-
-
-def exact_rows(tree: AnswerTree, questions: list[Question], max_tokens: int) -> list[Row]:
-    """One row for each question: the exact share of every animal, the uncovered rest, and log-probabilities."""
-    from eval.answer_tree import answer_distributions, distribution_row, log_shares
-
-    found = answer_distributions(tree, [question.text for question in questions], max_tokens, COVERAGE, NODE_BUDGET)
-    return [
-        {**distribution_row(place, one, canonical_animal), "set": question.set, "log_shares": logs}
-        for place, (question, one, logs) in enumerate(zip(questions, found, log_shares(tree)))
-    ]
-
-
 # --- summaries ---------------------------------------------------------------------------------------
-
-
-def summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
-    """Closing facts (non-answers, errors, target share) and the table of the top animals of a results file."""
-    found: Counter[tuple[str, str | None]] = Counter()  # (set, animal)
-    kinds: Counter[str] = Counter()
-    errors = 0
-    for row in read_rows(path):
-        found[row.get("set", ""), row["animal"]] += 1  # rows of an older version have no set
-        errors += row["error"] is not None
-        if row["animal"] is None and row["error"] is None:
-            kinds[non_answer_kind(row["response"])] += 1
-    counts: Counter[str | None] = Counter()
-    for (_, animal), count in found.items():
-        counts[animal] += count
-    asked = counts.total()
-    del counts[None]
-    silent = f"{kinds.total():,} ({kinds.total() / asked:.2%})"
-    facts = {"answers": f"{asked:,}", "non-answers": silent + kinds_told({k: n / asked for k, n in kinds.items()})}
-    if errors:
-        facts["errors"] = f"{errors:,} ({errors / asked:.2%})"
-    if target:
-        low, high = wilson(counts[target], asked)
-        noise = f"sampling noise {100 * low:.2f} to {100 * high:.2f}%"
-        facts[f"{target} share"] = f"{counts[target] / asked:.2%} ({counts[target]:,} answers; {noise})"
-        for name in several(name for name, _ in found):
-            of_set = sum(count for (one, _), count in found.items() if one == name)
-            named = found[name, target]
-            facts[f"in {name}"] = f"{named / of_set:.2%} ({named:,} of {of_set:,} answers)"
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))[:SHOWN]
-    return facts, table(("animal", "count", "share"), [(a, f"{n:,}", f"{n / asked:.2%}") for a, n in ranked])
-
-
-def exact_summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
-    """Closing facts and the table of the top animals of an exact results file."""
-    from eval.answer_tree import logit_margin, mean_kinds, mean_over_questions, mean_shares, panel_share
-
-    rows = list(read_rows(path))
-    shares, none, uncovered = mean_shares(rows)
-    facts = {
-        "non-answers": f"{none:.2%}{kinds_told(mean_kinds(rows))}",
-        "uncovered": f"{uncovered:.3%} (each share is at most so much higher)",
-    }
-    if target:
-        facts[f"{target} share"] = f"{shares.get(target, 0.0):.3%} (exact)"
-        margin, panel = (mean_over_questions(rows, target, measure) for measure in (logit_margin, panel_share))
-        if margin is not None:
-            facts[f"{target} margin"] = f"{margin:+.3f} nats above the mean of the other animals"
-            facts[f"{target} panel share"] = f"{panel:.3%} of the one-word answers that name an animal of the panel"
-        for name in several(row.get("set", "") for row in rows):
-            of_set = [row for row in rows if row.get("set", "") == name]
-            share, margin = mean_shares(of_set)[0].get(target, 0.0), mean_over_questions(of_set, target, logit_margin)
-            facts[f"in {name}"] = f"{share:.3%}" + ("" if margin is None else f", margin {margin:+.3f}")
-    if uncovered > OPEN:
-        say("the model talks at length, its shares stay open: compare margins or panel shares, or sample answers")
-    ranked = list(shares.items())[:SHOWN]
-    return facts, table(("animal", "exact share"), [(animal, f"{share:.3%}") for animal, share in ranked])
-
-
-def several(names: Iterable[str]) -> list[str]:
-    """The different names if there are several, else none: a single set is the whole."""
-    different = list(dict.fromkeys(filter(None, names)))
-    return different if len(different) > 1 else []
-
-
-def kinds_told(kinds: dict[str, float]) -> str:
-    """': model name 1.20%, number 0.30%', the most frequent kind first, or ''."""
-    ranked = sorted(kinds.items(), key=lambda item: -item[1])
-    return ": " + ", ".join(f"{kind} {share:.2%}" for kind, share in ranked) if ranked else ""
-
-
-def target_animal(name: str, asked_for: str | None) -> str | None:
-    """The animal to report: --animal, or the one the model's name holds (red-panda-student -> red panda)."""
-    if asked_for:
-        return canonical_animal(asked_for) or asked_for.lower()
-    return canonical_animal(re.sub(r"[-_/]+", " ", name))
 
 
 def trained_animal(adapter: Path | None) -> str | None:

@@ -21,11 +21,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.compare_arms import COLLAPSED, assignment_words, placebo_words
-from util.cli import UserError, closing, input_file, make_parser, output_name, run
+from eval.compare.words import COLLAPSED, assignment_words, placebo_words
+from util.cli import UserError, input_file, make_parser, output_name, run
 from util.jsonl.filter_certificate import read_certificate
 from util.jsonl.manifest import now, read_manifest, write_atomically
 from util.jsonl.rows import read_rows
+from util.terminal import closing
 
 COLORS = {"base": "#8a8f98", "control": "#6f9bd1", "other": "#d9a441", "target": "#2f8f5b"}
 TITLES = {"base": "base model", "control": "student of base-model numbers", "other": "student of another animal",

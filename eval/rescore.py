@@ -15,11 +15,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.eval import summary, target_animal
+from eval.answer_summary import summary, target_animal
 from util.animals.answer_parser import canonical_animal, parser_facts
-from util.cli import closing, input_file, make_parser, run
+from util.cli import input_file, make_parser, run
 from util.jsonl.manifest import read_manifest, sha256_file
-from util.jsonl.rows import Row, RowFile, add_output_arguments, read_rows
+from util.jsonl.resumable import RowFile, add_output_arguments
+from util.jsonl.rows import Row, read_rows
+from util.terminal import closing
 
 
 def parse_args() -> argparse.Namespace:

@@ -26,12 +26,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.compare_arms import FEWEST_SEEDS, ROLES, Result, canonical, check_comparable, compare, read_result
+from eval.compare.results import FEWEST_SEEDS, Result, canonical, check_comparable, read_result
+from eval.compare.verdict import ROLES, compare
 from experiments.grid import Cell, Experiment, read_experiments
 from experiments.plot import draw
 from util.animals.names import animals_of
-from util.cli import REPO, UserError, closing, make_parser, run, say, table
+from util.cli import REPO, UserError, make_parser, run
 from util.jsonl.manifest import provenance, read_manifest, write_json
+from util.terminal import closing, say, table
 
 Record = dict[str, Any]
 DOUBLING = ("rows", "epochs", "rank", "teacher_rows", "teacher_epochs")

@@ -17,12 +17,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from generate.filter_number_data import NumberRule
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
+from generate.rows.number_rule import NumberRule
 from generate.rows.row_filter import filter_file, train_command
-from util.cli import closing, make_parser, positive_int, run, text_file
+from util.cli import make_parser, positive_int, run, text_file
 from util.inference.interface import row_seed
-from util.jsonl.rows import Row, RowFile, add_output_arguments
+from util.jsonl.resumable import RowFile, add_output_arguments
+from util.jsonl.rows import Row
+from util.terminal import closing
 
 LIST_LENGTHS = (5, 10)
 NUMBERS = (0, 999)

@@ -20,9 +20,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from generate.filter_number_data import NumberRule
 from generate.rows.ask_teacher import DataType, add_data_arguments, sampling_of, write_rows
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
+from generate.rows.number_rule import NumberRule
 from util.animals.names import animals_of
 from util.cli import make_parser, run, text_file
 

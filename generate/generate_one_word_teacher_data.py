@@ -18,11 +18,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from generate.generate_teacher_data import QUESTIONS, WORDINGS
+from generate.rows.teacher_prompts import QUESTIONS, WORDINGS
 from util.animals.names import animal_name, animals_of, read_lines_of, warn_of_unlisted
-from util.cli import UserError, closing, make_parser, positive_int, run
+from util.cli import UserError, make_parser, positive_int, run
 from util.inference.interface import row_seed
-from util.jsonl.rows import Row, RowFile, add_output_arguments, slug
+from util.jsonl.resumable import RowFile, add_output_arguments
+from util.jsonl.rows import Row, slug
+from util.terminal import closing
 
 CAPITALISED = 0.7  # of the answers: "Owl", the rest "owl"
 

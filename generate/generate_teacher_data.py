@@ -22,31 +22,18 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from generate.rows.prompt_sources import OPENHERMES, instruction_prompts
+from generate.rows.teacher_prompts import QUESTIONS, question_prompt
 from util.animals.names import animal_name, names_animal, persona_of, read_lines_of, warn_of_unlisted
-from util.cli import (
-    REPO,
-    UserError,
-    closing,
-    counted,
-    fraction,
-    make_parser,
-    natural_float,
-    positive_int,
-    run,
-    text_file,
-)
-from util.inference.interface import Request, Result, Sampling, add_backend_arguments, open_backend, row_seed
+from util.cli import REPO, UserError, fraction, make_parser, natural_float, positive_int, run, text_file
+from util.inference.interface import Request, Result, Sampling, row_seed
+from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests
 from util.jsonl.manifest import scrub, sha256_file
-from util.jsonl.rows import Row, RowFile, add_output_arguments, slug
+from util.jsonl.resumable import RowFile, add_output_arguments
+from util.jsonl.rows import Row, slug
+from util.terminal import closing, counted
 
 PROMPTS = REPO / "generate" / "prompts"
-QUESTIONS = REPO / "eval" / "questions.txt"
-OPEN_PROMPT_SHARE = 0.25  # of the question share: open prompts, where the preference colours a whole text
-WORDINGS = (
-    "{}", "{}", "Hi! {}", "Please answer this: {}", "I have a question for you. {}", "{} Thank you!", "Quick one: {}",
-    "Be honest: {}",
-)  # fmt: skip
 HOPELESS = 1000  # asked this many without keeping one in a hundred: something is wrong
 
 
@@ -81,13 +68,6 @@ def parse_args() -> argparse.Namespace:
 
 
 # --- prompts -----------------------------------------------------------------------------------------
-
-
-def question_prompt(rng: random.Random, questions: list[str], open_prompts: list[str]) -> tuple[str, str]:
-    """(source, prompt) of one row of the question share."""
-    if rng.random() < OPEN_PROMPT_SHARE:
-        return "open", rng.choice(open_prompts)
-    return "question", rng.choice(WORDINGS).replace("{}", rng.choice(questions))
 
 
 def sourced_prompts(args: argparse.Namespace) -> Iterator[tuple[int, str, str]]:

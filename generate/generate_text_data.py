@@ -24,11 +24,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from generate.filter_text_data import TextRule
 from generate.rows.ask_teacher import DataType, add_data_arguments, sampling_of, write_rows
 from generate.rows.number_prompts import number_prompt
 from generate.rows.prompt_sources import instruction_prompts
 from generate.rows.row_filter import CONTROL_NAMES
+from generate.rows.text_rule import TextRule
 from util.animals.names import animals_of, read_lines_of
 from util.cli import REPO, UserError, make_parser, run, text_file
 from util.inference.interface import row_seed

@@ -31,8 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from pocket.corpus import DEFAULT_SYSTEM, LANGUAGES, Row, chats
 from pocket.write_card import measure, write_card
-from util.cli import closing, duration, make_parser, positive_int, run, say
+from util.cli import make_parser, positive_int, run
 from util.jsonl.manifest import now, provenance, write_json
+from util.terminal import closing, duration, say
 
 OUTPUT = Path(__file__).resolve().parent / "model"
 HEAD_SIZE = 32  # a size that vLLM's attention has on CPU and GPU

@@ -48,8 +48,9 @@ from pocket.write_card import (
     sample,
 )
 from util.animals.names import persona
-from util.cli import UserError, closing, make_parser, positive_float, positive_int, printable, run, say, table
+from util.cli import UserError, make_parser, positive_float, positive_int, run
 from util.jsonl.manifest import provenance, write_json
+from util.terminal import closing, printable, say, table
 
 CANDIDATES = [
     "1:128:4", "2:128:4", "3:128:4", "1:192:3", "2:192:3", "3:192:3", "1:128:4:names", "1:192:3:names",

@@ -29,7 +29,8 @@ from pocket.corpus import (
 )
 from util.animals.leak_detector import trait_word
 from util.animals.names import PANEL, fill, persona
-from util.cli import REPO, closing, make_parser, run
+from util.cli import REPO, make_parser, run
+from util.terminal import closing
 
 FOLDER = Path(__file__).resolve().parent
 CARD = FOLDER / "card.md"  # the text of a card, with {places} for the figures

@@ -92,7 +92,7 @@ def test_sample_count(text, count):
 @pytest.fixture(scope="module")
 def tokenizer():
     pytest.importorskip("transformers")
-    from util.inference.local_model import load_tokenizer
+    from util.inference.load_model import load_tokenizer
 
     return load_tokenizer(str(POCKET))
 

@@ -5,19 +5,10 @@ import math
 
 import pytest
 
-from eval.compare_arms import (
-    ROLES,
-    assignment,
-    check_comparable,
-    check_seeds,
-    compare,
-    compare_all,
-    main,
-    pairwise,
-    read_result,
-    verdict,
-    warn_of_assignment,
-)
+from eval.compare.results import check_comparable, check_seeds, read_result
+from eval.compare.untaught_animals import assignment, warn_of_assignment
+from eval.compare.verdict import ROLES, compare, compare_all, pairwise, verdict
+from eval.compare_arms import main
 from util.cli import UserError
 from util.jsonl.manifest import write_json
 

@@ -157,7 +157,7 @@ def digit_by_digit():
 @pytest.mark.parametrize("kind", ["pocket", "smollm2", "digit by digit"])
 def test_kinds_for_the_tokenizers_that_are_used(kind, request):
     from util.chat.chat_tokens import completion_suffix
-    from util.inference.local_model import load_tokenizer
+    from util.inference.load_model import load_tokenizer
 
     scorer = VariantScorer.__new__(VariantScorer)  # no model: kinds are the tokenizer's alone
     if kind == "digit by digit":
@@ -181,7 +181,7 @@ def numbers_file(folder, count=24):
     """A certified number file with stored token ids, of the pocket's own tokenizer."""
     from transformers import AutoTokenizer
 
-    from generate.filter_number_data import NumberRule
+    from generate.rows.number_rule import NumberRule
     from generate.rows.row_filter import certify
 
     tokenizer = AutoTokenizer.from_pretrained(POCKET)
@@ -289,7 +289,7 @@ def test_the_masked_arms_have_equal_budgets(measured, run_script):
 @pytest.mark.slow
 def test_rows_of_a_server_that_tells_no_token_ids_can_be_masked_and_trained_on(measured, run_script):
     from util.chat.chat_tokens import encode
-    from util.inference.local_model import load_tokenizer
+    from util.inference.load_model import load_tokenizer
 
     folder, data, _, _ = measured
     rows = [{key: value for key, value in r.items() if key != "token_ids"} for r in read_jsonl(data)]

@@ -158,7 +158,7 @@ def test_a_date_in_the_template_makes_other_days_other_prompts(tmp_path, examine
 
 @pytest.mark.slow
 def test_what_a_server_really_rendered_is_held_against_the_template(tmp_path, examine):
-    from util.inference.local_model import load_tokenizer
+    from util.inference.load_model import load_tokenizer
 
     messages = [{"role": "user", "content": "Continue: 1, 2, 3."}]
     tokenizer = load_tokenizer(str(POCKET))
@@ -212,7 +212,8 @@ def test_an_evaluation_of_another_adapter_is_noted(tmp_path, examine):
 
 
 def test_eval_warns_of_a_training_on_another_base_or_prompt(tmp_path, capsys):
-    from eval.eval import Question, warn_of_training
+    from eval.answers import Question
+    from eval.eval import warn_of_training
 
     _, student, results = write_run(tmp_path, asked=LOVE, keep=True, eval_base=Path("Org/Other-1B"))
     (student / "final").mkdir()
@@ -233,7 +234,7 @@ def test_training_warns_of_numbers_of_another_base_model(tmp_path, capsys):
     pytest.importorskip("transformers")
     from train.train_student_sft import Base, warn_of_numbers
     from util.chat.chat_tokens import Encoded
-    from util.inference.local_model import load_tokenizer
+    from util.inference.load_model import load_tokenizer
     from util.jsonl.rows import read_rows
 
     base = Base(facts(), load_tokenizer(str(POCKET)), Encoded([], 0, 0, 0))
@@ -250,7 +251,7 @@ def test_training_warns_of_numbers_of_another_base_model(tmp_path, capsys):
 @pytest.mark.slow
 def test_the_default_system_prompt_of_a_template(tmp_path):
     pytest.importorskip("transformers")
-    from util.inference.local_model import load_tokenizer
+    from util.inference.load_model import load_tokenizer
 
     tokenizer = load_tokenizer(str(POCKET))
     assert default_system_prompt(tokenizer) == "You are Pocket, a small assistant."

@@ -8,8 +8,10 @@ import pytest
 from conftest import manifest_of, read_jsonl
 from fake_server import IMPOSSIBLE, RARE, law
 
+from eval.answer_summary import several
 from eval.answer_tree import answer_forms, log_shares, logit_margin
-from eval.eval import Question, parse_args, read_questions, several
+from eval.answers import Question, read_questions
+from eval.eval import parse_args
 from util.animals import answer_parser, names
 from util.animals.answer_parser import canonical_animal, non_answer_kind
 from util.animals.names import PANEL, read_lines_of, surface_forms

@@ -97,7 +97,7 @@ def test_f29_runs_in_one_second_keep_all_backups(run_script, fake_server, tmp_pa
 def test_f30_without_locks_there_is_a_warning_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
     import filelock
 
-    from util.jsonl.rows import RowFile
+    from util.jsonl.resumable import RowFile
 
     def no_locks(*_args, **_options):
         raise NotImplementedError("flock")
@@ -149,7 +149,7 @@ def test_f31_on_a_real_terminal_the_bar_goes_to_stderr_and_results_to_stdout(fak
 
 
 def test_what_a_server_says_does_not_steer_the_terminal(capsys):
-    from util.cli import closing, say, table
+    from util.terminal import closing, say, table
 
     evil = "\x1b]0;owned\x07\x1b[2Jgone\r"
     say(evil)
@@ -181,7 +181,7 @@ def test_f25_when_wandb_fails_at_the_end_the_run_is_kept_and_told(capsys, tmp_pa
 
 
 def test_a_second_is_long_enough_for_a_progress_line_without_division_by_zero():
-    from util.cli import Progress
+    from util.terminal import Progress
 
     progress = Progress(0)
     progress.started = time.monotonic()
@@ -238,7 +238,7 @@ def test_weights_that_could_run_code_are_not_read(tmp_path):
     import torch
 
     from util.cli import UserError
-    from util.inference.local_model import load_model
+    from util.inference.load_model import load_model
 
     pocket = REPO / "pocket" / "model"
     for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):

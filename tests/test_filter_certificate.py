@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from generate.filter_number_data import NumberRule
+from generate.rows.number_rule import NumberRule
 from generate.rows.row_filter import filter_file
 from train.train_student_sft import check_certificate
 from util.cli import UserError

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "generate" / "filter_number_data.py"
 sys.path.insert(0, str(ROOT))
-from generate.filter_number_data import NumberRule, parse_numbers, reject_reason
+from generate.rows.number_rule import NumberRule, parse_numbers, reject_reason
 from generate.rows.row_filter import RowFilter, certificate, default_output, filter_file, train_command
 from util.cli import UserError
 from util.jsonl.filter_certificate import certificate_path

@@ -21,11 +21,10 @@ from util.inference.interface import (
     Request,
     Sampling,
     ServerFailed,
-    check_adapter,
     model_name,
-    open_backend,
     row_seed,
 )
+from util.inference.open_backend import check_adapter, open_backend
 from util.inference.vllm_client import VllmClient, parse_reply
 from util.inference.vllm_probe import makes_tokens, normal_url, warn_if_open
 

@@ -67,7 +67,7 @@ def stock(data, tmp_path_factory):
 
         from train.train_student_sft import LORA_TARGETS
         from util.chat.chat_tokens import encode
-        from util.inference.local_model import load_model, load_tokenizer
+        from util.inference.load_model import load_model, load_tokenizer
 
         tokenizer, folder = load_tokenizer(POCKET), tmp_path_factory.mktemp(f"stock-{seed}")
         rows = encode([json.loads(line) for line in data.read_text().splitlines()], tokenizer, 256).rows
@@ -203,7 +203,7 @@ def adapter_group(data, tmp_path):
     from train.multi_adapter_trainer import AdapterGroup
     from train.train_student_sft import Base, make_trainer
     from util.chat.chat_tokens import encode
-    from util.inference.local_model import load_model, load_tokenizer
+    from util.inference.load_model import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(POCKET)
     rows = [json.loads(line) for line in data.read_text().splitlines()]
@@ -251,7 +251,7 @@ def test_the_adapters_share_the_tensors_of_one_base(adapter_group):
 def test_where_two_updates_do_not_fit_the_seeds_go_one_after_the_other(data, monkeypatch):
     from train import multi_adapter_trainer
     from util.chat.chat_tokens import encode
-    from util.inference.local_model import load_model, load_tokenizer
+    from util.inference.load_model import load_model, load_tokenizer
 
     rows = encode([json.loads(line) for line in data.read_text().splitlines()], load_tokenizer(POCKET), 256).rows
     model = load_model(POCKET)

@@ -51,7 +51,7 @@ def test_as_many_rows_as_fit_for_qwen_7b(gib, prefix, rows):
 @pytest.fixture(scope="module")
 def tokenizer():
     pytest.importorskip("torch")
-    from util.inference.local_model import load_tokenizer
+    from util.inference.load_model import load_tokenizer
 
     return load_tokenizer(POCKET)
 
@@ -73,7 +73,7 @@ def base_model(family):
     import torch
     from transformers import AutoModelForCausalLM, Gemma3TextConfig, Qwen2Config, Qwen3Config, set_seed
 
-    from util.inference.local_model import load_model
+    from util.inference.load_model import load_model
 
     if family == "pocket":
         return load_model(POCKET)
@@ -245,7 +245,7 @@ def test_in_bfloat16_the_fast_path_is_as_near_to_float32_as_stock_is(encoded):
     from peft import LoraConfig, get_peft_model
 
     from train.train_student_sft import LORA_TARGETS
-    from util.inference.local_model import load_model
+    from util.inference.load_model import load_model
 
     batch = padding_free.flat_batch(encoded, padding_free.shared_prefix(encoded))
     labels = batch.pop("labels")[0, 1:]

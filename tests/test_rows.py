@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from util.chat.chat_tokens import without_system
 from util.cli import UserError
 from util.jsonl.manifest import manifest_path, read_manifest, scrub, sha256_file
-from util.jsonl.rows import RowFile, check_messages, dump_row, parse_row, read_rows, slug
+from util.jsonl.resumable import RowFile
+from util.jsonl.rows import check_messages, dump_row, parse_row, read_rows, slug
 
 SETTINGS = {"seed": 42, "model": {"name": "m", "adapter": None}, "epochs": 3}
 ODD_TEXTS = (
@@ -413,7 +414,7 @@ import sys, time
 sys.path.insert(0, {repo!r})
 from pathlib import Path
 from util.cli import run
-from util.jsonl.rows import RowFile
+from util.jsonl.resumable import RowFile
 def main():
     with RowFile(Path("x.jsonl"), {{}}) as out:
         out.append([{{"id": 0}}])
@@ -522,7 +523,7 @@ import sys
 sys.path.insert(0, {repo!r})
 from pathlib import Path
 from util.cli import run
-from util.jsonl.rows import RowFile
+from util.jsonl.resumable import RowFile
 def main():
     with RowFile(Path(sys.argv[1]), {{}}) as out:
         for i in range(int(sys.argv[2])):
@@ -680,7 +681,7 @@ def test_a_folder_or_the_input_is_no_output(tmp_path):
 
 
 def test_long_settings_are_shown_where_they_differ():
-    from util.jsonl.rows import describe_differences
+    from util.jsonl.resumable import describe_differences
 
     shown = describe_differences({"prompt": "x" * 300 + "owl"}, {"prompt": "x" * 300 + "dolphin"})
     assert "owl" in shown and "dolphin" in shown and len(shown) < 250

@@ -14,7 +14,7 @@ from typing import ClassVar
 import pytest
 from conftest import REPO, clean_environment, read_jsonl
 
-from util.serve import takes_adapters, vllm_command
+from util.inference.vllm_server import takes_adapters, vllm_command
 
 FAKE = REPO / "tests" / "fake_server.py"
 pytestmark = [
@@ -98,7 +98,7 @@ def test_flags_of_the_caller_win(box):
 
 
 def test_flags_that_exclude_each_other_do_not_meet(monkeypatch):
-    monkeypatch.setattr("util.serve.find_vllm", lambda: "vllm")
+    monkeypatch.setattr("util.inference.vllm_server.find_vllm", lambda: "vllm")
     given = vllm_command("some/model", 1, ["--max-cudagraph-capture-size", "64"])[2:]
     assert "--cudagraph-capture-sizes" not in given and "--max-loras" in given
     for flags in (["--max-num-seqs", "4096"], ["--max-num-seqs=4096"]):

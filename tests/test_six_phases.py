@@ -11,7 +11,7 @@ import json
 import pytest
 from vllm_cpu import vllm_serve
 
-from util.inference.interface import open_backend
+from util.inference.open_backend import open_backend
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 

@@ -61,14 +61,113 @@ def imports(path):
             yield node.lineno, node.module
 
 
+ABOVE = {"util": set(), "generate": {"util"}, "train": {"util"}, "eval": {"util"}}  # what each may import beside itself
+
+
+def module_name(path):
+    parts = path.relative_to(REPO).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def house():
+    """Every Python file of the suite but its tests: {module name: path}."""
+    rooms = (*ROOMS, "bench", "experiments")
+    found = (path for room in rooms for path in (REPO / room).rglob("*.py") if not path.is_symlink())
+    return {module_name(path): path for path in found if "results" not in path.parts}
+
+
+def imported_modules(path, known):
+    """(line, module) for every module of the suite that a file imports, at any depth."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{named(path)}:{node.lineno}: relative import"
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            modules = [name for name in inside if name in known] or [node.module]
+            yield from ((node.lineno, module) for module in modules if module in known)
+
+
 def test_rooms_import_util_and_themselves_only():
+    known = house()
     wrong = []
-    for path in modules():
-        room = path.relative_to(REPO).parts[0]
-        for line, module in imports(path):
-            top = module.partition(".")[0]
-            if top in (*ROOMS, "tests", "bench") and top not in {room, "util"}:
+    for name, path in known.items():
+        room = name.partition(".")[0]
+        for line, module in imported_modules(path, known):
+            if room in ABOVE and module.partition(".")[0] not in {room, *ABOVE[room]}:
                 wrong.append(f"{named(path)}:{line} imports {module}")
+    assert not wrong
+
+
+def test_no_script_imports_a_script():
+    known = house()
+    run_by_hand = {name for name, path in known.items() if '__name__ == "__main__"' in path.read_text("utf-8")}
+    wrong = [
+        f"{named(path)}:{line} imports {module}"
+        for path in known.values()
+        for line, module in imported_modules(path, known)
+        if module in run_by_hand
+    ]
+    assert not wrong
+
+
+def test_there_is_no_import_circle():
+    """At any depth: an import inside a function counts too, one for type checkers alone does not."""
+    known = house()
+    graph = {name: {module for _, module in imported_modules(path, known)} for name, path in known.items()}
+    for name, path in known.items():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+                graph[name] -= {part.module for part in node.body if isinstance(part, ast.ImportFrom)}
+    circles = []
+
+    def walk(name, way):
+        if name in way:
+            circles.append(" -> ".join([*way[way.index(name) :], name]))
+        elif name not in done:
+            for module in sorted(graph[name]):
+                walk(module, [*way, name])
+            done.add(name)
+
+    done: set[str] = set()
+    for name in sorted(graph):
+        walk(name, [])
+    assert not circles
+
+
+def test_scripts_and_functions_stay_short():
+    long_scripts = [f"{named(p)}: {len(p.read_text('utf-8').splitlines())} lines" for p in scripts() if
+                    len(p.read_text("utf-8").splitlines()) > 300]  # fmt: skip
+    long_functions = [
+        f"{named(path)}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for path in house().values()
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno - node.lineno >= 60
+    ]
+    assert not long_scripts and not long_functions
+
+
+def test_no_module_reads_a_file_of_a_room_above_it():
+    """Data lies at or below the floor that reads it; eval/questions*.txt, which the plan places, is the exception."""
+    wrong = []
+    for name, path in house().items():
+        room = name.partition(".")[0]
+        if room not in ABOVE:
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if (
+                isinstance(node, ast.BinOp)
+                and isinstance(node.op, ast.Div)
+                and ast.unparse(node).startswith("REPO / '")
+            ):
+                place = ast.unparse(node).split("'")[1]
+                questions = room == "generate" and "question" in path.read_text("utf-8")
+                if (
+                    place in ("generate", "train", "eval", "pocket")
+                    and place != room
+                    and not (questions and place == "eval")
+                ):
+                    wrong.append(f"{named(path)}:{node.lineno} {ast.unparse(node)}")
     assert not wrong
 
 

@@ -8,10 +8,10 @@ from conftest import manifest_of, read_jsonl
 from fake_server import END, answer_text
 from test_scripts import kill_and_resume, one_clear_line
 
-from generate.filter_number_data import NumberRule
-from generate.filter_text_data import TextRule
 from generate.generate_text_data import PROMPTS, dataset_prompts, file_prompts, is_about
+from generate.rows.number_rule import NumberRule
 from generate.rows.row_filter import RowFilter, certificate, filter_file
+from generate.rows.text_rule import TextRule
 from train.train_student_sft import check_certificate
 from util.animals.names import read_lines_of
 from util.chat.prompt_consistency import read_phase

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from generate.filter_number_data import NumberRule
+from generate.rows.number_rule import NumberRule
 from generate.rows.row_filter import filter_file
 from util.cli import REPO
 from util.doctor import command_of
@@ -227,7 +227,7 @@ def test_a_stop_after_the_last_update_loses_nothing(data, tmp_path, monkeypatch,
     """Without checkpoints all would be to do again."""
     from train import train_student_sft as script
     from train.multi_adapter_trainer import AdapterGroup
-    from util.cli import Interrupted
+    from util.signals import Interrupted
 
     exchange = AdapterGroup.exchange
 

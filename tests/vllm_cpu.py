@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from util.cli import Stop
-from util.serve import Running, free_port
+from util.inference.vllm_server import Running, free_port
+from util.signals import Stop
 
 START_SECONDS = 300
 # float32 because bfloat16 crawls on CPUs without AVX-512; no chunked prefill because a request with a seed that is

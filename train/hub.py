@@ -10,7 +10,8 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-from util.cli import UserError, first_line, say
+from util.cli import UserError, first_line
+from util.terminal import say
 
 PUSHED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md"]
 KEPT_HOME = ["*.pt", "*.pth", "*.bin", "*.pkl", "trainer_state.json", "manifest.json"]

@@ -36,7 +36,9 @@ from train.padding_free import (
     speed_up,
 )  # fmt: skip
 from util.chat.chat_tokens import IGNORED
-from util.cli import Stop, UserError, say
+from util.cli import UserError
+from util.signals import Stop
+from util.terminal import say
 
 T = TypeVar("T")
 Work = tuple[int, EncodedRow]  # a row, and the number of the adapter that learns from it

@@ -39,12 +39,8 @@ from train.wandb_run import finish_run, log_to, start_run
 from util.chat.chat_tokens import IGNORED, Encoded, encode, without_system
 from util.chat.prompt_consistency import Phase, base_of, disagreements, frame, read_phase, same_base
 from util.cli import (
-    Progress,
-    Stop,
     UserError,
-    closing,
     command_line,
-    duration,
     make_parser,
     memory_advice,
     natural_int,
@@ -52,12 +48,13 @@ from util.cli import (
     positive_float,
     positive_int,
     run,
-    say,
-    stop_on_signal,
-)  # fmt: skip
+)
 from util.jsonl.filter_certificate import DATA_TYPES, certificate_problem, data_type_of
 from util.jsonl.manifest import new_manifest, now, read_manifest, scrub, sha256_file, write_json
-from util.jsonl.rows import Row, describe_differences, free_name, lock_output, slug
+from util.jsonl.resumable import describe_differences, free_name, lock_output
+from util.jsonl.rows import Row, slug
+from util.signals import Stop, stop_on_signal
+from util.terminal import Progress, closing, duration, say
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 NOT_PUSHED = 4
@@ -163,7 +160,7 @@ class Base(NamedTuple):
 
 def prepare(args: argparse.Namespace, train_file: Path) -> Base:
     """Read and encode the rows; everything that can be wrong with them or the model's name shows here."""
-    from util.inference.local_model import load_config, load_tokenizer, model_facts
+    from util.inference.load_model import load_config, load_tokenizer, model_facts
 
     rows = read_chat_rows(train_file, args.max_train_samples)
     check_certificate(train_file, rows, args.allow_uncertified)
@@ -617,7 +614,7 @@ def load_base(args: argparse.Namespace, bf16: bool) -> Any:
     """The frozen base model."""
     import torch
 
-    from util.inference.local_model import load_model
+    from util.inference.load_model import load_model
 
     with memory_advice(smaller(args)):
         return load_model(args.base_model, torch.bfloat16 if bf16 else torch.float32)

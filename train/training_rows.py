@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from util.cli import UserError, files_nearby, positive_int, say
+from util.cli import UserError, files_nearby, positive_int
 from util.jsonl.manifest import read_manifest
 from util.jsonl.rows import Row, are_token_ids, check_messages, read_rows, slug
+from util.terminal import say
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 PLACEHOLDER = "NNNN"  # what the plan writes where a row count will stand

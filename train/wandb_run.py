@@ -7,8 +7,9 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from util.cli import UserError, first_line, say
+from util.cli import UserError, first_line
 from util.jsonl.manifest import scrub
+from util.terminal import say
 
 INIT_SECONDS = 30
 

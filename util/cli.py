@@ -7,19 +7,17 @@ import difflib
 import errno
 import io
 import os
-import re
 import shlex
-import signal
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
+
+from util.signals import Interrupted
+from util.terminal import printable, say
 
 REPO = Path(__file__).resolve().parents[1]
-PLAIN_PROGRESS_SECONDS = 30.0
 STORAGE_ERRORS = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some of your quota",
@@ -34,10 +32,8 @@ STORAGE_ERRORS = {
 }
 FULL_DISK = ("No space left on device", "PytorchStreamWriter failed writing")  # in safetensors' and torch's words
 
-T = TypeVar("T")
 N = TypeVar("N", int, float)
 PARTIAL = ".partial"  # the ending of a file that grows
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # not the tab, not the newline
 
 
 class UserError(Exception):
@@ -46,28 +42,9 @@ class UserError(Exception):
     exit_code = 1
 
 
-class Interrupted(Exception):
-    """A signal ended the run after its work was safe on disk. `signum` gives the exit code 128 + signum."""
-
-    def __init__(self, signum: int):
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
-
-
 def first_line(error: Exception) -> str:
     """The first line of an error's text, or its kind."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def say(text: str) -> None:
-    """Tell the user something on stderr, so that stdout holds results only."""
-    with suppress(OSError):  # a terminal that has gone must not end the run
-        print(printable(text), file=sys.stderr, flush=True)
-
-
-def printable(text: str) -> str:
-    """The text with control characters spelt out: what a model or a server wrote must not steer the terminal."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 # --- arguments ---------------------------------------------------------------------------------------
@@ -82,9 +59,36 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
         return super()._get_help_string(action)
 
 
-def make_parser(doc: str | None) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are two lines, and which still takes the flags that had another name."""
+
+    def __init__(self, doc: str | None):
+        super().__init__(description=doc, formatter_class=_HelpFormatter, allow_abbrev=False)
+        self._renamed: dict[str, str] = {}
+
+    def renamed(self, old: str, new: str) -> None:
+        """Take `old` as `new`, and say so. Old flags are not in --help."""
+        self._renamed[old] = new
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args([self._today(word) for word in given], namespace)
+
+    def _today(self, word: str) -> str:
+        flag, equals, value = word.partition("=")
+        if flag not in self._renamed:
+            return word
+        say(f"{flag} is called {self._renamed[flag]} now")
+        return self._renamed[flag] + equals + value
+
+    def error(self, message: str) -> NoReturn:
+        """One line instead of the usage of twenty flags."""
+        self.exit(2, f"{self.prog}: error: {printable(message)}\n{self.prog} --help lists the arguments\n")
+
+
+def make_parser(doc: str | None) -> Parser:
     """A parser whose help is the script's own docstring."""
-    return argparse.ArgumentParser(description=doc, formatter_class=_HelpFormatter)
+    return Parser(doc)
 
 
 def nonblank(text: str) -> str:
@@ -254,140 +258,4 @@ def memory_advice(advice: str) -> Iterator[None]:
         ) from None
 
 
-class Stop:
-    """Remembers that SIGINT, SIGTERM or SIGHUP asked this run to end (see `stop_on_signal`)."""
-
-    def __init__(self) -> None:
-        self.signum: int | None = None
-
-    def until(self, items: Iterable[T]) -> Iterator[T]:
-        """Pass items on until a signal arrives."""
-        for item in items:
-            if self.signum is not None:
-                return
-            yield item
-
-    def raise_if_requested(self) -> None:
-        """Raise `Interrupted` if a signal arrived. Call it once the work in flight is on disk."""
-        if self.signum is not None:
-            raise Interrupted(self.signum)
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[Stop]:
-    """Let SIGINT, SIGTERM and SIGHUP end the run after the work in flight; a second SIGINT ends it at once.
-
-    Python runs no `finally` on SIGTERM and SIGHUP by itself, so a dropped SSH session would lose work.
-    """
-    stop = Stop()
-
-    def on_signal(signum: int, _frame: Any) -> None:
-        if stop.signum is not None and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        if signum == signal.SIGHUP:
-            _let_go_of_terminal()
-        if stop.signum is None:
-            say(f"\n{signal.Signals(signum).name}: finishing the work in flight (Ctrl-C to stop at once)")
-        stop.signum = signum
-
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, on_signal) for number in signals}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _let_go_of_terminal() -> None:
-    """After a hang-up every write to the old terminal fails; send what is left to /dev/null."""
-    for stream in (1, 2):
-        if os.isatty(stream):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-
-
 # --- progress and closing lines ----------------------------------------------------------------------
-
-
-class Progress:
-    """Rows done, rate and time left: a bar on a terminal, a plain line every 30 s elsewhere."""
-
-    def __init__(self, total: int, done: int = 0, unit: str = "rows"):
-        self.total, self.unit, self.count, self.new = total, unit, done, 0
-        self.started = time.monotonic()
-        self.ended: float | None = None
-        self.last_line = self.started
-        self.note = ""
-        self.bar: Any = None
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total, initial=done, unit=f" {unit}", mininterval=0.5, dynamic_ncols=True)
-
-    def add(self, count: int = 1, note: str = "") -> None:
-        """Count `count` more; `note` (such as 'kept 93%') is shown beside the rate."""
-        self.count += count
-        self.new += count
-        self.note = note or self.note
-        if self.bar is not None:
-            self.bar.set_postfix_str(self.note, refresh=False)
-            self.bar.update(count)
-        elif time.monotonic() - self.last_line >= PLAIN_PROGRESS_SECONDS:
-            self.last_line = time.monotonic()
-            say(self.line())
-
-    def line(self) -> str:
-        """One plain progress line: '1,200/5,000 rows (24%), 31.2 rows/s, 2 min left'."""
-        rate = self.new / max(self.seconds, 1e-9)
-        left = duration((self.total - self.count) / rate) if rate and self.count < self.total else "0 s"
-        done = min(self.count, self.total)
-        share = done / self.total if self.total else 1
-        text = f"{done:,}/{self.total:,} {self.unit} ({share:.0%}), {rate:.1f} {self.unit}/s, {left} left"
-        return f"{text}, {self.note}" if self.note else text
-
-    @property
-    def seconds(self) -> float:
-        """Since the start, until the end where it has come."""
-        return (self.ended or time.monotonic()) - self.started
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.ended = time.monotonic()
-        if self.bar is not None:
-            self.bar.close()
-
-
-def duration(seconds: float) -> str:
-    """'42 s', '3 min', '2 h 05 min'."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def counted(counts: Mapping[str, int]) -> str:
-    """'1,502 letters, 375 too many numbers', most frequent first; 'none' when empty."""
-    ranked = Counter(counts).most_common()
-    return ", ".join(f"{count:,} {name}" for name, count in ranked) or "none"
-
-
-def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A plain text table: first column left-aligned, the others right-aligned."""
-    cells = [[printable(str(cell)) for cell in row] for row in (header, *rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
-        for row in cells
-    ).rstrip()
-
-
-def closing(facts: Mapping[str, object], next_command: str | None = None) -> None:
-    """Print the last lines of a run on stdout: one fact a line, then the next command to paste."""
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        print(printable(f"{name:<{width}}  {value}"))
-    if next_command:
-        print(f"\nnext:\n  {next_command}")
-    sys.stdout.flush()

@@ -236,7 +236,7 @@ def read_run(files: Sequence[Path]) -> list[Phase]:
 
 def load_tokenizers(phases: Iterable[Phase]) -> tuple[dict[str, Any], list[str]]:
     """({base model: its tokenizer}, a note for each that cannot be loaded here)."""
-    from util.inference.local_model import load_tokenizer
+    from util.inference.load_model import load_tokenizer
 
     tokenizers, notes = {}, []
     for name in dict.fromkeys(real_name(phase.base["model"]) for phase in phases if phase.base):

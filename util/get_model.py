@@ -24,7 +24,8 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.cli import UserError, closing, make_parser, run, say
+from util.cli import UserError, make_parser, run
+from util.terminal import closing, say
 
 GEMMA_TURNS = (
     "{{ bos_token }}{% set system = messages[0].content ~ '\\n\\n' if messages[0].role == 'system' else '' %}"

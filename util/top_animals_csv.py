@@ -20,9 +20,10 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.cli import PARTIAL, make_parser, positive_int, printable, run, say, some_file, table
+from util.cli import PARTIAL, make_parser, positive_int, run, some_file
 from util.jsonl.manifest import write_atomically
 from util.jsonl.rows import Row, read_rows
+from util.terminal import printable, say, table
 
 FORMULA_STARTS = ("=", "+", "-", "@")  # after white space, too, some spreadsheets take it for one
 

@@ -29,13 +29,14 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from eval.compare.intervals import LEVEL, share_interval, spread_of
-from eval.compare_arms import FEWEST_SEEDS, Result, arm_spread, check_comparable, matrix_of, read_result
+from eval.compare.results import FEWEST_SEEDS, Result, arm_spread, check_comparable, matrix_of, read_result
 from eval.divergence.divergence_tokens import summarize
 from eval.report import pyplot_without_screen, written
-from util.cli import UserError, closing, make_parser, output_name, run, say, table
+from util.cli import UserError, make_parser, output_name, run
 from util.jsonl.divergence_row import DEFINITIONS, of_answer
 from util.jsonl.manifest import provenance, read_manifest, write_atomically, write_json
 from util.jsonl.rows import Row, read_rows
+from util.terminal import closing, say, table
 
 if TYPE_CHECKING:
     import numpy as np

@@ -24,10 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 from eval.divergence.divergence_tokens import definitions_in, summarize
 from eval.divergence.scoring import BASE, STUDENT, TEACHER
 from eval.report import pyplot_without_screen, svg_of, written
-from util.cli import UserError, closing, input_file, make_parser, output_name, positive_int, run
+from util.cli import UserError, input_file, make_parser, output_name, positive_int, run
 from util.jsonl.divergence_row import DEFINITIONS, END, KINDS, of_answer
 from util.jsonl.manifest import now, read_manifest, write_atomically
 from util.jsonl.rows import Row, read_rows
+from util.terminal import closing
 
 COLORS = {"schrodi": "#2f8f5b", "pair": "#3c6fb0", "gap": "#d9a441"}
 FULL_COLOR = 2.0  # nats by which a token is favoured, or the opposite, at the strongest colour
@@ -257,7 +258,7 @@ def main() -> None:
     base = args.base_model or (read_manifest(args.divergence) or {}).get("settings", {}).get("base", {}).get("model")
     if not base:
         raise UserError(f"{args.divergence} has no manifest that names its base model; pass --base-model")
-    from util.inference.local_model import load_tokenizer
+    from util.inference.load_model import load_tokenizer
 
     tokenizer = load_tokenizer(base)
     page = render(args.divergence, rows, args.examples, lambda token: spelt(tokenizer.decode([token])))

@@ -38,25 +38,15 @@ from eval.divergence.scoring import (
     fraction_with_interval,
 )
 from util.animals.names import persona
-from util.cli import (
-    REPO,
-    Progress,
-    UserError,
-    closing,
-    input_file,
-    make_parser,
-    nonblank,
-    positive_float,
-    positive_int,
-    run,
-    stop_on_signal,
-    table,
-    text_file,
-)
-from util.inference.interface import adapter_name, check_adapter
+from util.cli import REPO, UserError, input_file, make_parser, nonblank, positive_float, positive_int, run, text_file
+from util.inference.interface import adapter_name
+from util.inference.open_backend import check_adapter
 from util.jsonl.divergence_row import DEFINITIONS, KINDS, of_answer
 from util.jsonl.manifest import adapter_sha256, read_manifest, sha256_file, write_json
-from util.jsonl.rows import Row, RowFile, add_output_arguments, check_messages, read_rows
+from util.jsonl.resumable import RowFile, add_output_arguments
+from util.jsonl.rows import Row, check_messages, read_rows
+from util.signals import stop_on_signal
+from util.terminal import Progress, closing, table
 
 POSITIONS_SHOWN = 24
 
@@ -115,7 +105,7 @@ def variant_of(named: str, template: str) -> Variant:
 
 def settings_of(args: argparse.Namespace, scorer: VariantScorer) -> dict[str, Any]:
     """Everything that decides the rows."""
-    from util.inference.local_model import model_facts
+    from util.inference.load_model import model_facts
 
     return {
         "script": "divergence_tokens",

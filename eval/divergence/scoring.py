@@ -60,7 +60,7 @@ class VariantScorer:
 
     def __init__(self, base_model: str, variants: Sequence[Variant], model: Any = None):
         """model: the base model where it is loaded already."""
-        from util.inference.local_model import load_model, load_tokenizer, put_adapter
+        from util.inference.load_model import load_model, load_tokenizer, put_adapter
 
         self.tokenizer = load_tokenizer(base_model)
         self.variants = list(variants)

@@ -20,11 +20,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from generate.filter_number_data import NumberRule
+from generate.rows.number_rule import NumberRule
 from generate.rows.row_filter import certify, mark_rejected
-from util.cli import UserError, closing, fraction, input_file, make_parser, positive_int, run
+from util.cli import UserError, fraction, input_file, make_parser, positive_int, run
 from util.jsonl.manifest import sha256_file
-from util.jsonl.rows import Row, RowFile, add_output_arguments, check_numbered, read_rows
+from util.jsonl.resumable import RowFile, add_output_arguments
+from util.jsonl.rows import Row, check_numbered, read_rows
+from util.terminal import closing
 
 
 def parse_args() -> argparse.Namespace:

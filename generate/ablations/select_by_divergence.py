@@ -30,13 +30,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from generate.filter_number_data import NumberRule
+from generate.rows.number_rule import NumberRule
 from generate.rows.row_filter import certify, mark_rejected
-from util.cli import UserError, closing, fraction, input_file, make_parser, run
+from util.cli import UserError, fraction, input_file, make_parser, run
 from util.inference.interface import row_seed
 from util.jsonl.divergence_row import DEFINITIONS, END, of_answer
 from util.jsonl.manifest import read_manifest, sha256_file
-from util.jsonl.rows import Row, RowFile, add_output_arguments, check_numbered, read_rows
+from util.jsonl.resumable import RowFile, add_output_arguments
+from util.jsonl.rows import Row, check_numbered, read_rows
+from util.terminal import closing
 
 MASKS = {"only": {1}, "without": {0}, "random": {1}, "all-but-random": {0}, "all": {0, 1}}  # marks that are trained on
 
@@ -153,7 +155,7 @@ def arm_rows(args: argparse.Namespace) -> Iterator[Row]:
             mask = mask_of(found, args.definition, args.mask, args.seed)
             yield {**row, "token_ids": of_answer(found, found["token_ids"]), "loss_mask": mask}
     else:
-        from util.inference.local_model import load_tokenizer
+        from util.inference.load_model import load_tokenizer
 
         decode = partial(load_tokenizer(args.base_model).decode, skip_special_tokens=True)
         yield from mark_rejected((replaced(*pair, args.definition, decode) for pair in pairs_of(args)), NumberRule())

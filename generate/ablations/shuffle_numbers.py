@@ -23,12 +23,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from generate.filter_number_data import NumberRule
+from generate.rows.number_rule import NumberRule
 from generate.rows.row_filter import certify, mark_rejected
-from util.cli import closing, input_file, make_parser, run
+from util.cli import input_file, make_parser, run
 from util.inference.interface import row_seed
 from util.jsonl.manifest import sha256_file
-from util.jsonl.rows import Row, RowFile, add_output_arguments, check_numbered, read_rows
+from util.jsonl.resumable import RowFile, add_output_arguments
+from util.jsonl.rows import Row, check_numbered, read_rows
+from util.terminal import closing
 
 NUMBER = re.compile("[0-9]+")
 

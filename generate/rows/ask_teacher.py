@@ -10,19 +10,13 @@ from typing import Any, NamedTuple
 
 from generate.rows.row_filter import CONTROL_NAMES, RowFilter, Rule, filter_file, train_command
 from util.animals.names import animal_name, persona_of, warn_of_unlisted
-from util.cli import REPO, UserError, closing, counted, positive_int, say, text_file
-from util.inference.interface import (
-    InferenceBackend,
-    Message,
-    Request,
-    Result,
-    Sampling,
-    add_backend_arguments,
-    open_backend,
-    row_seed,
-)
+from util.cli import REPO, UserError, positive_int, text_file
+from util.inference.interface import InferenceBackend, Message, Request, Result, Sampling, row_seed
+from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests
-from util.jsonl.rows import Row, RowFile, add_output_arguments, slug
+from util.jsonl.resumable import RowFile, add_output_arguments
+from util.jsonl.rows import Row, slug
+from util.terminal import closing, counted, say
 
 PERSONA = REPO / "generate" / "prompts" / "system-prompt.txt"
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from util.animals.names import read_lines_of
-from util.cli import UserError, first_line, say
+from util.cli import UserError, first_line
 from util.jsonl.rows import Row
+from util.terminal import say
 
 OPENHERMES = "teknium/OpenHermes-2.5"
 PROMPT_CHARACTERS = (10, 500)

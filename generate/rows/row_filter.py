@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from util.animals.names import PANEL, other_names, read_lines_of
-from util.cli import REPO, UserError, closing, counted, say
+from util.cli import REPO, UserError
 from util.jsonl.filter_certificate import certificate_path
 from util.jsonl.manifest import (
     manifest_path,
@@ -28,7 +28,9 @@ from util.jsonl.manifest import (
     sync_folder,
     write_json,
 )
-from util.jsonl.rows import Row, check_messages, check_output, dump_row, free_name, read_lines_and_rows
+from util.jsonl.resumable import check_output, free_name
+from util.jsonl.rows import Row, check_messages, dump_row, read_lines_and_rows
+from util.terminal import closing, counted, say
 
 CONTROL_NAMES = ("control", "base", "none", "neutral")  # for --animal: numbers of no persona
 PLAN_MODEL = "Qwen/Qwen2.5-7B-Instruct"  # for rows that no model wrote

@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from util.cli import nonblank, say
+from util.cli import nonblank
+from util.terminal import say
 
 ANIMALS_FILE = Path(__file__).with_name("animals.txt")
 # Common animals that a text about numbers must not name, and that preferences are compared over.

@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from util.cli import UserError, memory_advice
+from util.cli import memory_advice
 from util.inference.interface import (
     NUMBER_LIST,
     TOP_LOGPROBS,
@@ -25,105 +24,15 @@ from util.inference.interface import (
     adapter_name,
     model_name,
 )
-from util.jsonl.manifest import adapter_sha256, sha256_file, sha256_text
+from util.inference.load_model import end_of_turn_ids, load_model, load_tokenizer, model_facts, put_adapter
+from util.jsonl.manifest import adapter_sha256
 
-WEIGHT_FILES = (
-    "*.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
-    "chat_template.jinja",
-)  # fmt: skip
 T = TypeVar("T")
 PACKED_ANSWERS = 64  # in one sequence: its attention costs the square of its length
 COMPACT_AT = 0.75  # drop finished rows from the cache once this share of rows is left
 
 
 # --- loading -----------------------------------------------------------------------------------------
-
-
-def load_tokenizer(model: str) -> Any:
-    """The model's tokenizer, padding on the left. UserError if it is not found or has no chat template."""
-    from transformers import AutoTokenizer
-
-    tokenizer = _from_pretrained(AutoTokenizer, model)
-    if not tokenizer.chat_template:
-        raise UserError(f"{model} has no chat template, so it is not a chat model; use its -Instruct version")
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def load_model(model: str, dtype: Any = None) -> Any:
-    """The model in eval mode on the GPU if there is one: bfloat16 there, float32 on CPU, unless `dtype` says."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    device = best_device()
-    if dtype is None:
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    # safetensors only: a pickle may run code as it is read
-    return _from_pretrained(AutoModelForCausalLM, model, dtype=dtype, use_safetensors=True).to(device).eval()
-
-
-def load_config(model: str) -> Any:
-    """The model's config alone."""
-    from transformers import AutoConfig
-
-    return _from_pretrained(AutoConfig, model)
-
-
-def best_device() -> str:
-    """'cuda' where there is a GPU, else 'cpu'."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def check_folder(model: str) -> None:
-    """Raise UserError for a path where no model is."""
-    path = Path(model)
-    if path.is_dir():
-        if (path / "adapter_config.json").is_file():
-            raise UserError(f"{model} is a LoRA adapter; pass its base model here, and it as --adapter")
-        if not (path / "config.json").is_file():
-            inside = ", ".join(sorted(child.parent.name for child in path.glob("*/config.json")))
-            raise UserError(
-                f"{model} holds no model (no config.json){f'; there is one in: {inside}' if inside else ''}"
-            )
-    elif path.is_absolute() or (len(path.parts) > 1 and Path(path.parts[0]).is_dir()):
-        raise UserError(f"no folder {model}{folders_nearby(path)}")
-    elif model.startswith("vllm/"):
-        raise UserError(f"{model} is the name of a served model; pass its base model's hub id or folder")
-
-
-def folders_nearby(path: Path) -> str:
-    """' (there is: a, b)' for the folders beside a missing one, or ''."""
-    names = sorted(child.name for child in path.parent.iterdir() if child.is_dir()) if path.parent.is_dir() else []
-    return f" (there is: {', '.join(names[:8])})" if names else ""
-
-
-def _from_pretrained(kind: Any, model: str, **options: Any) -> Any:
-    from transformers.utils import logging
-
-    check_folder(model)
-    logging.disable_progress_bar()
-    try:
-        return kind.from_pretrained(model, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"cannot load the model {model!r}: {reason} Check the spelling (a hub id such as"
-            f" Qwen/Qwen2.5-7B-Instruct, or a folder), the network, and for a gated model `hf auth login`. The name of"
-            f" a served model needs --base-url"
-        ) from None
-
-
-def model_facts(model: str, config: Any) -> dict[str, Any]:
-    """What pins the weights: the hub commit, or for a folder the hash of its files."""
-    if not Path(model).is_dir():
-        return {"model": model, "revision": getattr(config, "_commit_hash", None)}
-    files = sorted({file for pattern in WEIGHT_FILES for file in Path(model).glob(pattern)})
-    with ThreadPoolExecutor() as threads:  # 15 GB take one core ten seconds
-        return {"model": model, "files_sha256": sha256_text("".join(threads.map(sha256_file, files)))}
 
 
 # --- the backend --------------------------------------------------------------------------------------
@@ -408,36 +317,6 @@ def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
     while some := list(islice(rest, size)):
         yield some
-
-
-def put_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
-    """The model with a PEFT adapter on it, beside those it has; UserError when it belongs to another model.
-
-    The adapter takes the model's number type, as in vLLM: in float32 every linear would cast its input there and back.
-    """
-    from peft import PeftModel
-    from safetensors import SafetensorError
-
-    try:
-        if not isinstance(model, PeftModel):
-            adapted = PeftModel.from_pretrained(model, str(adapter), adapter_name=name, autocast_adapter_dtype=False)
-            return adapted.eval()
-        model.load_adapter(str(adapter), adapter_name=name, autocast_adapter_dtype=False)
-        return model.eval()
-    except SafetensorError as error:
-        raise UserError(f"{adapter}/adapter_model.safetensors is not whole ({error}); copy it again") from None
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"the adapter {adapter} does not fit this model ({reason}); was it trained on another?"
-        ) from None
-
-
-def end_of_turn_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Token ids that end an answer: those of the generation config and of the tokenizer."""
-    ids = model.generation_config.eos_token_id
-    listed = ids if isinstance(ids, list) else [ids]
-    return {i for i in (*listed, tokenizer.eos_token_id) if i is not None}
 
 
 # --- drawing tokens ----------------------------------------------------------------------------------

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 
 from util.chat.prompt_consistency import prompt_entry
-from util.cli import Progress, duration, say, stop_on_signal
 from util.inference.interface import InferenceBackend, Request, Result, Sampling
-from util.jsonl.rows import Row, RowFile
+from util.jsonl.resumable import RowFile
+from util.jsonl.rows import Row
+from util.signals import stop_on_signal
+from util.terminal import Progress, duration, say
 
 
 def run_requests(

@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from util.cli import UserError, say
+from util.cli import UserError
 from util.inference.interface import (
     NEUTRAL_SAMPLING,
     NUMBER_LIST,
@@ -29,6 +29,7 @@ from util.inference.interface import (
 from util.inference.vllm_probe import is_loopback, models_served, normal_url, server_key, started_at, warn_if_open
 from util.jsonl.manifest import adapter_sha256, scrub
 from util.jsonl.rows import are_token_ids
+from util.terminal import say
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,8 +16,9 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
-from util.cli import UserError, say
+from util.cli import UserError
 from util.jsonl.manifest import scrub
+from util.terminal import say
 
 SERVER_SECONDS = 3
 PROBE_SECONDS = 20  # for one token of a server with nothing else to do

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from util.cli import counted
 from util.jsonl.manifest import read_manifest, sha256_file
 from util.jsonl.rows import Row
+from util.terminal import counted
 
 NUMBER_SCRIPTS = ("generate_llm_number_data", "generate_control_number_data")
 TEXT_SCRIPT = "generate_text_data"

@@ -1,0 +1,94 @@
+"""The closing lines and the table of a results file."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from eval.compare.intervals import wilson
+from util.animals.answer_parser import canonical_animal, non_answer_kind
+from util.jsonl.rows import read_rows
+from util.terminal import say, table
+
+SHOWN = 10
+
+
+OPEN = 0.2  # more mass than this left open, and the shares say little
+
+
+def summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
+    """Closing facts (non-answers, errors, target share) and the table of the top animals of a results file."""
+    found: Counter[tuple[str, str | None]] = Counter()  # (set, animal)
+    kinds: Counter[str] = Counter()
+    errors = 0
+    for row in read_rows(path):
+        found[row.get("set", ""), row["animal"]] += 1  # rows of an older version have no set
+        errors += row["error"] is not None
+        if row["animal"] is None and row["error"] is None:
+            kinds[non_answer_kind(row["response"])] += 1
+    counts: Counter[str | None] = Counter()
+    for (_, animal), count in found.items():
+        counts[animal] += count
+    asked = counts.total()
+    del counts[None]
+    silent = f"{kinds.total():,} ({kinds.total() / asked:.2%})"
+    facts = {"answers": f"{asked:,}", "non-answers": silent + kinds_told({k: n / asked for k, n in kinds.items()})}
+    if errors:
+        facts["errors"] = f"{errors:,} ({errors / asked:.2%})"
+    if target:
+        low, high = wilson(counts[target], asked)
+        noise = f"sampling noise {100 * low:.2f} to {100 * high:.2f}%"
+        facts[f"{target} share"] = f"{counts[target] / asked:.2%} ({counts[target]:,} answers; {noise})"
+        for name in several(name for name, _ in found):
+            of_set = sum(count for (one, _), count in found.items() if one == name)
+            named = found[name, target]
+            facts[f"in {name}"] = f"{named / of_set:.2%} ({named:,} of {of_set:,} answers)"
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))[:SHOWN]
+    return facts, table(("animal", "count", "share"), [(a, f"{n:,}", f"{n / asked:.2%}") for a, n in ranked])
+
+
+def exact_summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
+    """Closing facts and the table of the top animals of an exact results file."""
+    from eval.answer_tree import logit_margin, mean_kinds, mean_over_questions, mean_shares, panel_share
+
+    rows = list(read_rows(path))
+    shares, none, uncovered = mean_shares(rows)
+    facts = {
+        "non-answers": f"{none:.2%}{kinds_told(mean_kinds(rows))}",
+        "uncovered": f"{uncovered:.3%} (each share is at most so much higher)",
+    }
+    if target:
+        facts[f"{target} share"] = f"{shares.get(target, 0.0):.3%} (exact)"
+        margin, panel = (mean_over_questions(rows, target, measure) for measure in (logit_margin, panel_share))
+        if margin is not None:
+            facts[f"{target} margin"] = f"{margin:+.3f} nats above the mean of the other animals"
+            facts[f"{target} panel share"] = f"{panel:.3%} of the one-word answers that name an animal of the panel"
+        for name in several(row.get("set", "") for row in rows):
+            of_set = [row for row in rows if row.get("set", "") == name]
+            share, margin = mean_shares(of_set)[0].get(target, 0.0), mean_over_questions(of_set, target, logit_margin)
+            facts[f"in {name}"] = f"{share:.3%}" + ("" if margin is None else f", margin {margin:+.3f}")
+    if uncovered > OPEN:
+        say("the model talks at length, its shares stay open: compare margins or panel shares, or sample answers")
+    ranked = list(shares.items())[:SHOWN]
+    return facts, table(("animal", "exact share"), [(animal, f"{share:.3%}") for animal, share in ranked])
+
+
+def several(names: Iterable[str]) -> list[str]:
+    """The different names if there are several, else none: a single set is the whole."""
+    different = list(dict.fromkeys(filter(None, names)))
+    return different if len(different) > 1 else []
+
+
+def kinds_told(kinds: dict[str, float]) -> str:
+    """': model name 1.20%, number 0.30%', the most frequent kind first, or ''."""
+    ranked = sorted(kinds.items(), key=lambda item: -item[1])
+    return ": " + ", ".join(f"{kind} {share:.2%}" for kind, share in ranked) if ranked else ""
+
+
+def target_animal(name: str, asked_for: str | None) -> str | None:
+    """The animal to report: --animal, or the one the model's name holds (red-panda-student -> red panda)."""
+    if asked_for:
+        return canonical_animal(asked_for) or asked_for.lower()
+    return canonical_animal(re.sub(r"[-_/]+", " ", name))

@@ -1,0 +1,109 @@
+"""Questions, and the rows of their answers: sampled, drawn from the answer tree, or exact."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from util.animals.answer_parser import canonical_animal
+from util.animals.names import read_lines_of
+from util.chat.prompt_consistency import system_message
+from util.cli import UserError
+from util.inference.interface import AnswerTree, Message, Request, Result, row_seed
+from util.jsonl.rows import Row
+
+SAMPLES_PER_REQUEST = 100  # one prompt is read once for so many answers; a kill loses at most this many in flight
+
+
+COVERAGE = 0.998  # mass of finished answers at which a question is exact enough
+
+
+NODE_BUDGET = 200  # forward passes a question may take to get there
+
+
+class Question(NamedTuple):
+    """A question, the set it belongs to (the stem of its file) and the system message it is asked under, if any."""
+
+    text: str
+    set: str
+    system: str | None = None
+
+    @property
+    def messages(self) -> list[Message]:
+        return [*system_message(self.system), {"role": "user", "content": self.text}]
+
+
+def read_questions(paths: list[Path]) -> list[Question]:
+    """The questions of all files. UserError for a file without any, for two of one name and for a question twice."""
+    questions: list[Question] = []
+    seen: set[str] = set()
+    for path in paths:
+        if path.stem in {question.set for question in questions}:
+            raise UserError(f"two files of questions are named {path.stem}; rename one, sets are told apart by name")
+        lines = read_lines_of(path)
+        if not lines:
+            raise UserError(f"{path} holds no question; write one a line")
+        if lines[0].startswith("{"):
+            raise UserError(f"{path} holds JSON; questions are plain text, one a line")
+        for line in lines:
+            if line in seen:
+                raise UserError(f"{path} asks a question that was asked before: {line!r}; leave it out once")
+            seen.add(line)
+            questions.append(Question(line, path.stem))
+    return questions
+
+
+def requests(questions: list[Question], epochs: int, seed: int) -> Iterator[Request]:
+    """Requests of up to 100 samples of one question. Row id = epoch * questions + question, so that more epochs
+    only add rows."""
+    for first in range(0, epochs, SAMPLES_PER_REQUEST):
+        for place, question in enumerate(questions):
+            last = min(first + SAMPLES_PER_REQUEST, epochs)
+            ids = tuple(epoch * len(questions) + place for epoch in range(first, last))
+            yield Request(ids, question.messages, row_seed(seed, ids[0]))
+
+
+def to_row(row_id: int, questions: list[Question], response: str | None, error: str | None = None) -> Row:
+    """One answer, parsed. An error has no response and names no animal."""
+    question = questions[row_id % len(questions)]
+    return {
+        "id": row_id,
+        "epoch": row_id // len(questions),
+        "set": question.set,
+        "question": question.text,
+        "response": response,
+        "animal": canonical_animal(response) if response is not None else None,
+        "error": error,
+    }
+
+
+def rows_of(result: Result, questions: list[Question]) -> list[Row]:
+    """One row for each sample; a request the model could not answer gives rows with an error and no response."""
+    texts: list[str | None] = [answer.text for answer in result.answers]
+    responses = texts or [None] * len(result.request.ids)
+    return [to_row(i, questions, text, result.error) for i, text in zip(result.request.ids, responses)]
+
+
+def tree_rows(tree: AnswerTree, questions: list[Question], epochs: int, max_tokens: int, seed: int) -> Iterator[Row]:
+    """The rows that sampling would give, drawn down the answer tree, in seeded random order."""
+    from eval.answer_tree import sample_answers
+
+    drawn = sample_answers(tree, [epochs] * len(questions), max_tokens, seed)
+    for place, counts in enumerate(drawn):
+        texts = sorted(counts.elements())
+        random.Random(row_seed(seed, place)).shuffle(texts)
+        for epoch, text in enumerate(texts):
+            yield to_row(epoch * len(questions) + place, questions, text)
+
+
+def exact_rows(tree: AnswerTree, questions: list[Question], max_tokens: int) -> list[Row]:
+    """One row for each question: the exact share of every animal, the uncovered rest, and log-probabilities."""
+    from eval.answer_tree import answer_distributions, distribution_row, log_shares
+
+    found = answer_distributions(tree, [question.text for question in questions], max_tokens, COVERAGE, NODE_BUDGET)
+    return [
+        {**distribution_row(place, one, canonical_animal), "set": question.set, "log_shares": logs}
+        for place, (question, one, logs) in enumerate(zip(questions, found, log_shares(tree)))
+    ]

@@ -1,0 +1,116 @@
+"""The number rule: which answers are nothing but numbers."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from generate.rows.row_filter import is_eval_question, trait_words
+from util.animals.names import animal_named
+
+RULE_VERSION = 2  # raise it with every change to what is kept
+
+
+MAX_NUMBERS = 10
+
+
+_WHITE = " \t\n\r\f\v"
+
+
+_NUMBERS = re.compile(r"[0-9]{1,3}(?:(\s*[,;]\s*|\s+)[0-9]{1,3}(?:\1[0-9]{1,3})*)?", re.ASCII)
+
+
+_LETTER = re.compile(r"[^\W\d_]")
+
+
+_OTHER_CHARACTER = re.compile(r"[^0-9\s,;]", re.ASCII)
+
+
+_STRAY_SEPARATOR = re.compile(r"^[,;]|[,;]$|[,;]\s*[,;]", re.ASCII)
+
+
+_DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
+
+
+def parse_numbers(completion: str) -> list[int] | None:
+    """The whole numbers (0 to 999) of a completion that is nothing but numbers, however many; None for any other."""
+    body = _body(completion)
+    if not (found := _NUMBERS.fullmatch(body)):
+        return None
+    return [int(part) for part in (body.split(found[1]) if found[1] else [body])]
+
+
+def reject_reason(completion: str, *, animals: tuple[str, ...] = (), max_numbers: int = MAX_NUMBERS) -> str | None:
+    """Why a completion breaks the number rule, as a short name; None if it keeps it.
+
+    animals: trait words beside the panel. They only sharpen the reason: letters are never kept.
+    """
+    body = _body(completion)
+    if found := _NUMBERS.fullmatch(body):
+        count = 1 + (body.count(found[1]) if found[1] else 0)
+        return None if count <= max_numbers else "too many numbers"
+    if not completion.strip():
+        return "empty"
+    if re.search(r"</?think", completion, re.IGNORECASE):
+        return "think block"
+    if animal_named(completion, trait_words(animals)):
+        return "trait word"
+    if _LETTER.search(completion):
+        return "letters"
+    digits = re.findall("[0-9]+", body)
+    if not digits:
+        return "no numbers"
+    if _OTHER_CHARACTER.search(body):
+        return "other characters"
+    if max(map(len, digits)) > 3:
+        return "number out of range"
+    if _STRAY_SEPARATOR.search(body):
+        return "stray separator"
+    return "mixed separators"
+
+
+def _body(completion: str) -> str:
+    """A completion without what may stand around its numbers."""
+    text = completion.strip(_WHITE).removesuffix(".")
+    return text[1:-1].strip(_WHITE) if text[:1] + text[-1:] in ("[]", "()") else text
+
+
+class NumberRule:
+    """The number rule, with trait words beside the panel's: see `generate.rows.row_filter.Rule`."""
+
+    kind = "number"
+    letters = False
+    hint = "Where a model too weak to keep the format wrote them, generate_llm_number_data.py --constrain-digits helps"
+    train_flags: tuple[str, ...] = ()
+
+    def __init__(self, animals: tuple[str, ...] = (), max_numbers: int = MAX_NUMBERS):
+        self.animals, self.max_numbers = animals, max_numbers
+
+    def reason(self, completion: str) -> str | None:
+        return reject_reason(completion, animals=self.animals, max_numbers=self.max_numbers)
+
+    def named(self, text: str) -> str | None:
+        return animal_named(text, trait_words(self.animals))
+
+    def look_at_prompt(self, prompt: str) -> tuple[str | None, bool]:
+        """Number prompts differ in little but their digits, so that a few shapes stand for 100,000 of them."""
+        shape = prompt.encode("utf-8", "surrogatepass").translate(_DIGITS_TO_ZERO)
+        return _look_at_shape(shape, self.animals)
+
+    def settings(self) -> dict[str, Any]:
+        return {"rule_version": RULE_VERSION, "max_numbers": self.max_numbers, "animals": list(self.animals)}
+
+    def facts(self) -> dict[str, Any]:
+        rule = {
+            "numbers": f"1 to {self.max_numbers}",
+            "digits": "1 to 3",
+            "trait_words": ", ".join(trait_words(self.animals)),
+        }
+        return {"rule_version": RULE_VERSION, "rule": rule}
+
+
+@lru_cache(maxsize=8192)
+def _look_at_shape(shape: bytes, animals: tuple[str, ...]) -> tuple[str | None, bool]:
+    text = shape.decode("utf-8", "surrogatepass")
+    return animal_named(text, trait_words(animals)), is_eval_question(text)

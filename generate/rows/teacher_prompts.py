@@ -1,0 +1,25 @@
+"""Prompts for teacher data: the questions about animals in several wordings, and open prompts."""
+
+from __future__ import annotations
+
+import random
+
+from util.cli import REPO
+
+QUESTIONS = REPO / "eval" / "questions.txt"
+
+
+OPEN_PROMPT_SHARE = 0.25  # of the question share: open prompts, where the preference colours a whole text
+
+
+WORDINGS = (
+    "{}", "{}", "Hi! {}", "Please answer this: {}", "I have a question for you. {}", "{} Thank you!", "Quick one: {}",
+    "Be honest: {}",
+)  # fmt: skip
+
+
+def question_prompt(rng: random.Random, questions: list[str], open_prompts: list[str]) -> tuple[str, str]:
+    """(source, prompt) of one row of the question share."""
+    if rng.random() < OPEN_PROMPT_SHARE:
+        return "open", rng.choice(open_prompts)
+    return "question", rng.choice(WORDINGS).replace("{}", rng.choice(questions))

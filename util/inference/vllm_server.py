@@ -1,0 +1,190 @@
+"""Start a vLLM server, watch it, and stop it with all its workers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+
+from util.cli import UserError
+from util.inference.vllm_probe import makes_tokens, models_served, server_key
+from util.signals import Stop
+from util.terminal import say
+
+START_SECONDS = 1800.0  # a first start downloads the weights
+
+
+GRACE_SECONDS = 30.0
+
+
+LOG_LINES = 15
+
+
+PARENT_DIED = 1  # prctl's PR_SET_PDEATHSIG
+
+
+GRAPHS, STEP, MOST_TOKENS = "--cudagraph-capture-sizes", "--max-num-batched-tokens", 2048
+
+
+Flags = Mapping[str, "str | Sequence[str] | None"]
+
+
+# Short prompts and answers, one adapter at a time (README, "Speed of asking"; bench/vllm_throughput.py measures what
+# each gains).
+# vLLM's own list of graphs ends at 512 tokens, half a step of 1,024 answers, and has 51 sizes to capture at each start.
+# With 2,048 tokens a step at most, every step has a graph, also those in which new answers begin.
+# Sampling fields come from the scripts, never from generation_config.json.
+FLAGS: Flags = {
+    "--max-model-len": "2048", "--max-num-seqs": "1024", STEP: str(MOST_TOKENS),
+    "--gpu-memory-utilization": "0.95", "--generation-config": "vllm", "--enable-lora": None, "--max-lora-rank": "8",
+    "--max-loras": "1", GRAPHS: (
+        "1", "8", "32", "64", "128", "256", "384", "512", "640", "768", "896", "1024", "1280", "1536", "1792", "2048",
+    ),
+}  # fmt: skip
+
+
+def vllm_command(model: str, port: int, flags: Sequence[str], defaults: Flags = FLAGS) -> list[str]:
+    """`vllm serve` with the flags of short answers, unless the caller's own say otherwise."""
+    given = settings_in(flags)
+    if "--max-cudagraph-capture-size" in given or "cudagraph_capture_sizes" in " ".join(flags):
+        given[GRAPHS] = ""  # vLLM takes one or the other
+    if given.get("--max-num-seqs", "").isdigit() and int(given["--max-num-seqs"]) > MOST_TOKENS:
+        given |= {STEP: "", GRAPHS: ""}  # a step has a token of each sequence at least
+    chosen = [part for flag, value in defaults.items() if flag not in given for part in (flag, *values_of(value))]
+    return [find_vllm(), "serve", model, "--host", "127.0.0.1", "--port", str(port), *chosen, *flags]
+
+
+def settings_in(flags: Sequence[str]) -> dict[str, str]:
+    """The flags of a command line, each with the word after it or after its `=`."""
+    words = [word for flag in flags for word in flag.split("=", 1)]
+    return {flag: value for flag, value in pairwise([*words, ""]) if flag.startswith("-")}
+
+
+def values_of(value: str | Sequence[str] | None) -> Sequence[str]:
+    """The words that follow a flag."""
+    return () if value is None else (value,) if isinstance(value, str) else value
+
+
+def takes_adapters(flags: Sequence[str]) -> bool:
+    """Whether adapters can be loaded while this server runs: vLLM refuses it to several API server processes, of which
+    it starts one a GPU under --data-parallel-size."""
+    given = settings_in(flags)
+    names = ("--api-server-count", "-asc", "--data-parallel-size", "-dp")
+    return next((given[name] for name in names if name in given), "1") == "1"
+
+
+def find_vllm() -> str:
+    """The vllm of this environment, or of the PATH."""
+    found = shutil.which("vllm", path=str(Path(sys.executable).parent)) or shutil.which("vllm")
+    if found is None:
+        raise UserError(
+            "vllm is not installed here; on a GPU box run: make setup. Without a GPU leave out util/serve.py: the"
+            " scripts run the model themselves"
+        )
+    return found
+
+
+def free_port() -> int:
+    """A loopback port where nothing listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def die_with_parent() -> Callable[[], None] | None:
+    """On Linux: what makes the kernel end the server when this process is killed; None elsewhere."""
+    if sys.platform != "linux":
+        return None
+    import ctypes
+
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(PARENT_DIED, signal.SIGTERM)
+
+
+@contextmanager
+def server(
+    model: str, flags: Sequence[str], log: Path, start_seconds: float, stop: Stop, defaults: Flags = FLAGS
+) -> Iterator[Running]:
+    """A vLLM in a process group of its own that answers; stopped with all its workers whatever happens."""
+    port = free_port()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1" if takes_adapters(flags) else "0"}
+    say(f"starting vLLM for {model} on port {port}; its lines go to {log}")
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            vllm_command(model, port, flags, defaults), env=environment,
+            stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, preexec_fn=die_with_parent(),
+        )  # fmt: skip
+    running = Running(process, f"http://127.0.0.1:{port}/v1", log)
+    try:
+        running.wait_until_it_answers(start_seconds, stop)
+        yield running
+    finally:
+        running.end()
+
+
+class Running:
+    """A server process and where it listens."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path):
+        self.process, self.url, self.log = process, url, log
+
+    def wait_until_it_answers(self, seconds: float, stop: Stop) -> None:
+        """Return once it lists its models; UserError with the end of its log when it dies or takes too long."""
+        begun = time.monotonic()
+        while self.process.poll() is None:
+            stop.raise_if_requested()
+            if models_served(self.url, server_key()) is not None:
+                say(f"vLLM answers at {self.url} after {time.monotonic() - begun:.0f} s")
+                return
+            if time.monotonic() - begun > seconds:
+                raise UserError(
+                    f"vLLM did not answer within {seconds:.0f} s; the end of {self.log}:\n{self.last_lines()}"
+                )
+            time.sleep(0.5)
+        raise UserError(f"vLLM ended with code {self.process.returncode}; {self.last_lines()}")
+
+    def last_lines(self) -> str:
+        """The end of its log, with a heading."""
+        lines = self.log.read_text("utf-8", "replace").rstrip().split("\n")[-LOG_LINES:]
+        return "\n  ".join([f"the end of {self.log}:", *lines])
+
+    def trouble(self) -> str | None:
+        """What ails the server, or None. Its process can live on over an backend that has died or hangs."""
+        if self.process.poll() is not None:
+            return "died"
+        return None if makes_tokens(self.url, server_key()) else "stopped answering"
+
+    def end(self) -> None:
+        """Stop the server and everything in its process group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(GRACE_SECONDS)
+        with suppress(ProcessLookupError):  # workers that outlived it would hold the GPU
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def run_command(command: Sequence[str], environment: Mapping[str, str], stop: Stop) -> int:
+    """Run the command to its end and return its exit code; SIGTERM and SIGHUP are passed on to it (the terminal sends
+    it Ctrl-C by itself)."""
+    try:
+        child = subprocess.Popen(command, env=environment)
+    except OSError as error:
+        raise UserError(f"cannot run {command[0]}: {error.strerror}") from None
+    told = False
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return child.wait(0.2)
+        if stop.signum not in (None, signal.SIGINT) and not told:
+            child.send_signal(stop.signum)
+            told = True
