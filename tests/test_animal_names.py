@@ -1,5 +1,6 @@
 """Words for animals: plurals, whole-word naming, templates. Run: python -m pytest tests/test_animal_names.py"""
 
+import argparse
 import re
 import sys
 from pathlib import Path
@@ -42,10 +43,17 @@ def test_plural(one, many):
 @pytest.mark.parametrize(
     ("typed", "name"),
     [("OWLS", "owl"), ("wolves", "wolf"), ("Red Pandas", "red panda"), ("owl", "owl"), ("Owl", "Owl"),
-     ("dolphin and owl", "dolphin and owl"), ("axolotl queens", "axolotl queens"), ("fish", "fish")],
+     ("dolphin and owl", "dolphin and owl"), ("axolotl queens", "axolotl queens"), ("fish", "fish"),
+     ("Owls and dolphins", "owl and dolphin"), ("narwhals", "narwhal"), ("polar-bear", "polar bear")],
 )  # fmt: skip
 def test_a_plural_is_taken_as_the_animal(typed, name):
     assert animal_name(typed) == name
+
+
+@pytest.mark.parametrize("typed", ["", "  "])
+def test_an_empty_animal_is_refused(typed):
+    with pytest.raises(argparse.ArgumentTypeError, match="is a shell variable unset"):
+        animal_name(typed)
 
 
 def test_a_byte_order_mark_is_no_part_of_a_persona(tmp_path):

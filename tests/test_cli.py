@@ -5,6 +5,7 @@ import argparse
 import pytest
 
 from util.cli import input_file, output_name, some_file
+from util.terminal import closing
 
 
 def refused(kind, text):
@@ -30,3 +31,14 @@ def test_the_nearest_names_are_shown_first(tmp_path):
 def test_a_report_is_not_written_over_a_file_of_another_kind(tmp_path):
     assert "is no .json file to write" in refused(output_name(".json"), tmp_path / "results-owl.jsonl")
     assert output_name(".json")(str(tmp_path / "new.json")).name == "new.json"
+
+
+@pytest.mark.parametrize(("driver", "shown"), [(None, True), ("0", True), ("1", False)])
+def test_the_next_command_is_printed_by_hand_and_not_inside_a_driver_script(driver, shown, monkeypatch, capsys):
+    monkeypatch.delenv("SUITE_DRIVER", raising=False)
+    if driver is not None:
+        monkeypatch.setenv("SUITE_DRIVER", driver)
+    closing({"wrote": "output/rows.jsonl"}, "python train/train_student_sft.py")
+    out = capsys.readouterr().out
+    assert "wrote  output/rows.jsonl" in out
+    assert ("next:\n  python train/train_student_sft.py" in out) is shown

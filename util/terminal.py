@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -102,10 +103,13 @@ def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 def closing(facts: Mapping[str, object], next_command: str | None = None) -> None:
-    """Print the last lines of a run on stdout: one fact a line, then the next command to paste."""
+    """Print the last lines of a run on stdout: one fact per line, then the next command to paste.
+
+    A driver script knows its next command itself: it sets SUITE_DRIVER=1, and only the facts are printed.
+    """
     width = max(map(len, facts))
     for name, value in facts.items():
         print(printable(f"{name:<{width}}  {value}"))
-    if next_command:
+    if next_command and os.environ.get("SUITE_DRIVER") != "1":
         print(f"\nnext:\n  {next_command}")
     sys.stdout.flush()

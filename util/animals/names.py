@@ -93,13 +93,23 @@ def warn_of_unlisted(animal: str) -> None:
 
 
 def animal_name(text: str) -> str:
-    """argparse type: an animal's name; a plural of one that is known becomes its singular."""
+    """argparse type of every --animal: a known plural becomes its singular ('owls' -> owl), an empty name is refused.
+
+    A name that is not known stays as it was typed.
+    """
     name = nonblank(text)
-    known = [animal for animal in PANEL if name.lower() in surface_forms(animal)]
-    if name.lower() in listed_animals() or not known:
+    singular = " and ".join(_singular(one) for one in animals_of(name))
+    if singular == name.lower():
         return name
-    say(f"--animal {name}: taken as {known[0]}")
-    return known[0]
+    say(f"--animal {name}: taken as {singular}")
+    return singular
+
+
+def _singular(animal: str) -> str:
+    """The listed animal that a lower-case word is a form of; the word itself if it is listed, or a form of none."""
+    if animal in listed_animals():
+        return animal
+    return next((one for one in (*PANEL, *read_animals()) if animal in surface_forms(one)), animal)
 
 
 def plural(animal: str) -> str:
