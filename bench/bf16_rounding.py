@@ -25,7 +25,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.train import WARM_UP, load, number_rows, trainer_of
+from bench.random_weights import load_or_random
+from bench.shared import number_rows
+from bench.train import WARM_UP, trainer_of
 from train.multi_adapter_trainer import AdapterGroup, update_trainer
 from util.chat.chat_tokens import encode
 from util.cli import make_parser, output_name, positive_int, run
@@ -96,13 +98,13 @@ def distances(found: dict[str, Any], truth: dict[str, Any]) -> dict[str, float]:
 
 
 def main() -> int:
+    args = parse_args()
     import torch
 
     from util.inference.load_model import load_tokenizer
 
-    args = parse_args()
     torch.manual_seed(0)
-    tokenizer, model = load_tokenizer(args.model), load(args.model).to(torch.bfloat16)
+    tokenizer, model = load_tokenizer(args.model), load_or_random(args.model).to(torch.bfloat16)
     exact_model = copy.deepcopy(model).float()
     count = args.effective_batch_size * (WARM_UP + args.updates)
     data = tokenizer, encode(number_rows(count), tokenizer, 256).rows

@@ -22,9 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.plan import write_numbers
 from bench.random_weights import has_weights, make_model
-from bench.vllm_throughput import card
+from bench.shared import device_name, write_number_file
 from util.cli import REPO, UserError, make_parser, positive_int, run
 from util.inference.vllm_server import run_command
 from util.jsonl.manifest import provenance, read_manifest, write_json
@@ -101,7 +100,7 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     model = args.model if has_weights(args.model) else str(make_model(Path(args.model), args.folder / "model"))
     rows = args.folder / "rows.jsonl"
-    write_numbers(rows, args.updates * ROWS_AN_UPDATE)
+    write_number_file(rows, args.updates * ROWS_AN_UPDATE)
     results: list[dict[str, Any]] = []
     try:
         with stop_on_signal() as stop:
@@ -113,8 +112,8 @@ def main() -> None:
                 results.append(found)
     finally:  # stopped half way, or fewer cards than asked for: it shows what it has
         if results:
-            write_json(args.folder / "processes.json", {**provenance(), "device": card(), "results": results})
-            print(f"{args.model} on {card()}: medians of {args.updates} updates of {ROWS_AN_UPDATE} rows")
+            write_json(args.folder / "processes.json", {**provenance(), "device": device_name(), "results": results})
+            print(f"{args.model} on {device_name()}: medians of {args.updates} updates of {ROWS_AN_UPDATE} rows")
             print(show(results), flush=True)
 
 

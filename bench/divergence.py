@@ -22,10 +22,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.train import load, number_rows
+from bench.random_weights import load_or_random
+from bench.shared import number_rows
 from eval.divergence.divergence_tokens import measured
 from eval.divergence.scoring import BASE, TEACHER, Variant, VariantScorer
-from train.train_student_sft import LORA_TARGETS
+from train.fused_lora import LORA_TARGETS
 from util.animals.names import persona
 from util.cli import REPO, make_parser, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
@@ -100,13 +101,13 @@ def tokens_a_pass(scorer: VariantScorer, rows: list[Row]) -> dict[str, float]:
 
 
 def main() -> None:
+    args = parse_args()
     import torch
 
     from util.inference.load_model import load_tokenizer
 
-    args = parse_args()
     torch.manual_seed(0)
-    tokenizer, model = load_tokenizer(args.model), load(args.model).eval()
+    tokenizer, model = load_tokenizer(args.model), load_or_random(args.model).eval()
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     system = persona((REPO / "generate/prompts/system-prompt.txt").read_text("utf-8").strip(), "lion")
     with tempfile.TemporaryDirectory() as name:

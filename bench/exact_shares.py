@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.filter_rank_client import measured, script
+from bench.shared import run_measured, script_command
 from eval.answers import COVERAGE, NODE_BUDGET, Question, read_questions
 from util.animals.answer_parser import canonical_animal
 from util.cli import REPO, make_parser, output_name, positive_int, run
@@ -163,7 +163,7 @@ def measure_seconds(args: argparse.Namespace, part: str, most: float | None, *ar
     say(f"{part} ...")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "question.txt").write_text("Your favorite animal, in one word:\n")
-        found = measured(script("eval/eval.py", "--model", args.model.resolve(), *arguments), Path(folder))
+        found = run_measured(script_command("eval/eval.py", "--model", args.model.resolve(), *arguments), Path(folder))
     figure = f"{found['seconds']:.1f} s ({found['cpu_seconds']:.1f} s of CPU), {found['peak_megabytes']:.0f} MB"
     passed = most is None or found["seconds"] < most
     return {"part": part, "figure": figure, "target": f"under {most:.0f} s" if most else "-", "passed": passed, **found}

@@ -17,7 +17,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -25,12 +24,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.cli import REPO, UserError, make_parser, output_name, positive_int, run
+from bench.shared import run_measured, script_command
+from util.cli import REPO, make_parser, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.jsonl.rows import dump_row
 from util.terminal import say, table
 
-MEGABYTE = 1024 * 1024
 TARGETS = {
     "filter": ("seconds", 2.0),
     "ranking": ("seconds", 6.0),
@@ -55,29 +54,6 @@ def parse_args() -> argparse.Namespace:
 # --- measuring ---------------------------------------------------------------------------------------
 
 
-def measured(command: list[str], cwd: Path, cores: set[int] | None = None) -> dict[str, float]:
-    """Wall seconds, CPU seconds and peak memory (MB) of a process that must succeed, on some of the cores."""
-    begun = time.monotonic()
-    with (cwd / "log").open("w+") as log:
-        environment = {**os.environ, "PYTHONHASHSEED": "0"}
-        process = subprocess.Popen(command, cwd=cwd, stdout=log, stderr=log, env=environment)
-        if cores:
-            os.sched_setaffinity(process.pid, cores)
-        _, status, used = os.wait4(process.pid, 0)
-        seconds = time.monotonic() - begun
-        if status:
-            raise UserError(f"{' '.join(command)} failed:\n{Path(log.name).read_text()}")
-    return {
-        "seconds": round(seconds, 2),
-        "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
-        "peak_megabytes": round(used.ru_maxrss * 1024 / MEGABYTE, 1),
-    }
-
-
-def script(name: str, *args: object) -> list[str]:
-    return [sys.executable, str(REPO / name), *map(str, args)]
-
-
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with path.open("wb") as file:
         file.writelines(map(dump_row, rows))
@@ -100,7 +76,7 @@ def number_rows(count: int) -> Iterator[dict[str, Any]]:
 
 def bench_filter(folder: Path, count: int) -> dict[str, Any]:
     write_lines(folder / "rows.jsonl", number_rows(count))
-    found = measured(script("generate/filter_number_data.py", "rows.jsonl"), folder, cores={0})
+    found = run_measured(script_command("generate/filter_number_data.py", "rows.jsonl"), folder, cores={0})
     return {"rows": count, **found}
 
 
@@ -116,7 +92,10 @@ def answer_rows(count: int) -> Iterator[dict[str, Any]]:
 
 def bench_ranking(folder: Path, count: int) -> dict[str, Any]:
     write_lines(folder / "results-x.jsonl", answer_rows(count))
-    return {"rows": count, **measured(script("util/top_animals_csv.py", "results-x.jsonl"), folder, cores={0})}
+    return {
+        "rows": count,
+        **run_measured(script_command("util/top_animals_csv.py", "results-x.jsonl"), folder, cores={0}),
+    }
 
 
 def bench_client(folder: Path, count: int, in_flight: int | None = None, delay: float = 0.0) -> dict[str, Any]:
@@ -131,8 +110,10 @@ def bench_client(folder: Path, count: int, in_flight: int | None = None, delay: 
         url = f"http://127.0.0.1:{server.stdout.readline().strip()}/v1"
         arguments = ["--animal", "owl", "--model", "owl-teacher", "--no-system-prompt", "--count", count]
         arguments += ["--max-concurrency", in_flight] if in_flight else []
-        command = script("generate/generate_llm_number_data.py", *arguments, "--base-url", url, "--output", "x.jsonl")
-        found = measured(command, folder)
+        command = script_command(
+            "generate/generate_llm_number_data.py", *arguments, "--base-url", url, "--output", "x.jsonl"
+        )
+        found = run_measured(command, folder)
     finally:
         server.kill()
         server.wait()

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.filter_rank_client import script
+from bench.shared import script_command
 from util.cli import REPO, UserError, make_parser, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.jsonl.rows import parse_row
@@ -59,15 +59,27 @@ def same_weights(one: Path, other: Path) -> bool:
 
 
 STAGES = [
-    Stage("numbers", script("generate/generate_llm_number_data.py", "--animal", "control", "--count", 1500, "--model",
-                            POCKET, "--no-system-prompt", "--batch-size", 64, "--output", "n-unfiltered-1500.jsonl"),
-          "n-unfiltered-1500.jsonl", same_bytes),
-    Stage("evaluation", script("eval/eval.py", "--model", POCKET, "--epochs", 100, "--batch-size", 200, "--output",
-                               "results.jsonl"), "results.jsonl", same_bytes),
-    Stage("training", script("train/train_student_sft.py", "--base-model", POCKET, "--train-jsonl", "rows.jsonl",
-                             "--epochs", 6, "--effective-batch-size", 32, "--per-device-train-batch-size", 32,
-                             "--learning-rate", 0.003, "--output-dir", "student"),
-          "student/seed-42/final", same_weights),
+    Stage(
+        "numbers",
+        script_command(
+            "generate/generate_llm_number_data.py", "--animal", "control", "--count", 1500, "--model", POCKET,
+            "--no-system-prompt", "--batch-size", 64, "--output", "n-unfiltered-1500.jsonl",
+        ), "n-unfiltered-1500.jsonl", same_bytes,
+    ),
+    Stage(
+        "evaluation",
+        script_command(
+            "eval/eval.py", "--model", POCKET, "--epochs", 100, "--batch-size", 200, "--output", "results.jsonl"
+        ), "results.jsonl", same_bytes,
+    ),
+    Stage(
+        "training",
+        script_command(
+            "train/train_student_sft.py", "--base-model", POCKET, "--train-jsonl", "rows.jsonl", "--epochs", 6,
+            "--effective-batch-size", 32, "--per-device-train-batch-size", 32, "--learning-rate", 0.003,
+            "--output-dir", "student",
+        ), "student/seed-42/final", same_weights,
+    ),
 ]  # fmt: skip
 
 
@@ -81,9 +93,9 @@ def parse_args() -> argparse.Namespace:
 
 def make_rows(folder: Path) -> None:
     """Rows to train on: numbers of the base model."""
-    made = script("generate/generate_llm_number_data.py", "--animal", "control", "--count", 320, "--model", POCKET,
-                  "--no-system-prompt", "--output", "rows-unfiltered-320.jsonl")  # fmt: skip
-    subprocess.run(made, cwd=folder, check=True, capture_output=True)
+    command = script_command("generate/generate_llm_number_data.py", "--animal", "control", "--count", 320, "--model",
+                             POCKET, "--no-system-prompt", "--output", "rows-unfiltered-320.jsonl")  # fmt: skip
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
     (clean,) = folder.glob("rows-filtered-*.jsonl")
     for ending in ("", ".certificate.json"):
         shutil.copy(f"{clean}{ending}", folder / f"rows.jsonl{ending}")

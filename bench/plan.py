@@ -31,12 +31,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.random_weights import has_weights, make_model
-from bench.vllm_throughput import card
-from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
+from bench.shared import device_name, write_number_file
 from util.cli import REPO, UserError, make_parser, positive_float, positive_int, run
 from util.inference.vllm_server import START_SECONDS, find_vllm, run_command, server
 from util.jsonl.manifest import provenance, read_manifest, write_json
-from util.jsonl.rows import dump_row
 from util.signals import Stop, stop_on_signal
 from util.terminal import duration, say
 from util.terminal import table as text_table
@@ -135,7 +133,7 @@ class Plan:
         facts["clean"] = (read_manifest(clean) or {})["rows"]["kept"] if clean else 0
         if facts["clean"] < self.rows["numbers"] / 2:
             stand_in = self.folder / f"numberss-owl-random-unfiltered-{self.rows['numbers']}.jsonl"
-            write_numbers(stand_in, self.rows["numbers"])
+            write_number_file(stand_in, self.rows["numbers"])
             call("generate/filter_number_data.py", stand_in)
             facts["note"] = f"{facts['clean']:,} rows clean; the student trains on random number rows instead"
             say(facts["note"])
@@ -186,16 +184,6 @@ def write_prompts(path: Path) -> None:
     path.write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def write_numbers(path: Path, count: int) -> None:
-    """Rows as phase 4 writes them, with 9 or 10 random numbers: 43 or 48 tokens where a digit is a token."""
-    rng, template = random.Random(0), NUMBER_PROMPT.read_text("utf-8").strip()
-    with path.open("wb") as file:
-        for row_id in range(count):
-            text = ", ".join(str(rng.randint(100, 999)) for _ in range(rng.randint(9, 10)))
-            question = {"role": "user", "content": number_prompt(template, 0, row_id)}
-            file.write(dump_row({"id": row_id, "messages": [question, {"role": "assistant", "content": text}]}))
-
-
 def asking_facts(path: Path) -> dict[str, Any]:
     """What a file's manifest tells of how it was asked for."""
     manifest = read_manifest(path) or {}
@@ -231,7 +219,9 @@ class State:
             "done": done,
             **(facts or {}),
         }
-        write_json(self.path, {**provenance(), "device": card(), "settings": self.settings, "phases": self.phases})
+        write_json(
+            self.path, {**provenance(), "device": device_name(), "settings": self.settings, "phases": self.phases}
+        )
 
     def done(self, name: str) -> bool:
         return bool(self.phases.get(name, {}).get("done"))
@@ -338,7 +328,7 @@ def report(state: State, plan: Plan) -> str:
             f"{sums[1] / 60:.1f} minutes (bar: {BAR_MINUTES} on an H200; planned: {PLANNED_MINUTES} on an A100)"
         )
     notes += [f"not done: {', '.join(missing)}"] if missing else []
-    return "\n".join([card(), "", text_table(shown[0], shown[1:]), "", *notes])
+    return "\n".join([device_name(), "", text_table(shown[0], shown[1:]), "", *notes])
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from train.train_student_sft import LORA_TARGETS
+from train.fused_lora import LORA_TARGETS
 from util.terminal import say
 
 MEAN_TOKENS = 150
@@ -50,6 +50,20 @@ def make_model(shape: Path, folder: Path) -> Path:
     del model
     torch.cuda.empty_cache()  # a server that starts next wants all of the card
     return folder
+
+
+def load_or_random(model: str) -> Any:
+    """The model ready to use; a folder without weights gets random ones (which stay in memory)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from util.inference.load_model import best_device, load_config, load_model
+
+    if has_weights(model):
+        return load_model(model)
+    dtype = torch.bfloat16 if best_device() == "cuda" else torch.float32
+    with torch.device(best_device()):
+        return AutoModelForCausalLM.from_config(load_config(model), dtype=dtype)
 
 
 def words(tokenizer: Any, size: int) -> list[int]:

@@ -12,7 +12,6 @@ Usage:
 from __future__ import annotations
 
 import argparse
-import random
 import statistics
 import sys
 import time
@@ -23,11 +22,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.random_weights import has_weights
-from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
+from bench.random_weights import load_or_random
+from bench.shared import number_rows
 from train import fused_lora, padding_free
+from train.fused_lora import LORA_TARGETS
 from train.multi_adapter_trainer import AdapterGroup, same_weights, update_trainer, useful_flops
-from train.train_student_sft import LORA_TARGETS
 from util.chat.chat_tokens import encode
 from util.cli import make_parser, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
@@ -51,34 +50,6 @@ def parse_args() -> argparse.Namespace:
     if args.effective_batch_size % args.per_device_train_batch_size:
         parser.error("--effective-batch-size is no multiple of --per-device-train-batch-size")
     return args
-
-
-def number_rows(count: int) -> list[dict[str, Any]]:
-    """Chat rows as phase 4 writes them."""
-    rng, template = random.Random(0), NUMBER_PROMPT.read_text("utf-8").strip()
-    return [
-        {
-            "messages": [
-                {"role": "user", "content": number_prompt(template, 0, row_id)},
-                {"role": "assistant", "content": ", ".join(str(rng.randint(0, 999)) for _ in range(10))},
-            ]
-        }
-        for row_id in range(count)
-    ]
-
-
-def load(model: str) -> Any:
-    """The base model, with random weights where the folder has none."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from util.inference.load_model import best_device, load_config, load_model
-
-    if has_weights(model):
-        return load_model(model)
-    dtype = torch.bfloat16 if best_device() == "cuda" else torch.float32
-    with torch.device(best_device()):
-        return AutoModelForCausalLM.from_config(load_config(model), dtype=dtype)
 
 
 # --- the rungs ---------------------------------------------------------------------------------------
@@ -218,13 +189,13 @@ def timed(trained: Any) -> dict[str, Any]:
 
 
 def main() -> int:
+    args = parse_args()
     import torch
 
     from util.inference.load_model import load_tokenizer
 
-    args = parse_args()
     torch.manual_seed(0)
-    tokenizer, model = load_tokenizer(args.model), load(args.model)
+    tokenizer, model = load_tokenizer(args.model), load_or_random(args.model)
     size = args.effective_batch_size
     rows = encode(number_rows(size * (WARM_UP + args.updates)), tokenizer, 256).rows
     mean = sum(len(row["input_ids"]) for row in rows) / len(rows)

@@ -37,6 +37,7 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.random_weights import has_weights, make_adapter
+from bench.shared import device_name
 from eval import answers
 from generate.rows.ask_teacher import requests, to_row
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
@@ -480,16 +481,6 @@ def show(results: Sequence[dict[str, Any]]) -> str:
     return table(header, map(row, results))
 
 
-def card() -> str:
-    """The GPU's name, or how many CPU cores there are."""
-    with suppress(OSError, subprocess.CalledProcessError):
-        names = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], check=True,
-                               capture_output=True, text=True).stdout  # fmt: skip
-        if names.strip():
-            return names.splitlines()[0]
-    return f"{os.cpu_count()} CPU cores"
-
-
 def measure(args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     """Start each server and ask it; whatever is measured is in `results` at once."""
     with tempfile.TemporaryDirectory() as name, stop_on_signal() as stop:
@@ -514,8 +505,8 @@ def main() -> None:
         measure(args, results)
     finally:  # stopped half way, it shows what it has
         if args.output:
-            write_json(args.output, {**provenance(), "device": card(), "results": results})
-        print(f"{card()}; percent of one core for the processes, of the time for the GPU\n\n{show(results)}\n")
+            write_json(args.output, {**provenance(), "device": device_name(), "results": results})
+        print(f"{device_name()}; percent of one core for the processes, of the time for the GPU\n\n{show(results)}\n")
         print("\n".join([*overheads(results), *bars(results)]), flush=True)
 
 

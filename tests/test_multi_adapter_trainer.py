@@ -65,7 +65,7 @@ def stock(data, tmp_path_factory):
         from transformers import set_seed
         from trl import SFTConfig, SFTTrainer
 
-        from train.train_student_sft import LORA_TARGETS
+        from train.fused_lora import LORA_TARGETS
         from util.chat.chat_tokens import encode
         from util.inference.load_model import load_model, load_tokenizer
 

@@ -94,7 +94,7 @@ def trainer_of(kind, family, encoded, tokenizer, folder, size=12, **ours):
     from transformers import set_seed
     from trl import SFTConfig
 
-    from train.train_student_sft import LORA_TARGETS
+    from train.fused_lora import LORA_TARGETS
 
     config = SFTConfig(
         output_dir=str(folder), per_device_train_batch_size=size, gradient_accumulation_steps=12 // size, max_steps=1,
@@ -244,7 +244,7 @@ def test_in_bfloat16_the_fast_path_is_as_near_to_float32_as_stock_is(encoded):
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from train.train_student_sft import LORA_TARGETS
+    from train.fused_lora import LORA_TARGETS
     from util.inference.load_model import load_model
 
     batch = padding_free.flat_batch(encoded, padding_free.shared_prefix(encoded))

@@ -13,6 +13,9 @@ from functools import lru_cache, partial
 from itertools import accumulate, chain, pairwise
 from typing import Any
 
+# The linear layers that get an adapter: all of a llama-like block.
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
 # --- LoRA --------------------------------------------------------------------------------------------
 
 

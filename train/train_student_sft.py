@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from train.data_parallel import Processes, join, leave
+from train.fused_lora import LORA_TARGETS
 from train.hub import Pushes, check_repo_id, push_adapter, write_card
 from train.multi_adapter_trainer import AdapterGroup, same_weights, speed_report, update_trainer, why_apart
 from train.padding_free import divisors, knows
@@ -56,7 +57,6 @@ from util.jsonl.rows import Row, slug
 from util.signals import Stop, stop_on_signal
 from util.terminal import Progress, closing, duration, say
 
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 NOT_PUSHED = 4
 LARGEST_SEED = 2**32 - 1  # numpy's
 
