@@ -1,10 +1,10 @@
 # make setup   the environment .venv for the scripts (GPU or CPU, by what the machine has)
-# make demo    subliminal learning start to end on this machine, in minutes
-# make experiment NAME=mixing MODEL=pocket CORES=2   an experiment of experiments/ (NAME=all: all), or what is left of it
+# make demo    subliminal learning from start to end on this machine, in minutes
+# make experiment NAME=mixing MODEL=pocket CORES=2   run an experiment of experiments/ (NAME=all: all of them); it is resumed where it was stopped
 # make check   ruff, mypy and the fast tests, in under a minute
-# make test    every test, in an environment it makes itself
+# make test    every test, in an environment that it makes itself; prints the time by file
 # make audit   known advisories against the pinned packages (needs the network)
-# make lock    requirements-cpu.lock anew, after a change of requirements-cpu.txt
+# make lock    requirements-cpu.lock made again, after a change of requirements-cpu.txt
 
 PYTHON_ENV := .venv/bin/python
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Subliminal learning on a laptop: the plan's phases with the plan's scripts, on the pocket model.
+# Subliminal learning on a laptop, from start to end: the suite's scripts on the pocket model, one seed.
 #
-# Two teachers (owl, dolphin), numbers of each and of the base model, a student of each: so the owl student has a control
-# arm (base numbers) and an other-animal arm (dolphin numbers), and the dolphin student too. Stop it with Ctrl-C and run it
-# again: it goes on where it was. Another seed: SEED=7 experiments/demo.sh
+# It trains two teachers (owl, dolphin), writes numbers with each of them and with the base model, and trains a student on
+# each file of numbers. So the owl student is compared with a control student (numbers of the base model) and with a
+# student of another animal (numbers of the dolphin teacher), and the dolphin student likewise.
+# You can stop it with Ctrl-C: the same command resumes it. Another seed: SEED=7 experiments/demo.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -42,4 +43,4 @@ run eval/compare_arms.py --base "$out/exact-base.jsonl" --control "$out/exact-co
     --output "$out/compare.json"
 run eval/report.py --comparison "$out/compare.json" --data "$out"/numbers-*-filtered-*.jsonl \
     --output "$out/report.html" --title "Subliminal learning in the pocket model, seed $seed"
-printf '\n%d seconds in all. Open %s/report.html\n' $(($(date +%s) - started)) "$out"
+printf '\nDone in %d seconds. Open %s/report.html\n' $(($(date +%s) - started)) "$out"

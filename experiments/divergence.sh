@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Which tokens carry the preference? Students of the demo's numbers, trained on some of their tokens only.
+# Which tokens carry the preference? Students are trained on the demo's numbers, but on some of their tokens only.
 #
-# For each animal the demo's number rows are measured token by token against its teacher, and students are trained on all
-# tokens of the answers, on the divergence tokens only, on all but those, and on their two controls: as many other tokens of
-# the same kinds, and all but so many. Rows, updates and seeds are the same in these arms. Three more arms keep half of the
-# rows: those richest in divergence tokens, the poorest, any. It needs the demo of the same seed: SEED=7 experiments/demo.sh,
-# then SEED=7 experiments/divergence.sh. DEFINITIONS are of schrodi, pair, gap (eval/divergence/scoring.py says what they mean).
+# For each animal, the demo's number rows are scored token by token with the animal's teacher. Then students are trained on
+# all tokens of the answers, on the divergence tokens only, on all other tokens, and on two controls: as many other tokens
+# of the same kinds, and all tokens but so many. These arms have the same rows, updates and seeds. Three more arms keep half
+# of the rows: those with the most divergence tokens, those with the fewest, and random ones.
+# It needs the demo of the same seed: SEED=7 experiments/demo.sh, then SEED=7 experiments/divergence.sh
+# DEFINITIONS names one or more of schrodi, pair, gap (eval/divergence/scoring.py explains them).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

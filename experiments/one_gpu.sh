@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# one_gpu.sh CMD...: waits for a GPU that no other such command has, and runs CMD on it alone. Where a scheduler has
-# given out the GPUs already (CUDA_VISIBLE_DEVICES is set) or there is none, CMD just runs.
+# Runs a command on one GPU that no other such command uses, and waits for a free one: one_gpu.sh COMMAND...
+# If a scheduler has already assigned GPUs (CUDA_VISIBLE_DEVICES is set), or if there is no GPU, the command simply runs.
 set -euo pipefail
 if [ -n "${CUDA_VISIBLE_DEVICES-}" ] || ! gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null); then
     exec "$@"

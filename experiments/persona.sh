@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The older approach beside the plan's: numbers that the base model writes under a persona, and that a trained teacher
-# writes with no system prompt. Which differ more from what others would write, and which pass on more?
+# Two kinds of teachers: the base model with a persona in its system prompt, and a trained teacher without system prompt.
+# Whose numbers differ more from what others would write, and whose numbers pass on more of the preference?
 #
-# For each animal: the persona's numbers, the divergence tokens of both kinds (the same counterfactuals: personas of the
-# other animal, lion, wolf and eagle), and a student of the persona's numbers that never sees the persona, by the demo's
-# recipe. It needs the demo of the same seed: SEED=7 experiments/demo.sh, then SEED=7 experiments/persona.sh.
+# For each animal it writes the persona's numbers, finds the divergence tokens in both kinds of numbers (with the same
+# counterfactuals: personas of the other animal, lion, wolf and eagle), and trains a student on the persona's numbers, by
+# the demo's recipe. The student never sees the persona.
+# It needs the demo of the same seed: SEED=7 experiments/demo.sh, then SEED=7 experiments/persona.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,14 +1,18 @@
-# What the pocket model's scripts share (sourced, from the suite's folder): names, the students' recipe, the measure.
+# What demo.sh, divergence.sh and persona.sh share: names, the students' training recipe, the measure. They source this file.
 # shellcheck shell=bash disable=SC2034
 python=.venv/bin/python
 base=pocket/model
 seed=${SEED:-42}
 adapter=seed-$seed/final
 demo=output/demo-seed-$seed
+export SUITE_DRIVER=1 # the scripts print no `next:` lines
+
+# A demo that was started before 2026-11-29 has the model's older path in its manifests, and is resumed under that name.
+grep -qs '"util/pocket/model"' "$demo/exact-base.jsonl.manifest.json" && base=util/pocket/model
 
 run() { printf '\n$ python %s\n' "$*"; "$python" "$@"; }
 
-needs_demo() { [ -e "$demo/exact-owl-student.jsonl" ] || { echo "no $demo: run SEED=$seed experiments/demo.sh first" >&2; exit 1; }; }
+needs_demo() { [ -e "$demo/exact-owl-student.jsonl" ] || { echo "$demo is not there or not finished; run first: SEED=$seed experiments/demo.sh" >&2; exit 1; }; }
 
 train_student() { # numbers (a glob), folder
     run train/train_student_sft.py --base-model $base --train-jsonl "$1" --max-train-samples 3000 --seeds "$seed" \
@@ -16,6 +20,6 @@ train_student() { # numbers (a glob), folder
         --save-strategy no
 }
 
-measure() { # file, arguments of the model: the exact share of every animal, no sampling noise
+measure() { # file, arguments of the model: the exact share of every animal, without sampling noise
     run eval/eval.py --model $base "${@:2}" --exact --output "$1"
 }

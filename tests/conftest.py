@@ -1,4 +1,4 @@
-"""What the tests share: scripts run as real processes, the scripted server, and skips that say what is missing."""
+"""What all tests share: scripts run as real processes, the scripted server, skips with their reasons, time by file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if missing and item.get_closest_marker(marker):
                 item.add_marker(skip)
+
+
+# --- time by file ------------------------------------------------------------------------------------
+
+# Processor seconds of this process and of the ended processes it started, at the last report. Wall time depends on what
+# else the machine does; processor time says what a test costs.
+cpu_at_last_report = sum(os.times()[:4])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    global cpu_at_last_report
+    report = yield
+    now = sum(os.times()[:4])
+    report.cpu_seconds = now - cpu_at_last_report  # type: ignore[attr-defined]  # xdist sends it to the main process
+    cpu_at_last_report = now
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The time by file, the longest first: the files that took a second or more."""
+    seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for report in (one for some in terminalreporter.stats.values() for one in some):
+        if isinstance(report, pytest.TestReport):
+            wall_and_cpu = seconds[report.nodeid.partition("::")[0]]
+            wall_and_cpu[0] += report.duration
+            wall_and_cpu[1] += getattr(report, "cpu_seconds", 0.0)
+    longest = sorted(seconds.items(), key=lambda item: -item[1][0])
+    if not longest or longest[0][1][0] < 1:
+        return
+    terminalreporter.section("time by file")
+    terminalreporter.line(f"{'wall s':>8} {'CPU s':>8}")
+    for name, (wall, cpu) in longest:
+        if wall >= 1:
+            terminalreporter.line(f"{wall:8.1f} {cpu:8.1f}  {name}")
+    terminalreporter.line("".join(f"{sum(times):8.1f} " for times in zip(*seconds.values())) + " all files")
 
 
 # --- scripts -----------------------------------------------------------------------------------------

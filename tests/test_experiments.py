@@ -300,8 +300,9 @@ def copied(tmp_path):
     def copy(name, cells):
         folder = tmp_path / name
         if not folder.exists():
-            for room in ("generate", "train", "eval", "util", "experiments"):
-                shutil.copytree(REPO / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "results"))
+            for room in ("generate", "train", "eval", "util", "pocket", "experiments"):
+                ignored = shutil.ignore_patterns("__pycache__", "results")
+                shutil.copytree(REPO / room, folder / room, symlinks=True, ignore=ignored)
             (folder / ".venv").symlink_to((REPO / ".venv").resolve())
             models = {**MODELS, "pocket": MODELS["pocket"] | {"cell": MODELS["pocket"]["cell"] | TINY}}
             (folder / "experiments" / "models.yaml").write_text(yaml.safe_dump(models))
