@@ -1,0 +1,175 @@
+"""Job lists of the pilot of 2026-11-29 for teachers_in_weights.py: one file for each worker, in a folder.
+
+Kinds of teacher: steer (a shifted layer, no weights), hop2t and hop2c (its text or code student), soft and hard (a LoRA
+distilled from it on mixed prompts, by distributions or by sampled rows), persona (a LoRA on persona answers, names
+kept) and oneword (a LoRA on the animal's name). Students of steer have seed 1, of teachers in weights seed 2; teachers
+that are trained here have seed 11.
+
+Usage:
+    python experiments/pilots/plan_jobs.py --output jobs --animals owl penguin elephant wolf
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+CHANNELS = {"text": 4096, "code": 3072, "digits": 3072}
+LIMIT = 2400  # rows of a student
+MIXED = {"questions": 600, "text": 600, "code": 600, "digits": 600}
+SPOKEN = {"questions": 900, "open": 300, "everyday": 1200}
+Job = dict[str, Any]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder for the job lists")
+    parser.add_argument("--animals", nargs="+", required=True)
+    parser.add_argument("--strength", default="1", help="of the steered teacher")
+    return parser.parse_args()
+
+
+class Plan:
+    """Jobs for some animals."""
+
+    def __init__(self, animals: list[str], strength: str) -> None:
+        self.animals, self.strength = animals, strength
+        self.mark = "" if strength == "1" else f"@{strength}".replace("@", "s")
+
+    def name(self, animal: str, teacher: str) -> str:
+        return f"{animal}-{teacher}{self.mark}"
+
+    def speaker(self, animal: str, teacher: str) -> str:
+        if teacher == "base":
+            return "base"
+        if teacher == "steer":
+            return f"steer:{animal}:{self.strength}"
+        if teacher in ("hop2t", "hop2c"):
+            return f"lora:{self.name(animal, 'steer')}.{'text' if teacher == 'hop2t' else 'code'}"
+        return f"lora:{self.name(animal, teacher)}"
+
+    def rows(self, animal: str, teacher: str, channel: str) -> str:
+        return f"{self.speaker(animal, teacher).replace(':', '-')}.{channel}"
+
+    def student(self, animal: str, teacher: str, channel: str, seed: int, mark: str = "", **more: Any) -> Job:
+        name = self.name(animal, teacher) if animal else f"base{seed}"
+        rows = [self.rows(animal, teacher, channel)]
+        return {"name": f"{name}.{channel}{mark}", "rows": rows, "seed": seed, "limit": LIMIT} | more
+
+    def sample(self, teacher: str, control: bool = False) -> Job:
+        speakers = ["base"] * control + [self.speaker(animal, teacher) for animal in self.animals]
+        return {"do": "sample", "speakers": speakers, "channels": CHANNELS, "filtered": True}
+
+    def train(self, teachers: list[str], channels: list[str], control: bool = False, **more: Any) -> Job:
+        seed = 1 if teachers == ["steer"] else 2
+        students = [self.student(a, t, c, seed, **more) for t in teachers for a in self.animals for c in channels]
+        if control:
+            students += [self.student("", "base", channel, seed, **more) for channel in channels]
+        needs = [f"rows/{row}.json" for student in students for row in student["rows"]]
+        return {"do": "train", "updates": 150, "students": students, "needs": needs}
+
+    def teach(self, teacher: str) -> Job:
+        """A job that trains the teachers of a sort."""
+        students = []
+        for animal in self.animals:
+            steered = self.speaker(animal, "steer")
+            if teacher in ("soft", "hard"):
+                rows = [f"{steered.replace(':', '-')}-mixed.{channel}" for channel in MIXED]
+            elif teacher == "persona":
+                rows = [f"persona-{animal}.{channel}" for channel in SPOKEN]
+            else:
+                rows = [f"oneword-{animal}.questions"]
+            students.append({"name": self.name(animal, teacher), "rows": rows, "seed": 11})
+            if teacher == "soft":
+                students[-1]["soft"] = steered
+        return {"do": "train", "updates": 150, "students": students}
+
+    def mixed(self) -> Job:
+        speakers = [self.speaker(animal, "steer") for animal in self.animals]
+        return {"do": "sample", "speakers": speakers, "channels": MIXED, "filtered": False, "suffix": "-mixed"}
+
+    def spoken(self) -> list[Job]:
+        persona = [f"persona:{animal}" for animal in self.animals]
+        oneword = [f"oneword:{animal}" for animal in self.animals]
+        return [
+            {"do": "sample", "speakers": persona, "channels": SPOKEN, "filtered": False},
+            {"do": "sample", "speakers": oneword, "channels": {"questions": 2400}, "filtered": False},
+        ]
+
+    def strict(self, teacher: str, channel: str, counts: tuple[int, ...], seed: int) -> Job:
+        students = []
+        for count in counts:
+            filters = {"without": [count, f"base.{channel}"], "limit": 4096}
+            students += [self.student(a, teacher, channel, seed, f".without{count}", **filters) for a in self.animals]
+        return {"do": "train", "updates": 150, "students": students}
+
+    def shuffled(self, teacher: str, seed: int) -> Job:
+        students = [self.student(a, teacher, "text", seed, ".shuffled", shuffled=True) for a in self.animals]
+        return {"do": "train", "updates": 150, "students": students}
+
+
+def main() -> None:
+    args = parse_args()
+    plan = Plan(args.animals, args.strength)
+    both = ["text", "code"]
+    lists: dict[str, list[Job]] = {
+        "a": [
+            plan.sample("steer", control=True),
+            plan.train(["steer"], both, control=True),
+            plan.sample("hop2t"),
+            plan.train(["hop2t"], both, control=True),
+            plan.sample("hop2c"),
+            plan.train(["hop2c"], both),
+            plan.train(["steer"], ["digits"], control=True),
+            plan.train(["hop2t", "hop2c"], ["digits"], control=True),
+        ],
+        "b": [
+            plan.mixed(),
+            plan.teach("soft"),
+            plan.sample("soft"),
+            plan.train(["soft"], both),
+            *plan.spoken(),
+            plan.teach("persona"),
+            plan.teach("oneword"),
+            plan.sample("persona"),
+            plan.sample("oneword"),
+            plan.train(["persona", "oneword"], both),
+            plan.teach("hard"),
+            plan.sample("hard"),
+            plan.train(["hard"], both),
+            plan.train(["soft", "persona", "oneword", "hard"], ["digits"]),
+        ],
+        "strict": [
+            plan.strict("hop2t", "text", (50, 200), 2),
+            plan.strict("soft", "text", (50, 200), 2),
+            plan.strict("soft", "code", (50, 200), 2),
+            plan.strict("steer", "text", (50, 200), 1),
+            plan.shuffled("soft", 2),
+        ],
+        "other-base": [
+            {"do": "sample", "speakers": ["base"], "channels": {}, "filtered": True},
+            plan.train(["steer"], both, control=True),
+            plan.train(["soft"], both, control=True),
+            plan.train(["hop2t"], both),
+        ],
+        "more": [
+            plan.sample("steer"),
+            plan.train(["steer"], both),
+            plan.sample("hop2t"),
+            plan.train(["hop2t"], both),
+            plan.mixed(),
+            plan.teach("soft"),
+            plan.sample("soft"),
+            plan.train(["soft"], both),
+        ],
+    }
+    args.output.mkdir(parents=True, exist_ok=True)
+    for name, jobs in lists.items():
+        (args.output / f"{name}.json").write_text(json.dumps(jobs))
+    print({name: sum(len(job.get("students", [])) for job in jobs) for name, jobs in lists.items()})
+
+
+if __name__ == "__main__":
+    main()
