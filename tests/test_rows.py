@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from util.chat.chat_tokens import without_system
 from util.cli import UserError
 from util.jsonl.manifest import manifest_path, read_manifest, scrub, sha256_file
-from util.jsonl.resumable import RowFile
+from util.jsonl.resumable import RowFile, State, state_on_disk
 from util.jsonl.rows import check_messages, dump_row, parse_row, read_rows, slug
 
 SETTINGS = {"seed": 42, "model": {"name": "m", "adapter": None}, "epochs": 3}
@@ -238,12 +238,12 @@ def test_a_finished_file_is_left_alone(tmp_path):
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.glob("x*")} == before
 
 
-def test_a_finished_file_that_was_changed_by_hand_is_told(tmp_path, capsys):
+def test_a_finished_file_that_was_changed_by_hand_is_reported(tmp_path, capsys):
     path = tmp_path / "x.jsonl"
     write_all(path, [row(0), row(1)])
     path.write_bytes(path.read_bytes().replace(b"owl", b"cat", 1))
     write_all(path, [])
-    assert "x.jsonl is not as this suite wrote it: it has changed since" in capsys.readouterr().err
+    assert "x.jsonl has changed since this suite wrote it" in capsys.readouterr().err
     assert [r["text"] for r in read_jsonl(path)] == ["cat", "owl"]
 
 
@@ -371,7 +371,7 @@ def test_a_changed_setting_is_refused_and_named(tmp_path):
     with pytest.raises(UserError) as error, open_rows(path, settings=other):
         pass
     text = str(error.value)
-    assert "was begun with other settings" in text and "seed: 42 there, 43 now" in text and "--overwrite" in text
+    assert "was started with other settings" in text and "seed: 42 there, 43 now" in text and "--overwrite" in text
     assert "model:" in text and "new: null there, 1 now" in text and "epochs" not in text
     assert [r["id"] for r in read_jsonl(path.with_name("x.jsonl.partial"))] == [0]
 
@@ -407,6 +407,29 @@ def test_overwrite_keeps_every_older_file(tmp_path):
     assert json.loads((tmp_path / "x.jsonl.manifest.json.bak").read_text())["rows"]["kept"] == 1
 
 
+@pytest.mark.parametrize(
+    ("files", "manifest", "state"),
+    [
+        ({}, {}, State.NEW),
+        ({"x.jsonl.partial": ""}, {"settings": {"epochs": 9}}, State.NEW),
+        ({"x.jsonl.rejects": "{}"}, {}, State.NEW),
+        ({"x.jsonl.partial": "{}"}, {}, State.UNKNOWN),
+        ({"x.jsonl": ""}, {"settings": 3}, State.UNKNOWN),
+        ({"x.jsonl.partial": "{}"}, {"settings": {"seed": 1, "epochs": 3}}, State.CHANGED),
+        ({"x.jsonl": "{}"}, {"settings": {"seed": 42, "epochs": 4}}, State.CHANGED),
+        ({"x.jsonl.partial": "{}"}, {"settings": {"seed": 42, "epochs": 3}}, State.STARTED),
+        ({"x.jsonl.partial": "{}"}, {"settings": {"seed": 42, "epochs": 2}}, State.STARTED),
+        ({"x.jsonl": "", "x.jsonl.partial": ""}, {"settings": {"seed": 42, "epochs": 3}}, State.UNRECORDED),
+        ({"x.jsonl": ""}, {"settings": {"seed": 42, "epochs": 3}, "state": "complete"}, State.FINISHED),
+        ({"x.jsonl": ""}, {"settings": {"seed": 42, "epochs": 2}, "state": "complete"}, State.EXTENDED),
+    ],
+)
+def test_the_state_of_an_output_follows_from_its_files_and_its_manifest(tmp_path, files, manifest, state):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert state_on_disk(tmp_path / "x.jsonl", manifest, {"seed": 42, "epochs": 3}, ["epochs"]) is state
+
+
 # --- two writers -------------------------------------------------------------------------------------
 
 WRITER = """
@@ -414,7 +437,7 @@ import sys, time
 sys.path.insert(0, {repo!r})
 from pathlib import Path
 from util.cli import run
-from util.jsonl.resumable import RowFile
+from util.jsonl.resumable import RowFile, State, state_on_disk
 def main():
     with RowFile(Path("x.jsonl"), {{}}) as out:
         out.append([{{"id": 0}}])
@@ -523,7 +546,7 @@ import sys
 sys.path.insert(0, {repo!r})
 from pathlib import Path
 from util.cli import run
-from util.jsonl.resumable import RowFile
+from util.jsonl.resumable import RowFile, State, state_on_disk
 def main():
     with RowFile(Path(sys.argv[1]), {{}}) as out:
         for i in range(int(sys.argv[2])):

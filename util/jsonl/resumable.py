@@ -1,4 +1,21 @@
-"""A JSONL file that grows row by row and survives kills, full disks and second writers."""
+"""A JSONL file that grows row by row and survives kills, full disks and second writers.
+
+What an earlier run left of `X.jsonl`, and what the next run with it does (`state_on_disk` decides):
+
+    X.jsonl  X.jsonl.partial  manifest                       State       what the next run does
+    -------  ---------------  -----------------------------  ----------  ------------------------------------------
+    none     none or empty    any                            NEW         starts; deletes old rejects
+    one of the two            none, or cannot be read        UNKNOWN     is refused
+    one of the two            other settings                 CHANGED     is refused; the differences are listed
+    none     rows             same settings                  STARTED     repairs the partial, adds what is missing
+    there    any              same settings, state running   UNRECORDED  completes the manifest: the last run was
+                                                                         killed after it had put X.jsonl in place
+    there    any              same settings, state complete  FINISHED    does nothing
+    there    any              an extendable setting grew     EXTENDED    renames X.jsonl to the partial, continues
+
+X.jsonl.rejects does not count: it is a list for the user. With `--overwrite` everything is first moved to `.bak` names,
+so that the state is NEW.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +24,9 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from enum import Enum
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,6 +44,7 @@ from util.jsonl.rows import Row, dump_row, parse_row, read_lines, row_problem
 from util.terminal import counted, say
 
 FSYNC_SECONDS = 2.0
+TORN = "torn last line"
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, name: str) -> None:
@@ -34,12 +53,64 @@ def add_output_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--overwrite", action="store_true", help="start afresh; keeps the old file as .bak")
 
 
+def partial_path(path: Path) -> Path:
+    """`X.jsonl` -> `X.jsonl.partial`."""
+    return path.with_name(path.name + PARTIAL)
+
+
+def row_or_problem(line: bytes, seen: Collection[int]) -> Row | str:
+    """One line of a growing file as a row, or what is wrong with it. `seen`: the ids of the rows before it."""
+    try:
+        row = parse_row(line.strip())
+    except ValueError as error:
+        return str(error) if line.endswith(b"\n") else TORN
+    return row_problem(row, seen) or row
+
+
 def check_output(path: Path) -> None:
     """Raise UserError for an --output that is no file and cannot become one."""
     if not path.name or path.is_dir():
         raise UserError(f"--output {path} is a folder; pass the name of a file in it")
     if path.exists() and not path.is_file():
         raise UserError(f"--output {path} is a device or a pipe; pass the name of a file")
+
+
+class State(Enum):
+    """What an earlier run left of an output. The table in the docstring of this file says what each one means."""
+
+    NEW = "nothing to continue"
+    UNKNOWN = "rows whose settings are not known"
+    CHANGED = "rows made with other settings"
+    STARTED = "some rows"
+    UNRECORDED = "all rows, but the manifest does not say so yet"
+    FINISHED = "all rows"
+    EXTENDED = "all rows, and now more are wanted"
+
+
+def state_on_disk(
+    path: Path, manifest: Mapping[str, Any], settings: Mapping[str, Any], extendable: Iterable[str] = ()
+) -> State:
+    """The state of the output `path`, by the files that exist, its manifest ({} if there is none that can be read)
+    and the settings of this run."""
+    partial = partial_path(path)
+    if not path.exists() and not (partial.exists() and partial.stat().st_size):
+        return State.NEW
+    before = manifest.get("settings")
+    if not isinstance(before, dict):
+        return State.UNKNOWN
+    growing = may_grow(before, settings, extendable)
+    if describe_differences(before, settings, growing):
+        return State.CHANGED
+    if not path.exists():
+        return State.STARTED
+    if any(settings[key] > before[key] for key in growing):
+        return State.EXTENDED
+    return State.FINISHED if manifest.get("state") == "complete" else State.UNRECORDED
+
+
+def may_grow(before: Mapping[str, Any], settings: Mapping[str, Any], extendable: Iterable[str]) -> set[str]:
+    """Those of the extendable settings (such as epochs) that are now as large as before, or larger."""
+    return {key for key in extendable if type(before.get(key)) is int and settings[key] >= before[key]}
 
 
 class RowFile:
@@ -51,10 +122,10 @@ class RowFile:
                     out.append([row])
                 out.finish()
 
-    settings: everything that changes the rows. A resumed run must have the same, or it is refused with the
-        differing keys named.
+    settings: everything that changes the rows. A resumed run must have the same settings; otherwise it is refused
+        and the error lists those that differ.
     extendable: keys of settings that may grow (such as epochs): a larger value reopens a finished file.
-    overwrite: move an existing file (or partial) aside to `.bak` and start afresh.
+    overwrite: move an existing file (or partial) aside to `.bak` and start again.
     inputs: files whose hashes go into the manifest.
 
     A row with a "rejected" key (its reason) counts as done, but goes to `X.jsonl.rejects` in the end.
@@ -73,7 +144,7 @@ class RowFile:
         if path.resolve() in [file.resolve() for file in inputs]:
             raise UserError(f"--output {path} is the file to be read; choose another name")
         self.path = path
-        self.partial = path.with_name(path.name + PARTIAL)
+        self.partial = partial_path(path)
         self.rejects = path.with_name(path.name + ".rejects")
         self.settings = json.loads(json.dumps(settings, allow_nan=False))  # as the manifest will read it back
         self.extendable = tuple(extendable)
@@ -106,16 +177,22 @@ class RowFile:
     def _open(self) -> None:
         if self.overwrite:
             self._move_aside()
-        manifest = read_manifest(self.path)
-        if self.path.exists() or (self.partial.exists() and self.partial.stat().st_size):
-            self._check_settings(manifest)
-        else:  # nothing to go on from: what an older run left beside it is not this run's
-            manifest = None
-            self.rejects.unlink(missing_ok=True)
-        if self.path.exists() and manifest and not self._grows(manifest):
-            self._recall_finished(manifest)
+        manifest = read_manifest(self.path) or {}
+        state = state_on_disk(self.path, manifest, self.settings, self.extendable)
+        if state is State.UNKNOWN:
+            raise UserError(
+                f"{self.path} has no readable manifest, so its settings are unknown; "
+                f"move it away or pass --overwrite (keeps a backup)"
+            )
+        if state is State.CHANGED:
+            raise self._other_settings(manifest["settings"])
+        if state in (State.FINISHED, State.UNRECORDED):
+            self._recall_finished(state, manifest)
             return
-        if self.path.exists():
+        if state is State.NEW:  # what an older run left beside it does not belong to this run
+            manifest = {}
+            self.rejects.unlink(missing_ok=True)
+        if state is State.EXTENDED:
             self.path.replace(self.partial)
         self._write_manifest("running", manifest)
         if self.partial.exists():
@@ -124,26 +201,13 @@ class RowFile:
         if self.done:
             say(f"resuming {self.path}: {len(self.done):,} rows are already there")
 
-    def _check_settings(self, manifest: Mapping[str, Any] | None) -> None:
-        if manifest is None or not isinstance(manifest.get("settings"), dict):
-            raise UserError(
-                f"{self.path} has no readable manifest, so its settings are unknown; "
-                f"move it away or pass --overwrite (keeps a backup)"
-            )
-        differing = describe_differences(manifest["settings"], self.settings, self._allowed_growth(manifest))
-        if differing:
-            state = "is finished" if self.path.exists() else "was begun"
-            raise UserError(
-                f"{self.path} {state} with other settings:\n{differing}\n"
-                f"use the same settings, another --output, or --overwrite (keeps a backup)"
-            )
-
-    def _allowed_growth(self, manifest: Mapping[str, Any]) -> set[str]:
-        before = manifest["settings"]
-        return {key for key in self.extendable if type(before.get(key)) is int and self.settings[key] >= before[key]}
-
-    def _grows(self, manifest: Mapping[str, Any]) -> bool:
-        return any(self.settings[key] > manifest["settings"][key] for key in self._allowed_growth(manifest))
+    def _other_settings(self, before: Mapping[str, Any]) -> UserError:
+        differing = describe_differences(before, self.settings, may_grow(before, self.settings, self.extendable))
+        state = "is finished" if self.path.exists() else "was started"
+        return UserError(
+            f"{self.path} {state} with other settings:\n{differing}\n"
+            f"use the same settings, another --output, or --overwrite (keeps a backup)"
+        )
 
     def _move_aside(self) -> None:
         moved = []
@@ -153,39 +217,28 @@ class RowFile:
                 path.replace(backup)
                 moved.append(str(backup))
         if moved:
-            say(f"--overwrite: kept what was there as {', '.join(moved)}")
+            say(f"--overwrite: kept the old files as {', '.join(moved)}")
 
     def _repair(self) -> None:
         """Read the rows on disk; cut a torn tail, set bad lines aside, drop repeated ids."""
+        good: list[int] = []  # byte offsets
         bad: list[tuple[str, bytes]] = []
+        offset, line = 0, b"\n"
         with self.partial.open("rb") as file:
             for line in file:
-                try:
-                    row = parse_row(line.strip())
-                    problem = row_problem(row, self.done)
-                except ValueError as error:
-                    problem = str(error) if line.endswith(b"\n") else "torn last line"
-                if problem is None:
-                    self._count(row)
+                found = row_or_problem(line, self.done)
+                if isinstance(found, str):
+                    bad.append((found, line.strip()))
                 else:
-                    bad.append((problem, line.strip()))
-        if not bad and _ends_with_newline(self.partial):
+                    good.append(offset)
+                    self._count(found)
+                offset += len(line)
+        if not bad and line.endswith(b"\n"):
             return
-        self._set_aside([(problem, line) for problem, line in bad if line and problem != "torn last line"])
-        _write_lines(self.partial, self._good_lines())
-        found = Counter(problem for problem, _ in bad) or {"missing newline at the end": 1}
-        say(f"repaired {self.partial}: {counted(found)}")
-
-    def _good_lines(self) -> Iterator[bytes]:
-        seen: set[int] = set()
-        for _, line in read_lines(self.partial):
-            try:
-                row = parse_row(line)
-            except ValueError:
-                continue
-            if row_problem(row, seen) is None:
-                seen.add(row["id"])
-                yield dump_row(row)
+        self._set_aside([(problem, line) for problem, line in bad if line and problem != TORN])
+        _write_lines(self.partial, (line.strip() + b"\n" for line in _lines_at(self.partial, good)))
+        problems = Counter(problem for problem, _ in bad) or {"missing newline at the end": 1}
+        say(f"repaired {self.partial}: {counted(problems)}")
 
     def _set_aside(self, bad: Iterable[tuple[str, bytes]]) -> None:
         lines = [dump_row({"rejected": why, "line": line.decode("utf-8", "replace")}) for why, line in bad]
@@ -220,8 +273,8 @@ class RowFile:
         """
         if self.rejected and self.rejected.total() == len(self.done):
             raise UserError(
-                f"every row for {self.path} was rejected: {counted(self.rejected)}; see {self.partial}. --overwrite"
-                " asks for them anew"
+                f"every row for {self.path} was rejected: {counted(self.rejected)}; see {self.partial}."
+                " --overwrite asks for them again"
             )
         if not self.done:
             raise UserError(f"no row came for {self.path}: with these options there is nothing to write")
@@ -232,13 +285,13 @@ class RowFile:
         kept = [offset for _, offset, rejected in places if not rejected][:limit]
         dropped = [offset for _, offset, rejected in places if rejected]
         if dropped:
-            unreadable = [line + b"\n" for _, line in self._reject_lines() if b'"id"' not in line]
+            unreadable = [line + b"\n" for _, line in self._reject_lines() if not _has_id(line)]
             _write_lines(self.rejects, chain(unreadable, _lines_at(self.partial, dropped)))
         _write_lines(self.path, _lines_at(self.partial, kept))
         self.partial.unlink()
         sync_folder(self.path.parent)
         self.complete, self.kept = True, len(kept)
-        self._write_manifest("complete", read_manifest(self.path), counts)
+        self._write_manifest("complete", read_manifest(self.path) or {}, counts)
         return self.path
 
     def facts(self) -> dict[str, str]:
@@ -255,16 +308,16 @@ class RowFile:
                 yield row["id"], offset, "rejected" in row
                 offset += len(line)
 
-    def _recall_finished(self, manifest: Mapping[str, Any]) -> None:
+    def _recall_finished(self, state: State, manifest: Mapping[str, Any]) -> None:
         """Count a finished file; tidy up after a run that died between its rename and its last manifest."""
         self.complete = True
         self.kept = sum(1 for _ in read_lines(self.path))
         self.rejected = Counter(row["rejected"] for row in self._rejected_rows())
         self.partial.unlink(missing_ok=True)
-        if manifest.get("state") != "complete":
+        if state is State.UNRECORDED:
             self._write_manifest("complete", manifest)
         elif manifest.get("sha256") != sha256_file(self.path):
-            say(f"warning: {self.path} is not as this suite wrote it: it has changed since")
+            say(f"warning: {self.path} has changed since this suite wrote it")
 
     def _rejected_rows(self) -> Iterator[Row]:
         """The rows in the rejects file; unreadable lines that a repair set aside are no rows."""
@@ -277,9 +330,7 @@ class RowFile:
     def _reject_lines(self) -> Iterator[tuple[int, bytes]]:
         return read_lines(self.rejects) if self.rejects.exists() else iter(())
 
-    def _write_manifest(
-        self, state: str, before: Mapping[str, Any] | None, counts: Mapping[str, Any] | None = None
-    ) -> None:
+    def _write_manifest(self, state: str, before: Mapping[str, Any], counts: Mapping[str, Any] | None = None) -> None:
         manifest = new_manifest(
             self.settings,
             state,
@@ -340,12 +391,11 @@ def _shown(before: Any, wanted: Any) -> tuple[str, str]:
     return first, second
 
 
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return True
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+def _has_id(line: bytes) -> bool:
+    """Whether a line of the rejects file is a row; the other lines were set aside by a repair."""
+    with suppress(ValueError):
+        return "id" in parse_row(line)
+    return False
 
 
 def _write_lines(path: Path, lines: Iterable[bytes]) -> None:
