@@ -47,7 +47,8 @@ def write_run(
     numbers, student, results = folder / "numbers-owl.jsonl", folder / "seed-42", folder / "results-owl.jsonl"
     numbers.write_text(json.dumps({"id": 0, "messages": messages}) + "\n")
     settings = {"script": "generate_llm_number_data", "system_prompt": asked, "model": facts(base)}
-    write_json(manifest_path(numbers), {"started": day, "source_settings": settings, "source_prompt": prompt})
+    filtered = {"settings": {}, "source_settings": settings, "source_prompt": prompt}
+    write_json(manifest_path(numbers), {"started": day, **filtered})
     student.mkdir()
     digest = sha256_file(numbers)
     settings = {"script": "train_student_sft", "base": facts(base), "train_jsonl_sha256": digest,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from util.chat.chat_tokens import without_system
 from util.cli import UserError
-from util.jsonl.manifest import manifest_path, read_manifest, scrub, sha256_file
+from util.jsonl.manifest import Manifest, manifest_path, scrub, sha256_file
 from util.jsonl.resumable import RowFile, State, state_on_disk
 from util.jsonl.rows import check_messages, dump_row, parse_row, read_rows, slug
 
@@ -410,18 +410,18 @@ def test_overwrite_keeps_every_older_file(tmp_path):
 @pytest.mark.parametrize(
     ("files", "manifest", "state"),
     [
-        ({}, {}, State.NEW),
-        ({"x.jsonl.partial": ""}, {"settings": {"epochs": 9}}, State.NEW),
-        ({"x.jsonl.rejects": "{}"}, {}, State.NEW),
-        ({"x.jsonl.partial": "{}"}, {}, State.UNKNOWN),
-        ({"x.jsonl": ""}, {"settings": 3}, State.UNKNOWN),
-        ({"x.jsonl.partial": "{}"}, {"settings": {"seed": 1, "epochs": 3}}, State.CHANGED),
-        ({"x.jsonl": "{}"}, {"settings": {"seed": 42, "epochs": 4}}, State.CHANGED),
-        ({"x.jsonl.partial": "{}"}, {"settings": {"seed": 42, "epochs": 3}}, State.STARTED),
-        ({"x.jsonl.partial": "{}"}, {"settings": {"seed": 42, "epochs": 2}}, State.STARTED),
-        ({"x.jsonl": "", "x.jsonl.partial": ""}, {"settings": {"seed": 42, "epochs": 3}}, State.UNRECORDED),
-        ({"x.jsonl": ""}, {"settings": {"seed": 42, "epochs": 3}, "state": "complete"}, State.FINISHED),
-        ({"x.jsonl": ""}, {"settings": {"seed": 42, "epochs": 2}, "state": "complete"}, State.EXTENDED),
+        ({}, None, State.NEW),
+        ({"x.jsonl.partial": ""}, Manifest({"epochs": 9}), State.NEW),
+        ({"x.jsonl.rejects": "{}"}, None, State.NEW),
+        ({"x.jsonl.partial": "{}"}, None, State.UNKNOWN),
+        ({"x.jsonl": ""}, None, State.UNKNOWN),
+        ({"x.jsonl.partial": "{}"}, Manifest({"seed": 1, "epochs": 3}), State.CHANGED),
+        ({"x.jsonl": "{}"}, Manifest({"seed": 42, "epochs": 4}), State.CHANGED),
+        ({"x.jsonl.partial": "{}"}, Manifest({"seed": 42, "epochs": 3}), State.STARTED),
+        ({"x.jsonl.partial": "{}"}, Manifest({"seed": 42, "epochs": 2}), State.STARTED),
+        ({"x.jsonl": "", "x.jsonl.partial": ""}, Manifest({"seed": 42, "epochs": 3}), State.UNRECORDED),
+        ({"x.jsonl": ""}, Manifest({"seed": 42, "epochs": 3}, "complete"), State.FINISHED),
+        ({"x.jsonl": ""}, Manifest({"seed": 42, "epochs": 2}, "complete"), State.EXTENDED),
     ],
 )
 def test_the_state_of_an_output_follows_from_its_files_and_its_manifest(tmp_path, files, manifest, state):
@@ -536,7 +536,7 @@ def test_a_crash_before_any_step_loses_nothing(tmp_path, case):
 
 def path_is_ours(path):
     """Whether what is there was begun by the interrupted run, so that a user would go on without --overwrite."""
-    return (read_manifest(path) or {}).get("settings", {}).get("epochs") == 4
+    return (Manifest.read(path) or Manifest()).settings.get("epochs") == 4
 
 
 # --- disks that do not take it -----------------------------------------------------------------------

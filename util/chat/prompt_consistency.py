@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from util.chat.chat_tokens import completion_suffix, prompt_and_completion_ids, template_ids, without_system
 from util.cli import REPO
 from util.inference.interface import Message
-from util.jsonl.manifest import read_manifest, sha256_file
+from util.jsonl.manifest import Manifest, sha256_file
 from util.jsonl.rows import Row, check_messages, read_rows
 
 KINDS = {
@@ -69,24 +69,21 @@ def prompt_entry(base_model: str, messages: list[Message], token_ids: list[int] 
 def read_phase(path: Path, beside: Iterable[Path] = ()) -> Phase | None:
     """What a data file, a results file or a training folder (or an adapter in it) was made with; None when no manifest
     of a phase is there. beside: files among which a training may find its rows."""
-    if path.is_dir() and read_manifest(path) is None:
+    if path.is_dir() and Manifest.read(path) is None:
         path = path.parent
-    manifest = read_manifest(path) or {}
-    settings = manifest.get("source_settings") or manifest.get("settings") or {}
-    kind = KINDS.get(settings.get("script", ""))
-    if kind is None:
+    manifest = Manifest.read(path)
+    kind = KINDS.get(manifest.script) if manifest else None
+    if manifest is None or kind is None:
         return None
+    settings, seen = manifest.origin, manifest.prompt
     if kind == "texts":
         kind = settings["kind"]  # code or reasoning
-    seen = manifest.get("source_prompt") or manifest.get("counts", {}).get("prompt") or {}
     ids = [int(token) for token in seen.get("token_ids", "").split()] or None
-    facts = settings.get("base") or settings.get("model") or {}
-    phase = Phase(
-        kind, path, base_of(facts, seen.get("base_model")), [], ids, settings, manifest.get("started", "")[:10]
-    )
+    base = base_of(manifest.model, seen.get("base_model"))
+    phase = Phase(kind, path, base, [], ids, settings, manifest.started[:10])
     if kind == "training":
-        named = [place / name for name in manifest["inputs"] for place in (Path(), REPO)]
-        row = first_training_row(manifest, [*named, *beside])
+        named = [place / name for name in manifest.inputs for place in (Path(), REPO)]
+        row = first_training_row(settings, [*named, *beside])
         return phase._replace(messages=(row or stand_in(settings))["messages"][:-1], row=row)
     return phase._replace(messages=seen.get("messages") or sent_messages(path, settings))
 
@@ -114,9 +111,8 @@ def chat_rows(path: Path) -> Iterator[Row]:
     return read_rows(path, check_messages)
 
 
-def first_training_row(manifest: dict[str, Any], files: list[Path]) -> Row | None:
+def first_training_row(settings: dict[str, Any], files: list[Path]) -> Row | None:
     """The first row of a training as it was trained on; None when none of the files is the one it was trained on."""
-    settings = manifest["settings"]
     for file in files:
         if file.is_file() and sha256_file(file) == settings["train_jsonl_sha256"]:
             row = next(chat_rows(file))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from util.cli import UserError, nonblank, positive_float, positive_int
-from util.jsonl.manifest import read_manifest
+from util.jsonl.manifest import Manifest
 from util.terminal import say
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def open_backend(args: argparse.Namespace) -> InferenceBackend:
 def warn_of_base(adapter: Path, model: str) -> None:
     """Say so when an adapter names another base model than the one it is put on (where its manifest is there, phases
     are compared by that, more exactly)."""
-    if read_manifest(adapter) or read_manifest(adapter.parent):
+    if Manifest.read(adapter) or Manifest.read(adapter.parent):
         return
     try:
         config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))

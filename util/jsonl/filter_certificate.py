@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from util.jsonl.manifest import read_manifest, sha256_file
+from util.jsonl.manifest import Manifest, sha256_file
 from util.jsonl.rows import Row
 from util.terminal import counted
 
@@ -38,13 +38,12 @@ def read_certificate(path: Path) -> dict[str, Any]:
 def data_type_of(path: Path, rows: Sequence[Row] = ()) -> str | None:
     """Which of DATA_TYPES a file holds, or None: by its manifest or name, else by what most of its answers look like
     (which only shows numbers)."""
-    manifest = read_manifest(path) or {}
-    settings = manifest.get("source_settings") or manifest.get("settings") or {}
-    script = settings.get("script")
+    manifest = Manifest.read(path) or Manifest()
+    script, kind = manifest.script, manifest.origin.get("kind")
     if script in NUMBER_SCRIPTS or path.name.startswith("numbers"):
         return "numbers"
-    if script == TEXT_SCRIPT or (not script and settings.get("kind") in TEXT_KINDS):  # filtered, or filtered again
-        return str(settings["kind"])
+    if script == TEXT_SCRIPT or (not script and kind in TEXT_KINDS):  # filtered, or filtered again
+        return str(kind)
     if script:
         return None
     if found := re.match(rf"({'|'.join(TEXT_KINDS)})-(?:.+-)?(?:un)?filtered-", path.name):

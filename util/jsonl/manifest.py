@@ -1,4 +1,5 @@
-"""Where a file came from: hashes, git state, package versions and the manifest written beside each output."""
+"""The manifest beside each output: the model of its contents, reading, writing, and the facts that go into it (file
+hashes, git commit, package versions)."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from functools import lru_cache
 from importlib import metadata
@@ -70,37 +72,128 @@ def now() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+@dataclass(frozen=True)
+class Manifest:
+    """What a manifest says. Every part may be missing: not every script writes all of them."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    """everything that decides the output; a resumed run must have the same"""
+    state: str = ""
+    """running or complete"""
+    command: str = ""
+    started: str = ""
+    """UTC, as `now` writes it"""
+    finished: str | None = None
+    sha256: str | None = None
+    """of the finished file"""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """{file that was read: its SHA-256}"""
+    rows: dict[str, Any] = field(default_factory=dict)
+    """{"kept": number, "rejected": {reason: number}}"""
+    counts: dict[str, Any] = field(default_factory=dict)
+    """what happened on the way: seconds, tokens, the first prompt, the training loss, ..."""
+    source_settings: dict[str, Any] = field(default_factory=dict)
+    """of a filtered file: the settings of the file that was filtered"""
+    source_prompt: dict[str, Any] = field(default_factory=dict)
+    """of a filtered file: the first prompt of the file that was filtered"""
+    train_jsonl: str = ""
+    """of a training: the name of the file with its rows"""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """of a training: its arguments"""
+    speed: dict[str, Any] = field(default_factory=dict)
+    """of a training: how fast it was"""
+    wandb_run_id: str | None = None
+    git: dict[str, Any] = field(default_factory=dict)
+    python: str = ""
+    packages: dict[str, str] = field(default_factory=dict)
+    writer: dict[str, Any] = field(default_factory=dict)
+    """{"pid", "host"} of the process that wrote it"""
+    earlier_sessions: list[dict[str, Any]] = field(default_factory=list)
+    """`session` of the runs that this output was continued from"""
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The settings under which the rows were made; a filtered file keeps those of the file that was filtered."""
+        return self.source_settings or self.settings
+
+    @property
+    def script(self) -> str:
+        """The script that made the rows: "generate_llm_number_data", "train_student_sft", "eval", ..."""
+        return str(self.origin.get("script") or "")
+
+    @property
+    def prompt(self) -> dict[str, Any]:
+        """The first prompt of the rows, as util.chat.prompt_consistency.prompt_entry made it; {} if it is not known."""
+        return self.source_prompt or self.counts.get("prompt") or {}
+
+    @property
+    def animal(self) -> str | None:
+        """The animal that was asked for, where one was."""
+        return self.origin.get("animal")
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The facts of the model that was asked, or of the base model that was trained; {} if they are not known."""
+        found = self.origin.get("base") or self.origin.get("model")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def session(self) -> dict[str, Any]:
+        """Command, code and packages of the process that wrote it; {} if they are not known."""
+        return {name: getattr(self, name) for name in SESSION} if self.command else {}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Manifest:
+        """The manifest in a JSON object of any version of the suite; parts that are not known are left out."""
+        parts = {part.name: found[part.name] for part in fields(cls) if found.get(part.name) is not None}
+        for name in ("settings", "source_settings"):
+            if name in parts:
+                parts[name] = {_NEW_NAMES.get(key, key): _new_value(key, value) for key, value in parts[name].items()}
+        return cls(**parts)
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest | None:
+        """The manifest of an output; None if there is none, it cannot be read or it has no settings."""
+        try:
+            found = json.loads(manifest_path(path).read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
+            return None
+        return cls.from_json(found)
+
+
 def new_manifest(
     settings: Mapping[str, Any],
     state: str,
-    before: Mapping[str, Any] | None = None,
+    before: Manifest | Mapping[str, Any] | None = None,
     inputs: Iterable[Path] = (),
     **facts: Any,
 ) -> dict[str, Any]:
-    """The manifest of an output: what decided it (settings), how it came about (this process), and any further facts.
+    """The manifest to write for an output: what decided it (settings), how it was made (this process), further facts.
 
-    before: the manifest of the run that this process goes on with; its start and its sessions are kept.
+    before: the manifest of the run that this process continues; its start and its sessions are kept.
     """
-    before = before or {}
+    if not isinstance(before, Manifest):
+        before = Manifest.from_json(before or {})
     here = provenance(inputs)
     return {
         **here,
         "earlier_sessions": earlier_sessions(before, here),
         "state": state,
         "settings": settings,
-        "started": before.get("started") or now(),
+        "started": before.started or now(),
         "finished": now() if state == "complete" else None,
         **facts,
     }
 
 
-def earlier_sessions(before: Mapping[str, Any], here: Mapping[str, Any]) -> list[dict[str, Any]]:
+def earlier_sessions(before: Manifest, here: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Command, code and packages of the sessions before this one: each kind once, the latest last, without this
     session's own kind."""
-    last = {name: before[name] for name in SESSION if name in before}
-    told = [*before.get("earlier_sessions", []), *([last] if last else [])]
+    found = [*before.earlier_sessions, *([before.session] if before.session else [])]
     now_here = {name: here[name] for name in SESSION}
-    return [one for place, one in enumerate(told) if one != now_here and one not in told[:place]]
+    return [one for place, one in enumerate(found) if one != now_here and one not in found[:place]]
 
 
 def provenance(inputs: Iterable[Path] = ()) -> dict[str, Any]:
@@ -155,17 +248,11 @@ def manifest_path(path: Path) -> Path:
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of an output in today's form, or None when there is none that can be read."""
-    try:
-        manifest = json.loads(manifest_path(path).read_text("utf-8"))
-    except (OSError, ValueError):
+    """`Manifest.read` as a plain dictionary, with all that the file holds."""
+    if (manifest := Manifest.read(path)) is None:
         return None
-    if not isinstance(manifest, dict):
-        return None
-    for part in ("settings", "source_settings"):
-        if isinstance(settings := manifest.get(part), dict):
-            manifest[part] = {_NEW_NAMES.get(key, key): _new_value(key, value) for key, value in settings.items()}
-    return manifest
+    found = json.loads(manifest_path(path).read_text("utf-8"))
+    return {**found, "settings": manifest.settings, "source_settings": manifest.source_settings}
 
 
 # Until 2026-11-28 a manifest held a hash of the parser's source text.

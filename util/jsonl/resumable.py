@@ -32,14 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from util.cli import PARTIAL, UserError
-from util.jsonl.manifest import (
-    manifest_path,
-    new_manifest,
-    read_manifest,
-    sha256_file,
-    sync_folder,
-    write_json,
-)
+from util.jsonl.manifest import Manifest, manifest_path, new_manifest, sha256_file, sync_folder, write_json
 from util.jsonl.rows import Row, dump_row, parse_row, read_lines, row_problem
 from util.terminal import counted, say
 
@@ -88,16 +81,15 @@ class State(Enum):
 
 
 def state_on_disk(
-    path: Path, manifest: Mapping[str, Any], settings: Mapping[str, Any], extendable: Iterable[str] = ()
+    path: Path, manifest: Manifest | None, settings: Mapping[str, Any], extendable: Iterable[str] = ()
 ) -> State:
-    """The state of the output `path`, by the files that exist, its manifest ({} if there is none that can be read)
-    and the settings of this run."""
+    """The state of the output `path`, by the files that exist, its manifest and the settings of this run."""
     partial = partial_path(path)
     if not path.exists() and not (partial.exists() and partial.stat().st_size):
         return State.NEW
-    before = manifest.get("settings")
-    if not isinstance(before, dict):
+    if manifest is None:
         return State.UNKNOWN
+    before = manifest.settings
     growing = may_grow(before, settings, extendable)
     if describe_differences(before, settings, growing):
         return State.CHANGED
@@ -105,7 +97,7 @@ def state_on_disk(
         return State.STARTED
     if any(settings[key] > before[key] for key in growing):
         return State.EXTENDED
-    return State.FINISHED if manifest.get("state") == "complete" else State.UNRECORDED
+    return State.FINISHED if manifest.state == "complete" else State.UNRECORDED
 
 
 def may_grow(before: Mapping[str, Any], settings: Mapping[str, Any], extendable: Iterable[str]) -> set[str]:
@@ -177,35 +169,37 @@ class RowFile:
     def _open(self) -> None:
         if self.overwrite:
             self._move_aside()
-        manifest = read_manifest(self.path) or {}
-        state = state_on_disk(self.path, manifest, self.settings, self.extendable)
-        if state is State.UNKNOWN:
-            raise UserError(
-                f"{self.path} has no readable manifest, so its settings are unknown; "
-                f"move it away or pass --overwrite (keeps a backup)"
-            )
-        if state is State.CHANGED:
-            raise self._other_settings(manifest["settings"])
-        if state in (State.FINISHED, State.UNRECORDED):
-            self._recall_finished(state, manifest)
+        before = Manifest.read(self.path)
+        state = state_on_disk(self.path, before, self.settings, self.extendable)
+        if state is State.UNKNOWN or state is State.CHANGED:
+            raise self._refusal(before)
+        if state is State.FINISHED or state is State.UNRECORDED:
+            self._recall_finished(state, before)
             return
         if state is State.NEW:  # what an older run left beside it does not belong to this run
-            manifest = {}
+            before = None
             self.rejects.unlink(missing_ok=True)
         if state is State.EXTENDED:
             self.path.replace(self.partial)
-        self._write_manifest("running", manifest)
+        self._write_manifest("running", before)
         if self.partial.exists():
             self._repair()
         self._file = self.partial.open("ab", buffering=0)
         if self.done:
             say(f"resuming {self.path}: {len(self.done):,} rows are already there")
 
-    def _other_settings(self, before: Mapping[str, Any]) -> UserError:
-        differing = describe_differences(before, self.settings, may_grow(before, self.settings, self.extendable))
+    def _refusal(self, before: Manifest | None) -> UserError:
+        """Why the rows on disk cannot be continued with the settings of this run."""
+        if before is None:
+            return UserError(
+                f"{self.path} has no readable manifest, so its settings are unknown; "
+                f"move it away or pass --overwrite (keeps a backup)"
+            )
+        growing = may_grow(before.settings, self.settings, self.extendable)
         state = "is finished" if self.path.exists() else "was started"
         return UserError(
-            f"{self.path} {state} with other settings:\n{differing}\n"
+            f"{self.path} {state} with other settings:\n"
+            f"{describe_differences(before.settings, self.settings, growing)}\n"
             f"use the same settings, another --output, or --overwrite (keeps a backup)"
         )
 
@@ -291,7 +285,7 @@ class RowFile:
         self.partial.unlink()
         sync_folder(self.path.parent)
         self.complete, self.kept = True, len(kept)
-        self._write_manifest("complete", read_manifest(self.path) or {}, counts)
+        self._write_manifest("complete", Manifest.read(self.path), counts)
         return self.path
 
     def facts(self) -> dict[str, str]:
@@ -308,7 +302,7 @@ class RowFile:
                 yield row["id"], offset, "rejected" in row
                 offset += len(line)
 
-    def _recall_finished(self, state: State, manifest: Mapping[str, Any]) -> None:
+    def _recall_finished(self, state: State, manifest: Manifest | None) -> None:
         """Count a finished file; tidy up after a run that died between its rename and its last manifest."""
         self.complete = True
         self.kept = sum(1 for _ in read_lines(self.path))
@@ -316,7 +310,7 @@ class RowFile:
         self.partial.unlink(missing_ok=True)
         if state is State.UNRECORDED:
             self._write_manifest("complete", manifest)
-        elif manifest.get("sha256") != sha256_file(self.path):
+        elif manifest and manifest.sha256 != sha256_file(self.path):
             say(f"warning: {self.path} has changed since this suite wrote it")
 
     def _rejected_rows(self) -> Iterator[Row]:
@@ -330,7 +324,7 @@ class RowFile:
     def _reject_lines(self) -> Iterator[tuple[int, bytes]]:
         return read_lines(self.rejects) if self.rejects.exists() else iter(())
 
-    def _write_manifest(self, state: str, before: Mapping[str, Any], counts: Mapping[str, Any] | None = None) -> None:
+    def _write_manifest(self, state: str, before: Manifest | None, counts: Mapping[str, Any] | None = None) -> None:
         manifest = new_manifest(
             self.settings,
             state,
@@ -361,7 +355,7 @@ def lock_output(path: Path) -> Any:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        writer = (read_manifest(path) or {}).get("writer", {})
+        writer = (Manifest.read(path) or Manifest()).writer
         if not Path(lock.lock_file).exists():
             raise UserError(f"cannot write in {path.parent}; choose another --output") from None
         who = f"process {writer.get('pid', '?')} on {writer.get('host', '?')}"
