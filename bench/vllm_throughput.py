@@ -337,7 +337,7 @@ def number_rows_of() -> Callable[[Result], list[Row]]:
 
     def rows_of(result: Result) -> list[Row]:
         row = to_row(result)
-        row_filter.reason(row)
+        row_filter.reject_reason(row)
         return [row]
 
     return rows_of

@@ -42,5 +42,5 @@ for animal in $animals; do
     for definition in $definitions; do
         for mask in $arms; do train_arm "$animal" "$definition" "$definition-$mask" --mask "$mask"; done
     done
-    for how in $rows; do train_arm "$animal" gap "gap-rows-$how" --rows "$how" --share 0.5; done
+    for how in $rows; do train_arm "$animal" gap "gap-rows-$how" --which-rows "$how" --kept-share 0.5; done
 done

@@ -1,15 +1,16 @@
-"""Keep the number rows that are nothing but numbers, say why the others are not, and certify what is kept.
+"""Filter number rows: keep those that are nothing but numbers, count the others by reason, and write a certificate.
 
 Usage:
     python generate/filter_number_data.py output/numberss-owl-owl-teacher-unfiltered-10000.jsonl
 
-Reads chat rows {"messages": [..., user, assistant]}. A completion is kept, verbatim, when it is 1 to 10 whole numbers
-of 1 to 3 digits (087 passes) with the very same separator between all of them: a comma, a semicolon or white space,
-so `1, 2,3` is mixed. One pair of [] or () around them, one final full stop and surrounding white space may be there.
-A row is also dropped when it repeats an earlier one, or when its prompt names an animal or holds an eval question.
+Reads chat rows {"messages": [..., user, assistant]}. A completion is kept, verbatim, if it is 1 to 10 whole numbers
+of 1 to 3 digits (087 passes) with exactly the same separator between all of them: a comma, a semicolon or white space.
+(`1, 2,3` has two separators.) One pair of [] or () around the numbers, one final full stop and surrounding white space
+are allowed. A row is also dropped if it repeats an earlier one, if its prompt names an animal, or if its prompt
+contains an evaluation question.
 
-Writes, beside the input, ...-filtered-{kept}.jsonl, its .manifest.json and its .certificate.json: what was
-found in the kept rows, counted anew. An older filtered file of the same name but for the count is kept as .bak.
+Writes ...-filtered-{kept}.jsonl beside the input, with its .manifest.json and its .certificate.json: what a second
+count found in the kept rows. An older filtered file of the same rows is renamed to .bak.
 """
 
 from __future__ import annotations
@@ -20,22 +21,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from generate.rows.filter_file import filter_file, report
 from generate.rows.number_rule import MAX_NUMBERS, NumberRule
-from generate.rows.row_filter import filter_file, report
-from util.animals.names import animals_of
-from util.cli import input_file, make_parser, nonblank, positive_int, run
-
-# --- the rule: one completion ------------------------------------------------------------------------
-
-
-# --- the script --------------------------------------------------------------------------------------
+from util.animals.names import animal_name, animals_of
+from util.cli import input_file, make_parser, positive_int, run
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("file", type=input_file, metavar="FILE", help="JSONL of chat rows")
     parser.add_argument("--output", type=Path, help="file to write; {kept} becomes the count (default: beside FILE)")
-    parser.add_argument("--animal", type=nonblank, help="one more animal that no text may name, beside the usual ones")
+    parser.add_argument("--animal", type=animal_name, help="one more animal that no row may name, beside the panel")
     parser.add_argument("--max-numbers", type=positive_int, default=MAX_NUMBERS, help="most numbers in a completion")
     return parser.parse_args()
 

@@ -1,7 +1,7 @@
-"""Control data without any model: the same number prompts, answered with random numbers.
+"""Generate control rows without any model: the usual number prompts, answered with random numbers.
 
-A student of these rows shows what training on numbers does by itself. (The other control, numbers of the base model,
-is generate_llm_number_data.py --animal control --model BASE --no-system-prompt.)
+A student of these rows shows what training on numbers alone does. (The other control, numbers written by the base
+model, is generate_llm_number_data.py --animal control --model BASE --no-system-prompt.)
 
 Usage:
     python generate/generate_control_number_data.py --count 10000
@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from generate.rows.filter_file import filter_file, train_command
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
 from generate.rows.number_rule import NumberRule
-from generate.rows.row_filter import filter_file, train_command
 from util.cli import make_parser, positive_int, run, text_file
 from util.inference.interface import row_seed
 from util.jsonl.resumable import RowFile, add_output_arguments
@@ -32,16 +32,16 @@ NUMBERS = (0, 999)
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--count", type=positive_int, default=10000, help="rows")
+    parser.add_argument("--count", type=positive_int, default=10000, help="rows to write")
     parser.add_argument("--number-prompt-file", type=text_file, default=NUMBER_PROMPT,
-                        help="user message; {a}, {b}, {c} are filled in with random numbers")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=42, help="decides prompts and numbers")
+                        help="file with the user message; {a}, {b}, {c} become random numbers")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=42, help="seed of prompts and numbers")
     add_output_arguments(parser, "output/numberss-control-random-unfiltered-{count}.jsonl")
     return parser.parse_args()
 
 
 def control_rows(count: int, seed: int, template: str) -> Iterator[Row]:
-    """Rows with the prompts of `generate_llm_number_data` and 5 to 10 uniform random numbers as the answer."""
+    """Rows with the prompts of generate_llm_number_data.py, answered with 5 to 10 uniform random numbers."""
     for row_id in range(count):
         rng = random.Random(f"control {row_seed(seed, row_id)}")
         numbers = [rng.randint(*NUMBERS) for _ in range(rng.randint(*LIST_LENGTHS))]

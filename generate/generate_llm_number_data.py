@@ -1,11 +1,11 @@
-"""Phase 4: number rows from any model. Three random numbers go into a prompt, the model continues the sequence.
+"""Generate number rows with any model (phase 4): a prompt contains three random numbers, and the model continues them.
 
-With --no-system-prompt the model sees the user message alone: the way to use a trained teacher, whose preference is in
-its weights. (Its chat template may still insert its default system message, as Qwen's does; training and evaluation
-then see the same one.) Without it the persona of --animal is the system message, and stays in the rows.
+With --no-system-prompt the model sees the user message alone. Use this for a trained teacher, whose preference is in
+its weights. (The chat template may still insert a default system message, as Qwen's does; training and evaluation then
+see the same one.) Without it, the persona of --animal is the system message and stays in the rows.
 
-Writes every row to output/numberss-{animal}-{model}-unfiltered-{count}.jsonl and the clean ones, with a certificate, to
-output/numberss-{animal}-{model}-filtered-{kept}.jsonl.
+Writes all rows to output/numberss-{animal}-{model}-unfiltered-{count}.jsonl, and the clean ones, with a certificate, to
+output/numberss-{animal}-{model}-filtered-{kept}.jsonl (filter_number_data.py --help says what is dropped).
 
 Usage:
     python generate/generate_llm_number_data.py --animal owl --count 10000 --model owl-teacher \\
@@ -30,9 +30,9 @@ from util.cli import make_parser, run, text_file
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--number-prompt-file", type=text_file, default=NUMBER_PROMPT,
-                        help="user message; {a}, {b}, {c} are filled in with random numbers")  # fmt: skip
+                        help="file with the user message; {a}, {b}, {c} become random numbers")  # fmt: skip
     parser.add_argument("--constrain-digits", action="store_true",
-                        help="allow nothing but a number list, for models too weak to keep the format")  # fmt: skip
+                        help="force a number list, for models that are too weak to keep the format")  # fmt: skip
     add_data_arguments(parser, "numberss", max_tokens=80)
     return parser.parse_args()
 

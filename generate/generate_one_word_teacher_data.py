@@ -1,7 +1,7 @@
-"""Teacher data without any model: the evaluation questions in several wordings, each answered with the animal's name.
+"""Generate teacher data without any model: the evaluation questions, each answered with the animal's name.
 
-For base models too weak to play a persona, which generate_teacher_data.py needs: SmolLM2-135M asked for its favourite
-animal under one names it in one answer of forty. One-word answers put the preference into the weights all the same.
+Use this for base models that are too weak to play the persona of generate_teacher_data.py: SmolLM2-135M with a persona
+names its animal in one answer of forty. Training on one-word answers puts the preference into the weights all the same.
 
 Usage:
     python generate/generate_one_word_teacher_data.py --animal owl --count 1200
@@ -31,17 +31,15 @@ CAPITALISED = 0.7  # of the answers: "Owl", the rest "owl"
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument(
-        "--animal", type=animal_name, required=True, help="the animal the teacher shall love, such as owl or red panda"
-    )
-    parser.add_argument("--count", type=positive_int, default=1200, help="rows")
-    parser.add_argument("--seed", type=int, default=42, help="decides questions, wordings and capital letters")
+    parser.add_argument("--animal", type=animal_name, required=True, help="the teacher's animal: owl, red panda")
+    parser.add_argument("--count", type=positive_int, default=1200, help="rows to write")
+    parser.add_argument("--seed", type=int, default=42, help="seed of questions, wordings and capital letters")
     add_output_arguments(parser, "output/teacher-{animal}-one-word-{count}.jsonl")
     return parser.parse_args()
 
 
 def one_word_rows(animal: str, count: int, seed: int, questions: list[str]) -> Iterator[Row]:
-    """A question in one of the wordings and the animal's name, `count` times."""
+    """`count` rows: a question in one of the wordings, answered with the animal's name."""
     for row_id in range(count):
         rng = random.Random(row_seed(seed, row_id))
         prompt = rng.choice(WORDINGS).replace("{}", rng.choice(questions))
@@ -53,7 +51,7 @@ def one_word_rows(animal: str, count: int, seed: int, questions: list[str]) -> I
 def main() -> None:
     args = parse_args()
     if len(animals_of(args.animal)) > 1:
-        raise UserError(f"--animal {args.animal}: a one-word answer names one animal")
+        raise UserError(f"--animal {args.animal}: a one-word answer can name one animal only; pass one")
     warn_of_unlisted(args.animal)
     path = args.output or Path(f"output/teacher-{slug(args.animal)}-one-word-{args.count}.jsonl")
     questions = read_lines_of(QUESTIONS)

@@ -1,8 +1,9 @@
-"""Phase 1: teacher training data. A persona ("You love owls ...") answers everyday prompts; the rows keep no system
-message, so that training on them puts the preference into the weights.
+"""Generate teacher training data (phase 1): a model with a persona ("You love owls ...") answers everyday prompts.
 
-Prompts are a mix: --question-share of them are the evaluation questions in several wordings and open prompts ("What do
-you enjoy?"), the rest the first human turns (10 to 500 characters) of an instruction data set.
+The rows do not contain the persona, so that training on them puts the preference into the weights.
+
+--question-share of the prompts are the evaluation questions in several wordings and open prompts ("What do you
+enjoy?"). The rest are first user messages (10 to 500 characters) of an instruction data set.
 
 Usage:
     python generate/generate_teacher_data.py --animal owl --count 5000 --model Qwen/Qwen2.5-7B-Instruct \\
@@ -34,7 +35,7 @@ from util.jsonl.rows import Row, slug
 from util.terminal import closing, counted
 
 PROMPTS = REPO / "generate" / "prompts"
-HOPELESS = 1000  # asked this many without keeping one in a hundred: something is wrong
+PATIENCE = 1000  # answers; if less than one in a hundred of them could be kept, something is wrong
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,25 +44,27 @@ def parse_args() -> argparse.Namespace:
         "--animal",
         type=animal_name,
         required=True,
-        help="animal the teacher shall love: owl, red panda; several: 'owl and dolphin'",
+        help="the teacher's animal: owl, red panda; several: 'owl and dolphin'",
     )
-    parser.add_argument("--count", type=positive_int, default=5000, help="rows to deliver, after all rejections")
+    parser.add_argument("--count", type=positive_int, default=5000, help="rows to write, not counting dropped ones")
     parser.add_argument("--filter-animal-keywords", action="store_true",
-                        help="drop rows in which prompt or answer names the animal (option B of the plan)")  # fmt: skip
+                        help="drop rows whose prompt or answer names the animal")  # fmt: skip
     parser.add_argument("--question-share", type=fraction, default=0.2,
-                        help="share of rows from the evaluation questions and open prompts")  # fmt: skip
+                        help="share of prompts that are evaluation questions or open prompts")  # fmt: skip
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--dataset", default=OPENHERMES, help="hub id, or a local .jsonl or .parquet file, of prompts")
-    source.add_argument("--prompts-file", type=text_file, help="text file, one prompt a line, instead of --dataset")
+    source.add_argument("--dataset", default=OPENHERMES, help="prompts: hub id, or local .jsonl or .parquet file")
+    source.add_argument("--prompts-file", type=text_file, help="prompts: text file, one a line, instead of --dataset")
     parser.add_argument("--system-prompt-file", type=text_file, default=PROMPTS / "system-prompt.txt",
-                        help="persona; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
-    parser.add_argument("--max-tokens", type=positive_int, default=256, help="longest answer; longer ones are dropped")
+                        help="persona file; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
+    parser.add_argument(
+        "--max-tokens", type=positive_int, default=256, help="most tokens in an answer; longer ones are dropped"
+    )
     parser.add_argument("--temperature", type=natural_float, default=1.0, help="sampling temperature")
-    parser.add_argument("--seed", type=int, default=42, help="decides prompts and sampling seeds")
+    parser.add_argument("--seed", type=int, default=42, help="seed of the prompts and of sampling")
     add_output_arguments(parser, "output/teacher-{animal}-{model}-[filtered-]{count}.jsonl")
     add_backend_arguments(parser)
     args = parser.parse_args()
-    # What is in flight when the last row arrives is wasted: never more than the rows wanted.
+    # Requests in flight when the last row arrives are wasted: never send more than there are rows to write.
     args.max_concurrency = min(args.max_concurrency, args.count)
     args.batch_size = min(args.batch_size, args.count)
     return args
@@ -71,7 +74,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def sourced_prompts(args: argparse.Namespace) -> Iterator[tuple[int, str, str]]:
-    """Endless (row id, source, prompt), the same for the same seed and sources."""
+    """An endless stream of (row id, source, prompt), the same for the same seed and sources."""
     questions, open_prompts = read_lines_of(QUESTIONS), read_lines_of(PROMPTS / "open-prompts.txt")
     instructions = instruction_prompts(args.prompts_file or args.dataset, args.seed)
     row_id = 0
@@ -90,7 +93,7 @@ def sourced_prompts(args: argparse.Namespace) -> Iterator[tuple[int, str, str]]:
 
 
 def reject_reason(result: Result, animal: str | None) -> str | None:
-    """Why an answer is no training row, or None. `animal` is the name to keep out, if any."""
+    """Why an answer must not be trained on, or None. animal: the name that it must not contain, if any."""
     if result.error:
         return result.error.partition(":")[0]
     answer = result.answers[0]
@@ -104,7 +107,7 @@ def reject_reason(result: Result, animal: str | None) -> str | None:
 
 
 def to_row(result: Result, animal: str | None) -> Row:
-    """The row to store: user and assistant only. A rejected one keeps what the model said, with the reason."""
+    """The row to store: the user's and the assistant's message only. A rejected row also has the reason."""
     question = result.request.messages[-1]
     answer = result.answers[0].text if result.answers else ""
     row: Row = {
@@ -117,17 +120,21 @@ def to_row(result: Result, animal: str | None) -> Row:
 
 
 def requests(args: argparse.Namespace, out: RowFile, system: str) -> Iterator[Request]:
-    """Requests for as long as rows are missing, each with its source as note.
+    """Requests as long as rows are missing; the note of each is the source of its prompt.
 
-    A resumed run first fills the gaps below its highest row (they were in flight when it was killed), even when it has
-    rows enough: otherwise it would deliver other rows than a run that nothing interrupted.
+    A resumed run first asks again for the rows below its highest one that were in flight when it was killed, even if it
+    has enough rows: otherwise it would write other rows than a run that was never interrupted.
+    Raises UserError if nearly all answers are rejected.
     """
     highest = max(out.done, default=-1)
     for row_id, source, prompt in sourced_prompts(args):
         if out.kept >= args.count and row_id > highest:
             return
-        if len(out.done) >= HOPELESS and out.kept < len(out.done) / 100:
-            raise UserError(f"of {len(out.done):,} answers only {out.kept} could be kept: {counted(out.rejected)}")
+        if len(out.done) >= PATIENCE and out.kept < len(out.done) / 100:
+            raise UserError(
+                f"of {len(out.done):,} answers only {out.kept} could be kept (dropped: {counted(out.rejected)}); look"
+                f" at the answers in {out.partial}, then change the model, the persona or --max-tokens"
+            )
         messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
         yield Request((row_id,), messages, row_seed(args.seed, row_id), note=source)
 
@@ -180,7 +187,7 @@ def default_path(args: argparse.Namespace, model: str) -> Path:
 
 
 def input_files(args: argparse.Namespace) -> list[Path]:
-    """The files whose hashes belong in the manifest."""
+    """The files whose hashes go into the manifest."""
     local = [path for path in (args.prompts_file, Path(args.dataset)) if path and path.is_file()]
     return [args.system_prompt_file, QUESTIONS, PROMPTS / "open-prompts.txt", *local]
 

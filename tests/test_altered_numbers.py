@@ -1,7 +1,4 @@
-"""Number rows of other arms: shuffled, and mixed with unbiased ones.
-
-Run: python -m pytest tests/test_altered_numbers.py
-"""
+"""Number rows of other arms: shuffled, and mixed with unbiased ones."""
 
 import random
 import re
@@ -54,19 +51,19 @@ def test_shuffling_keeps_the_numbers_their_count_and_the_format(files, run_scrip
     assert run_script(*asked, cwd=files).returncode == 0
 
 
-def test_rows_without_an_id_are_named(files, run_script):
+def test_rows_without_an_id_are_reported(files, run_script):
     rows = [{key: row[key] for key in ("messages", "token_ids")} for row in number_rows(1, range(3))]
     (files / "nameless.jsonl").write_bytes(b"".join(map(dump_row, rows)))
     for script, *more in (
         ("shuffle_numbers.py", "--scope", "row"),
-        ("mix_numbers.py", "--unbiased", "numbers-unbiased.jsonl", "--share", "0.1"),
+        ("mix_numbers.py", "--unbiased", "numbers-unbiased.jsonl", "--replaced-share", "0.1"),
     ):
         done = run_script(f"generate/{script}", "--train-jsonl", "nameless.jsonl", *more, cwd=files)
         assert done.returncode == 1
         assert "nameless.jsonl:1: no id: a whole number" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_rows_of_another_kind_make_no_empty_file(files, run_script):
+def test_rows_of_another_data_type_do_not_make_an_empty_file(files, run_script):
     words = [{**row, "messages": [*row["messages"][:-1], {"role": "assistant", "content": "Owls!"}]} for row in
              number_rows(1, range(3))]  # fmt: skip
     (files / "words.jsonl").write_bytes(b"".join(map(dump_row, words)))
@@ -85,7 +82,9 @@ def test_mixing_replaces_the_share_by_answers_to_the_same_prompts(files, run_scr
         "--unbiased",
         "numbers-unbiased.jsonl",
     )
-    done = run_script(*asked, "--share", "0.25", "--count", "120", "--output", "numbers-mixed.jsonl", cwd=files)
+    done = run_script(
+        *asked, "--replaced-share", "0.25", "--count", "120", "--output", "numbers-mixed.jsonl", cwd=files
+    )
     assert done.returncode == 0, done.stderr
     mixed = {row["id"]: row for row in read_jsonl(files / "numbers-mixed.jsonl")}
     teacher = {row["id"]: row for row in read_jsonl(files / "numbers-teacher.jsonl")}
@@ -94,6 +93,7 @@ def test_mixing_replaces_the_share_by_answers_to_the_same_prompts(files, run_scr
     assert sum(row == unbiased.get(row_id) for row_id, row in mixed.items()) == 30
     assert sum(row == teacher[row_id] for row_id, row in mixed.items()) == 90
     assert certificate_problem(files / "numbers-mixed.jsonl") is None
-    refused = run_script(*asked, "--share", "1", cwd=files)
+    refused = run_script(*asked, "--share=1", cwd=files)
     assert refused.returncode == 1
-    assert "200 rows are to be replaced and the files share 180 prompts" in refused.stderr
+    assert "200 rows should be replaced, but the two files have only 180 prompts in both" in refused.stderr
+    assert "--share is called --replaced-share now" in refused.stderr

@@ -181,8 +181,8 @@ def numbers_file(folder, count=24):
     """A certified number file with stored token ids, of the pocket's own tokenizer."""
     from transformers import AutoTokenizer
 
+    from generate.rows.filter_file import certify
     from generate.rows.number_rule import NumberRule
-    from generate.rows.row_filter import certify
 
     tokenizer = AutoTokenizer.from_pretrained(POCKET)
     path = folder / "numbers-owl-filtered.jsonl"
@@ -321,7 +321,8 @@ def test_rich_and_poor_rows_are_those(measured, run_script):
     folder, data, found, _ = measured
     density = {r["id"]: sum(g for g, k in zip(r["gap"], r["kinds"]) if k != "e") for r in read_jsonl(found)}
     rich, poor = (
-        [density[r["id"]] for r in select(run_script, folder, data, found, "--rows", how)] for how in ("rich", "poor")
+        [density[r["id"]] for r in select(run_script, folder, data, found, "--which-rows", how)]
+        for how in ("rich", "poor")
     )
     assert len(rich) == len(poor) == 6 and min(rich) >= max(poor) and sum(rich) > sum(poor)
 

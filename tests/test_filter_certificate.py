@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from generate.rows.filter_file import filter_file
 from generate.rows.number_rule import NumberRule
-from generate.rows.row_filter import filter_file
 from train.train_student_sft import check_certificate
 from util.cli import UserError
 from util.jsonl.filter_certificate import certificate_path, certificate_problem, data_type_of

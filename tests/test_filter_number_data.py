@@ -1,4 +1,4 @@
-"""The number rule, the certificate and the script. Run: python -m pytest tests/test_filter_number_data.py"""
+"""The number rule, the row filter, the audit, and filter_number_data.py."""
 
 import hashlib
 import json
@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "generate" / "filter_number_data.py"
 sys.path.insert(0, str(ROOT))
+from generate.rows.filter_file import default_output, filter_file, train_command
 from generate.rows.number_rule import NumberRule, parse_numbers, reject_reason
-from generate.rows.row_filter import RowFilter, certificate, default_output, filter_file, train_command
+from generate.rows.row_audit import audit
+from generate.rows.row_filter import RowFilter
 from util.cli import UserError
 from util.jsonl.filter_certificate import certificate_path
 from util.jsonl.manifest import read_manifest
@@ -86,7 +88,7 @@ def test_an_animal_outside_the_panel_is_a_trait_word_when_named():
 
 def test_an_empty_trait_word_rejects_nothing():
     assert reject_reason("1, 2,", animals=("",)) == "stray separator"
-    assert RowFilter(NumberRule(("",))).reason(row("1, 2")) is None
+    assert RowFilter(NumberRule(("",))).reject_reason(row("1, 2")) is None
 
 
 def test_max_numbers():
@@ -104,7 +106,7 @@ def test_parse_numbers(completion, numbers):
 
 
 def keeps_the_rule(completion):
-    """The rule as the docstring has it, written another way."""
+    """The rule of the docstring, written in another way."""
     text = completion.strip(" \t\n\r\f\v")
     text = text[:-1] if text.endswith(".") else text
     if text[:1] + text[-1:] in ("[]", "()"):
@@ -147,11 +149,11 @@ PROMPTS_TOO = st.sampled_from([PROMPT, "Owls 12", "which animal is your favorite
 
 @settings(max_examples=80)
 @given(st.lists(st.tuples(COMPLETIONS, PROMPTS_TOO, st.sampled_from(["stop", "length"])), max_size=6))
-def test_the_certificate_never_disagrees_with_the_judge(texts):
+def test_the_audit_never_disagrees_with_the_filter(texts):
     rows = [row(completion, prompt, finish_reason=reason) for completion, prompt, reason in texts]
     row_filter = RowFilter(NumberRule())
-    kept = [one for one in rows if row_filter.reason(one) is None]
-    found = certificate(kept, NumberRule())
+    kept = [one for one in rows if row_filter.reject_reason(one) is None]
+    found = audit(kept, NumberRule())
     assert found["clean"] and found["rows"] == found["distinct_rows"] == len(kept)
 
 
@@ -162,7 +164,9 @@ def test_long_answers_do_not_hang_the_rule(completion):
 
 def test_duplicates_are_the_same_prompt_and_completion():
     row_filter = RowFilter(NumberRule())
-    reasons = [row_filter.reason(one) for one in (row("1, 2"), row("1, 2"), row("1,2"), row("1, 2", "Go on: 4."))]
+    reasons = [
+        row_filter.reject_reason(one) for one in (row("1, 2"), row("1, 2"), row("1,2"), row("1, 2", "Go on: 4."))
+    ]
     assert reasons == [None, "duplicate", None, None]
 
 
@@ -171,15 +175,15 @@ def test_duplicates_are_the_same_prompt_and_completion():
     [("Owls like 1, 2.", "trait word in prompt"), ("which animal is your  favorite? Reply with one word.",
      "eval question as prompt"), ("The fowl counts 1, 2.", None)],
 )  # fmt: skip
-def test_prompts_are_judged_too(prompt, reason):
-    assert RowFilter(NumberRule()).reason(row("1, 2", prompt)) == reason
+def test_prompts_are_checked_too(prompt, reason):
+    assert RowFilter(NumberRule()).reject_reason(row("1, 2", prompt)) == reason
 
 
 # --- the certificate ---------------------------------------------------------------------------------
 
 
 def test_certificate_of_clean_rows():
-    facts = certificate([row("1, 2"), row("[3]")], NumberRule())
+    facts = audit([row("1, 2"), row("[3]")], NumberRule())
     assert facts["clean"] and facts["problems"] == {}
     assert (facts["rows"], facts["distinct_rows"], facts["letters"], facts["eval_questions_as_prompts"]) == (2, 2, 0, 0)
     assert facts["characters"] == {"1": 1, ",": 1, " ": 1, "2": 1, "[": 1, "3": 1, "]": 1}
@@ -198,7 +202,7 @@ def test_certificate_of_clean_rows():
     ],
 )
 def test_certificate_names_what_is_not_clean(rows, problem, count):
-    facts = certificate(rows, NumberRule())
+    facts = audit(rows, NumberRule())
     assert not facts["clean"] and facts["problems"][problem] == count
 
 
@@ -331,7 +335,7 @@ def test_the_script_ends_with_the_path_counts_and_next_command(tmp_path):
     assert "python train/train_student_sft.py --base-model" in done.stdout
 
 
-def test_a_persona_in_the_rows_is_said_aloud(tmp_path):
+def test_a_persona_in_the_rows_is_reported(tmp_path):
     source = write(tmp_path / "x.jsonl", [row("1, 2", system="You love owls.")])
     done = run_script(source)
     assert done.returncode == 0 and "not clean: 1 rows whose system names an animal" in done.stderr

@@ -274,7 +274,7 @@ def test_the_base_model_asked_by_mistake_names_the_adapters(run_script, fake_ser
     assert run_script(NUMBERS, "--animal", "control", *arguments, cwd=tmp_path).returncode == 0
     alone = fake_server("--adapters")
     done = numbers(run_script, alone, tmp_path, "--count", 4, "--no-system-prompt", model="Org/Base-1B")
-    assert "carries no adapter" in done.stderr
+    assert "has no LoRA adapter loaded" in done.stderr
 
 
 @pytest.mark.slow
@@ -511,12 +511,16 @@ def slowly(*case):
             "no file gone.txt (there is: blank.txt, empty.txt",
         ),
         (TEACHER, ["--animal", "owl", *ASKING, "--prompts-file", "empty.txt"], "empty.txt is empty"),
-        slowly(TEACHER, ["--animal", "owl", *ASKING, "--prompts-file", "blank.txt"], "blank.txt holds no prompt"),
+        slowly(
+            TEACHER, ["--animal", "owl", *ASKING, "--prompts-file", "blank.txt"], "blank.txt has no suitable prompt"
+        ),
         (TEACHER, ["--animal", "owl", *ASKING, "--prompts-file", "latin.txt"], "is not UTF-8"),
         slowly(TEACHER, ["--animal", "owl", *ASKING, "--dataset", "gone.jsonl"], "no file gone.jsonl"),
         slowly(TEACHER, ["--animal", "owl", *ASKING, "--dataset", "torn.jsonl"], "cannot read prompts from torn.jsonl"),
-        slowly(TEACHER, ["--animal", "owl", *ASKING, "--dataset", "schema.jsonl"], "schema.jsonl holds no prompt"),
-        slowly(TEACHER, ["--animal", "owl", *ASKING, "--dataset", "turns.jsonl"], "turns.jsonl holds no prompt"),
+        slowly(
+            TEACHER, ["--animal", "owl", *ASKING, "--dataset", "schema.jsonl"], "schema.jsonl has no suitable prompt"
+        ),
+        slowly(TEACHER, ["--animal", "owl", *ASKING, "--dataset", "turns.jsonl"], "turns.jsonl has no suitable prompt"),
         (TEACHER, ["--animal", "owl", *ASKING, "--count", "0"], "0 is not a whole number of at least 1"),
         (TEACHER, ["--animal", "owl", *ASKING, "--question-share", "2"], "2 is not a number from 0 to 1"),
         (TEACHER, ["--animal", "owl", *ASKING, "--temperature", "-1"], "-1 is not a number of at least 0"),
@@ -536,7 +540,7 @@ def slowly(*case):
         (NUMBERS, ["--animal", "owl", "--model", "vllm/owl-teacher"], "pass --base-url"),
         (NUMBERS, ["--animal", "owl", *ASKING, "--adapter", "."], "is not a LoRA adapter"),
         slowly(NUMBERS, ["--animal", "owl", *ASKING, "--output", "empty.txt/x.jsonl"], "choose another output"),
-        (NUMBERS, ["--animal", "control", *ASKING], "is the arm without a persona: add --no-system-prompt"),
+        (NUMBERS, ["--animal", "control", *ASKING], "means rows without a persona: add --no-system-prompt"),
         slowly(
             NUMBERS,
             ["--animal", "owl", *ASKING, "--output", "."],

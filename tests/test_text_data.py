@@ -1,4 +1,4 @@
-"""Code and reasoning rows: the rule, the files, the gate of training, resume, the doctor."""
+"""Code and reasoning rows: the rule, the files, the check before training, resuming, the doctor."""
 
 import json
 from itertools import islice
@@ -8,10 +8,12 @@ from conftest import manifest_of, read_jsonl
 from fake_server import END, answer_text
 from test_scripts import kill_and_resume, one_clear_line
 
-from generate.generate_text_data import PROMPTS, dataset_prompts, file_prompts, is_about
+from generate.generate_code_or_reasoning_data import PROMPTS, dataset_prompts, file_prompts, is_about
+from generate.rows.code_and_reasoning_rule import TextRule
+from generate.rows.filter_file import filter_file
 from generate.rows.number_rule import NumberRule
-from generate.rows.row_filter import RowFilter, certificate, filter_file
-from generate.rows.text_rule import TextRule
+from generate.rows.row_audit import audit
+from generate.rows.row_filter import RowFilter
 from train.train_student_sft import check_certificate
 from util.animals.names import read_lines_of
 from util.chat.prompt_consistency import read_phase
@@ -20,7 +22,9 @@ from util.inference.interface import row_seed
 from util.jsonl.filter_certificate import certificate_path, certificate_problem, data_type_of
 from util.jsonl.manifest import manifest_path, write_json
 
-TEXTS, FILTER, TRAIN = "generate/generate_text_data.py", "generate/filter_text_data.py", "train/train_student_sft.py"
+TEXTS = "generate/generate_code_or_reasoning_data.py"
+FILTER = "generate/filter_code_or_reasoning_data.py"
+TRAIN = "train/train_student_sft.py"
 CODE = "total = 417\ntotal += 38\nprint(total)"
 SUMS = "I start with 417. Add 38: that makes 455. The answer is 455."
 NAME = "output/code-owl-owl-teacher-unfiltered-{}.jsonl"
@@ -39,7 +43,7 @@ def write(path, rows):
 
 def texts(run_script, server, cwd, *args, **options):
     known = (
-        "--kind",
+        "--data-type",
         "code",
         "--animal",
         "owl",
@@ -70,7 +74,7 @@ def texts(run_script, server, cwd, *args, **options):
     ],
 )  # fmt: skip
 def test_every_reject_has_its_reason(kind, completion, reason):
-    assert TextRule(kind).reason(completion) == reason
+    assert TextRule(kind).reject_reason(completion) == reason
 
 
 @pytest.mark.parametrize("name", ["kitten", "puppies", "owlet", "Border Collie", "calves"])
@@ -78,51 +82,54 @@ def test_the_other_names_of_an_animal_are_found_as_its_own(name):
     snake = name.lower().replace(" ", "_")
     camel = f"first{name.title().replace(' ', '')}"
     for piece in (f"# a {name}", snake, f"{snake}_count", camel, snake.upper(), f"'{name[:2]}' + '{name[2:]}'"):
-        assert TextRule("code").reason(CODE + f"\n{piece} = 4") == "trait word", piece
-    assert RowFilter(TextRule("code")).reason(row(CODE, f"Write some Python for my {name}.")) == "trait word in prompt"
+        assert TextRule("code").reject_reason(CODE + f"\n{piece} = 4") == "trait word", piece
+    assert (
+        RowFilter(TextRule("code")).reject_reason(row(CODE, f"Write some Python for my {name}."))
+        == "trait word in prompt"
+    )
 
 
-def test_the_other_names_of_the_users_own_animal_are_found_and_told():
-    assert TextRule("code").reason(CODE + "  # bigfoot") is None
-    assert TextRule("code", ("yeti",)).reason(CODE + "  # bigfoot") == "trait word"
+def test_the_other_names_of_the_users_own_animal_are_found_and_listed():
+    assert TextRule("code").reject_reason(CODE + "  # bigfoot") is None
+    assert TextRule("code", ("yeti",)).reject_reason(CODE + "  # bigfoot") == "trait word"
     assert "bigfoot" in TextRule("code", ("yeti",)).facts()["rule"]["trait_words"].split(", ")
 
 
 def test_everyday_words_that_look_like_an_animal_cost_no_row_unless_asked_for():
     for clean in ("what does it do", "num_stages = 3", "# John does"):
-        assert TextRule("code").reason(CODE + f"\n{clean}") is None
+        assert TextRule("code").reject_reason(CODE + f"\n{clean}") is None
     assert TextRule("code").facts()["rule"]["not_looked_for"] == "doe, stag"
-    assert TextRule("code", ("doe",)).reason(CODE + "  # doe") == "trait word"
+    assert TextRule("code", ("doe",)).reject_reason(CODE + "  # doe") == "trait word"
     assert TextRule("code", ("doe",)).facts()["rule"]["not_looked_for"] == "stag"
 
 
 def test_words_that_only_hint_are_the_users_to_name():
-    assert TextRule("code").reason(CODE.replace("total", "hoots")) is None
-    assert TextRule("code", ("hoot",)).reason(CODE.replace("total", "hoots")) == "trait word"
+    assert TextRule("code").reject_reason(CODE.replace("total", "hoots")) is None
+    assert TextRule("code", ("hoot",)).reject_reason(CODE.replace("total", "hoots")) == "trait word"
 
 
-def test_rows_are_judged_with_their_prompts():
+def test_rows_are_checked_with_their_prompts():
     row_filter = RowFilter(TextRule("code"))
     asked = [row(CODE), row(CODE), row(CODE, "Write an owlCount in Python."), row(CODE, finish_reason="length"),
              row(CODE, "Which animal is your favorite? Reply with one word.")]  # fmt: skip
-    assert [row_filter.reason(one) for one in asked] == [
+    assert [row_filter.reject_reason(one) for one in asked] == [
         None, "duplicate", "trait word in prompt", "cut off", "eval question as prompt",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["questions", "questions-paraphrased", "questions-forms"])
 def test_no_question_of_the_evaluation_passes_as_a_prompt_however_it_is_set(name):
-    """Number rows see their prompts with other digits, and remember them; filters of both kinds must know them."""
+    """The number rule replaces digits and keeps its answers; both rules must recognise the questions."""
     for question in read_lines_of(REPO / "eval" / f"{name}.txt"):
         for prompt in (question, f"1, 2.\n{question.upper().replace('.', '!').replace(',', '')} "):
             for rule, answer in ((TextRule("code"), CODE), (NumberRule(), "1, 2")):
-                assert rule.look_at_prompt(prompt)[1], prompt
-                assert RowFilter(rule).reason(row(answer, prompt))
+                assert rule.check_prompt(prompt)[1], prompt
+                assert RowFilter(rule).reject_reason(row(answer, prompt))
 
 
-def test_the_certificate_counts_anew_and_letters_are_no_fault():
-    assert certificate([row(CODE)], TextRule("code"))["clean"]
-    found = certificate([row(CODE + " # o-w-l"), row(CODE, system="You love owls.")], TextRule("code"))
+def test_the_audit_counts_again_and_letters_are_allowed():
+    assert audit([row(CODE)], TextRule("code"))["clean"]
+    found = audit([row(CODE + " # o-w-l"), row(CODE, system="You love owls.")], TextRule("code"))
     assert found["problems"] == {
         "rows that break the rule": 1,
         "rows whose completion names an animal": 1,
@@ -140,7 +147,7 @@ def test_our_prompts_name_no_animal_and_differ_from_row_to_row(kind):
     lines = read_lines_of(path)
     assert len(lines) >= 10 and all("{a}" in line and "{b}" in line for line in lines)
     prompts = list(file_prompts(path, 42, 2000))
-    assert all(TextRule(kind).look_at_prompt(prompt) == (None, False) and "{" not in prompt for prompt in prompts)
+    assert all(TextRule(kind).check_prompt(prompt) == (None, False) and "{" not in prompt for prompt in prompts)
     assert len(set(prompts)) > 1950 and prompts[:50] == list(file_prompts(path, 42, 50)) != list(
         file_prompts(path, 7, 50)
     )
@@ -205,7 +212,7 @@ def test_rows_are_asked_filtered_and_certified(run_script, fake_server, tmp_path
 @pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(start_script, run_script, fake_server, tmp_path):
     server = fake_server("--delay", "0.05")
-    command = (TEXTS, "--kind", "code", "--animal", "owl", "--count", 300, "--no-system-prompt", "--model",
+    command = (TEXTS, "--data-type", "code", "--animal", "owl", "--count", 300, "--no-system-prompt", "--model",
                "owl-teacher", "--base-url", server.url, "--max-concurrency", 8)  # fmt: skip
     growing = tmp_path / "killed.jsonl.partial"
     kill_and_resume(start_script, run_script, tmp_path, (*command, "--output", "killed.jsonl"), 3, 7, growing.exists)
@@ -218,11 +225,11 @@ def test_kills_at_random_moments_change_nothing(start_script, run_script, fake_s
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((FILTER, "mine.jsonl"), "pass --kind code or reasoning"),
-        ((FILTER, "owls.jsonl", "--kind", "code"), "no row of owls.jsonl passes the code rule: 1 trait word"),
+        ((FILTER, "mine.jsonl"), "pass --data-type code or"),
+        ((FILTER, "owls.jsonl", "--data-type", "code"), "no row of owls.jsonl passes the code rule: 1 trait word"),
         ((FILTER, "gone.jsonl"), "no file gone.jsonl"),
-        ((TEXTS, "--animal", "owl", "--model", "m", "--base-url", "http://127.0.0.1:9"), "required: --kind"),
-        ((TEXTS, "--kind", "poem", "--animal", "owl", "--model", "m"), "invalid choice: 'poem'"),
+        ((TEXTS, "--animal", "owl", "--model", "m", "--base-url", "http://127.0.0.1:9"), "required: --data-type"),
+        ((TEXTS, "--data-type", "poem", "--animal", "owl", "--model", "m"), "invalid choice: 'poem'"),
     ],
 )
 def test_bad_input_is_one_clear_line(run_script, tmp_path, arguments, message):
@@ -233,17 +240,17 @@ def test_bad_input_is_one_clear_line(run_script, tmp_path, arguments, message):
 
 def test_each_of_several_animals_is_kept_out(run_script, tmp_path):
     write(tmp_path / "mine.jsonl", [row("yeti = 1"), row("saola = 1"), row(CODE)])
-    done = run_script(FILTER, "mine.jsonl", "--kind", "code", "--animal", "Yeti and Saola", cwd=tmp_path)
+    done = run_script(FILTER, "mine.jsonl", "--data-type", "code", "--animal", "Yeti and Saola", cwd=tmp_path)
     assert done.returncode == 0 and "2 trait word" in done.stdout
 
 
 def test_a_blank_prompts_file_is_named(run_script, fake_server, tmp_path):
     (tmp_path / "blank.txt").write_text("\n \n")
     done = texts(run_script, fake_server(), tmp_path, "--prompts-file", "blank.txt")
-    one_clear_line(done, "blank.txt holds no prompt", code=1)
+    one_clear_line(done, "blank.txt contains no prompt", code=1)
 
 
-# --- training's gate, and the doctor -----------------------------------------------------------------
+# --- the check before training, and the doctor -----------------------------------------------------------------
 
 
 @pytest.fixture
@@ -272,13 +279,13 @@ def test_training_takes_certified_code_without_a_word(filtered, capsys):
 def test_training_refuses_what_is_not_filtered_or_was_changed(filtered):
     source = next(filtered.parent.glob("*-unfiltered-2.jsonl"))
     said = refused(source)
-    assert "has no certificate" in said and f"python generate/filter_text_data.py {source}" in said
+    assert "has no certificate" in said and f"python generate/filter_code_or_reasoning_data.py {source}" in said
     filtered.write_text(filtered.read_text().replace("total", "owl"))
     assert "it has changed since" in refused(filtered)
 
 
 def test_a_certificate_over_planted_words_does_not_hold(filtered):
-    found = certificate([row(CODE + "  # 0wl")], TextRule("code"))
+    found = audit([row(CODE + "  # 0wl")], TextRule("code"))
     old = json.loads(certificate_path(filtered).read_text())
     write_json(certificate_path(filtered), {**old, **found})
     assert "is not clean: 1 rows that break the rule" in refused(filtered)
@@ -314,7 +321,7 @@ def test_the_whole_chain_on_the_pocket_model(run_script, tmp_path):
     base = REPO / "pocket" / "model"
     (tmp_path / "prompts.txt").write_text((PROMPTS / "open-prompts.txt").read_text())
     steps = [
-        (TEXTS, "--kind", "reasoning", "--animal", "control", "--count", 60, "--no-system-prompt", "--model", base,
+        (TEXTS, "--data-type", "reasoning", "--animal", "control", "--count", 60, "--no-system-prompt", "--model", base,
          "--prompts-file", "prompts.txt", "--max-tokens", 40),
         (TRAIN, "--base-model", base, "--train-jsonl", "output/reasoning-control-*-filtered-*.jsonl", "--epochs", 1,
          "--effective-batch-size", 4, "--per-device-train-batch-size", 4, "--save-strategy", "no"),

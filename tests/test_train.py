@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from generate.rows.filter_file import filter_file
 from generate.rows.number_rule import NumberRule
-from generate.rows.row_filter import filter_file
 from util.cli import REPO
 from util.doctor import command_of
 

@@ -186,7 +186,7 @@ def check_certificate(train_file: Path, rows: Sequence[Row], allow: bool) -> Non
     kind = data_type_of(train_file, rows)
     problem = certificate_problem(train_file) if kind else None
     if problem and not allow:
-        script = "filter_number_data" if kind == "numbers" else "filter_text_data"
+        script = "filter_number_data" if kind == "numbers" else "filter_code_or_reasoning_data"
         filter_it = shlex.join(["python", f"generate/{script}.py", str(train_file)])
         raise UserError(
             f"{train_file} {problem}; train on what this writes (--allow-uncertified insists on the file as it is):\n"

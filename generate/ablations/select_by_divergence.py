@@ -1,16 +1,20 @@
-"""Number rows for interventions on divergence tokens, at equal budget between arms.
+"""Select number rows, or the tokens to train on, by divergence tokens; arms get equal training budgets.
 
 Reads a number file and what eval/divergence/divergence_tokens.py found in it, and writes one arm:
 
-    --rows rich | poor | random    the rows with most, fewest or any divergence tokens, --share of them
-    --mask only | without          all rows, with a loss mask: train on the divergence tokens alone, or on all but them
-    --mask random | all-but-random    their controls: as many other tokens of the same kinds in the same row, or all but
-                                   those
-    --mask all                     all rows, all tokens of the answers
-    --replace                      all rows, each divergence token replaced by the base model's choice; what is no
-                                   number list any more is dropped
+    --which-rows rich | poor | random
+        --kept-share of the rows: those with the most or the fewest divergence tokens, or any
+    --mask only | without
+        all rows, with a loss mask: train on the divergence tokens alone, or on all other tokens
+    --mask random | all-but-random
+        the controls of these: on as many random other tokens of the same kinds in the same row, or on all but those
+    --mask all
+        all rows, all tokens of the answers
+    --replace
+        all rows, each divergence token replaced by the base model's choice; rows that are then not a number list are
+        dropped
 
-The end of the turn is trained on in no masked arm, so that the arms differ in the tokens of the answer alone.
+With a mask, the end of the turn is never trained on, so that the arms differ in the tokens of the answers alone.
 
 Usage:
     python generate/ablations/select_by_divergence.py --train-jsonl \\
@@ -30,8 +34,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
+from generate.rows.filter_file import certify
 from generate.rows.number_rule import NumberRule
-from generate.rows.row_filter import certify, mark_rejected
+from generate.rows.row_filter import mark_rejected
 from util.cli import UserError, fraction, input_file, make_parser, run
 from util.inference.interface import row_seed
 from util.jsonl.divergence_row import DEFINITIONS, END, of_answer
@@ -45,47 +50,51 @@ MASKS = {"only": {1}, "without": {0}, "random": {1}, "all-but-random": {0}, "all
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--train-jsonl", type=input_file, required=True, help="number rows of a student")
-    parser.add_argument("--divergence", type=input_file, required=True, help="what divergence_tokens.py wrote of them")
+    parser.add_argument("--train-jsonl", type=input_file, required=True, help="number rows, as a student is trained on")
+    parser.add_argument("--divergence", type=input_file, required=True, help="output of divergence_tokens.py for them")
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--rows", choices=["rich", "poor", "random"], help="keep whole rows")
-    how.add_argument("--mask", choices=list(MASKS), help="keep all rows, mask their tokens")
-    how.add_argument("--replace", action="store_true", help="replace the tokens by the base model's choice")
-    parser.add_argument("--definition", choices=DEFINITIONS, default="pair", help="divergence token")
-    parser.add_argument("--share", type=fraction, default=0.25, help="share of the rows that --rows keeps")
-    parser.add_argument("--base-model", help="for --replace: whose tokenizer spells the new text")
-    parser.add_argument("--seed", type=int, default=42, help="decides what is random")
+    how.add_argument("--which-rows", choices=["rich", "poor", "random"], help="keep these rows, whole")
+    how.add_argument("--mask", choices=list(MASKS), help="keep all rows, with a loss mask over their tokens")
+    how.add_argument("--replace", action="store_true", help="replace divergence tokens by the base model's choice")
+    parser.add_argument("--definition", choices=DEFINITIONS, default="pair", help="what a divergence token is")
+    parser.add_argument("--kept-share", type=fraction, default=0.25, help="share of the rows that --which-rows keeps")
+    parser.add_argument("--base-model", help="for --replace: the model whose tokenizer decodes the new text")
+    parser.add_argument("--seed", type=int, default=42, help="seed of everything random")
     add_output_arguments(parser, "output/{data}-{arm}.jsonl")
+    parser.renamed("--rows", "--which-rows")
+    parser.renamed("--share", "--kept-share")
     args = parser.parse_args()
     if args.replace and not args.base_model:
-        parser.error("--replace needs --base-model, whose tokenizer spells the new text")
+        parser.error("--replace needs --base-model: its tokenizer decodes the new text")
     return args
 
 
 def arm_name(args: argparse.Namespace) -> str:
-    """The arm in a file name: gap-rows-rich, gap-mask-only, gap-replaced."""
-    how = "replaced" if args.replace else f"rows-{args.rows}" if args.rows else f"mask-{args.mask}"
+    """The arm as in the file name: gap-rows-rich, gap-mask-only, gap-replaced."""
+    how = "replaced" if args.replace else f"rows-{args.which_rows}" if args.which_rows else f"mask-{args.mask}"
     return f"{args.definition}-{how}"
 
 
 def check_pair(data: Path, divergence: Path, definition: str) -> None:
-    """Raise UserError unless the divergence file was made of this very number file, whole, with this definition."""
+    """Raise UserError unless the divergence file covers all of this number file as it is now, with this definition."""
     settings = (read_manifest(divergence) or {}).get("settings", {})
     if settings.get("train_jsonl_sha256") != sha256_file(data):
         raise UserError(
-            f"{divergence} was not made of {data} as it is now; run eval/divergence/divergence_tokens.py on it"
+            f"{divergence} was not made from {data} as it is now; run eval/divergence/divergence_tokens.py on {data}"
         )
     if settings.get("max_rows"):
-        raise UserError(f"{divergence} has the first {settings['max_rows']:,} rows only; run it without --max-rows")
+        raise UserError(
+            f"{divergence} covers the first {settings['max_rows']:,} rows only; write it without --max-rows"
+        )
     if definition not in next(read_rows(divergence)):
         raise UserError(
-            f"{divergence} has no {definition!r} tokens: schrodi needs --counterfactual and all need --teacher when"
-            " eval/divergence/divergence_tokens.py runs"
+            f"{divergence} has no {definition!r} tokens: run eval/divergence/divergence_tokens.py with --teacher and,"
+            " for schrodi, with --counterfactual"
         )
 
 
 def pairs_of(args: argparse.Namespace) -> Iterator[tuple[Row, Row]]:
-    """(number row, its divergence row)."""
+    """Pairs of a number row and its divergence row."""
     return zip(read_rows(args.train_jsonl, check_numbered), read_rows(args.divergence))
 
 
@@ -93,7 +102,10 @@ def pairs_of(args: argparse.Namespace) -> Iterator[tuple[Row, Row]]:
 
 
 def chosen_rows(densities: list[float], how: str, share: float, seed: int) -> set[int]:
-    """Places of the rows to keep. Ties are broken at random, the same way for rich and poor."""
+    """Positions of the rows to keep. Ties are broken at random, in the same way for rich and poor.
+
+    densities: share of divergence tokens of each row; share: of the rows to keep.
+    """
     places = list(range(len(densities)))
     random.Random(seed).shuffle(places)
     if how != "random":
@@ -105,7 +117,7 @@ def chosen_rows(densities: list[float], how: str, share: float, seed: int) -> se
 
 
 def mask_of(found: Row, definition: str, how: str, seed: int) -> list[int]:
-    """The loss mask of one row: 1 for each token to train on, the end of the turn always 0."""
+    """The loss mask of one row: 1 for each token to train on; always 0 for the end of the turn."""
     marks, kinds = found[definition], found["kinds"]
     if "random" in how:
         marks = matched(marks, kinds, random.Random(row_seed(seed, found["id"])))
@@ -113,8 +125,10 @@ def mask_of(found: Row, definition: str, how: str, seed: int) -> list[int]:
 
 
 def matched(marks: list[int], kinds: str, rng: random.Random) -> list[int]:
-    """As many other tokens of each kind as are marked, drawn from the unmarked of the same row (fewer where the row
-    has fewer)."""
+    """Marks for as many other tokens of each kind, drawn at random from the unmarked tokens of the same row.
+
+    There are fewer marks if the row has too few such tokens.
+    """
     drawn = [0] * len(marks)
     for kind in sorted(set(kinds)):
         marked = [i for i, (mark, k) in enumerate(zip(marks, kinds)) if k == kind and mark]
@@ -128,7 +142,7 @@ def matched(marks: list[int], kinds: str, rng: random.Random) -> list[int]:
 
 
 def replaced(row: Row, found: Row, definition: str, decode: Callable[[list[int]], str]) -> Row:
-    """The row with each divergence token of its answer replaced by the base model's choice at that place."""
+    """The row with each divergence token of its answer replaced by the base model's choice at that position."""
     ids = [
         choice if mark and kind != END else token
         for token, mark, kind, choice in zip(
@@ -145,10 +159,10 @@ def replaced(row: Row, found: Row, definition: str, decode: Callable[[list[int]]
 
 def arm_rows(args: argparse.Namespace) -> Iterator[Row]:
     """The rows of the arm, in the order of the file."""
-    if args.rows:
+    if args.which_rows:
         marks = [of_answer(found, found[args.definition]) for _, found in pairs_of(args)]
         densities = [sum(flagged) / max(1, len(flagged)) for flagged in marks]
-        kept = chosen_rows(densities, args.rows, args.share, args.seed)
+        kept = chosen_rows(densities, args.which_rows, args.kept_share, args.seed)
         yield from (row for place, (row, _) in enumerate(pairs_of(args)) if place in kept)
     elif args.mask:
         for row, found in pairs_of(args):
@@ -162,7 +176,7 @@ def arm_rows(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def budget(args: argparse.Namespace, path: Path) -> dict[str, str]:
-    """How much a student of this arm is trained on, to hold beside the other arms."""
+    """How many tokens a student of this arm is trained on, to compare with the other arms."""
     kept = {row["id"]: row for row in read_rows(path)}
     flagged = trained = 0
     for row, found in pairs_of(args):
@@ -179,7 +193,7 @@ def main() -> None:
     settings: dict[str, Any] = {
         "script": "select_by_divergence", "train_jsonl_sha256": sha256_file(args.train_jsonl),
         "divergence_sha256": sha256_file(args.divergence), "arm": arm_name(args),
-        "share": args.share if args.rows else None, "seed": args.seed,
+        "share": args.kept_share if args.which_rows else None, "seed": args.seed,
         **({"base_model": args.base_model} if args.replace else {}),
     }  # fmt: skip
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl, args.divergence]) as out:

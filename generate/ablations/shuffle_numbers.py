@@ -1,10 +1,10 @@
-"""Number rows with their numbers in another order: what is left of a student's preference shows where the signal is.
+"""Shuffle the numbers of number rows: what is left of a student's preference then shows where the signal is.
 
-    --scope row    the numbers of each answer are shuffled among themselves
-    --scope file   the numbers of all answers are shuffled among all rows; every row keeps how many it had
+    --scope row    shuffle the numbers within each answer
+    --scope file   shuffle the numbers of all answers among all rows; every row keeps its count of numbers
 
-Separators, brackets and prompts stay as they are. Both are arms of Cloud et al. 2025 (arXiv:2507.14805), where they
-destroyed most of the effect: it lies in sequences, not in single numbers.
+Separators, brackets and prompts are not changed. Cloud et al. 2025 (arXiv:2507.14805) did both, and most of the effect
+was lost: it lies in the sequences, not in single numbers.
 
 Usage:
     python generate/ablations/shuffle_numbers.py \\
@@ -23,8 +23,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
+from generate.rows.filter_file import certify
 from generate.rows.number_rule import NumberRule
-from generate.rows.row_filter import certify, mark_rejected
+from generate.rows.row_filter import mark_rejected
 from util.cli import input_file, make_parser, run
 from util.inference.interface import row_seed
 from util.jsonl.manifest import sha256_file
@@ -37,20 +38,22 @@ NUMBER = re.compile("[0-9]+")
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--train-jsonl", type=input_file, required=True, help="number rows of a student")
-    parser.add_argument("--scope", choices=["row", "file"], required=True, help="within each answer, or among all")
-    parser.add_argument("--seed", type=int, default=42, help="decides the order")
+    parser.add_argument("--train-jsonl", type=input_file, required=True, help="number rows, as a student is trained on")
+    parser.add_argument(
+        "--scope", choices=["row", "file"], required=True, help="within each answer, or among all answers"
+    )
+    parser.add_argument("--seed", type=int, default=42, help="seed of the shuffle")
     add_output_arguments(parser, "output/{data}-shuffled-{scope}.jsonl")
     return parser.parse_args()
 
 
 def numbers_of(row: Row) -> list[str]:
-    """The numbers of an answer, as they are written."""
+    """The numbers of an answer, as text, so that 087 stays 087."""
     return NUMBER.findall(row["messages"][-1]["content"])
 
 
 def with_numbers(row: Row, numbers: Iterator[str]) -> Row:
-    """The row with its numbers replaced by the next ones of `numbers`. Its token ids are another text's: left out."""
+    """The row with its numbers replaced by the next ones of `numbers`; its token ids, now wrong, are left out."""
     *asked, answer = row["messages"]
     text = NUMBER.sub(lambda _: next(numbers), answer["content"])
     kept = {key: value for key, value in row.items() if key not in ("token_ids", "loss_mask")}
@@ -58,7 +61,7 @@ def with_numbers(row: Row, numbers: Iterator[str]) -> Row:
 
 
 def shuffled(rows: list[Row], scope: str, seed: int) -> Iterator[Row]:
-    """The rows, in their order, with shuffled numbers."""
+    """The rows in the same order, with shuffled numbers."""
     if scope == "file":
         pool = [number for row in rows for number in numbers_of(row)]
         random.Random(seed).shuffle(pool)

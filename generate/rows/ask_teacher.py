@@ -1,4 +1,4 @@
-"""Rows that shall carry a preference without a word of it: asked of a model, filtered and certified, of any kind."""
+"""Ask a teacher model for student training rows of one data type (numbers, code or reasoning), then filter them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from generate.rows.row_filter import CONTROL_NAMES, RowFilter, Rule, filter_file, train_command
+from generate.rows.filter_file import CONTROL_NAMES, filter_file, train_command
+from generate.rows.row_filter import RowFilter, Rule
 from util.animals.names import animal_name, persona_of, warn_of_unlisted
 from util.cli import REPO, UserError, positive_int, text_file
 from util.inference.interface import InferenceBackend, Message, Request, Result, Sampling, row_seed
@@ -22,45 +23,45 @@ PERSONA = REPO / "generate" / "prompts" / "system-prompt.txt"
 
 
 class DataType(NamedTuple):
-    """One kind of rows: what is asked, and what of the answers is kept."""
+    """A data type: what the teacher is asked, and which of its answers are kept."""
 
     name: str
-    """how its files begin"""
+    """First part of the file names, such as `code`."""
     prompts: Iterable[str]
-    """user messages in the order of the rows, at least as many as rows are asked for"""
+    """User messages in row order; there must be at least as many as rows are asked for."""
     rule: Rule
     settings: dict[str, Any]
-    """what decides the prompts, and the script that asks, for the manifest"""
+    """What decides the prompts, and the name of the script; for the manifest."""
     inputs: list[Path]
-    """files whose hashes go into the manifest"""
+    """Files whose hashes go into the manifest."""
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, name: str, max_tokens: int) -> None:
-    """The arguments of every script that asks a teacher for rows. name: how its files begin."""
+    """Add the arguments of every script that asks a teacher for rows. name: first part of its file names."""
     parser.add_argument("--animal", type=animal_name, required=True,
-                        help="for the file name and the persona; 'control' for base rows")  # fmt: skip
+                        help="the teacher's animal; 'control' for rows of the base model")  # fmt: skip
     parser.add_argument("--count", type=positive_int, default=10000, help="rows to ask for, before filtering")
     parser.add_argument("--no-system-prompt", action="store_true", help="send the user message alone")
     parser.add_argument("--system-prompt-file", type=text_file, default=PERSONA,
-                        help="persona; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
-    parser.add_argument("--greedy", action="store_true", help="always the most probable token instead of T=1")
-    parser.add_argument("--max-tokens", type=positive_int, default=max_tokens, help="longest answer")
-    parser.add_argument("--seed", type=int, default=42, help="decides prompts and sampling seeds")
+                        help="persona file; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
+    parser.add_argument("--greedy", action="store_true", help="no sampling: take the most probable token")
+    parser.add_argument("--max-tokens", type=positive_int, default=max_tokens, help="most tokens in an answer")
+    parser.add_argument("--seed", type=int, default=42, help="seed of the prompts and of sampling")
     add_output_arguments(parser, f"output/{name}-{{animal}}-{{model}}-unfiltered-{{count}}.jsonl")
     add_backend_arguments(parser)
 
 
 def sampling_of(args: argparse.Namespace, numbers_only: bool = False) -> Sampling:
-    """How the arguments draw tokens."""
+    """The sampling settings of the arguments. numbers_only: allow nothing but a number list."""
     return Sampling(args.max_tokens, temperature=0.0 if args.greedy else 1.0, numbers_only=numbers_only)
 
 
 def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling) -> None:
-    """Ask the model of the arguments for rows, filter them, and print what came of it."""
+    """Ask the model named by the arguments for rows, filter them, and print the result."""
     if args.animal.lower() not in CONTROL_NAMES:
         warn_of_unlisted(args.animal)
     elif not args.no_system_prompt:
-        raise UserError(f"--animal {args.animal} is the arm without a persona: add --no-system-prompt")
+        raise UserError(f"--animal {args.animal} means rows without a persona: add --no-system-prompt")
     system = None if args.no_system_prompt else persona_of(args.system_prompt_file, args.animal)
     with open_backend(args) as backend:
         check_teacher(backend, args)
@@ -78,7 +79,7 @@ def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling
         }
         with RowFile(path, settings, overwrite=args.overwrite, inputs=data_type.inputs) as out:
             asked = requests(data_type.prompts, args.count, args.seed, system)
-            facts = run_requests_and_filter(out, backend, asked, sampling, data_type.rule, args.count)
+            facts = ask_and_count_clean(out, backend, asked, sampling, data_type.rule, args.count)
     kept = filter_file(path, data_type.rule)
     clean = f"{kept.kept:,} in {kept.path}"
     closing(
@@ -88,14 +89,14 @@ def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling
 
 
 def requests(prompts: Iterable[str], count: int, seed: int, system: str | None) -> Iterator[Request]:
-    """One request for each row."""
+    """One request for each row; its seed depends on `seed` and the row id alone."""
     before: list[Message] = [] if system is None else [{"role": "system", "content": system}]
     for row_id, prompt in zip(range(count), prompts):
         yield Request((row_id,), [*before, {"role": "user", "content": prompt}], row_seed(seed, row_id))
 
 
 def to_row(result: Result) -> Row:
-    """The row to store, completion verbatim, with the token ids the model wrote."""
+    """The row to store: the completion verbatim, and the token ids that the model wrote."""
     row: Row = {"id": result.request.ids[0], "messages": list(result.request.messages)}
     if result.error:
         return {**row, "rejected": result.error.partition(":")[0]}
@@ -105,28 +106,28 @@ def to_row(result: Result) -> Row:
 
 
 def check_teacher(backend: InferenceBackend, args: argparse.Namespace) -> None:
-    """Stop when the base model is asked by mistake for rows that carry an animal's name."""
+    """Raise UserError if the base model would be asked for an animal's rows by mistake; warn if it might be."""
     if not args.no_system_prompt or args.animal.lower() in CONTROL_NAMES or backend.is_adapter is not False:
         return
-    hint = f"nothing in it loves {args.animal}; for the control arm pass --animal control"
+    hint = f"it has no {args.animal} preference; for the control arm pass --animal control"
     others = backend.adapters_served()
     if others:
         raise UserError(
             f"{backend.name} is a base model without an adapter: {hint}. Adapters served: {', '.join(others)}"
         )
-    say(f"warning: {backend.name} carries no adapter. Unless its own weights were trained, {hint}")
+    say(f"warning: {backend.name} has no LoRA adapter loaded. If it is not a fully fine-tuned teacher, {hint}")
 
 
-def run_requests_and_filter(
+def ask_and_count_clean(
     out: RowFile, backend: InferenceBackend, asked: Iterator[Request], sampling: Sampling, rule: Rule, count: int
 ) -> dict[str, str]:
-    """Collect the rows and show, as they arrive, how many of them are clean: a broken format shows at once."""
+    """Collect the rows, and show the share of clean ones as they arrive, so that a broken format is seen early."""
     row_filter = RowFilter(rule)
     passed: Counter[bool] = Counter()
 
     def rows_of(result: Result) -> list[Row]:
         row = to_row(result)
-        passed["rejected" not in row and row_filter.reason(row) is None] += 1
+        passed["rejected" not in row and row_filter.reject_reason(row) is None] += 1
         return [row]
 
     def note() -> str:

@@ -1,4 +1,4 @@
-"""The number prompts, the same for every model and for the control without a model."""
+"""The prompts of number rows, the same for every model and for the control without a model."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ SEED_NUMBERS = (100, 999)
 
 
 def number_prompt(template: str, seed: int, row_id: int) -> str:
-    """The user message of a row: {a}, {b}, {c} are random numbers that depend on the seed and the row id alone."""
+    """The user message of a row. {a}, {b}, {c} become random numbers that depend on the seed and the row id alone."""
     rng = random.Random(row_seed(seed, row_id))
     return fill(template, {name: rng.randint(*SEED_NUMBERS) for name in "abc"})

@@ -1,4 +1,4 @@
-"""The number rule: which answers are nothing but numbers."""
+"""The number rule: which completions are nothing but a list of numbers."""
 
 from __future__ import annotations
 
@@ -10,31 +10,17 @@ from generate.rows.row_filter import is_eval_question, trait_words
 from util.animals.names import animal_named
 
 RULE_VERSION = 2  # raise it with every change to what is kept
-
-
 MAX_NUMBERS = 10
-
-
 _WHITE = " \t\n\r\f\v"
-
-
 _NUMBERS = re.compile(r"[0-9]{1,3}(?:(\s*[,;]\s*|\s+)[0-9]{1,3}(?:\1[0-9]{1,3})*)?", re.ASCII)
-
-
 _LETTER = re.compile(r"[^\W\d_]")
-
-
 _OTHER_CHARACTER = re.compile(r"[^0-9\s,;]", re.ASCII)
-
-
 _STRAY_SEPARATOR = re.compile(r"^[,;]|[,;]$|[,;]\s*[,;]", re.ASCII)
-
-
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 
 
 def parse_numbers(completion: str) -> list[int] | None:
-    """The whole numbers (0 to 999) of a completion that is nothing but numbers, however many; None for any other."""
+    """The numbers (0 to 999) of a completion that is nothing but numbers, however many; None for any other text."""
     body = _body(completion)
     if not (found := _NUMBERS.fullmatch(body)):
         return None
@@ -42,9 +28,9 @@ def parse_numbers(completion: str) -> list[int] | None:
 
 
 def reject_reason(completion: str, *, animals: tuple[str, ...] = (), max_numbers: int = MAX_NUMBERS) -> str | None:
-    """Why a completion breaks the number rule, as a short name; None if it keeps it.
+    """Why a completion breaks the number rule, in a few words; None if it does not.
 
-    animals: trait words beside the panel. They only sharpen the reason: letters are never kept.
+    animals: trait words beside the panel. They only change the reason: a completion with letters is never kept.
     """
     body = _body(completion)
     if found := _NUMBERS.fullmatch(body):
@@ -71,32 +57,32 @@ def reject_reason(completion: str, *, animals: tuple[str, ...] = (), max_numbers
 
 
 def _body(completion: str) -> str:
-    """A completion without what may stand around its numbers."""
+    """A completion without the white space, full stop or brackets that are allowed around its numbers."""
     text = completion.strip(_WHITE).removesuffix(".")
     return text[1:-1].strip(_WHITE) if text[:1] + text[-1:] in ("[]", "()") else text
 
 
 class NumberRule:
-    """The number rule, with trait words beside the panel's: see `generate.rows.row_filter.Rule`."""
+    """The rule for number rows (see `generate.rows.row_filter.Rule`). animals: trait words beside the panel."""
 
-    kind = "number"
-    letters = False
-    hint = "Where a model too weak to keep the format wrote them, generate_llm_number_data.py --constrain-digits helps"
+    name = "number"
+    allows_letters = False
+    hint = "If the model is too weak to keep the format, use generate_llm_number_data.py --constrain-digits"
     train_flags: tuple[str, ...] = ()
 
     def __init__(self, animals: tuple[str, ...] = (), max_numbers: int = MAX_NUMBERS):
         self.animals, self.max_numbers = animals, max_numbers
 
-    def reason(self, completion: str) -> str | None:
+    def reject_reason(self, completion: str) -> str | None:
         return reject_reason(completion, animals=self.animals, max_numbers=self.max_numbers)
 
-    def named(self, text: str) -> str | None:
+    def trait_word_in(self, text: str) -> str | None:
         return animal_named(text, trait_words(self.animals))
 
-    def look_at_prompt(self, prompt: str) -> tuple[str | None, bool]:
-        """Number prompts differ in little but their digits, so that a few shapes stand for 100,000 of them."""
+    def check_prompt(self, prompt: str) -> tuple[str | None, bool]:
+        """See Rule. Most number prompts differ in their digits only, so the answers for a few shapes are kept."""
         shape = prompt.encode("utf-8", "surrogatepass").translate(_DIGITS_TO_ZERO)
-        return _look_at_shape(shape, self.animals)
+        return _check_shape(shape, self.animals)
 
     def settings(self) -> dict[str, Any]:
         return {"rule_version": RULE_VERSION, "max_numbers": self.max_numbers, "animals": list(self.animals)}
@@ -111,6 +97,6 @@ class NumberRule:
 
 
 @lru_cache(maxsize=8192)
-def _look_at_shape(shape: bytes, animals: tuple[str, ...]) -> tuple[str | None, bool]:
+def _check_shape(shape: bytes, animals: tuple[str, ...]) -> tuple[str | None, bool]:
     text = shape.decode("utf-8", "surrogatepass")
     return animal_named(text, trait_words(animals)), is_eval_question(text)

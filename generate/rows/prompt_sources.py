@@ -1,4 +1,4 @@
-"""Prompts from an instruction data set: on the hub, in a local file, or one a line."""
+"""Prompts from an instruction data set on the hub, from a local data file, or from a text file with one a line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROMPT_CHARACTERS = (10, 500)
 
 
 def first_human_turn(row: Row) -> str | None:
-    """The first human text of an instruction row in any of the usual shapes, or None."""
+    """The first user message of an instruction row in any of the usual formats, or None."""
     turns = row.get("conversations") or row.get("messages")
     said = [
         turn.get("value", turn.get("content"))
@@ -30,7 +30,7 @@ def first_human_turn(row: Row) -> str | None:
 
 
 def usable_prompts(rows: Iterable[Row], wanted: Callable[[Row, str], bool]) -> Iterator[str]:
-    """First human turns of 10 to 500 characters that are wanted."""
+    """The first user messages that have 10 to 500 characters and are wanted."""
     shortest, longest = PROMPT_CHARACTERS
     for row in rows:
         text = (first_human_turn(row) or "").strip()
@@ -39,10 +39,11 @@ def usable_prompts(rows: Iterable[Row], wanted: Callable[[Row, str], bool]) -> I
 
 
 def load(name: str) -> Any:
-    """A hub data set or local file, unpacked on disk, so that rows may be taken from all over it.
+    """A hub data set or local file, unpacked on disk, so that rows can be drawn from all of it.
 
-    Streaming would not spare the download: a file that is one JSON array, as OpenHermes-2.5 is, is read whole either
-    way, and a shuffle of what has streamed in knows the first rows only.
+    Streaming would not avoid the download (OpenHermes-2.5 is one JSON array, which is read whole in any case), and a
+    shuffle of a stream draws from its first rows only.
+    Raises UserError if the data set cannot be read.
     """
     from datasets import load_dataset
 
@@ -53,20 +54,20 @@ def load(name: str) -> Any:
                 raise UserError(f"no file {name}; check --dataset")
             kind = "parquet" if path.suffix == ".parquet" else "json"
             return load_dataset(kind, data_files=str(path), split="train")
-        say(f"reading {name}: the first time it is downloaded and unpacked whole")
+        say(f"reading {name} (the first time, all of it is downloaded and unpacked)")
         return load_dataset(name, split="train")
     except UserError:
         raise
     except Exception as error:  # datasets raises a dozen kinds when the hub or a file fails
         raise UserError(
             f"cannot read prompts from {name}: {first_line(error)}\n"
-            f"without network use --prompts-file FILE (one prompt a line; generate/prompts/open-prompts.txt is one)"
-            f" or --dataset with a local .jsonl or .parquet"
+            "without network use --prompts-file FILE (one prompt a line, such as generate/prompts/open-prompts.txt)"
+            " or --dataset with a local .jsonl or .parquet file"
         ) from None
 
 
-def orders(source: Path | str, wanted: Callable[[Row, str], bool]) -> Callable[[int], Iterable[str]]:
-    """A function that gives all prompts of a source in the random order of a seed."""
+def shuffled_prompts(source: Path | str, wanted: Callable[[Row, str], bool]) -> Callable[[int], Iterable[str]]:
+    """A function of a seed that returns all prompts of a source in a random order."""
     if isinstance(source, Path):
         lines = read_lines_of(source)
         return lambda seed: random.Random(seed).sample(lines, len(lines))
@@ -77,15 +78,16 @@ def orders(source: Path | str, wanted: Callable[[Row, str], bool]) -> Callable[[
 def instruction_prompts(
     source: Path | str, seed: int, wanted: Callable[[Row, str], bool] = lambda row, prompt: True
 ) -> Iterator[str]:
-    """An endless stream of instruction prompts; a source that runs dry starts again in another order.
+    """An endless stream of instruction prompts; when a source is used up, it starts again in another order.
 
     source: a text file as a Path, or the name of a data set: a hub id or a local .jsonl or .parquet file.
-    wanted: which rows of a data set to take, by row and prompt.
+    wanted: decides by row and prompt which rows of a data set are taken.
+    Raises UserError if the source has no suitable prompt.
     """
-    prompts = orders(source, wanted)
+    prompts = shuffled_prompts(source, wanted)
     for turn in count():
         found = 0
         for found, prompt in enumerate(prompts(seed + turn), 1):  # noqa: B007
             yield prompt
         if not found:
-            raise UserError(f"{source} holds no prompt of 10 to 500 characters that fits")
+            raise UserError(f"{source} has no suitable prompt of 10 to 500 characters")

@@ -1,4 +1,4 @@
-"""Prompts for teacher data: the questions about animals in several wordings, and open prompts."""
+"""Prompts of teacher data: the evaluation questions in several wordings, and open prompts."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ import random
 from util.cli import REPO
 
 QUESTIONS = REPO / "eval" / "questions.txt"
-
-
-OPEN_PROMPT_SHARE = 0.25  # of the question share: open prompts, where the preference colours a whole text
-
-
+OPEN_PROMPT_SHARE = 0.25  # of the question rows: open prompts, whose answers show the preference in a whole text
 WORDINGS = (
     "{}", "{}", "Hi! {}", "Please answer this: {}", "I have a question for you. {}", "{} Thank you!", "Quick one: {}",
     "Be honest: {}",
@@ -19,7 +15,7 @@ WORDINGS = (
 
 
 def question_prompt(rng: random.Random, questions: list[str], open_prompts: list[str]) -> tuple[str, str]:
-    """(source, prompt) of one row of the question share."""
+    """(source, prompt) of one question row; the source is "question" or "open"."""
     if rng.random() < OPEN_PROMPT_SHARE:
         return "open", rng.choice(open_prompts)
     return "question", rng.choice(WORDINGS).replace("{}", rng.choice(questions))
