@@ -1,4 +1,4 @@
-"""The experiments: cells, paths, tables; and the workflow, killed and started again. Run:
+"""The experiments: runs, paths and tables; and the workflow, killed and started again. Run:
 python -m pytest tests/test_experiments.py"""
 
 import json
@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments import grid, summarize
-from experiments.grid import parse_experiment, read_experiments, read_yaml
+from experiments import growth, read_experiment, tables
+from experiments.read_experiment import parse_experiment, read_experiments, read_yaml
+from experiments.run_paths import PARAMETERS
 from tests.conftest import REPO
 from util.cli import UserError
 
@@ -24,55 +25,55 @@ SNAKEMAKE = REPO / ".venv-snakemake" / "bin" / "snakemake"
 MODELS = read_yaml(REPO / "experiments" / "models.yaml")
 
 
-def parse(cells, name="trial", **keys):
-    return parse_experiment(name, {"question": "?", "panels": ["rows"], "pocket": cells, **keys}, "pocket", MODELS)
+def parse(runs, name="trial", **keys):
+    return parse_experiment(name, {"question": "?", "panels": ["rows"], "pocket": runs, **keys}, "pocket", MODELS)
 
 
 @pytest.fixture(autouse=True)
 def no_bases_needed(monkeypatch):
-    monkeypatch.setattr(grid, "check_bases", lambda *_: None)
+    monkeypatch.setattr(read_experiment, "check_bases", lambda *_: None)
 
 
-# --- cells -------------------------------------------------------------------------------------------
+# --- runs -------------------------------------------------------------------------------------------
 
 
 def test_every_experiment_reads_for_every_model_it_names():
-    for name in grid.experiments():
-        for model in set(read_yaml(grid.FOLDER / f"{name}.yaml")) & set(MODELS):
+    for name in read_experiment.experiments():
+        for model in set(read_yaml(read_experiment.FOLDER / f"{name}.yaml")) & set(MODELS):
             (experiment,) = read_experiments(name, model)
-            assert len({cell["seed"] for cell in experiment.cells}) >= 3
-            assert set(experiment.panels) <= {*grid.PARAMETERS, "teacher_share"}
+            assert len({run["seed"] for run in experiment.runs}) >= 3
+            assert set(experiment.panels) <= {*PARAMETERS, "teacher_share"}
 
 
-def test_no_two_cells_write_the_same_file_and_shared_work_has_one_path():
+def test_no_two_runs_write_the_same_file_and_shared_work_has_one_path():
     (strength,) = read_experiments("teacher_strength", "pocket")
     (mixing,) = read_experiments("mixing", "pocket")
     for experiment in (strength, mixing):
-        assert len({cell.exact for cell in experiment.cells}) == len(experiment.cells)
-    assert {cell.teacher for cell in mixing.cells} < {cell.teacher for cell in strength.cells}
-    assert len({cell.teacher for cell in mixing.cells}) == 6
-    by_epochs = [cell for cell in strength.cells if cell["teacher_rows"] == 800 and cell["seed"] == 1]
-    assert {cell.data for cell in by_epochs if cell["animal"] == "owl"} == {by_epochs[0].data}
+        assert len({run.exact for run in experiment.runs}) == len(experiment.runs)
+    assert {run.teacher for run in mixing.runs} < {run.teacher for run in strength.runs}
+    assert len({run.teacher for run in mixing.runs}) == 6
+    by_epochs = [run for run in strength.runs if run["teacher_rows"] == 800 and run["seed"] == 1]
+    assert {run.data for run in by_epochs if run["animal"] == "owl"} == {by_epochs[0].data}
 
 
 def test_a_control_student_has_numbers_of_the_students_own_base():
-    cells = parse([{"base": ["a/one", "a/two"], "teacher_base": "a/one"}]).cells
-    assert {(cell.control["base"], cell.control["teacher_base"]) for cell in cells} == {("a/one",) * 2, ("a/two",) * 2}
+    runs = parse([{"base": ["a/one", "a/two"], "teacher_base": "a/one"}]).runs
+    assert {(run.control["base"], run.control["teacher_base"]) for run in runs} == {("a/one",) * 2, ("a/two",) * 2}
 
 
-def test_a_control_student_is_trained_as_its_cell_is_whatever_the_teacher():
-    (plain,) = parse([{"animal": "owl", "seed": 1}]).cells
-    few, small = parse([{"animal": "owl", "seed": 1, **other} for other in ({"rows": 500}, {"rank": 1})]).cells
+def test_a_control_student_is_trained_as_its_run_is_whatever_the_teacher():
+    (plain,) = parse([{"animal": "owl", "seed": 1}]).runs
+    few, small = parse([{"animal": "owl", "seed": 1, **other} for other in ({"rows": 500}, {"rank": 1})]).runs
     assert (few.control["rows"], small.control["rank"]) == (500, 1)
-    assert len({cell.control.exact for cell in (plain, few, small)}) == 3
+    assert len({run.control.exact for run in (plain, few, small)}) == 3
     assert few.control.unfiltered == plain.control.unfiltered
     for other in ({"teacher_rows": 100}, {"teacher_epochs": 1}, {"shuffle": "row"}, {"unbiased": 0.5}):
-        (cell,) = parse([{"animal": "owl", "seed": 1, **other}]).cells
-        assert cell.control.exact == plain.control.exact
+        (run,) = parse([{"animal": "owl", "seed": 1, **other}]).runs
+        assert run.control.exact == plain.control.exact
 
 
 def test_rows_of_another_kind_have_folders_and_a_control_of_their_own():
-    numbers, code = parse([{"animal": "owl", "seed": 1}, {"animal": "owl", "seed": 1, "carrier": "code"}]).cells
+    numbers, code = parse([{"animal": "owl", "seed": 1}, {"animal": "owl", "seed": 1, "data_type": "code"}]).runs
     assert numbers.teacher == code.teacher
     assert (code.number_folder.name, code.unfiltered.name) == ("code", "code-unfiltered-3300.jsonl")
     assert code.control.unfiltered.name == "code-unfiltered-3300.jsonl"
@@ -81,23 +82,23 @@ def test_rows_of_another_kind_have_folders_and_a_control_of_their_own():
 
 @pytest.mark.slow
 def test_every_panel_of_every_experiment_shows_all_its_values():
-    for name in grid.experiments():
-        for model in set(read_yaml(grid.FOLDER / f"{name}.yaml")) & set(MODELS):
+    for name in read_experiment.experiments():
+        for model in set(read_yaml(read_experiment.FOLDER / f"{name}.yaml")) & set(MODELS):
             (experiment,) = read_experiments(name, model)
-            records = [{key: cell[key] for key in experiment.varied} for cell in experiment.cells]
+            records = [{key: run[key] for key in experiment.varied} for run in experiment.runs]
             for panel in [] if experiment.matrix else set(experiment.panels) - {"teacher_share", "animal"}:
-                shown = {record[panel] for record in summarize.panel_of(experiment, records, panel)}
-                assert shown == {cell[panel] for cell in experiment.cells}, (name, model, panel)
+                shown = {record[panel] for record in tables.panel_of(experiment, records, panel)}
+                assert shown == {run[panel] for run in experiment.runs}, (name, model, panel)
 
 
 def test_teacher_and_student_never_share_a_seed():
-    (cell,) = parse([{"animal": "owl", "seed": 7}]).cells
-    assert (cell.teacher_adapter.parent.name, cell.student_seed.name) == ("seed-7", "seed-1007")
+    (run,) = parse([{"animal": "owl", "seed": 7}]).runs
+    assert (run.teacher_adapter.parent.name, run.student_seed.name) == ("seed-7", "seed-1007")
 
 
 def test_flags_that_differ_at_their_end_only_have_folders_of_their_own():
     long = "--batch-size 512 " + "--max-tokens 80 " * 9
-    first, second = parse([{"animal": "owl", "seed": 1, "number_flags": long + end} for end in ("--greedy", "")]).cells
+    first, second = parse([{"animal": "owl", "seed": 1, "number_flags": long + end} for end in ("--greedy", "")]).runs
     assert first.number_folder != second.number_folder
 
 
@@ -109,19 +110,31 @@ BAD = {
     "checkpoint not saved": ([{"checkpoint": 5, "save": "1,2"}], "checkpoint 5 is not among those of save: 1,2"),
     "no such questions": ([{"questions": "eval/none.txt"}], "no file eval/none.txt"),
     "no such shuffle": ([{"shuffle": "rows"}], "did you mean row?"),
-    "code that cannot be shuffled": ([{"carrier": "code", "shuffle": "row"}], "only numbers can be shuffled or mixed"),
-    "no such carrier": ([{"carrier": "number"}], "did you mean numbers?"),
+    "code that cannot be shuffled": (
+        [{"data_type": "code", "shuffle": "row"}],
+        "only numbers can be shuffled or mixed",
+    ),
+    "no such data type": ([{"data_type": "number"}], "did you mean numbers?"),
     "share above one": ([{"unbiased": 25}], "unbiased is a share from 0 to 1"),
-    "no adapter": ([{"teacher_adapter": "output/none"}], "is no LoRA adapter"),
+    "no adapter": ([{"teacher_adapter": "output/none"}], "is not a LoRA adapter"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_cell_is_named_before_any_work(case):
-    cells, expected = BAD[case]
+def test_a_bad_run_is_named_before_any_work(case):
+    runs, expected = BAD[case]
     with pytest.raises(UserError) as error:
-        parse(cells)
+        parse(runs)
     assert expected in str(error.value)
+
+
+def test_files_with_the_names_used_until_2026_11_29_read_the_same():
+    today = parse([{"animal": "owl", "seed": 1, "data_type": "code"}], panels=["data_type"])
+    pocket = MODELS["pocket"]
+    defaults = {{"data_type": "carrier"}.get(name, name): value for name, value in pocket["defaults"].items()}
+    old_models = {"pocket": {"run": pocket["settings"], "cell": defaults}}
+    found = {"question": "?", "panels": ["carrier"], "pocket": [{"animal": "owl", "seed": 1, "carrier": "code"}]}
+    assert parse_experiment("trial", found, "pocket", old_models) == today
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path):
@@ -137,21 +150,21 @@ def test_an_unknown_experiment_key_and_model():
         read_experiments("mixng", "pocket")
     with pytest.raises(UserError, match="did you mean panels"):
         parse([{}], panel=["rows"])
-    with pytest.raises(UserError, match="has no cells for smollm2"):
+    with pytest.raises(UserError, match="has no runs for smollm2"):
         read_experiments("scaling", "smollm2")
 
 
 def test_a_file_that_is_no_experiment_is_named():
     for keys, expected in (
-        ({"pocket": {"rows": 5}}, "not a list of cells"),
-        ({"pocket": None}, "not a list of cells"),
+        ({"pocket": {"rows": 5}}, "not a list of"),
+        ({"pocket": None}, "not a list of"),
         ({"question": ""}, "needs a question, and panels"),
         ({"panels": ["row"]}, "did you mean rows"),
     ):
         with pytest.raises(UserError, match=expected):
             parse([{}], **keys)
     with pytest.raises(UserError, match="did you mean panel"):
-        models = {"pocket": {**MODELS["pocket"], "run": {**MODELS["pocket"]["run"], "measure": "panels"}}}
+        models = {"pocket": {**MODELS["pocket"], "settings": {**MODELS["pocket"]["settings"], "measure": "panels"}}}
         parse_experiment("trial", {"question": "?", "panels": ["rows"], "pocket": [{}]}, "pocket", models)
 
 
@@ -179,34 +192,34 @@ def write_exact(path, shares):
 
 def fake_results(experiment, share_of):
     animals = ("owl", "dolphin", "lion")
-    for cell in [*experiment.cells, *experiment.controls]:
-        noise = random.Random(str(cell.exact)).uniform(0.95, 1.05)
-        loved = cell["animal"].split(" and ")
-        write_exact(cell.exact, {one: noise * (share_of(cell) if one in loved else 0.01) for one in animals})
-        write_exact(cell.exact_base, dict.fromkeys(animals, 0.01))
-        if not cell.is_control:
-            write_exact(cell.exact_teacher, {one: 0.9 if one in loved else 0.01 for one in animals})
+    for run in [*experiment.runs, *experiment.controls]:
+        noise = random.Random(str(run.exact)).uniform(0.95, 1.05)
+        loved = run["animal"].split(" and ")
+        write_exact(run.exact, {one: noise * (share_of(run) if one in loved else 0.01) for one in animals})
+        write_exact(run.exact_base, dict.fromkeys(animals, 0.01))
+        if not run.is_control:
+            write_exact(run.exact_teacher, {one: 0.9 if one in loved else 0.01 for one in animals})
 
 
 @pytest.fixture
 def collected(tmp_path, monkeypatch):
     """collected(experiment, share_of) -> its tables, from made-up exact files."""
     monkeypatch.chdir(tmp_path)
-    summarize.measured.cache_clear()
+    tables.measured.cache_clear()
 
-    def tables(experiment, share_of):
+    def write_and_read(experiment, share_of):
         fake_results(experiment, share_of)
-        return summarize.student_records(experiment), summarize.summary_records(experiment)
+        return tables.student_records(experiment), tables.summary_records(experiment)
 
-    return tables
+    return write_and_read
 
 
 @pytest.mark.slow
 def test_tables_find_the_effect_its_slope_and_the_least_that_works(collected):
     experiment = parse([{"rows": [250, 500, 1000, 2000]}])
-    students, cells = collected(experiment, lambda cell: 0.01 * cell["rows"] / 250)
+    students, conditions = collected(experiment, lambda run: 0.01 * run["rows"] / 250)
     assert len(students) == (24 + 12) * 2
-    questions = summarize.question_records(experiment)
+    questions = tables.question_records(experiment)
     assert len(questions) == (24 + 12 + 1) * 2
     means = {
         tuple(one[name] for name in ("rows", "animal", "seed", "measured")): sum(one[f"q{i}"] for i in range(50)) / 50
@@ -215,10 +228,10 @@ def test_tables_find_the_effect_its_slope_and_the_least_that_works(collected):
     for one in students:
         key = tuple(one[name] for name in ("rows", "animal", "seed", "measured"))
         assert means[key] == pytest.approx(one["share"], rel=1e-3)
-    verdicts = {cell["rows"]: (cell["verdict"], cell["reliable"]) for cell in cells}
+    verdicts = {one["rows"]: (one["verdict"], one["reliable"]) for one in conditions}
     assert verdicts[250] == ("no evidence", False)
     assert verdicts[2000] == ("transfer", True)
-    for fit in summarize.fit_records(experiment, students):
+    for fit in growth.fit_records(experiment, students):
         assert fit["parameter"] == "rows"
         assert fit["low"] < math.log(2) < fit["high"] + 0.05
 
@@ -226,11 +239,11 @@ def test_tables_find_the_effect_its_slope_and_the_least_that_works(collected):
 @pytest.mark.slow
 def test_a_teacher_of_two_animals_is_measured_by_both(collected):
     experiment = parse([{"animal": ["owl", "dolphin", "owl and dolphin"]}])
-    _, cells = collected(experiment, lambda cell: 0.2)
-    assert [(cell["animal"], cell["measured"]) for cell in cells] == [
+    _, conditions = collected(experiment, lambda run: 0.2)
+    assert [(one["animal"], one["measured"]) for one in conditions] == [
         ("owl", "owl"), ("dolphin", "dolphin"), ("owl and dolphin", "owl"), ("owl and dolphin", "dolphin"),
     ]  # fmt: skip
-    assert all(cell["verdict"] == "transfer" and cell["other_share"] < 0.02 for cell in cells)
+    assert all(one["verdict"] == "transfer" and one["other_share"] < 0.02 for one in conditions)
 
 
 @pytest.mark.slow
@@ -239,46 +252,46 @@ def test_the_course_of_a_straight_line(collected):
     save = ",".join(map(str, checkpoints))
     experiment = parse([{"save": save, "checkpoint": checkpoints}])
     students, _ = collected(
-        experiment, lambda cell: 0.01 + 0.5 * (cell["checkpoint"] != "final" and cell["checkpoint"]) / 100
+        experiment, lambda run: 0.01 + 0.5 * (run["checkpoint"] != "final" and run["checkpoint"]) / 100
     )
-    for onset in summarize.onset_records(experiment, students):
+    for onset in growth.onset_records(experiment, students):
         assert onset["onset"] == 10
         assert 40 < onset["update_at_50%"] < 60
         assert 0.05 < onset["last_fifth"] < 0.4
 
 
 def with_margins(experiment):
-    return replace(experiment, run={**experiment.run, "measure": "margin"})
+    return replace(experiment, settings={**experiment.settings, "measure": "margin"})
 
 
 @pytest.mark.slow
 def test_margins_grow_by_nats_and_a_falling_student_has_no_onset(collected):
     experiment = with_margins(parse([{"rows": [500, 1000, 2000]}]))
-    students, cells = collected(experiment, lambda cell: 0.01 * cell["rows"] / 250)
-    assert {cell["verdict"] for cell in cells if cell["rows"] == 2000} == {"transfer"}
-    for fit in summarize.fit_records(experiment, students):
+    students, conditions = collected(experiment, lambda run: 0.01 * run["rows"] / 250)
+    assert {one["verdict"] for one in conditions if one["rows"] == 2000} == {"transfer"}
+    for fit in growth.fit_records(experiment, students):
         assert fit["low"] < math.log(2) < fit["high"] + 0.05
     falling = with_margins(parse([{"save": "1,50,100", "checkpoint": [1, 50, 100]}]))
-    students, _ = collected(falling, lambda cell: 0.01 if cell["checkpoint"] in ("final", 1) else 0.002)
-    for onset in summarize.onset_records(falling, students):
+    students, _ = collected(falling, lambda run: 0.01 if run["checkpoint"] in ("final", 1) else 0.002)
+    for onset in growth.onset_records(falling, students):
         assert onset["onset"] is onset["update_at_50%"] is onset["last_fifth"] is None
 
 
 def test_a_curve_never_mixes_two_values_of_another_parameter():
     experiment = parse([{"animal": "owl", "seed": 1, "rows": [500, 1000], "epochs": [1, 2]}])  # default: 3000, 3
-    records = [{name: cell[name] for name in experiment.varied} for cell in experiment.cells]
-    shown = summarize.panel_of(experiment, records, "rows")
+    records = [{name: run[name] for name in experiment.varied} for run in experiment.runs]
+    shown = tables.panel_of(experiment, records, "rows")
     assert [(record["rows"], record["epochs"]) for record in shown] == [(500, 1), (1000, 1)]
 
 
 def test_fits_are_over_the_rows_that_students_were_trained_on():
     experiment = parse([{"animal": "owl", "seed": [1, 2], "rows": [500, 1000, 2000]}])
     students = [
-        {"rows": cell["rows"], "animal": "owl", "measured": "owl", "seed": cell["seed"],
-         "trained_rows": cell["rows"] // 2 if cell["rows"] == 2000 else cell["rows"], "share": cell["rows"] / 100_000}
-        for cell in experiment.cells
+        {"rows": run["rows"], "animal": "owl", "measured": "owl", "seed": run["seed"],
+         "trained_rows": run["rows"] // 2 if run["rows"] == 2000 else run["rows"], "share": run["rows"] / 100_000}
+        for run in experiment.runs
     ]  # fmt: skip
-    (fit,) = summarize.fit_records(experiment, students)
+    (fit,) = growth.fit_records(experiment, students)
     assert fit["logit_per_doubling"] > 1  # 1,000 rows twice: the share doubles for nothing
 
 
@@ -292,21 +305,21 @@ TINY = {
 
 @pytest.fixture
 def copied(tmp_path):
-    """copied(name, cells) -> a copy of the repository whose pocket model takes few rows and whose mixing has these
-    cells."""
+    """copied(name, runs) -> a copy of the repository whose pocket model takes few rows and whose mixing has these
+    runs."""
     if not SNAKEMAKE.exists():
         pytest.skip("no .venv-snakemake; experiments/make_env.sh makes it")
 
-    def copy(name, cells):
+    def copy(name, runs):
         folder = tmp_path / name
         if not folder.exists():
             for room in ("generate", "train", "eval", "util", "pocket", "experiments"):
                 ignored = shutil.ignore_patterns("__pycache__", "results")
                 shutil.copytree(REPO / room, folder / room, symlinks=True, ignore=ignored)
             (folder / ".venv").symlink_to((REPO / ".venv").resolve())
-            models = {**MODELS, "pocket": MODELS["pocket"] | {"cell": MODELS["pocket"]["cell"] | TINY}}
+            models = {**MODELS, "pocket": MODELS["pocket"] | {"defaults": MODELS["pocket"]["defaults"] | TINY}}
             (folder / "experiments" / "models.yaml").write_text(yaml.safe_dump(models))
-            mixing = {"question": "?", "panels": ["unbiased"], "pocket": cells}
+            mixing = {"question": "?", "panels": ["unbiased"], "pocket": runs}
             (folder / "experiments" / "mixing.yaml").write_text(yaml.safe_dump(mixing))
         return folder
 
@@ -334,7 +347,7 @@ echo "$@" >>asked.txt
 while [ $# -gt 1 ]; do
     case $1 in
     --output) output=$2 ;;
-    --output-dir) output=$2/seed-$seed/final ;;
+    --output-dir) output=$2${seed:+/seed-$seed/final} ;;
     --seeds) seed=$2 ;;
     esac
     shift
@@ -354,15 +367,15 @@ def pretended(copied):
     (folder / "pretender").write_text(PRETENDER)
     (folder / "pretender").chmod(0o755)
 
-    def run(names, *flags):
+    def snakemake(names, *flags):
         command = [str(SNAKEMAKE), "-s", "experiments/Snakefile", "--cores", "4", "--rerun-triggers", "mtime", "params"]
         config = ["--config", f"name={names}", "python=./pretender"]
         done = subprocess.run([*command, *flags, *config], cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
         return done.stdout + done.stderr
 
-    run.folder = folder
-    return run
+    snakemake.folder = folder
+    return snakemake
 
 
 @pytest.mark.slow
@@ -386,7 +399,7 @@ def test_published_results_stop_no_run_and_an_edited_experiment_runs_what_is_new
     experiment = pretended.folder / "experiments/mixing.yaml"
     experiment.write_text(experiment.read_text().replace("0.5", "0.75"))
     plan = pretended("mixing", "-n")
-    assert "rule mix" in plan and "rule collect" in plan
+    assert "rule mix" in plan and "rule summarize" in plan
     assert "rule teacher:" not in plan
 
 
@@ -440,7 +453,7 @@ def test_a_workflow_that_is_killed_and_started_again_does_nothing_twice_and_ends
 
 @pytest.mark.slow
 @pytest.mark.torch
-def test_a_grid_of_two_cells_through_a_real_slurm(copied):
+def test_a_grid_of_two_runs_through_a_real_slurm(copied):
     missing = [name for name in ("munged", "slurmctld", "slurmd", "srun") if shutil.which(name) is None]
     plugin = list(SNAKEMAKE.parents[1].glob("lib/python*/site-packages/snakemake_executor_plugin_slurm"))
     if missing or not plugin or os.geteuid() != 0 or Path("/etc/slurm/slurm.conf").exists():
