@@ -1,11 +1,11 @@
-"""What the parts that need no GPU cost: filter, ranking and client, against their targets.
+"""What the parts that need no GPU cost: the number filter, the animal ranking and the client; each beside its target.
+
+Each part is measured as a user runs it, as a process of its own. The client is generate_llm_number_data.py asking a
+server on this machine that answers at once (bench/instant_server.py). That server uses part of the same cores.
 
 Usage:
     python bench/filter_rank_client.py --output output/bench-cpu.json
-    python bench/filter_rank_client.py --client-rows 1000 10000        # leave the long client run out
-
-The client is measured as a user runs it: generate_llm_number_data.py as a process of its own, against a scripted
-server on this machine that answers at once (tests/fake_server.py), which takes its share of the same cores.
+    python bench/filter_rank_client.py --client-rows 1000 10000        # without the long run of the client
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.shared import run_measured, script_command
-from util.cli import REPO, make_parser, output_name, positive_int, run
+from util.cli import make_parser, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.jsonl.rows import dump_row
 from util.terminal import say, table
@@ -37,21 +37,19 @@ TARGETS = {
 }
 RANKING_MEGABYTES = 700
 IN_FLIGHT_ROWS, WAIT_SECONDS = 3000, 0.5
-FLAT_MEGABYTES = 40  # 100,000 rows may take so much more than 1,000: ids and offsets, never rows
+FLAT_MEGABYTES = 40  # 100,000 rows may take this much more than 1,000: the client keeps ids and offsets, never rows
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--filter-rows", type=positive_int, default=100_000)
-    parser.add_argument("--ranking-rows", type=positive_int, default=1_000_000)
-    parser.add_argument("--client-rows", type=positive_int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--filter-rows", type=positive_int, default=100_000, help="number rows to filter")
+    parser.add_argument("--ranking-rows", type=positive_int, default=1_000_000, help="answers to rank animals in")
+    parser.add_argument("--client-rows", type=positive_int, nargs="+", default=[1000, 10_000, 100_000],
+                        help="rows to ask for, run by run")  # fmt: skip
     parser.add_argument("--in-flight", type=positive_int, nargs="*", default=[64, 1024],
-                        help="what a row costs the client with so many requests waiting")  # fmt: skip
+                        help="also measure the client with so many requests waiting for a slow server")  # fmt: skip
     parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
     return parser.parse_args()
-
-
-# --- measuring ---------------------------------------------------------------------------------------
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -59,10 +57,10 @@ def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         file.writelines(map(dump_row, rows))
 
 
-# --- what is measured --------------------------------------------------------------------------------
+# --- the parts ---------------------------------------------------------------------------------------
 
 
-def number_rows(count: int) -> Iterator[dict[str, Any]]:
+def rows_to_filter(count: int) -> Iterator[dict[str, Any]]:
     """Rows as phase 4 writes them, nine in ten of them clean."""
     rng = random.Random(0)
     for row_id in range(count):
@@ -75,9 +73,10 @@ def number_rows(count: int) -> Iterator[dict[str, Any]]:
 
 
 def bench_filter(folder: Path, count: int) -> dict[str, Any]:
-    write_lines(folder / "rows.jsonl", number_rows(count))
-    found = run_measured(script_command("generate/filter_number_data.py", "rows.jsonl"), folder, cores={0})
-    return {"rows": count, **found}
+    """Seconds and memory of filter_number_data.py on one core."""
+    write_lines(folder / "rows.jsonl", rows_to_filter(count))
+    command = script_command("generate/filter_number_data.py", "rows.jsonl")
+    return {"rows": count, **run_measured(command, folder, cores={0})}
 
 
 def answer_rows(count: int) -> Iterator[dict[str, Any]]:
@@ -91,29 +90,24 @@ def answer_rows(count: int) -> Iterator[dict[str, Any]]:
 
 
 def bench_ranking(folder: Path, count: int) -> dict[str, Any]:
+    """Seconds and memory of top_animals_csv.py on one core."""
     write_lines(folder / "results-x.jsonl", answer_rows(count))
-    return {
-        "rows": count,
-        **run_measured(script_command("util/top_animals_csv.py", "results-x.jsonl"), folder, cores={0}),
-    }
+    command = script_command("util/top_animals_csv.py", "results-x.jsonl")
+    return {"rows": count, **run_measured(command, folder, cores={0})}
 
 
 def bench_client(folder: Path, count: int, in_flight: int | None = None, delay: float = 0.0) -> dict[str, Any]:
-    """Rows a second over the whole process (imports and filter included) and while it asks. delay: mean seconds that
-    the server takes for an answer."""
-    server = subprocess.Popen(
-        [sys.executable, "-S", str(REPO / "tests" / "fake_server.py"), "--delay", str(delay)],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    """Seconds of the whole process (imports and filter included), and rows a second while it asks. `delay`: mean
+    seconds that the server takes for an answer."""
+    command = script_command("bench/instant_server.py", "--delay", delay)
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout
         url = f"http://127.0.0.1:{server.stdout.readline().strip()}/v1"
         arguments = ["--animal", "owl", "--model", "owl-teacher", "--no-system-prompt", "--count", count]
+        arguments += ["--base-url", url, "--output", "x.jsonl"]
         arguments += ["--max-concurrency", in_flight] if in_flight else []
-        command = script_command(
-            "generate/generate_llm_number_data.py", *arguments, "--base-url", url, "--output", "x.jsonl"
-        )
-        found = run_measured(command, folder)
+        found = run_measured(script_command("generate/generate_llm_number_data.py", *arguments), folder)
     finally:
         server.kill()
         server.wait()
@@ -122,6 +116,7 @@ def bench_client(folder: Path, count: int, in_flight: int | None = None, delay: 
 
 
 def passed(part: str, found: dict[str, Any]) -> bool:
+    """Whether a part reached its target; True for one without a target."""
     if part not in TARGETS:
         return True
     name, target = TARGETS[part]
@@ -147,9 +142,8 @@ def main() -> int:
     flat = max(peaks) - min(peaks) < FLAT_MEGABYTES
     header = ["part", "rows", "seconds", "cpu_seconds", "peak_megabytes", "rows_per_second", "passed"]
     print(table(header, [[result.get(name, "") for name in header] for result in results]))
-    print(
-        f"client memory, largest less smallest run: {max(peaks) - min(peaks):.1f} MB ({'flat' if flat else 'NOT flat'})"
-    )
+    difference = f"{max(peaks) - min(peaks):.1f} MB ({'flat' if flat else 'NOT flat'})"
+    print(f"memory of the client, largest run minus smallest: {difference}")
     if args.output:
         write_json(args.output, {**provenance(), "machine": machine, "results": results, "client_memory_flat": flat})
     return 0 if flat and all(result["passed"] for result in results) else 1

@@ -1,8 +1,8 @@
-"""SIGKILL at random moments, again and again: is a row lost or doubled, and is the end the same?
+"""Kill runs with SIGKILL at random moments, again and again: is a row lost or doubled, and is the result the same?
 
-Number generation, evaluation and training of the pocket model (embedded backend, fixed seeds) are started, killed after
-a random time, and started again by the same command until they finish; then afresh, until each has been killed its
-share of times. Every finished output is held against that of a run that nothing disturbed.
+Number generation, evaluation and training of the pocket model (local backend, fixed seeds) are started,
+killed after a random time, and started again by the same command until they finish; then from the beginning, until each
+has been killed its share of times. Every finished output is compared with that of an undisturbed run.
 
 Usage:
     python bench/kill_loop.py --kills 50 --output output/kill-loop.json
@@ -37,7 +37,7 @@ FOREVER = 10_000.0  # seconds
 
 
 class Stage(NamedTuple):
-    """A command, the file or folder it makes, and whether two outputs are the same."""
+    """A command, the file or folder it makes, and a test whether two outputs are the same."""
 
     name: str
     command: list[str]
@@ -86,7 +86,7 @@ STAGES = [
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--kills", type=positive_int, default=50, help="kills in all, over the three stages")
-    parser.add_argument("--seed", type=int, default=1, help="decides the moments")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random moments")
     parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
     return parser.parse_args()
 
@@ -102,7 +102,7 @@ def make_rows(folder: Path) -> None:
 
 
 def ids_on_disk(path: Path) -> list[int]:
-    """Row ids of a growing or finished file, in order; a torn last line is no row."""
+    """Row ids of a growing or finished file, in order; a torn last line is not a row."""
     for file in (path.with_name(path.name + ".partial"), path):
         if file.is_file():
             ids = []
@@ -114,7 +114,7 @@ def ids_on_disk(path: Path) -> list[int]:
 
 
 def finished_run(stage: Stage, folder: Path, seconds: float) -> float | None:
-    """Start the command and kill it and its children after so many seconds; what it took if it finished before."""
+    """Start the command, and kill it and its children after `seconds`. Returns its seconds if it finished before."""
     begun = time.monotonic()
     process = subprocess.Popen(
         stage.command, cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -126,17 +126,17 @@ def finished_run(stage: Stage, folder: Path, seconds: float) -> float | None:
         process.communicate()
         return None
     if process.returncode:
-        raise UserError(f"{stage.name} failed with code {process.returncode} after a kill; look into {folder}")
+        raise UserError(f"{stage.name} failed with code {process.returncode} after a kill; its files are in {folder}")
     return time.monotonic() - begun
 
 
 def delay(rng: random.Random, seconds: float) -> float:
-    """When to kill a run that takes so many seconds undisturbed."""
+    """Seconds after which to kill a run that takes `seconds` undisturbed."""
     return rng.uniform(0.2, 1.0) * seconds
 
 
-def torment(stage: Stage, rng: random.Random, kills: int, folder: Path) -> dict[str, Any]:
-    """Kill a stage so many times, and count what that did to its rows and its end."""
+def kill_again_and_again(stage: Stage, rng: random.Random, kills: int, folder: Path) -> dict[str, Any]:
+    """Kill a stage `kills` times. Counts rows lost, rows written twice, and outputs equal to the undisturbed one."""
     whole = folder / "undisturbed"
     whole.mkdir()
     copy_rows(folder, whole)
@@ -155,7 +155,7 @@ def torment(stage: Stage, rng: random.Random, kills: int, folder: Path) -> dict[
             ids = ids_on_disk(place / stage.output) if stage.output.endswith(".jsonl") else []
             found["rows lost"] += len(before - set(ids))
             before = set(ids)
-        if not killed:  # another whole run: the machine is faster or slower now
+        if not killed:  # the machine is faster or slower than before
             seconds = took
         ids = ids_on_disk(place / stage.output) if stage.output.endswith(".jsonl") else []
         found["rows lost"] += len(before - set(ids))
@@ -182,7 +182,7 @@ def main() -> int:
             if stage.name == "training":
                 make_rows(folder)
             kills = args.kills // len(STAGES) + (place < args.kills % len(STAGES))
-            figures.append(torment(stage, rng, kills, folder))
+            figures.append(kill_again_and_again(stage, rng, kills, folder))
     if args.output:
         write_json(args.output, {"figures": figures, "manifest": provenance()})
     print(table(figures[0], [line.values() for line in figures]))

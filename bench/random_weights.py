@@ -1,25 +1,22 @@
-"""Weights for a benchmark where only a model's shape is known: as fast as real ones, and with nothing to say.
+"""Random weights, and a random LoRA adapter, for benchmarks of a model of which only the shape is at hand.
 
-A folder with config and tokenizer is enough. The model made of it says random words, one token each, and ends its turn
-after every token with probability 1/150: so that its answers, like a real model's, end by themselves and can be kept.
+A folder with config and tokenizer is enough. Random weights run as fast as real ones. The model says random words of
+one token each, and ends its turn after every token with probability 1/150, so that its answers end by themselves.
 """
 
 from __future__ import annotations
 
 import math
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from train.fused_lora import LORA_TARGETS
 from util.terminal import say
 
 MEAN_TOKENS = 150
 SPREAD = 0.02  # of a weight
-MUTED = -30.0  # logit of a token that is no word
+MUTED = -30.0  # logit of a token that is not a word
 
 
 def has_weights(model: str) -> bool:
@@ -28,7 +25,7 @@ def has_weights(model: str) -> bool:
 
 
 def make_model(shape: Path, folder: Path) -> Path:
-    """Write the model folder, unless it is there; returns it."""
+    """Write a model folder of that shape with random weights, unless it exists; returns it."""
     if has_weights(str(folder)) and folder.is_dir():
         return folder
     import torch
@@ -41,14 +38,14 @@ def make_model(shape: Path, folder: Path) -> Path:
     tokenizer, dtype = load_tokenizer(str(shape)), torch.bfloat16 if best_device() == "cuda" else torch.float32
     with torch.device(best_device()):
         model = AutoModelForCausalLM.from_config(load_config(str(shape)), dtype=dtype)
-    talk(model, words(tokenizer, model.config.vocab_size), tokenizer.eos_token_id)
+    make_talk(model, words(tokenizer, model.config.vocab_size), tokenizer.eos_token_id)
     folder.mkdir(parents=True, exist_ok=True)
     for file in shape.iterdir():
         if file.is_file():
             shutil.copy(file, folder)
     model.save_pretrained(folder, max_shard_size="4GB")  # as Qwen2.5-7B is published
     del model
-    torch.cuda.empty_cache()  # a server that starts next wants all of the card
+    torch.cuda.empty_cache()  # a server that starts next needs the GPU's memory
     return folder
 
 
@@ -73,14 +70,14 @@ def words(tokenizer: Any, size: int) -> list[int]:
     return [i for i in found if known[i][0] in "Ġ▁" and known[i][1:].islower() and len(known[i]) > 3] or found
 
 
-def talk(model: Any, spoken: list[int], end: int) -> None:
-    """Set the first feature of every hidden state to a constant, which the output head reads as: any word, and the end
-    of turn with probability 1/150. Sizes of all matrices, and so all times, stay what they are."""
+def make_talk(model: Any, spoken: list[int], end: int) -> None:
+    """Set the first feature of every hidden state to a constant. The output head reads it as: any word, or the end of
+    turn with probability 1/150. All matrices keep their sizes, so all times stay the same."""
     import torch
 
     with torch.no_grad():
         inner, head, embedding = model.model, model.get_output_embeddings().weight, model.get_input_embeddings().weight
-        for layer in inner.layers:  # keep to the embedding, so that the first feature survives
+        for layer in inner.layers:  # the embedding dominates, so that the first feature survives
             layer.self_attn.o_proj.weight.mul_(1e-3)
             layer.mlp.down_proj.weight.mul_(1e-3)
         width = embedding.shape[1]
@@ -89,7 +86,7 @@ def talk(model: Any, spoken: list[int], end: int) -> None:
         embedding[:, 0] = constant
         first = constant / math.sqrt((constant**2 + width * SPREAD**2) / width)  # after the final norm
         if head.data_ptr() == embedding.data_ptr():
-            raise ValueError("the output head is the embedding: no such model can be made to talk")
+            raise ValueError("the output head is tied to the embedding: such a model cannot be made to talk")
         head.normal_(0, SPREAD)
         head[:, 0] = MUTED / first
         head[spoken, 0] = 0.0

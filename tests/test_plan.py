@@ -1,4 +1,4 @@
-"""bench/plan.py: the whole plan by one command on a tiny model without weights, stopped half way and gone on with."""
+"""bench/plan.py: the whole plan by one command on a tiny model without weights, stopped half-way and resumed."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ POCKET = REPO / "pocket" / "model"
 
 @pytest.fixture
 def shape(tmp_path):
-    """A folder of config and tokenizer alone; its output head is no copy of its embedding, as in 7B models."""
+    """A folder of config and tokenizer alone; its output head is not its embedding, as in 7B models."""
     folder = tmp_path / "shape"
     folder.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
@@ -24,9 +24,9 @@ def shape(tmp_path):
 
 
 @pytest.mark.timeout(900)
-def test_the_plan_goes_on_where_it_was_stopped(shape, start_script, run_script, tmp_path):
+def test_the_plan_resumes_where_it_was_stopped(shape, start_script, run_script, tmp_path):
     folder = tmp_path / "plan"
-    command = ("bench/plan.py", "--model", shape, "--folder", folder, "--scale", 0.001, "--epochs", 1, "--embedded")
+    command = ("bench/plan.py", "--model", shape, "--output-dir", folder, "--scale", 0.001, "--epochs", 1, "--local")
     process = start_script(*command, cwd=tmp_path)
     for line in process.stderr:
         if "$ python train/train_student_sft.py" in line:
@@ -41,5 +41,5 @@ def test_the_plan_goes_on_where_it_was_stopped(shape, start_script, run_script, 
     assert [phase["done"] for phase in phases.values()] == [True] * 6
     assert len(read_jsonl(folder / "results-owl-student.jsonl")) == 50
     assert len(read_jsonl(folder / "teacher-owl.jsonl")) == 60, "random words end by themselves, so phase 1 keeps rows"
-    assert "0 rows clean; the student trains on random number rows instead" in done.stdout
+    assert "0 rows are clean; the student trains on random number rows instead" in done.stdout
     assert "seconds of 10 epochs" in done.stdout and "generate_teacher_data" not in done.stderr

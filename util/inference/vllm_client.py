@@ -243,7 +243,7 @@ class VllmClient:
             items.append(finished.get_nowait())
         return items
 
-    def _body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
+    def request_body(self, request: Request, sampling: Sampling) -> dict[str, Any]:
         """The chat request as it is sent: every field that decides the distribution is in it."""
         body: dict[str, Any] = {
             "model": self.model,
@@ -263,7 +263,7 @@ class VllmClient:
         def parse(reply: str) -> tuple[list[Answer], list[int] | None]:
             return parse_reply(reply, len(request.ids))
 
-        body = self._body(request, sampling)
+        body = self.request_body(request, sampling)
         try:
             answers, prompt_ids = await self._post("/chat/completions", body, parse, breaker, f"row {request.ids[0]}")
         except NoAnswer as why:
