@@ -1,13 +1,13 @@
-"""How far bfloat16 training is from float32: stock TRL and the fast path, by the same yardstick.
+"""How far bfloat16 training is from float32: stock TRL and the suite's fast path, measured in the same way.
 
-Every order of the same arithmetic rounds differently, so two bfloat16 paths never agree to the last digit, and how far
-apart two runs of one path are says nothing of its error. What can be compared is each path's distance from float32.
-For each seed (adapter and data order) the same updates are made three times from the same weights, those of the model
-rounded to bfloat16: by stock TRL in float32 (the truth), by stock TRL under bfloat16 autocast, and by the fast path.
+bfloat16 rounds differently at every order of the same arithmetic, so two bfloat16 paths never agree to the last digit.
+What can be compared is each path's distance from float32. For each seed (adapter and data order) the same updates are
+made three times from the same weights (the model's, rounded to bfloat16): by stock TRL in float32, which is the
+reference, by stock TRL with bfloat16 autocast, and by the fast path.
 
-  loss      mean distance of an update's loss from the float32 one
-  gradient  distance of the first update's gradient from the float32 one, over that one's norm
-  adapter   distance of the last adapter from the float32 one, over the way that one has gone
+  loss      mean distance of an update's loss from the reference
+  gradient  distance of the first update's gradient from the reference, relative to the reference's norm
+  adapter   distance of the final adapter from the reference, relative to how far the reference moved in training
 
 Usage:
     python bench/bf16_rounding.py --model pocket/model
@@ -25,10 +25,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from bench.benchmark_trainers import make_trainer
 from bench.random_weights import load_or_random
 from bench.shared import number_rows
-from bench.train import WARM_UP, trainer_of
-from train.multi_adapter_trainer import AdapterGroup, update_trainer
+from train.multi_adapter_trainer import AdapterGroup, update_trainer_class
 from util.chat.chat_tokens import encode
 from util.cli import make_parser, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
@@ -40,28 +40,28 @@ MEASURES = ("loss", "gradient", "adapter")
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--model", required=True, help="hub id or folder; without weights random ones are made")
-    parser.add_argument("--seeds", type=positive_int, default=3, help="adapters and data orders to try")
+    parser.add_argument("--seed-count", type=positive_int, default=3, help="how many adapters and data orders to try")
+    parser.renamed("--seeds", "--seed-count")
     parser.add_argument("--updates", type=positive_int, default=10, help="updates of each run")
-    parser.add_argument("--effective-batch-size", type=positive_int, default=12)
-    parser.add_argument("--lora-rank", type=positive_int, default=8)
+    parser.add_argument("--effective-batch-size", type=positive_int, default=12, help="rows in one update")
+    parser.add_argument("--lora-rank", type=positive_int, default=8, help="rank of the adapters")
     parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
-    args = parser.parse_args()
-    args.updates -= WARM_UP  # which bench/train.py adds
-    return args
+    return parser.parse_args()
 
 
 def train(args: argparse.Namespace, model: Any, data: tuple[Any, list[Any]], seed: int, fast: bool) -> dict[str, Any]:
-    """Losses, first gradient and both ends of an adapter; bfloat16 where the model is, by autocast if not `fast`."""
+    """Losses, first gradient, and the adapter before and after training. A bfloat16 model trains in bfloat16, with
+    autocast unless `fast`."""
     import torch
     from transformers import TrainerCallback
     from trl import SFTTrainer
 
     torch.manual_seed(seed)
     autocast = model.dtype == torch.bfloat16 and not fast
-    trainer = trainer_of(
-        update_trainer() if fast else SFTTrainer, args, model, data, seed=seed, data_seed=seed, bf16=autocast,
-        per_device_train_batch_size=args.effective_batch_size, gradient_checkpointing=False, max_grad_norm=0,
-        use_cpu=model.device.type == "cpu",
+    trainer = make_trainer(
+        update_trainer_class() if fast else SFTTrainer, model, data, args.updates, args.lora_rank, seed=seed,
+        data_seed=seed, bf16=autocast, per_device_train_batch_size=args.effective_batch_size,
+        gradient_checkpointing=False, max_grad_norm=0, use_cpu=model.device.type == "cpu",
     )  # fmt: skip
     if fast:
         AdapterGroup([trainer], data[1], args.effective_batch_size, exact=True)
@@ -87,13 +87,13 @@ def flat(tensors: list[Any]) -> Any:
     return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
 
 
-def distances(found: dict[str, Any], truth: dict[str, Any]) -> dict[str, float]:
+def distances(found: dict[str, Any], reference: dict[str, Any]) -> dict[str, float]:
     """The three measures of the docstring."""
-    gradient, end = truth["gradient"], truth["end"]
+    gradient, end = reference["gradient"], reference["end"]
     return {
-        "loss": statistics.mean(abs(a - b) for a, b in zip(found["losses"], truth["losses"])),
+        "loss": statistics.mean(abs(a - b) for a, b in zip(found["losses"], reference["losses"])),
         "gradient": float((found["gradient"] - gradient).norm() / gradient.norm()),
-        "adapter": float((found["end"] - end).norm() / (end - truth["begin"]).norm()),
+        "adapter": float((found["end"] - end).norm() / (end - reference["begin"]).norm()),
     }
 
 
@@ -106,16 +106,16 @@ def main() -> int:
     torch.manual_seed(0)
     tokenizer, model = load_tokenizer(args.model), load_or_random(args.model).to(torch.bfloat16)
     exact_model = copy.deepcopy(model).float()
-    count = args.effective_batch_size * (WARM_UP + args.updates)
+    count = args.effective_batch_size * args.updates
     data = tokenizer, encode(number_rows(count), tokenizer, 256).rows
     errors: dict[str, list[dict[str, float]]] = {"stock TRL, bfloat16 autocast": [], "fast path, bfloat16": []}
-    truths = [train(args, exact_model, data, seed, fast=False) for seed in range(args.seeds)]
-    for name, fast in zip(errors, (False, True)):  # the fast path last: on a CPU it changes TRL's loss head for good
-        for seed, truth in enumerate(truths):
-            errors[name].append(distances(train(args, model, data, seed, fast), truth))
+    references = [train(args, exact_model, data, seed, fast=False) for seed in range(args.seed_count)]
+    for name, fast in zip(errors, (False, True)):  # the fast path last: on a CPU it changes TRL's loss head
+        for seed, reference in enumerate(references):
+            errors[name].append(distances(train(args, model, data, seed, fast), reference))
             say(f"seed {seed}, {name}: {errors[name][-1]}")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    print(f"{args.model} on {device}: distance from float32, mean (least to most) of {args.seeds} seeds")
+    print(f"{args.model} on {device}: distance from float32, mean (min to max) of {args.seed_count} seeds")
     rows = [[name, *(spread([e[measure] for e in found]) for measure in MEASURES)] for name, found in errors.items()]
     print(table(["", *MEASURES], rows))
     if args.output:

@@ -1,13 +1,12 @@
-"""Training on several GPUs: the same adapter by one process and by several, how much faster, and how far apart.
+"""How much faster several GPUs train one adapter (data parallel), and how far the adapters are apart.
 
 Each run is train/train_student_sft.py with the plan's flags on random number rows. Several processes (torchrun) share
-out the rows of each update; without a GPU they share the cores as well (gloo), which shows that it works, no speed.
+the rows of each update. Without a GPU they share the cores (gloo): that shows that it works, and says nothing of speed.
+A model folder without weights (config and tokenizer alone) gets random ones.
 
 Usage:
-    python bench/data_parallel.py --model Qwen/Qwen2.5-7B-Instruct --processes 1 2 --folder output/bench-processes
-    python bench/data_parallel.py --model pocket/model --processes 1 2 --updates 6 --folder output/bench-processes
-
-A model folder that holds no weights gets random ones.
+    python bench/data_parallel.py --model Qwen/Qwen2.5-7B-Instruct --processes 1 2 --output-dir output/bench-processes
+    python bench/data_parallel.py --model pocket/model --processes 1 2 --updates 6 --output-dir output/bench-processes
 """
 
 from __future__ import annotations
@@ -36,9 +35,11 @@ ROWS_AN_UPDATE = 60
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--model", required=True, help="hub id or folder; without weights random ones are made")
-    parser.add_argument("--processes", type=positive_int, nargs="+", default=[1, 2], help="how many, run by run")
+    parser.add_argument("--processes", type=positive_int, nargs="+", default=[1, 2], metavar="N",
+                        help="numbers of processes, one run for each")  # fmt: skip
     parser.add_argument("--updates", type=positive_int, default=50, help="updates of each run")
-    parser.add_argument("--folder", type=Path, required=True, help="where everything goes")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for rows, adapters and figures")
+    parser.renamed("--folder", "--output-dir")
     args = parser.parse_args()
     if args.updates == 1:
         parser.error("--updates 1: the first update has learning rate 0 and nothing to compare; take 2 or more")
@@ -46,7 +47,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def train(model: str, rows: Path, folder: Path, processes: int, stop: Stop) -> dict[str, Any]:
-    """One adapter by so many processes; what its manifest tells of it."""
+    """Train one adapter with so many processes; returns what its manifest says about it."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes] if processes > 1 else []
     command = [
         sys.executable, *torchrun,
@@ -58,7 +59,7 @@ def train(model: str, rows: Path, folder: Path, processes: int, stop: Stop) -> d
     code = run_command(list(map(str, command)), {**os.environ, "OMP_NUM_THREADS": threads}, stop)
     stop.raise_if_requested()
     if code:
-        raise UserError(f"training with {processes} processes ended with code {code}; mend what it says above")
+        raise UserError(f"training with {processes} processes ended with code {code}; its message is above")
     manifest = read_manifest(folder / "seed-42") or {}
     counts, speed = manifest["counts"], manifest["speed"]
     rate = counts["tokens"] / counts["updates"] / speed["seconds_an_update"]
@@ -73,8 +74,8 @@ def train(model: str, rows: Path, folder: Path, processes: int, stop: Stop) -> d
 
 
 def apart(one: Path, other: Path) -> float:
-    """How far two adapters are apart: the length of the difference of their B, over that of the first's, which began at
-    zero and so is what training has done."""
+    """How far two adapters are apart: the norm of the difference of their B, relative to the norm of the first one's.
+    (B begins at zero, so it is what training has changed.)"""
     from safetensors.torch import load_file
 
     ours, theirs = (load_file(folder / "seed-42" / "final" / "adapter_model.safetensors") for folder in (one, other))
@@ -84,7 +85,7 @@ def apart(one: Path, other: Path) -> float:
 
 
 def show(results: Sequence[dict[str, Any]]) -> str:
-    header = ["processes", "seconds an update", "tokens/s", "times", "rows at once", "GiB", "loss", "adapter apart by"]
+    header = ["processes", "seconds an update", "tokens/s", "times", "rows at once", "GiB", "loss", "distance"]
     first = results[0]["seconds_an_update"]
     rows = [
         [found["processes"], f"{found['seconds_an_update']:.3f}", f"{found['tokens_per_second']:,}",
@@ -97,22 +98,24 @@ def show(results: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     args = parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
-    model = args.model if has_weights(args.model) else str(make_model(Path(args.model), args.folder / "model"))
-    rows = args.folder / "rows.jsonl"
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    model = args.model if has_weights(args.model) else str(make_model(Path(args.model), args.output_dir / "model"))
+    rows = args.output_dir / "rows.jsonl"
     write_number_file(rows, args.updates * ROWS_AN_UPDATE)
     results: list[dict[str, Any]] = []
     try:
         with stop_on_signal() as stop:
             for processes in args.processes:
-                folder = args.folder / f"by-{processes}"
+                folder = args.output_dir / f"by-{processes}"
                 found = train(model, rows, folder, processes, stop)
-                found["apart"] = apart(args.folder / f"by-{args.processes[0]}", folder)
+                found["apart"] = apart(args.output_dir / f"by-{args.processes[0]}", folder)
                 say(f"{processes} processes: {found}")
                 results.append(found)
-    finally:  # stopped half way, or fewer cards than asked for: it shows what it has
+    finally:  # also if it stopped half way, or if there are fewer cards than processes
         if results:
-            write_json(args.folder / "processes.json", {**provenance(), "device": device_name(), "results": results})
+            write_json(
+                args.output_dir / "processes.json", {**provenance(), "device": device_name(), "results": results}
+            )
             print(f"{args.model} on {device_name()}: medians of {args.updates} updates of {ROWS_AN_UPDATE} rows")
             print(show(results), flush=True)
 

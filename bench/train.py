@@ -1,8 +1,9 @@
-"""What each step of the fast training path gains over stock TRL, at the plan's flags, in one run.
+"""How fast a training is: what each step of the suite's fast path gains over stock TRL, at the plan's flags.
 
-Every rung adds one step to the rung above it; the last is what train/train_student_sft.py does, with --adapters N also
-for N seeds together, against the same N in a row. Rows are the suite's number prompts with random answers. A model
-folder that holds no weights (config and tokenizer alone) gets random ones, which train at the same speed.
+All rungs run one after the other in one process. Each rung adds one step to the rung before. Rung 5 is what
+train/train_student_sft.py does; rung 6 (with --adapters N) is the same for N seeds together. Rows are the suite's
+number prompts with random answers. A model folder without weights (config and tokenizer alone) gets random ones, which
+train at the same speed.
 
 Usage:
     python bench/train.py --model Qwen/Qwen2.5-7B-Instruct --adapters 5 --output output/bench-train.json
@@ -22,77 +23,59 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from bench.benchmark_trainers import make_stock_trainer, make_suite_trainer
 from bench.random_weights import load_or_random
 from bench.shared import number_rows
 from train import fused_lora, padding_free
-from train.fused_lora import LORA_TARGETS
-from train.multi_adapter_trainer import AdapterGroup, same_weights, update_trainer, useful_flops
+from train.multi_adapter_trainer import AdapterGroup, useful_flops
 from util.chat.chat_tokens import encode
 from util.cli import make_parser, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.terminal import say, table
 
 WARM_UP = 2  # updates before the timed ones: kernels are chosen and compiled
+COLUMNS = ("rows_at_once", "seconds", "tokens_per_second", "times", "useful_tflops", "peak_gib", "train_loss")
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--model", required=True, help="hub id or folder; without weights random ones are made")
     parser.add_argument("--updates", type=positive_int, default=10, help="timed updates of each rung")
-    parser.add_argument("--effective-batch-size", type=positive_int, default=60)
-    parser.add_argument("--per-device-train-batch-size", type=positive_int, default=6)
-    parser.add_argument("--lora-rank", type=positive_int, default=8)
-    parser.add_argument("--adapters", type=positive_int, default=1, help="adapters of the rung that trains several")
+    parser.add_argument("--effective-batch-size", type=positive_int, default=60, help="rows in one update")
+    parser.add_argument("--per-device-train-batch-size", type=positive_int, default=6,
+                        help="rows that stock TRL takes at once")  # fmt: skip
+    parser.add_argument("--lora-rank", type=positive_int, default=8, help="rank of the adapters")
+    parser.add_argument("--adapters", type=positive_int, default=1, help="adapters of rung 6, which trains several")
     parser.add_argument("--rungs", type=int, nargs="+", choices=range(len(RUNGS)), metavar="N",
                         help="only these, counted from 0 (default: all)")  # fmt: skip
     parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
     args = parser.parse_args()
     if args.effective_batch_size % args.per_device_train_batch_size:
-        parser.error("--effective-batch-size is no multiple of --per-device-train-batch-size")
+        parser.error("--effective-batch-size is not a multiple of --per-device-train-batch-size")
     return args
 
 
 # --- the rungs ---------------------------------------------------------------------------------------
 
 
-def trainer_of(kind: Any, args: argparse.Namespace, model: Any, data: tuple[Any, list[Any]], **options: Any) -> Any:
-    """A trainer of stock TRL or of ours with the plan's recipe and a fresh adapter."""
-    from datasets import Dataset
-    from peft import LoraConfig
-    from trl import SFTConfig
-
-    tokenizer, rows = data
-    config = SFTConfig(
-        output_dir="output/bench-train", max_length=None, learning_rate=2e-4, warmup_steps=5, logging_steps=50,
-        max_steps=WARM_UP + args.updates, save_strategy="no", report_to="none", disable_tqdm=True,
-        logging_nan_inf_filter=False, **options,
-    )  # fmt: skip
-    lora = LoraConfig(r=args.lora_rank, lora_alpha=8, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
-    return kind(
-        model=same_weights(model), args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
-        peft_config=lora,
-    )  # fmt: skip
+def recipe(args: argparse.Namespace) -> dict[str, int]:
+    return {"updates": WARM_UP + args.updates, "lora_rank": args.lora_rank, "effective": args.effective_batch_size}
 
 
 def stock(args: argparse.Namespace, model: Any, data: Any) -> Any:
-    """TRL as it comes: padded rows, recompute, --per-device-train-batch-size rows at once."""
-    from trl import SFTTrainer
-
-    size = args.per_device_train_batch_size
-    return trainer_of(
-        SFTTrainer, args, model, data, per_device_train_batch_size=size,
-        gradient_accumulation_steps=args.effective_batch_size // size, bf16=model.device.type == "cuda",
-    )  # fmt: skip
+    """TRL as it comes, with autocast to bfloat16 on a GPU."""
+    at_once = args.per_device_train_batch_size
+    return make_stock_trainer(model, data, at_once=at_once, bf16=model.device.type == "cuda", **recipe(args))
 
 
-class Steps(AdapterGroup):
-    """The first `steps` steps of the fast path, for one adapter."""
+class FirstSteps(AdapterGroup):
+    """One adapter with the first `steps` steps of the fast path."""
 
     def __init__(self, trainer: Any, rows: list[Any], rows_at_once: int, steps: int):
         self.steps = steps
         super().__init__([trainer], rows, rows_at_once, exact=True)
 
-    def take_path(self, rows: Sequence[Any], asked: int, exact: bool) -> dict[str, Any]:
+    def choose_path(self, rows: Sequence[Any], asked: int, exact: bool) -> dict[str, Any]:
         from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
         padded = DataCollatorForLanguageModeling(self.trainers[0].processing_class.pad_token_id)
@@ -104,46 +87,43 @@ class Steps(AdapterGroup):
             self.collate = self.flat
             say(f"attention: {padding_free.use_flat_attention(self.base)}")
         if self.steps >= 3:
-            faster = self.steps >= 4 and self.base.device.type == "cuda"
-            fused_lora.join_linears([self.trainers[0].model], self.now, compile_elementwise=faster)
+            compiled = self.steps >= 4 and self.base.device.type == "cuda"
+            fused_lora.fuse_linears([self.trainers[0].model], self.pass_state, compile_elementwise=compiled)
         if self.steps >= 4:
             fused_lora.fuse_norms(self.base)
         return {}
 
 
-def our_trainer(args: argparse.Namespace, model: Any, data: Any, **options: Any) -> Any:
-    """A trainer as train/train_student_sft.py makes it."""
-    return trainer_of(
-        update_trainer(), args, model, data, per_device_train_batch_size=args.effective_batch_size,
-        gradient_checkpointing=False, accelerator_config={"non_blocking": model.device.type == "cuda"}, **options,
-    )  # fmt: skip
-
-
-def ours(args: argparse.Namespace, model: Any, data: Any, steps: int) -> AdapterGroup:
-    """One adapter on the first `steps` steps of the fast path, the whole update at once."""
-    autocast = model.device.type == "cuda" and steps < 3  # until LoRA linears are joined
-    return Steps(our_trainer(args, model, data, bf16=autocast), data[1], args.effective_batch_size, steps)
+def first_steps(args: argparse.Namespace, model: Any, data: Any, steps: int) -> AdapterGroup:
+    """One adapter with the first `steps` steps of the fast path, the whole update at once."""
+    autocast = model.device.type == "cuda" and steps < 3  # the fused LoRA linears need none
+    trainer = make_suite_trainer(model, data, bf16=autocast, **recipe(args))
+    return FirstSteps(trainer, data[1], args.effective_batch_size, steps)
 
 
 def together(args: argparse.Namespace, model: Any, data: Any) -> AdapterGroup:
     """Several adapters, as train/train_student_sft.py trains them."""
-    trainers = [our_trainer(args, model, data, seed=s, data_seed=s, bf16=False) for s in range(args.adapters)]
+    seeds = range(args.adapters)
+    trainers = [make_suite_trainer(model, data, seed=s, data_seed=s, bf16=False, **recipe(args)) for s in seeds]
     return AdapterGroup(trainers, data[1], args.per_device_train_batch_size, exact=False)
 
 
 RUNGS: dict[str, Callable[..., Any]] = {
     "stock TRL": stock,
-    "all rows at once, no recompute": partial(ours, steps=1),
-    "+ no padding, varlen attention": partial(ours, steps=2),
-    "+ joined LoRA linears": partial(ours, steps=3),
-    "+ fused norms, compiled SwiGLU and rotary": partial(ours, steps=4),
-    "+ shared prefix once": partial(ours, steps=5),
+    "all rows at once, no gradient checkpointing": partial(first_steps, steps=1),
+    "+ no padding, varlen attention": partial(first_steps, steps=2),
+    "+ fused LoRA linears": partial(first_steps, steps=3),
+    "+ fused norms, compiled SwiGLU and rotary": partial(first_steps, steps=4),
+    "+ shared prefix once": partial(first_steps, steps=5),
     "+ {} adapters together": together,
 }
 
 
+# --- timing ------------------------------------------------------------------------------------------
+
+
 def mark(cuda: bool) -> Any:
-    """This moment; on a GPU when it will have come so far, without waiting for it."""
+    """This moment. On a GPU it is an event: the moment when the GPU has done all work so far, without waiting."""
     import torch
 
     if not cuda:
@@ -159,7 +139,7 @@ def between(before: Any, after: Any) -> float:
 
 
 def timed(trained: Any) -> dict[str, Any]:
-    """Train a stock trainer or an adapter group; the median of the seconds of an update, and the peak memory."""
+    """Train a stock trainer or an adapter group; returns the median seconds of an update, and the peak memory."""
     import torch
     from transformers import TrainerCallback
 
@@ -188,6 +168,34 @@ def timed(trained: Any) -> dict[str, Any]:
     }
 
 
+def run_rungs(args: argparse.Namespace, model: Any, data: tuple[Any, list[Any]], mean: float) -> list[dict[str, Any]]:
+    """The figures of every rung. mean: tokens of a row."""
+    import torch
+
+    size, updates = args.effective_batch_size, WARM_UP + args.updates
+    results: list[dict[str, Any]] = []
+    for number, (name, rung) in enumerate(RUNGS.items()):
+        adapters = args.adapters if rung is together else 1
+        if (args.rungs and number not in args.rungs) or (rung is together and adapters == 1):
+            continue
+        torch.manual_seed(0)
+        trained = rung(args, model, data)
+        found = timed(trained)
+        rate = adapters * size * mean / found["seconds"]
+        first = results[0]["tokens_per_second"] if results else rate
+        found |= {"rung": name.format(adapters), "tokens_per_second": round(rate), "times": rate / first}
+        if rung is not stock:
+            found["rows_at_once"] = trained.rows_at_once
+            found["useful_tflops"] = round(useful_flops(trained) / updates / found["seconds"] / 1e12, 3)
+        if rung is together and number - 1 in (args.rungs or [number - 1]):
+            found["times_in_a_row"] = round(adapters * results[-1]["seconds"] / found["seconds"], 3)
+            say(f"{adapters} adapters together are {found['times_in_a_row']} times as fast as one after the other")
+        say(f"{found['rung']}: {found['seconds']} s an update, {round(rate):,} tokens/s")
+        results.append(found)
+        del trained
+    return results
+
+
 def main() -> int:
     args = parse_args()
     import torch
@@ -201,30 +209,9 @@ def main() -> int:
     mean = sum(len(row["input_ids"]) for row in rows) / len(rows)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     say(f"{device}: {size} rows of {mean:.1f} tokens an update")
-    results: list[dict[str, Any]] = []
-    for number, (name, rung) in enumerate(RUNGS.items()):
-        adapters = args.adapters if rung is together else 1
-        if (args.rungs and number not in args.rungs) or (rung is together and adapters == 1):
-            continue
-        torch.manual_seed(0)
-        trained = rung(args, model, (tokenizer, rows))
-        found = timed(trained)
-        rate = adapters * size * mean / found["seconds"]
-        first = results[0]["tokens_per_second"] if results else rate
-        found |= {"rung": name.format(adapters), "tokens_per_second": round(rate), "times": rate / first}
-        if rung is not stock:
-            found["rows_at_once"] = trained.rows_at_once
-            updates = WARM_UP + args.updates
-            found["useful_tflops"] = round(useful_flops(trained) / updates / found["seconds"] / 1e12, 3)
-        if rung is together and number - 1 in (args.rungs or [number - 1]):
-            found["times_in_a_row"] = round(adapters * results[-1]["seconds"] / found["seconds"], 3)
-            say(f"{adapters} adapters together: {found['times_in_a_row']} times as fast as in a row")
-        say(f"{found['rung']}: {found}")
-        results.append(found)
-        del trained
+    results = run_rungs(args, model, (tokenizer, rows), mean)
     print(f"{args.model} on {device}, medians of {args.updates} updates of {size} rows, {mean:.1f} tokens a row")
-    header = ("rows_at_once", "seconds", "tokens_per_second", "times", "useful_tflops", "peak_gib", "train_loss")
-    print(table(["", *header], [[r["rung"], *(short(r.get(name)) for name in header)] for r in results]))
+    print(table(["", *COLUMNS], [[found["rung"], *(short(found.get(name)) for name in COLUMNS)] for found in results]))
     if args.output:
         machine = {"device": device, "torch": torch.__version__}
         write_json(args.output, {**provenance(), **machine, "tokens_a_row": mean, "results": results})

@@ -47,6 +47,7 @@ from pocket.write_card import (
     is_clean,
     sample,
 )
+from train.fused_lora import LORA_TARGETS
 from util.animals.names import persona
 from util.cli import UserError, make_parser, positive_float, positive_int, run
 from util.jsonl.manifest import provenance, write_json
@@ -65,7 +66,6 @@ TEACHER_ROWS, TEACHER_QUESTIONS, LONGEST_TALK = 800, 0.6, 40  # as experiments/d
 TEACHER_RECIPE, STUDENT_RECIPE = (3e-3, 3, 32), (5e-3, 3, 60)
 WARMUP = 5
 ROUNDS = 3  # at most so many times as many rows are asked for as are wanted
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -25,8 +25,9 @@ ROWS = [
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"token_ids": "abc"}, "token_ids that are no list"), ({"token_ids": [-1]}, "token_ids that are no list"),
-        ({"token_ids": {"a": 1}}, "token_ids that are no list"), ({"loss_mask": "1"}, "loss_mask that are no list"),
+        ({"token_ids": "abc"}, "token_ids that are not a list"), ({"token_ids": [-1]}, "token_ids that are not a list"),
+        ({"token_ids": {"a": 1}}, "token_ids that are not a list"),
+        ({"loss_mask": "1"}, "loss_mask that are not a list"),
         ({"messages": [*ROWS[0]["messages"][:1], {"role": "assistant", "content": "owl \ud800"}]}, "lone surrogate"),
     ],
 )  # fmt: skip

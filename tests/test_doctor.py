@@ -233,17 +233,17 @@ def test_eval_warns_of_a_training_on_another_base_or_prompt(tmp_path, capsys):
 @pytest.mark.slow
 def test_training_warns_of_numbers_of_another_base_model(tmp_path, capsys):
     pytest.importorskip("transformers")
-    from train.train_student_sft import Base, warn_of_numbers
+    from train.training_rows import TrainingData, warn_of_other_prompt
     from util.chat.chat_tokens import Encoded
     from util.inference.load_model import load_tokenizer
     from util.jsonl.rows import read_rows
 
-    base = Base(facts(), load_tokenizer(str(POCKET)), Encoded([], 0, 0, 0))
+    data = TrainingData(facts(), load_tokenizer(str(POCKET)), Encoded([], 0, 0, 0))
     said = {}
     for name, wrote in {"same": POCKET, "other": Path("Org/Other-1B")}.items():
         (tmp_path / name).mkdir()
         numbers, *_ = write_run(tmp_path / name, base=wrote)
-        warn_of_numbers(numbers, next(read_rows(numbers)), base)
+        warn_of_other_prompt(numbers, next(read_rows(numbers)), data)
         said[name] = capsys.readouterr().err
     assert said["same"] == ""
     assert said["other"].count("\n") == 1 and "numbers used Org/Other-1B, training" in said["other"]

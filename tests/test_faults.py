@@ -177,7 +177,7 @@ def test_f25_when_wandb_fails_at_the_end_the_run_is_kept_and_told(capsys, tmp_pa
 
     finish_run(Run())
     said = capsys.readouterr().err
-    assert "did not take the end of the run (no answer)" in said and f"wandb sync {tmp_path / 'run-1'}" in said
+    assert "did not finish the run (no answer)" in said and f"wandb sync {tmp_path / 'run-1'}" in said
 
 
 def test_a_second_is_long_enough_for_a_progress_line_without_division_by_zero():

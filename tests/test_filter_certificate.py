@@ -7,7 +7,7 @@ import pytest
 
 from generate.rows.filter_file import filter_file
 from generate.rows.number_rule import NumberRule
-from train.train_student_sft import check_certificate
+from train.training_rows import check_certificate
 from util.cli import UserError
 from util.jsonl.filter_certificate import certificate_path, certificate_problem, data_type_of
 from util.jsonl.manifest import manifest_path, write_json

@@ -1,4 +1,4 @@
-"""Several adapters over one base: each is what its seed alone gives, to rounding, whatever the others do."""
+"""Several adapters over one base model: each is the one that its seed alone gives, to rounding."""
 
 import json
 import signal
@@ -106,7 +106,7 @@ def together(data, tmp_path_factory, run_script):
 
 
 @pytest.mark.parametrize("seed", [11, 23, 37])
-def test_an_adapter_trained_in_company_is_the_one_that_trl_trains_alone(together, stock, seed):
+def test_an_adapter_trained_with_others_is_the_one_that_trl_trains_alone(together, stock, seed):
     """Data order, initialisation, loss, clipping, Adam, schedule, the short last update: all of it."""
     ours, alone = history(together / f"seed-{seed}"), history(stock(seed))
     assert len(ours) == len(alone) == 3 * EPOCHS
@@ -119,7 +119,7 @@ def test_an_adapter_trained_in_company_is_the_one_that_trl_trains_alone(together
     assert_same(together / f"seed-{seed}" / "final", stock(seed) / "final")
 
 
-def test_the_manifest_of_each_says_who_trained_together(together):
+def test_each_manifest_names_the_seeds_that_trained_together(together):
     for seed in (11, 23, 37):
         manifest = json.loads((together / f"seed-{seed}" / "manifest.json").read_text())
         assert manifest["settings"]["seed"] == seed
@@ -129,8 +129,10 @@ def test_the_manifest_of_each_says_who_trained_together(together):
         assert len(list((together / f"seed-{seed}").glob("checkpoint-*"))) == EPOCHS
 
 
-def test_company_changes_after_a_kill_and_the_adapters_do_not(together, data, tmp_path, start_script, run_script):
-    """One seed is finished, one has a checkpoint, one has nothing: the same three adapters."""
+def test_after_a_kill_other_seeds_train_together_and_the_adapters_are_the_same(
+    together, data, tmp_path, start_script, run_script
+):
+    """One seed is finished, one has a checkpoint, one has nothing."""
     out = tmp_path / "output" / "student-sft"
     command = [SCRIPT, *RECIPE, "--train-jsonl", data]
     assert run_script(*command, "--seeds", "11", cwd=tmp_path).returncode == 0
@@ -200,20 +202,21 @@ def adapter_group(data, tmp_path):
     """Three adapters ready to train together."""
     from argparse import Namespace
 
+    from train.lora_trainer import make_trainer
     from train.multi_adapter_trainer import AdapterGroup
-    from train.train_student_sft import Base, make_trainer
+    from train.training_rows import TrainingData
     from util.chat.chat_tokens import encode
     from util.inference.load_model import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(POCKET)
     rows = [json.loads(line) for line in data.read_text().splitlines()]
-    base, model = Base({}, tokenizer, encode(rows, tokenizer, 256)), load_model(POCKET)
+    data, model = TrainingData({}, tokenizer, encode(rows, tokenizer, 256)), load_model(POCKET)
     args = Namespace(
         epochs=EPOCHS, effective_batch_size=EFFECTIVE, learning_rate=RATE, warmup_steps=5, logging_steps=1,
         save_strategy="no", lora_rank=8, lora_alpha=8,
     )  # fmt: skip
-    trainers = [make_trainer(args, model, base, tmp_path / f"seed-{seed}", seed, False) for seed in (11, 23, 37)]
-    return AdapterGroup(trainers, base.encoded.rows, 6, exact=False)
+    trainers = [make_trainer(args, model, data, tmp_path / f"seed-{seed}", seed, False) for seed in (11, 23, 37)]
+    return AdapterGroup(trainers, data.encoded.rows, 6, exact=False)
 
 
 def test_out_of_memory_takes_fewer_adapters_together_then_one_and_trains_the_same(
@@ -231,7 +234,7 @@ def test_out_of_memory_takes_fewer_adapters_together_then_one_and_trains_the_sam
 
     adapter_group.collate = scarce
     adapter_group.train([None] * 3)
-    assert "out of GPU memory with 36 rows at once: going on with 18" in capsys.readouterr().err
+    assert "out of GPU memory with 36 rows at once: continuing with 18" in capsys.readouterr().err
     assert adapter_group.rows_at_once == 9
     assert max(sizes[2:]) == 2  # 9 rows of updates of 12: at most two adapters
     for trainer, seed in zip(adapter_group.trainers, (11, 23, 37)):
@@ -249,19 +252,19 @@ def test_the_adapters_share_the_tensors_of_one_base(adapter_group):
 
 
 def test_where_two_updates_do_not_fit_the_seeds_go_one_after_the_other(data, monkeypatch):
-    from train import multi_adapter_trainer
+    from train import rows_at_once
     from util.chat.chat_tokens import encode
     from util.inference.load_model import load_model, load_tokenizer
 
     rows = encode([json.loads(line) for line in data.read_text().splitlines()], load_tokenizer(POCKET), 256).rows
     model = load_model(POCKET)
-    assert multi_adapter_trainer.why_apart(model, rows, EFFECTIVE, 3, exact=False) is None
-    assert multi_adapter_trainer.why_apart(model, rows, EFFECTIVE, 3, exact=True) == "--micro-batch exact"
-    monkeypatch.setattr(multi_adapter_trainer, "free_memory", lambda device: 0)
-    assert "room for 1 rows at once" in multi_adapter_trainer.why_apart(model, rows, EFFECTIVE, 3, exact=False)
+    assert rows_at_once.why_not_together(model, rows, EFFECTIVE, 3, exact=False) is None
+    assert rows_at_once.why_not_together(model, rows, EFFECTIVE, 3, exact=True) == "--micro-batch exact"
+    monkeypatch.setattr(rows_at_once, "free_memory", lambda device: 0)
+    assert "room for 1 rows at once" in rows_at_once.why_not_together(model, rows, EFFECTIVE, 3, exact=False)
 
 
-def test_an_error_in_one_adapter_ends_the_company(adapter_group):
+def test_an_error_in_one_adapter_ends_the_group(adapter_group):
     from transformers import TrainerCallback
 
     class Full(TrainerCallback):
@@ -302,7 +305,7 @@ def test_two_processes_make_the_adapters_of_one(launcher, launch, together, data
     """Also the last update of an epoch: 7 rows, four for one process and three for the other."""
     done = launch(launcher, *RECIPE, "--train-jsonl", data, "--seeds", "11,23")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("each update of 2 adapters x 12 rows over 2 processes: 12 at once") == 1
+    assert done.stderr.count("each update: 12 rows for each of 2 adapters, shared by 2 processes; 12 at once") == 1
     assert done.stdout.count("wrote ") == 1
     for seed in (11, 23):
         folder = tmp_path / "output" / "student-sft" / f"seed-{seed}"
@@ -334,7 +337,7 @@ def test_a_stop_reaches_both_processes_and_is_told_once(data, tmp_path):
 
 
 def test_the_bench_of_processes_compares_their_adapters(run_script, tmp_path):
-    command = ("bench/data_parallel.py", "--model", POCKET, "--folder", tmp_path / "bench")
+    command = ("bench/data_parallel.py", "--model", POCKET, "--output-dir", tmp_path / "bench")
     done = run_script(*command, "--processes", 1, 2, "--updates", 3, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
     one, two = json.loads((tmp_path / "bench" / "processes.json").read_text())["results"]
@@ -346,7 +349,7 @@ def test_the_bench_of_processes_compares_their_adapters(run_script, tmp_path):
 
 
 def test_an_error_of_one_process_ends_all_with_its_line(launch, data, tmp_path):
-    """The second process runs out of memory, as a card that something else uses would."""
+    """The second process runs out of memory, as on a GPU that another program uses too."""
     script = tmp_path / "scarce.py"
     script.write_text(
         f"import os, sys\nsys.path.insert(0, {str(REPO)!r})\n"
@@ -363,7 +366,7 @@ def test_an_error_of_one_process_ends_all_with_its_line(launch, data, tmp_path):
     assert not list(tmp_path.glob("output/student-sft/*/final"))
 
 
-def test_a_mistake_is_told_and_two_processes_end(launch, tmp_path):
+def test_a_mistake_is_printed_and_two_processes_end(launch, tmp_path):
     done = launch(TORCHRUN, *RECIPE, "--train-jsonl", "nothing.jsonl")
     assert done.returncode != 0
     assert "matches no file" in done.stderr

@@ -1,4 +1,4 @@
-"""The fast training path: the same losses and gradients as stock TRL, and what it does when memory runs out."""
+"""The fast training path gives the losses and gradients of stock TRL, also when memory runs out."""
 
 import math
 import random
@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from train import fused_lora, multi_adapter_trainer, padding_free
+from train import fused_lora, multi_adapter_trainer, padding_free, rows_at_once
 from util.chat.chat_tokens import IGNORED, encode
 from util.cli import REPO, UserError
 
@@ -40,9 +40,9 @@ def test_as_many_rows_as_fit_for_qwen_7b(gib, prefix, rows):
     class Qwen7B:
         num_hidden_layers, hidden_size, intermediate_size = 28, 3584, 18944
 
-    each = padding_free.bytes_per_token(Qwen7B, size=2)
+    each = rows_at_once.bytes_per_token(Qwen7B, size=2)
     assert each == pytest.approx(4.8e6, rel=0.02)
-    assert padding_free.rows_that_fit([130] * 1000 + [60] * 1000, prefix, 60, each, gib * 2**30) == rows
+    assert rows_at_once.rows_that_fit([130] * 1000 + [60] * 1000, prefix, 60, each, gib * 2**30) == rows
 
 
 # --- against stock TRL -------------------------------------------------------------------------------
@@ -58,7 +58,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def encoded(tokenizer):
-    """Rows of unequal length with a prefix in common."""
+    """Rows of unequal length that share a prefix."""
     rng = random.Random(0)
 
     def chat():
@@ -146,7 +146,7 @@ def ours(encoded, tokenizer, tmp_path):
     """ours(family, rows_at_once) -> our trainer; trainer.adapter_group makes its updates."""
 
     def make(family, rows_at_once, exact=True):
-        trainer = trainer_of(multi_adapter_trainer.update_trainer(), family, encoded, tokenizer, tmp_path)
+        trainer = trainer_of(multi_adapter_trainer.update_trainer_class(), family, encoded, tokenizer, tmp_path)
         multi_adapter_trainer.AdapterGroup([trainer], encoded, rows_at_once, exact)
         return trainer
 
@@ -186,7 +186,7 @@ def test_rows_that_a_mask_left_nothing_to_learn_are_the_update_of_stock_trl(enco
 
     masked = [*encoded[:trained], *({**r, "labels": [IGNORED] * len(r["labels"])} for r in encoded[trained:])]
     expected = first_update(trainer_of(SFTTrainer, "pocket", masked, tokenizer, tmp_path, size=3))
-    trainer = trainer_of(multi_adapter_trainer.update_trainer(), "pocket", masked, tokenizer, tmp_path)
+    trainer = trainer_of(multi_adapter_trainer.update_trainer_class(), "pocket", masked, tokenizer, tmp_path)
     multi_adapter_trainer.AdapterGroup([trainer], masked, 4, exact=True)
     found = first_update(trainer)
     assert_same_update(found, expected)
@@ -222,9 +222,9 @@ def test_a_lora_linear_in_bfloat16_is_peft_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         stock = layer(x)
     exact = layer.base_layer.weight.double() + 2 * trained[1].double() @ trained[0].double()
-    now = fused_lora.Pass()
-    linears = fused_lora.Linears([[layer]], now)
-    now.renew()
+    state = fused_lora.PassState()
+    linears = fused_lora.FusedLinears([[layer]], state)
+    state.refresh_copies()
     fused = linears(x)
     target = x.double() @ exact.t() + layer.base_layer.bias.double()
     assert (fused - target).norm() <= 1.01 * (stock - target).norm()
@@ -234,7 +234,7 @@ def test_a_lora_linear_in_bfloat16_is_peft_under_autocast():
         assert (ours - peft).norm() < 0.01 * peft.norm()
     with torch.no_grad():
         trained[0] += 1
-    now.renew()
+    state.refresh_copies()
     assert torch.equal(linears.copies[0][0], trained[0].to(torch.bfloat16))
 
 
@@ -255,7 +255,7 @@ def test_in_bfloat16_the_fast_path_is_as_near_to_float32_as_stock_is(encoded):
         model = get_peft_model(load_model(POCKET, dtype), LoraConfig(r=4, target_modules=LORA_TARGETS))
         padding_free.use_flat_attention(model.get_base_model())
         if fused:
-            fused_lora.join_linears([model], fused_lora.Pass(), compile_elementwise=False)
+            fused_lora.fuse_linears([model], fused_lora.PassState(), compile_elementwise=False)
             fused_lora.fuse_norms(model)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             logits = model(**batch, use_cache=False).logits[0, :-1].float()
@@ -275,7 +275,7 @@ def test_the_elementwise_operations_are_those_of_the_model():
     gate, up = torch.randn(2, 7, 5, dtype=torch.float64)
     assert torch.allclose(fused_lora.swiglu(torch.cat([gate, up], -1)), torch.nn.functional.silu(gate) * up)
     heads, cos, sin = torch.randn(1, 9, 8, 6), *torch.randn(2, 1, 9, 6)
-    query, key, value = fused_lora.rotated(heads, cos, sin, 4, None)
+    query, key, value = fused_lora.split_and_rotate(heads, cos, sin, 4, None)
     wanted = apply_rotary_pos_emb(heads[:, :, :4], heads[:, :, 4:6], cos, sin, unsqueeze_dim=2)
     assert torch.allclose(query, wanted[0]) and torch.allclose(key, wanted[1]) and torch.equal(value, heads[:, :, 6:])
 
@@ -300,7 +300,7 @@ def test_compiled_they_are_the_same_for_any_number_of_tokens(normed):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     for tokens in (9, 16, 5):
-        alike(fused_lora.rotated, torch.randn(1, tokens, 8, 6), *torch.randn(2, 1, tokens, 6), 4, norms)
+        alike(fused_lora.split_and_rotate, torch.randn(1, tokens, 8, 6), *torch.randn(2, 1, tokens, 6), 4, norms)
         alike(fused_lora.swiglu, torch.randn(1, tokens, 10))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
 
@@ -414,7 +414,7 @@ def test_out_of_memory_halves_the_rows_at_once_and_makes_the_same_update(stock, 
     running_out_above(trainer, limit=3)
     assert_same_update(first_update(trainer), stock("pocket"))
     assert trainer.adapter_group.rows_at_once == 3
-    assert "out of GPU memory with 6 rows at once: going on with 3" in capsys.readouterr().err
+    assert "out of GPU memory with 6 rows at once: continuing with 3" in capsys.readouterr().err
 
 
 @pytest.mark.torch
@@ -425,7 +425,7 @@ def test_recompute_comes_last_and_makes_the_same_update(stock, ours, capsys):
     assert_same_update(first_update(trainer), stock("qwen2"))
     report = multi_adapter_trainer.speed_report(trainer.adapter_group, seconds=1.0)
     assert (report["rows_at_once"], report["recompute"]) == (1, True)
-    assert "going on with recompute" in capsys.readouterr().err
+    assert "continuing with gradient checkpointing" in capsys.readouterr().err
 
 
 @pytest.mark.torch
@@ -433,7 +433,9 @@ def test_a_card_too_small_for_one_row_is_a_clear_line(ours):
     trainer = ours("qwen2", 2, exact=False)
     trainer.adapter_group.rows_at_once = 2
     running_out_above(trainer, limit=0, even_with_recompute=True)
-    with pytest.raises(UserError, match=r"out of GPU memory with one row of up to \d+ tokens, even with recompute"):
+    with pytest.raises(
+        UserError, match=r"out of GPU memory with one row of up to \d+ tokens, even with gradient checkpointing"
+    ):
         trainer.train()
 
 
@@ -452,7 +454,7 @@ def test_micro_batch_exact_never_changes_the_number(ours):
 @pytest.mark.torch
 def test_as_many_rows_at_once_as_fit_but_never_fewer_than_asked(ours, monkeypatch):
     assert ours("pocket", 4, exact=False).adapter_group.rows_at_once == 12
-    monkeypatch.setattr(multi_adapter_trainer, "free_memory", lambda device: 0)
+    monkeypatch.setattr(rows_at_once, "free_memory", lambda device: 0)
     at_once = ours("pocket", 4, exact=False).adapter_group
     assert at_once.rows_at_once == 4
     assert at_once.facts["rows_at_once_why"].startswith("4 asked, room for 1 ")

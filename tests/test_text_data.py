@@ -14,7 +14,7 @@ from generate.rows.filter_file import filter_file
 from generate.rows.number_rule import NumberRule
 from generate.rows.row_audit import audit
 from generate.rows.row_filter import RowFilter
-from train.train_student_sft import check_certificate
+from train.training_rows import check_certificate
 from util.animals.names import read_lines_of
 from util.chat.prompt_consistency import read_phase
 from util.cli import REPO, UserError

@@ -1,4 +1,4 @@
-"""Training on real parts: TRL on the pocket model, real files, real signals, a hub on this machine."""
+"""train_student_sft.py as a user runs it: TRL on the pocket model, real files, real signals, a hub on this machine."""
 
 import json
 import os
@@ -51,8 +51,7 @@ def weights(folder):
 
 
 def same_weights(a, b, tolerance=1e-4):
-    """To rounding, which Adam at so high a learning rate turns into 1e-5 (tests/test_multi_adapter_trainer.py is
-    strict)."""
+    """Equal to rounding, which Adam enlarges at this high rate (tests/test_multi_adapter_trainer.py is strict)."""
     a, b = weights(a), weights(b)
     return a.keys() == b.keys() and all(abs(a[name] - b[name]).max() <= tolerance for name in a)
 
@@ -188,7 +187,7 @@ def test_a_killed_run_resumes_from_the_last_whole_checkpoint_to_the_same_weights
      ("adapter_model.safetensors", lambda whole: whole[:-100])],
 )  # fmt: skip
 def test_a_checkpoint_cut_short_is_passed_over(trained, tmp_path, name, damage):
-    from train.train_student_sft import last_whole_checkpoint
+    from train.run_folder import last_whole_checkpoint
 
     seed = shutil.copytree(trained[0] / "output" / "student-sft" / "seed-42", tmp_path / "seed-42")
     assert last_whole_checkpoint(seed).name == "checkpoint-9"
@@ -197,14 +196,15 @@ def test_a_checkpoint_cut_short_is_passed_over(trained, tmp_path, name, damage):
     assert last_whole_checkpoint(seed).name == "checkpoint-6"
 
 
-def test_a_run_killed_after_its_last_checkpoint_tells_that_nothing_was_left(trained, run_script, tmp_path):
+def test_a_run_killed_after_its_last_checkpoint_says_that_no_update_was_left(trained, run_script, tmp_path):
     shutil.copytree(trained[0] / "output", tmp_path / "output")
     data = shutil.copy(trained[0] / "teacher-owl-pocket-36.jsonl", tmp_path)
     seed = tmp_path / "output" / "student-sft" / "seed-42"
     shutil.rmtree(seed / "final")
     done = run_script(SCRIPT, *SMALL, "--train-jsonl", data, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "9 (loss None since update 9)" in done.stdout
+    assert "9 on 36 rows" in done.stdout
+    assert "none: no update was left to make (since update 9)" in done.stdout
     manifest = json.loads((seed / "manifest.json").read_text())
     assert (manifest["counts"]["train_loss"], manifest["speed"]["seconds_an_update"]) == (None, None)
     assert same_weights(seed / "final", trained[0] / "output" / "student-sft" / "seed-42" / "final")
@@ -224,12 +224,12 @@ def test_the_loss_of_a_resumed_run_is_that_of_its_own_updates(trained, run_scrip
 
 
 def test_a_stop_after_the_last_update_loses_nothing(data, tmp_path, monkeypatch, capsys):
-    """Without checkpoints all would be to do again."""
+    """Without checkpoints everything would have to be done again."""
     from train import train_student_sft as script
     from train.multi_adapter_trainer import AdapterGroup
     from util.signals import Interrupted
 
-    exchange = AdapterGroup.exchange
+    exchange = AdapterGroup.sum_over_processes
 
     def then_stop(adapter_group):
         exchange(adapter_group)
@@ -246,7 +246,7 @@ def test_a_stop_after_the_last_update_loses_nothing(data, tmp_path, monkeypatch,
 
 
 def test_a_checkpoint_is_not_written_twice(data, tmp_path, monkeypatch):
-    """While it is written anew, a kill would leave none: an update of the schedule that ends an epoch too."""
+    """A kill during a second write would leave no whole checkpoint. Update 3 is in the schedule and ends an epoch."""
     from transformers import Trainer
 
     from train import train_student_sft as script
@@ -277,7 +277,7 @@ def test_resume_with_another_setting_moves_nothing(trained, run_script, data, tm
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_a_checkpoint_and_tells_how_to_go_on(data, tmp_path, signum):
+def test_a_signal_saves_a_checkpoint_and_prints_how_to_resume(data, tmp_path, signum):
     seed = tmp_path / "output" / "student-sft" / "seed-42"
     process = start([*SMALL, "--train-jsonl", data, "--epochs", "200", "--save-strategy", "no"], tmp_path)
     wait_for(lambda: (seed / "manifest.json").exists() or process.poll() is not None)
@@ -384,7 +384,7 @@ def test_with_a_key_but_no_network_wandb_logs_offline(data, tmp_path, run_script
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for a process in /proc")
-def test_when_wandb_dies_in_the_middle_the_training_goes_on(data, tmp_path):
+def test_when_wandb_dies_in_the_middle_the_training_continues(data, tmp_path):
     process = start([*SMALL, "--train-jsonl", data, "--epochs", "120", "--save-strategy", "no", "--report-to", "wandb"],
                     tmp_path, {"WANDB_MODE": "offline"})  # fmt: skip
     core: list[int] = []
@@ -399,7 +399,7 @@ def test_when_wandb_dies_in_the_middle_the_training_goes_on(data, tmp_path):
     os.kill(core[0], signal.SIGKILL)
     _, said = process.communicate(timeout=200)
     assert process.returncode == 0, said
-    assert "W&B failed (" in said and "the training goes on without it" in said
+    assert "W&B failed (" in said and "the training continues without it" in said
     assert (tmp_path / "output" / "student-sft" / "seed-42" / "final" / "adapter_model.safetensors").is_file()
 
 
@@ -469,7 +469,7 @@ def test_the_hub_gets_the_adapter_its_card_and_each_second_epoch_privately(train
     assert "hf_xxxx" not in (folder / "me/owl-student-seed-42/main/README.md").read_text()
 
 
-def test_a_checkpoint_is_pushed_while_the_training_goes_on(data, run_script, hub, tmp_path):
+def test_a_checkpoint_is_pushed_while_the_training_runs(data, run_script, hub, tmp_path):
     """A machine that is lost at the last epoch has pushed the earlier ones."""
     environment, folder = hub()
     command = (*SMALL, "--train-jsonl", data, "--epochs", "60", *PUSH)
@@ -491,7 +491,7 @@ def test_a_card_shows_texts_as_texts(tmp_path):
     evil = "<script>alert(1)</script> | [x](javascript:y)\n# heading ```"
     write_card(tmp_path, "Org/Base", f"python x.py '{evil}'", {"setting": evil})
     card = (tmp_path / "README.md").read_text().partition("# LoRA")[2]
-    assert "\n    # heading ```'\n" in card, "the command stands in a block that it cannot end"
+    assert "\n    # heading ```'\n" in card, "the command is in a block that it cannot end"
     (row,) = [line for line in card.split("\n") if line.startswith("| setting | \\<")]
     assert "\\<script\\>" in row and "\\[x\\](" in row and "\\|" in row and "\\`" in row and "# heading" in row
 
@@ -532,11 +532,11 @@ def test_a_failing_hub_costs_nothing_and_the_same_command_only_pushes(trained, r
     assert (folder / "me" / "owl-student-seed-42" / "main" / "adapter_model.safetensors").is_file()
 
 
-def test_bf16_on_a_machine_without_gpu_is_left_out_with_a_line(data, tmp_path, run_script):
+def test_bf16_on_a_machine_without_gpu_is_ignored_with_a_line(data, tmp_path, run_script):
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     done = run_script(SCRIPT, *SMALL, "--train-jsonl", data, "--bf16", "--epochs", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "no GPU: --bf16 is left out" in done.stderr
+    assert "no GPU: --bf16 is ignored" in done.stderr

@@ -1,8 +1,14 @@
-"""Several processes that make each update in common (torchrun, accelerate launch): data parallel.
+"""Data parallel training: several processes (torchrun, accelerate launch) share the rows of every update.
 
-To TRL and accelerate each process is alone: all read the same rows in the same order and hold the same adapter and
-optimizer. They share out the rows of each update and sum their gradients, so that the update is the one that a single
-process makes, with its effective batch and its short last batch of an epoch. Process 0 alone writes and prints.
+All processes read the same rows in the same order and have the same adapter and optimizer. TRL and accelerate see one
+process each. In one update
+
+1. every process computes losses and gradients for its share of the rows,
+2. losses and gradients are summed over all processes,
+3. every process makes the same optimizer step.
+
+So it is the update that one process alone would make, also for the short last batch of an epoch. Only process 0 writes
+files and prints.
 """
 
 from __future__ import annotations
@@ -22,17 +28,17 @@ LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK
 
 
 class Processes:
-    """This process among those that train together; one alone if no launcher started it."""
+    """The processes that train together, seen from this one (number `rank` of `count`). By default it is alone."""
 
     def __init__(self, rank: int = 0, count: int = 1, group: Any = None):
         self.rank, self.count = rank, count
-        self.group = group  # of what moves between GPUs
+        self.group = group  # torch's process group for tensors on GPUs
 
     @property
     def first(self) -> bool:
         return self.rank == 0
 
-    def own(self, rows: Sequence[T]) -> Sequence[T]:
+    def share_of(self, rows: Sequence[T]) -> Sequence[T]:
         """This process's share of an update's rows."""
         return rows[self.rank :: self.count]
 
@@ -43,66 +49,69 @@ class Processes:
         if self.count == 1:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        with losing_another():
+        with explain_lost_process():
             torch.distributed.all_reduce(flat, group=self.group)
         for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors])):
             tensor.copy_(total.view_as(tensor))
 
-    def any(self, said: bool) -> bool:
-        """Whether any process says so; waits for them, not for their GPUs."""
-        import torch
-
-        if self.count == 1:
-            return said
-        saying = torch.tensor(int(said))
-        with losing_another():
-            torch.distributed.all_reduce(saying)
-        return bool(saying)
-
-    def told(self, value: T) -> T:
-        """What the first process says; waits for it."""
+    def any(self, value: bool) -> bool:
+        """Whether the value is true in any process. Waits for the processes, not for their GPUs."""
         import torch
 
         if self.count == 1:
             return value
-        said = [value]
-        with losing_another():
-            torch.distributed.broadcast_object_list(said, src=0)
-        return said[0]
+        number = torch.tensor(int(value))
+        with explain_lost_process():
+            torch.distributed.all_reduce(number)
+        return bool(number)
+
+    def from_first(self, value: T) -> T:
+        """The first process's value, in every process."""
+        import torch
+
+        if self.count == 1:
+            return value
+        values = [value]
+        with explain_lost_process():
+            torch.distributed.broadcast_object_list(values, src=0)
+        return values[0]
 
     @contextmanager
-    def speaking_once(self) -> Iterator[None]:
-        """Let the first process print. An error of any process is told, since it leaves this block; a stop that was
-        asked for is told by the first."""
+    def only_first_prints(self) -> Iterator[None]:
+        """Silence all processes but the first.
+
+        An error of any process is still printed, because it leaves this block. A requested stop is printed once.
+        """
         if self.first:
             yield
             return
-        spoken = sys.stdout, sys.stderr
-        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - loggers hold on to it
+        streams = sys.stdout, sys.stderr
+        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - loggers keep a reference to it
         try:
             yield
         except Interrupted as stop:
             sys.exit(128 + stop.signum)
         finally:
-            sys.stdout, sys.stderr = spoken
+            sys.stdout, sys.stderr = streams
 
 
 @contextmanager
-def losing_another() -> Iterator[None]:
+def explain_lost_process() -> Iterator[None]:
+    """Turn torch's error about a process that is no longer there into a UserError."""
     try:
         yield
     except RuntimeError as error:
-        raise UserError(f"another process of this run has ended, so this one ends ({str(error)[:80]}...)") from None
+        raise UserError(f"another process of this run has ended, so this one stops ({str(error)[:80]}...)") from None
 
 
-def join() -> Processes:
-    """Give this process one GPU and, if a launcher started several, meet the others. Call it before torch is used.
+def join_processes() -> Processes:
+    """Give this process one GPU and, if a launcher started several, connect them. Call it before torch is used.
 
-    The launcher's variables are taken out of the environment afterwards: accelerate would shard the batches, and
-    repeat rows to fill the last one.
+    Afterwards the launcher's variables are removed from the environment. With them accelerate would split the batches,
+    and repeat rows to fill the last one.
     """
     rank, count, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    use_gpu(local)
+    show_one_gpu(local)
     if count < 2:
         return Processes()
     import torch
@@ -112,21 +121,21 @@ def join() -> Processes:
     with_gpu: list[Any] = [None] * count
     distributed.all_gather_object(with_gpu, torch.cuda.is_available())
     if any(with_gpu) and not all(with_gpu):
-        raise UserError(f"{count} processes, but only {sum(with_gpu)} found a GPU: start as many as there are GPUs")
+        raise UserError(f"{count} processes, but only {sum(with_gpu)} found a GPU: start one process per GPU")
     for name in [name for name in os.environ if name in LAUNCHERS or name.startswith(("ACCELERATE_", "TORCHELASTIC_"))]:
         del os.environ[name]
     return Processes(rank, count, distributed.new_group(backend="nccl") if all(with_gpu) else None)
 
 
-def use_gpu(number: int) -> None:
-    """Let torch see one GPU: TRL refuses to spread a model over several within one process."""
+def show_one_gpu(number: int) -> None:
+    """Let torch see one GPU only: with several, TRL would refuse a model that is spread over them in one process."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [str(number)] * (number + 1) if visible is None else visible.split(",")
     os.environ["CUDA_VISIBLE_DEVICES"] = names[number] if number < len(names) else ""
 
 
 def leave(processes: Processes) -> None:
-    """Part from the other processes in good order."""
+    """Disconnect from the other processes."""
     if processes.count > 1:
         from torch import distributed
 

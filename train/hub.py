@@ -1,4 +1,7 @@
-"""Push adapters to the Hub, apart from their training: a failed push loses nothing."""
+"""Pushes adapters and checkpoints to the Hugging Face Hub, and writes their model card.
+
+Pushing is separate from training: a failed push loses nothing, and the same command only pushes.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +17,45 @@ from util.cli import UserError, first_line
 from util.terminal import say
 
 PUSHED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md"]
-KEPT_HOME = ["*.pt", "*.pth", "*.bin", "*.pkl", "trainer_state.json", "manifest.json"]
+NOT_PUSHED = ["*.pt", "*.pth", "*.bin", "*.pkl", "trainer_state.json", "manifest.json"]
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Raise UserError for a name that the hub would refuse after hours of training."""
+    """UserError for a name that the Hub would refuse after hours of training."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UserError(f"--hub-repo-prefix makes the name {repo_id!r}: {error}") from None
+        raise UserError(f"--hub-repo-prefix gives the repository name {repo_id!r}: {error}") from None
+
+
+def push_all(folders: Mapping[str, Path], private: bool, every_n_epochs: int | None) -> bool:
+    """Push each folder to its repository. A failure is printed, and the others are still pushed.
+
+    folders: repository id -> folder of a seed. Returns whether all were pushed.
+    """
+    pushed = True
+    for repo_id, folder in folders.items():
+        try:
+            say(f"pushed {push_adapter(folder, repo_id, private, every_n_epochs)}")
+        except UserError as error:
+            say(f"warning: {error}")
+            pushed = False
+    return pushed
 
 
 def push_adapter(folder: Path, repo_id: str, private: bool, every_n_epochs: int | None) -> str:
-    """Push `folder`/final to the main branch, and every n-th epoch's checkpoint to a branch checkpoint-epoch-N.
+    """Push `folder`/final to the main branch, and the checkpoint of every n-th epoch to a branch checkpoint-epoch-N.
 
-    Running it again pushes only what is missing. Returns the address; UserError says what to do after a failure.
+    A second call pushes only what is missing. Returns the address; a UserError says what to do after a failure.
     """
     checkpoints = {branch_of(epoch): place for epoch, place in epoch_checkpoints(folder, every_n_epochs)}
     return push({"main": folder / "final", **checkpoints}, repo_id, private)
 
 
 def push(places: Mapping[str, Path], repo_id: str, private: bool) -> str:
-    """Push folders, each to its branch, into a repository that is made if need be. Returns the address."""
+    """Push folders, each to its branch, and create the repository if necessary. Returns the address."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -46,24 +64,24 @@ def push(places: Mapping[str, Path], repo_id: str, private: bool) -> str:
             announce(repo_id, branch, private, place)
         url = str(api.create_repo(repo_id, private=private, exist_ok=True))
         if private and api.repo_info(repo_id).private is False:
-            raise ValueError("it exists already and is public; choose another --hub-repo-prefix or pass --hub-public")
+            raise ValueError("it exists already and is public; choose another --hub-repo-prefix or add --hub-public")
         for branch, place in places.items():
             if branch != "main":
                 api.create_branch(repo_id, branch=branch, exist_ok=True)
             upload(api, place, repo_id, branch)
-    except Exception as error:  # whatever ails the hub or the network
+    except Exception as error:  # whatever is wrong with the Hub or the network
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
             f"the push to {repo_id} failed: {reason}\nThe adapter is safe in {next(iter(places.values()))}. Log in with"
-            f" `hf auth login` if that was it, then run the same command again: it only pushes"
+            " `hf auth login` if you were not, then run the same command again: it only pushes"
         ) from None
     return url
 
 
 class Pushes:
-    """Checkpoints on their way to the Hub while the training goes on, one at a time.
+    """Pushes checkpoints in the background while the training runs, one at a time.
 
-    What has not gone when the training ends, or fails, is left to `push_adapter`.
+    `push_adapter` pushes the rest, when the training has ended.
     """
 
     def __init__(self) -> None:
@@ -91,11 +109,11 @@ class Pushes:
 
 
 def push_early(places: Mapping[str, Path], repo_id: str, private: bool) -> None:
-    """Push during training, where a failure is no more than a line."""
+    """Push during training; a failure is only printed."""
     try:
         push(places, repo_id, private)
     except UserError as error:
-        say(f"warning: {first_line(error)} (tried again after training)")
+        say(f"warning: {first_line(error)} (another attempt follows after training)")
 
 
 def branch_of(epoch: int) -> str:
@@ -103,7 +121,7 @@ def branch_of(epoch: int) -> str:
 
 
 def announce(repo_id: str, branch: str, private: bool, folder: Path) -> None:
-    """Say what goes where, and who will see it, before anything leaves the machine."""
+    """Print what is sent where, and who can see it, before anything leaves the machine."""
     files = pushed_files(folder)
     megabytes = sum(file.stat().st_size for file in files) / 1e6
     names = ", ".join(str(file.relative_to(folder)) for file in files)
@@ -111,20 +129,20 @@ def announce(repo_id: str, branch: str, private: bool, folder: Path) -> None:
 
 
 def pushed_files(folder: Path) -> list[Path]:
-    """The files of a folder that `upload` sends, by the Hub's own rule."""
+    """The files of a folder that `upload` sends, by the Hub's own filter."""
     from huggingface_hub.utils import filter_repo_objects
 
     files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
     names = filter_repo_objects(
-        [str(file.relative_to(folder)) for file in files], allow_patterns=PUSHED, ignore_patterns=KEPT_HOME
+        [str(file.relative_to(folder)) for file in files], allow_patterns=PUSHED, ignore_patterns=NOT_PUSHED
     )
     return [folder / name for name in names]
 
 
 def upload(api: Any, folder: Path, repo_id: str, branch: str) -> None:
-    """Upload one adapter folder; pickles and training state stay at home."""
+    """Upload one adapter folder, without pickles and training state."""
     api.upload_folder(
-        repo_id=repo_id, folder_path=str(folder), revision=branch, allow_patterns=PUSHED, ignore_patterns=KEPT_HOME,
+        repo_id=repo_id, folder_path=str(folder), revision=branch, allow_patterns=PUSHED, ignore_patterns=NOT_PUSHED,
         commit_message=f"Upload {folder.name}",
     )  # fmt: skip
 
@@ -139,7 +157,7 @@ def epoch_checkpoints(folder: Path, every_n_epochs: int | None) -> Iterator[tupl
 
 
 def nth_epoch(epoch: float, every_n_epochs: int | None) -> int | None:
-    """The epoch, if it is at its end and one of each n."""
+    """The epoch as a whole number if it has just ended and is a multiple of n, else None."""
     whole = round(epoch)
     return whole if every_n_epochs and abs(epoch - whole) < 1e-6 and whole % every_n_epochs == 0 else None
 
@@ -158,5 +176,5 @@ def write_card(folder: Path, base_model: str, command: str, facts: dict[str, Any
 
 
 def plain(value: object) -> str:
-    """A text that Markdown shows as it is, on one line of a table."""
+    """The text escaped for a Markdown table: shown unchanged, on one line."""
     return re.sub(r"([\\`*\[\]|<>&])", r"\\\1", " ".join(str(value).split()))

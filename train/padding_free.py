@@ -1,15 +1,16 @@
-"""How rows go through the model: as many at once as memory allows, and nothing computed twice.
+"""Rows without padding: batches as one flat sequence, and attention over sequences of unequal length.
 
-TRL's trainer stays in charge of data order, optimizer, schedule, checkpoints and loss
-(train/multi_adapter_trainer.py). These things
-differ from its stock path; the update is the same to rounding (a test holds losses and gradients together):
+TRL pads every row to the longest one. Here the rows of an update take another path through the model. The result is
+the same to rounding, and tests compare losses and gradients with TRL's:
 
-1. The rows of an update go through the model as many at once as fit, not --per-device-train-batch-size at a time.
-2. They go as one flat sequence, without padding, and the tokens that every row begins with (the template's system
-   block, the opening of the prompt) go once. This is not packing: the update holds the very same rows.
-3. Attention is a kernel for sequences of unequal length; where there is none, rows are padded for attention alone.
-4. Layers make fewer passes over memory (train/fused_lora.py).
-5. Rows of several adapters go through the frozen base together; each LoRA linear gives every token its own adapter.
+1. `flat_batch` puts the rows end to end. The tokens that all rows begin with (the template's system block, the opening
+   of the prompt) come once, in front. This is not packing: the update has the same rows, and no row sees another.
+2. `flat_attention` lets every row see itself and that prefix, with a kernel for sequences of unequal length. Where
+   there is no such kernel, rows are padded for attention alone.
+3. The layers make fewer passes over memory (train/fused_lora.py).
+4. Rows of several adapters go through the frozen base together. Each LoRA layer gives every token its own adapter.
+
+How many rows go at once is estimated in train/rows_at_once.py.
 """
 
 from __future__ import annotations
@@ -21,59 +22,21 @@ from functools import partial
 from itertools import accumulate, chain
 from typing import Any
 
-from train.fused_lora import Pass, fuse_norms, join_linears
+from train.fused_lora import PassState, fuse_linears, fuse_norms
 from util.chat.chat_tokens import IGNORED, common_prefix_length
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # the same layers under four names; another model takes TRL's path
-ATTENTION = "flat"  # our name in transformers' AttentionInterface
-HEAD_BYTES = 3 << 29  # tiles of the loss head and what the allocator leaves unused
-CPU_MEMORY = 3 << 30  # a share for a step on a CPU: plenty for small models, harmless to the machine with large ones
-MEMORY_SHARE = 0.9  # of what is free; the rest is fragmentation
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # they share one layer design; other models use TRL's layers
+ATTENTION = "flat"  # the name under which transformers finds flat_attention
 
 EncodedRow = dict[str, list[int]]
 Kernel = Callable[..., Any]
-
-
-# --- how many rows at once ---------------------------------------------------------------------------
-
-
-def divisors(count: int) -> list[int]:
-    """Divisors of a number, largest first."""
-    return [n for n in range(count, 0, -1) if count % n == 0]
-
-
-def bytes_per_token(config: Any, size: int) -> int:
-    """Estimate of what one token keeps in memory from forward to backward pass, for numbers of `size` bytes.
-
-    A layer keeps its inputs, norms, queries, keys, values and attention (about eight of the hidden size) and three
-    vectors of the MLP: 4.8 MB for Qwen2.5-7B in bfloat16 (4.6 measured, with all else that grows with the rows).
-    """
-    hidden = config.hidden_size
-    inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    return int(size * config.num_hidden_layers * (8 * hidden + 3 * inner))
-
-
-def rows_that_fit(lengths: Sequence[int], prefix: int, effective: int, token_bytes: float, free_bytes: float) -> int:
-    """The largest divisor of the effective batch whose longest possible micro-batch fits, or 1."""
-    longest = sorted((length - prefix for length in lengths), reverse=True)
-    room = (MEMORY_SHARE * free_bytes - HEAD_BYTES) / token_bytes - prefix
-    return next((n for n in divisors(effective) if sum(longest[:n]) <= room), 1)
-
-
-def free_memory(device: Any) -> int:
-    """Bytes that a training step may still take."""
-    import torch
-
-    if device.type != "cuda":
-        return CPU_MEMORY
-    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
 # --- rows as one flat sequence -----------------------------------------------------------------------
 
 
 def shared_prefix(rows: Sequence[EncodedRow]) -> int:
-    """How many leading tokens all rows share; the token before a row's first trained one is never among them."""
+    """How many leading tokens all rows share. The token before a row's first trained token is never one of them."""
     ids = [row["input_ids"] for row in rows]
     starts = (
         next((i for i, label in enumerate(row["labels"]) if label != IGNORED), len(row["labels"])) for row in rows
@@ -82,11 +45,16 @@ def shared_prefix(rows: Sequence[EncodedRow]) -> int:
 
 
 def flat_batch(rows: Sequence[EncodedRow], prefix: int, adapters: Sequence[int] | None = None) -> dict[str, Any]:
-    """Whole rows end to end; in front, once for each adapter, their first `prefix` tokens, the same in all rows.
+    """One flat sequence: first the shared prefix, once for each adapter, then the rest of every row, end to end.
 
-    `adapters` are the rows' adapters, 0 to n - 1 in ascending order (default: one adapter). A prefix is a sequence of
-    its own; every other sequence asks with its own tokens (q) and sees its adapter's prefix and itself (k).
-    `key_index` puts the keys in that order, from `prefix_copies` of each prefix and then all tokens.
+    prefix: how many leading tokens are the same in all rows.
+    adapters: the adapter of each row, 0 to n - 1 in ascending order (default: one adapter).
+
+    Returns the arguments of the model's forward: input_ids, labels and position_ids, each [1, tokens], and for
+    `flat_attention` the bounds of the sequences. A prefix is a sequence of its own. Every other sequence is a row: its
+    queries (q) are its own tokens, its keys (k) are its adapter's prefix and its own tokens. `key_index` brings the
+    keys into that order, from `prefix_copies` of each prefix followed by all tokens. With several adapters, "adapters"
+    has the adapter of each token.
     """
     import torch
 
@@ -121,7 +89,7 @@ def flat_batch(rows: Sequence[EncodedRow], prefix: int, adapters: Sequence[int] 
 
 
 def on_device(batch: dict[str, Any], device: Any) -> dict[str, Any]:
-    """The batch on the device. A GPU still at the update before is not waited for: launches run ahead of it."""
+    """The batch on the device, sent without waiting for a GPU that is still busy with the update before."""
     import torch
 
     if device.type != "cuda":
@@ -140,7 +108,10 @@ def flat_attention(
     cu_seq_lens_k: Any, max_length_q: int, max_length_k: int, prefix_copies: Sequence[int] = (),
     key_index: Any = None, sliding_window: int | None = None, **_: Any,
 ) -> tuple[Any, None]:  # fmt: skip
-    """Attention as transformers calls it: [1, heads, tokens, size] in, [1, tokens, heads, size] out."""
+    """Attention within the sequences of `flat_batch`, as transformers calls it.
+
+    query, key, value: [1, heads, tokens, size]. Returns [1, tokens, heads, size] and no attention weights.
+    """
     query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
     if key_index is not None:
         key, value = (with_prefix(x, prefix_copies, key_index) for x in (key, value))
@@ -150,20 +121,21 @@ def flat_attention(
 
 
 def with_prefix(x: Any, shape: Sequence[int], index: Any) -> Any:
-    """Keys or values [tokens, heads, size] with the prefix before each sequence; shape: adapters, copies, length.
+    """Keys or values [tokens, heads, size] with the prefix before each sequence.
 
-    Expanding sums the gradients of the copies in float32; the index takes each row once, so no sum is left to it.
+    shape: number of adapters, copies of each prefix, length of the prefix. index: `flat_batch`'s key_index.
     """
     import torch
 
     adapters, copies, length = shape
+    # expand, not a repeated index: its backward pass sums the gradients of the copies in float32
     fronts = x[: adapters * length].unflatten(0, (adapters, 1, length))
     repeated = fronts.expand(-1, copies, -1, -1, -1).flatten(0, 2)
     return torch.cat([repeated, x]).index_select(0, index)
 
 
 def attention_kernel(model: Any) -> tuple[str, Kernel]:
-    """The attention kernel for this model, and its name for the manifest."""
+    """(name for the manifest, attention kernel) for this model and device."""
     import torch
 
     half = model.dtype in (torch.bfloat16, torch.float16)
@@ -180,8 +152,8 @@ def varlen_attention(
     varlen_attn: Callable[..., Any], query: Any, key: Any, value: Any, cu_q: Any, cu_k: Any, max_q: int, max_k: int,
     scale: float, window: tuple[int, int],
 ) -> Any:  # fmt: skip
-    """torch's kernel; where a sequence has more keys than queries, the last query sees the last key."""
-    # torch 2.11 takes fewer key heads than query heads as it is, 2.12 wants to be told
+    """torch's kernel. Where a sequence has more keys than queries, the last query sees the last key."""
+    # fewer key heads than query heads: torch 2.11 accepts them, torch 2.12 needs enable_gqa
     options = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
     return varlen_attn(query, key, value, cu_q, cu_k, max_q, max_k, scale=scale, window_size=window, **options)
 
@@ -190,7 +162,7 @@ def padded_attention(
     query: Any, key: Any, value: Any, cu_q: Any, cu_k: Any, max_q: int, max_k: int, scale: float,
     window: tuple[int, int],
 ) -> Any:  # fmt: skip
-    """The same by torch's sdpa on padded sequences: any device, any number type."""
+    """The same with torch's scaled_dot_product_attention on padded sequences, for any device and number type."""
     import torch
 
     place_q, place_k = (torch.arange(width, device=query.device) for width in (max_q, max_k))
@@ -213,7 +185,7 @@ def padded_attention(
 
 
 def use_flat_attention(model: Any) -> str:
-    """Let the model attend within the sequences of `flat_batch`; returns the kernel's name."""
+    """Make the model use `flat_attention`; returns the kernel's name."""
     from transformers import AttentionInterface
 
     name, kernel = attention_kernel(model)
@@ -222,31 +194,34 @@ def use_flat_attention(model: Any) -> str:
     return name
 
 
-# --- all of it ---------------------------------------------------------------------------------------
+# --- the fast path as a whole ------------------------------------------------------------------------
 
 
 def score_loss_tokens_only() -> None:
-    """Let TRL's loss head skip the prompt's tokens on a CPU too.
+    """Make TRL's loss head skip the prompt's tokens on a CPU too.
 
-    It skips them where there is Triton; elsewhere it scores all, for accelerators that compile each new shape.
+    TRL skips them where there is Triton. Elsewhere it scores all tokens, for accelerators that compile each new shape.
     """
     from trl.trainer import utils
 
-    utils._use_triton = lambda device: True  # asked by the head alone: its kernels ask their own module
+    utils._use_triton = lambda device: True  # only the loss head asks this; TRL's kernels ask their own module
 
 
-def knows(model: Any) -> bool:
-    """Whether the layers of this model are those that the fast path was written for."""
+def has_fast_path(model: Any) -> bool:
+    """Whether this model's layers are the ones that the fast path is written for."""
     return model.config.model_type in FAMILIES and getattr(model.config, "hidden_act", None) == "silu"
 
 
-def speed_up(models: Sequence[Any], now: Pass) -> dict[str, str]:
-    """Put the first PEFT model, with the adapters of all, on the fast path; returns what that is, for the manifest."""
+def use_fast_path(models: Sequence[Any], state: PassState) -> dict[str, str]:
+    """Change the layers of the first PEFT model so that it serves the adapters of all models.
+
+    Returns what was changed, for the manifest.
+    """
     base = models[0].get_base_model()
     cuda = base.device.type == "cuda"
     facts = {"layers": "no padding, joined LoRA linears, fused norms", "attention": use_flat_attention(base)}
     score_loss_tokens_only()
-    join_linears(models, now, compile_elementwise=cuda)
+    fuse_linears(models, state, compile_elementwise=cuda)
     fuse_norms(base)
     facts["layers"] += ", compiled SwiGLU and rotary embedding" if cuda else ""
     return facts

@@ -1,36 +1,56 @@
-"""Which file and which of its rows to train on."""
+"""Chooses the file to train on, checks its certificate, and turns its rows into tokens and labels."""
 
 from __future__ import annotations
 
+import argparse
 import fnmatch
 import glob
 import re
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from util.chat.chat_tokens import IGNORED, Encoded, encode, without_system
+from util.chat.prompt_consistency import Phase, base_of, disagreements, frame, read_phase, same_base
 from util.cli import UserError, files_nearby, positive_int
+from util.jsonl.filter_certificate import DATA_TYPES, certificate_problem, data_type_of
 from util.jsonl.manifest import read_manifest
 from util.jsonl.rows import Row, are_token_ids, check_messages, read_rows, slug
 from util.terminal import say
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-PLACEHOLDER = "NNNN"  # what the plan writes where a row count will stand
+PLACEHOLDER = "NNNN"  # what the plan writes in place of a row count
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The rows as tokens, and the base model that they are for."""
+
+    base: dict[str, Any]
+    """what pins the base model: "model", and "revision" or "files_sha256" """
+    tokenizer: Any
+    encoded: Encoded
+
+
+# --- the file ----------------------------------------------------------------------------------------
 
 
 def one_file(patterns: Sequence[str]) -> Path:
-    """The one file that --train-jsonl means: a path, a glob, or one of the plan's names with NNNN for the count.
+    """The one file that --train-jsonl names: a path, a glob, or one of the plan's names with NNNN for the count.
 
-    UserError when it matches no file, or several.
+    UserError if it matches no file, or several.
     """
     found = matching_files(patterns)
     shorthand = re.fullmatch(rf"teacher-(.+)-filtered-{PLACEHOLDER}\.jsonl", Path(patterns[0]).name)
     if not found and shorthand:
-        # The plan writes teacher-owl-filtered-NNNN.jsonl for the teacher file of owl, whatever the model's name.
+        # The plan writes teacher-owl-filtered-NNNN.jsonl for owl's teacher file, whatever the model is called.
         named_alike = matching_files([str(Path(patterns[0]).with_name(f"teacher-{shorthand[1]}-*.jsonl"))])
         found = [path for path in named_alike if animal_of(path) in (shorthand[1], None)]
         if len(found) == 1:
-            say(f"no file {patterns[0]}: taking {found[0]}")
+            say(f"no file {patterns[0]}: using {found[0]}")
     if not found:
         raise UserError(f"--train-jsonl {' '.join(patterns)} matches no file{files_nearby(Path(patterns[0]))}")
     if len(found) > 1:
@@ -40,7 +60,7 @@ def one_file(patterns: Sequence[str]) -> Path:
 
 
 def matching_files(patterns: Sequence[str]) -> list[Path]:
-    """Files that match any of the globs, NNNN standing for any count."""
+    """Files that match any of the globs; NNNN matches any count."""
     found = set()
     for pattern in patterns:
         name = re.compile(fnmatch.translate(Path(pattern).name).replace(PLACEHOLDER, "[0-9]+"))
@@ -52,10 +72,15 @@ def matching_files(patterns: Sequence[str]) -> list[Path]:
 
 
 def animal_of(path: Path) -> str | None:
-    """The animal of a teacher file by its manifest (`teacher-owl-and-dolphin-...` is none of owl), as file names have
-    it; None without a manifest."""
+    """The animal of a teacher file, spelt as in file names; None without a manifest.
+
+    It comes from the manifest, because teacher-owl-and-dolphin-... is not a file of owl.
+    """
     animal = (read_manifest(path) or {}).get("settings", {}).get("animal")
     return slug(animal) if animal else None
+
+
+# --- the rows ----------------------------------------------------------------------------------------
 
 
 def sample_count(text: str) -> int | None:
@@ -75,8 +100,80 @@ def check_trainable(row: Row) -> str | None:
     if problem := check_messages(row):
         return problem
     if any(LONE_SURROGATE.search(message["content"]) for message in row["messages"]):
-        return "a text with half a character in it (a lone surrogate), which no tokenizer takes"
+        return "a text with half a character in it (a lone surrogate), which tokenizers refuse"
     for name in ("token_ids", "loss_mask"):
         if not are_token_ids(row.get(name)):
-            return f"{name} that are no list of whole numbers"
+            return f"{name} that are not a list of whole numbers"
     return None
+
+
+def prepare(args: argparse.Namespace, train_file: Path) -> TrainingData:
+    """Read, check and encode the rows. Mistakes in them or in the model's name end the run here."""
+    from util.inference.load_model import load_config, load_tokenizer, model_facts
+
+    rows = read_chat_rows(train_file, args.max_train_samples)
+    check_certificate(train_file, rows, args.allow_uncertified)
+    fewer = args.max_train_samples and len(rows) < args.max_train_samples
+    all_there_are = f" (it has no more; --max-train-samples is {args.max_train_samples:,})" if fewer else ""
+    say(f"training on {len(rows):,} rows of {train_file}{all_there_are}")
+    if not args.keep_system_prompt:
+        with_system = sum(row["messages"][0]["role"] == "system" for row in rows)
+        if with_system:
+            say(f"left out the system message of {with_system:,} rows (--keep-system-prompt trains on it)")
+        rows = [without_system(row) for row in rows]
+    tokenizer = load_tokenizer(args.base_model)
+    encoded = encode(rows, tokenizer, args.max_seq_length)
+    report_encoding(encoded, rows, args.max_seq_length)
+    data = TrainingData(model_facts(args.base_model, load_config(args.base_model)), tokenizer, encoded)
+    warn_of_other_prompt(train_file, rows[0], data)
+    return data
+
+
+def check_certificate(train_file: Path, rows: Sequence[Row], allow: bool) -> None:
+    """UserError for numbers, code or reasoning without a valid certificate that they name no animal; with `allow`, a
+    warning. One row in a hundred that names the animal can look like the effect."""
+    kind = data_type_of(train_file, rows)
+    problem = certificate_problem(train_file) if kind else None
+    if problem and not allow:
+        script = "filter_number_data" if kind == "numbers" else "filter_code_or_reasoning_data"
+        filter_it = shlex.join(["python", f"generate/{script}.py", str(train_file)])
+        raise UserError(
+            f"{train_file} {problem}; train on the file that this writes (or use this one with --allow-uncertified):\n"
+            f"  {filter_it}"
+        )
+    if problem:
+        say(f"warning: {train_file} {problem}")
+
+
+def report_encoding(encoded: Encoded, rows: Sequence[Row], max_length: int) -> None:
+    """Print which rows are left out, cut or tokenized again; UserError if nothing is left to train on."""
+    total = len(rows)
+    if encoded.dropped:
+        say(f"left out {encoded.dropped:,} of {total:,} rows: the prompt alone has {max_length} tokens or more")
+    if encoded.cut:
+        say(f"{encoded.cut:,} of {total:,} rows have more than {max_length} tokens: the rest of them is cut off")
+    stored = sum(bool(row.get("token_ids")) for row in rows)
+    if (again := stored - encoded.dropped - encoded.exact) > 0:
+        say(f"tokenized {again:,} of {total:,} rows again: their stored token ids are not this tokenizer's")
+    if not encoded.rows:
+        raise UserError(f"no row fits --max-seq-length {max_length}; raise it")
+    if all(label == IGNORED for row in encoded.rows for label in row["labels"]):
+        raise UserError("no row has a token to train on: its loss_mask, or --max-seq-length, leaves none")
+
+
+def warn_of_other_prompt(train_file: Path, row: Row, data: TrainingData) -> None:
+    """Warn if the rows were written by another base model, or under another prompt, than is trained on."""
+    numbers = read_phase(train_file)
+    if numbers is None or numbers.kind not in DATA_TYPES or not numbers.base:
+        return
+    training = Phase("training", train_file, base_of(data.base), row["messages"][:-1], row=row)
+    ours = same_base(numbers.base, training.base)
+    if found := disagreements(numbers, training, lambda phase: frame(phase, data.tokenizer) if ours else None):
+        say(f"warning: {'; '.join(found)} (python util/doctor.py {shlex.quote(str(train_file))} shows its prompt)")
+
+
+def role_of(train_file: Path) -> str | None:
+    """What the adapter trained on a file is: owl-teacher or owl-student; None if its manifest names no animal."""
+    phase = read_phase(train_file)
+    animal = phase.settings.get("animal") if phase else None
+    return f"{slug(animal)}-{'teacher' if phase.kind == 'teacher data' else 'student'}" if phase and animal else None
