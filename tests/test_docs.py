@@ -1,0 +1,238 @@
+"""The documents: the README's size, links and anchors, paths that are named, and every published command parses."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections import defaultdict
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+
+FOLDERS = ("generate", "train", "eval", "util", "pocket", "experiments", "bench", "tests", "docs", ".ci")
+OLD = re.compile(r"as of commit `?[0-9a-f]{7}")  # said right before a block whose commands are not today's
+
+
+@lru_cache(maxsize=1)
+def documents():
+    """Every Markdown file of the suite by its path, without those that are filled in or generated."""
+    found = [*REPO.glob("*.md"), *(REPO / "docs").rglob("*.md"), *(REPO / "pocket").rglob("*.md")]
+    found += (REPO / "experiments").rglob("*.md")
+    return {path: path.read_text("utf-8") for path in found if path.name != "card.md"}
+
+
+def named(path):
+    return str(path.relative_to(REPO))
+
+
+def test_the_readme_is_short():
+    text = (REPO / "README.md").read_text("utf-8")
+    assert len(text.splitlines()) <= 150
+    assert len(text.split()) <= 1600
+
+
+# --- links and paths ---------------------------------------------------------------------------------
+
+
+def anchors(text):
+    """The anchors of a page, as GitHub makes them of its headings, and those that are written out."""
+    found, fenced = set(re.findall(r'<a id="([^"]+)">', text)), False
+    for line in text.split("\n"):
+        fenced ^= line.startswith("```")
+        if not fenced and (heading := re.match(r"#+ +(.+)", line)):
+            plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading[1]).replace("`", "").lower()
+            found.add(re.sub(r"[^\w\- ]", "", plain).strip().replace(" ", "-"))
+    return found
+
+
+def test_every_link_and_anchor_exists():
+    missing = []
+    for page, text in documents().items():
+        for target in re.findall(r"\]\(\s*([^)\s]+)\s*\)", re.sub(r"(?s)```.*?```", "", text)):
+            if re.match(r"[a-z]+:", target):
+                continue
+            place, _, anchor = target.partition("#")
+            path = (page.parent / place).resolve() if place else page
+            if not path.exists():
+                missing.append(f"{named(page)}: {target}")
+            elif anchor and anchor not in anchors(path.read_text("utf-8")):
+                missing.append(f"{named(page)}: no anchor {target}")
+    assert not missing
+
+
+def test_every_page_of_docs_is_linked():
+    linked = {
+        (page.parent / target.partition("#")[0]).resolve()
+        for page, text in documents().items()
+        for target in re.findall(r"\]\(([^)\s:]+)\)", text)
+    }
+    assert not {page for page in documents() if page.parent == REPO / "docs"} - linked
+
+
+def test_every_path_in_backticks_exists():
+    missing = []
+    for page, text in documents().items():
+        for name in re.findall(r"`([\w.\-]+/[\w./\-]*)`", text):
+            if name.split("/")[0] in FOLDERS and not (REPO / name).exists():
+                missing.append(f"{named(page)}: {name}")
+    assert not missing
+
+
+# --- commands ----------------------------------------------------------------------------------------
+
+SCRIPT = r"(?:generate|train|eval|util|pocket|experiments|bench)/[\w/]+\.py"
+END = {"|", ";", "&", "&&", "||", ">", "<", ">>", "2>", "do", "done", ")", "("}
+
+
+def shell_blocks(text):
+    """The shell commands of a page: code blocks (but those marked as of an older commit) and code in sentences."""
+    for found in re.finditer(r"(?ms)^(?P<before>[^\n]*\n+)?```(?:bash|sh)?\n(?P<code>.*?)^```", text):
+        if not OLD.search(found["before"] or ""):
+            yield found["code"]
+    prose = re.sub(r"(?ms)^```.*?^```", "", text)
+    yield from (code.replace("\n", " ") for code in re.findall(r"`([^`]+)`", prose))
+
+
+def commands(text):
+    """(script, arguments) of every command that runs a script of the suite."""
+    for code in shell_blocks(text):
+        code = re.sub(r"(?m)(^|\s)#.*$", "", code.replace("\\\n", " "))
+        code = re.sub(r"\$\([^()]*\)", "$FILLED_IN", code)
+        variables = dict(re.findall(r'(?m)^(\w+)="([^"]*)"', code))
+        code = re.sub(r"\$(\w+)", lambda name: variables.get(name[1], name[0]).replace("\n", " "), code)
+        for found in re.finditer(rf"(?:python3?|-per-node \d+) ({SCRIPT})([^\n]*)", code.replace("\n  --", "  --")):
+            yield found[1], words(found[2])
+
+
+def words(text):
+    """The arguments up to the end of the command; a quote that belongs to the shell around it ends them too."""
+    for ending in range(len(text), -1, -1):
+        try:
+            parts = shlex.shlex(text[:ending], posix=True, punctuation_chars=True)
+            parts.whitespace_split = True
+            parsed = list(parts)
+            break
+        except ValueError:  # of a command inside quotes
+            continue
+    end = next((place for place, part in enumerate(parsed) if part in END), len(parsed))
+    return [part for part in parsed[:end] if part != "..."]
+
+
+# Runs a script up to its own parser, which then judges each list of arguments: names, counts and choices, but not
+# whether files exist. What is asked in vain (an old flag, a missing argument) comes back as a line for each list.
+ASK_THE_PARSER = """
+import argparse, contextlib, io, json, re, runpy, sys
+script, lists = sys.argv[1], json.loads(sys.argv[2])
+original = argparse.ArgumentParser.parse_known_args
+
+def judge(parser, strict):
+    verdicts = []
+    for action in parser._actions:
+        action.type = None if action.choices is None else action.type
+    for words in lists:
+        old = [w for w in words if w.partition("=")[0] in getattr(parser, "_renamed", {})]
+        for action in parser._actions:
+            action.choices = None if any("$" in w for w in words) else action.choices
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+                _, rest = original(parser, words, None)
+            verdicts.append(f"renamed: {old}" if old else f"unknown: {rest}" if strict and rest else "")
+        except SystemExit as error:
+            verdicts.append(said.getvalue() if error.code else "")
+    sys.__stdout__.write(json.dumps(verdicts))
+    sys.__stdout__.flush()
+    raise SystemExit(0)
+
+argparse.ArgumentParser.parse_args = lambda self, args=None, namespace=None: judge(self, True)
+argparse.ArgumentParser.parse_known_args = lambda self, args=None, namespace=None: judge(self, False)
+sys.argv = [script]
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+def judged(script, lists):
+    """What the script's own parser says of each list of arguments ("" for nothing), on a bare Python."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", ASK_THE_PARSER, script, json.dumps(lists)],
+        cwd=REPO, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout, f"{script}: {done.stderr}"
+    return json.loads(done.stdout)
+
+
+@lru_cache(maxsize=1)
+def published():
+    """{script: [(page, arguments)]} of all documents."""
+    found = defaultdict(list)
+    for page, text in documents().items():
+        for script, arguments in commands(text):
+            if arguments or script.startswith("experiments"):  # a script that is only named is no command
+                found[script].append((named(page), arguments))
+    return dict(found)
+
+
+def test_there_are_commands_to_check():
+    assert len(published()) >= 20
+    assert sum(len(some) for some in published().values()) >= 50
+
+
+def test_every_published_command_names_a_script():
+    assert not [script for script in published() if not (REPO / script).is_file()]
+
+
+@pytest.mark.parametrize("script", sorted(published()))
+def test_every_published_command_parses(script):
+    arguments = [arguments.copy() for _, arguments in published()[script]]
+    if script == "util/serve.py":  # what stands behind -- is a command of its own
+        arguments = [[*some, "--", "true"] if "--" not in some else some for some in arguments]
+    said = judged(script, arguments)
+    wrong = [(page, " ".join(some), why) for (page, some), why in zip(published()[script], said) if why]
+    assert not wrong
+
+
+def test_make_targets_and_experiments_exist():
+    targets = set(re.findall(r"(?m)^([a-z]+):", (REPO / "Makefile").read_text("utf-8")))
+    for page, text in documents().items():
+        code = "\n".join(shell_blocks(text))
+        assert set(re.findall(r"(?:^|\s)make ([a-z]+)\b", code)) <= targets, named(page)
+        for name in re.findall(r"make experiment NAME=([a-z_]+)", code):
+            assert (REPO / f"experiments/{name}.yaml").is_file(), f"{named(page)}: {name}"
+        for name in re.findall(r"experiments/\w+\.sh", code):
+            assert (REPO / name).is_file(), f"{named(page)}: {name}"
+
+
+def test_a_wrong_command_is_found():
+    """The check itself: an unknown flag, a missing argument and a renamed flag are each told."""
+    said = judged("eval/eval.py", [["--model", "m"], ["--model", "m", "--epoch", "3"], ["--epochs", "3"]])
+    assert said[0] == "" and said[1] and said[2]
+    found = list(commands("```bash\npython eval/eval.py --model m \\\n  --exact  # a remark\n```\n"))
+    assert found == [("eval/eval.py", ["--model", "m", "--exact"])]
+    assert not list(commands("These are as of commit 289790b:\n\n```bash\npython eval/eval.py --old\n```\n"))
+
+
+# --- reliability -------------------------------------------------------------------------------------
+
+
+def test_every_test_in_the_reliability_table_exists():
+    """A row names files and parts of test names: `test_rows.py` second_writer, overwrite; ..."""
+    text = (REPO / "docs" / "reliability.md").read_text("utf-8")
+    named_tests = [
+        (file, part.strip())
+        for file, parts in re.findall(r"`(test_\w+\.py)`([^;|\n]*)", text)
+        for part in parts.split(",")
+    ]
+    assert len(named_tests) > 30
+    texts = {path.name: path.read_text("utf-8") for path in Path(REPO / "tests").glob("test_*.py")}
+    assert not [(f, part) for f, part in named_tests if not re.search(rf"def test_\w*{part}", texts[f])]
+
+
+def test_every_fault_of_the_list_is_in_the_table():
+    text = (REPO / "docs" / "reliability.md").read_text("utf-8")
+    listed = set(re.findall(r"\*\*(F[0-9]+)\*\*", text))
+    table = text.partition("## What holds each promise")[2]
+    assert listed == {f"F{number}" for number in range(1, 32)}
+    assert not [fault for fault in listed if not re.search(rf"\b{fault}\b", table)]
