@@ -118,7 +118,7 @@ def words(text):
         except ValueError:  # of a command inside quotes
             continue
     end = next((place for place, part in enumerate(parsed) if part in END), len(parsed))
-    return [part for part in parsed[:end] if part != "..."]
+    return [part for part in parsed[:end] if part not in ("...", "$@")]
 
 
 # Runs a script up to its own parser, which then judges each list of arguments: names, counts and choices, but not
