@@ -99,12 +99,18 @@ def shell_blocks(text):
 def commands(text):
     """(script, arguments) of every command that runs a script of the suite."""
     for code in shell_blocks(text):
-        code = re.sub(r"(?m)(^|\s)#.*$", "", code.replace("\\\n", " "))
-        code = re.sub(r"\$\([^()]*\)", "$FILLED_IN", code)
-        variables = dict(re.findall(r'(?m)^(\w+)="([^"]*)"', code))
-        code = re.sub(r"\$(\w+)", lambda name: variables.get(name[1], name[0]).replace("\n", " "), code)
-        for found in re.finditer(rf"(?:python3?|-per-node \d+) ({SCRIPT})([^\n]*)", code.replace("\n  --", "  --")):
+        code = plain_shell(code)
+        for found in re.finditer(rf"(?:python3?|-per-node \d+) ({SCRIPT})([^\n]*)", code):
             yield found[1], words(found[2])
+
+
+def plain_shell(code):
+    """Shell code, one command a line: comments left out, variables that it sets filled in, $(...) as one word."""
+    code = re.sub(r"(?m)(^|\s)#.*$", "", code.replace("\\\n", " "))
+    code = re.sub(r"\$\([^()]*\)", "$FILLED_IN", code)
+    for name, value in re.findall(r'(?m)^(\w+)="([^"]*)"', code):
+        code = code.replace(f"${name}", value.replace("\n", " "))
+    return code
 
 
 def words(text):
