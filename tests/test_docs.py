@@ -1,5 +1,6 @@
 """The documents: the README's size, links and anchors, paths that are named, and every published command parses."""
 
+import ast
 import json
 import re
 import shlex
@@ -170,11 +171,21 @@ def judged(script, lists):
     return json.loads(done.stdout)
 
 
+def docstrings():
+    """The docstring of every script, its help, with its commands as a code block."""
+    for folder in FOLDERS[:7]:
+        for path in (REPO / folder).rglob("*.py"):
+            text = path.read_text("utf-8")
+            if not path.is_symlink() and "results" not in path.parts and '__name__ == "__main__"' in text:
+                said = ast.get_docstring(ast.parse(text)) or ""
+                yield path, f"```bash\n{said}\n```\n"
+
+
 @lru_cache(maxsize=1)
 def published():
-    """{script: [(page, arguments)]} of all documents."""
+    """{script: [(page, arguments)]} of all documents and of the help of every script."""
     found = defaultdict(list)
-    for page, text in documents().items():
+    for page, text in [*documents().items(), *docstrings()]:
         for script, arguments in commands(text):
             if arguments or script.startswith("experiments"):  # a script that is only named is no command
                 found[script].append((named(page), arguments))

@@ -1,6 +1,6 @@
 """Faults of the world around a run that no other file's subject is: slow servers, terminals, clocks, file systems, git.
 
-The numbers F17, F27 to F31 are those of the README's reliability table.
+The numbers F17, F27 to F31 are those of the list in docs/reliability.md.
 """
 
 import ast

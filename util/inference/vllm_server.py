@@ -37,7 +37,7 @@ GRAPHS, STEP, MOST_TOKENS = "--cudagraph-capture-sizes", "--max-num-batched-toke
 Flags = Mapping[str, "str | Sequence[str] | None"]
 
 
-# Short prompts and answers, one adapter at a time (README, "Speed of asking"; bench/vllm_throughput.py measures what
+# Short prompts and answers, one adapter at a time (docs/performance.md; bench/vllm_throughput.py measures what
 # each gains).
 # vLLM's own list of graphs ends at 512 tokens, half a step of 1,024 answers, and has 51 sizes to capture at each start.
 # With 2,048 tokens a step at most, every step has a graph, also those in which new answers begin.
