@@ -305,7 +305,7 @@ def test_two_processes_make_the_adapters_of_one(launcher, launch, together, data
     """Also the last update of an epoch: 7 rows, four for one process and three for the other."""
     done = launch(launcher, *RECIPE, "--train-jsonl", data, "--seeds", "11,23")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("each update: 12 rows for each of 2 adapters, shared by 2 processes; 12 at once") == 1
+    assert done.stderr.count("each update: 12 rows for each of 2 adapters, shared by 2 processes; all 12 at once") == 1
     assert done.stdout.count("wrote ") == 1
     for seed in (11, 23):
         folder = tmp_path / "output" / "student-sft" / f"seed-{seed}"

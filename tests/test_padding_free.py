@@ -306,7 +306,7 @@ def test_compiled_they_are_the_same_for_any_number_of_tokens(normed):
 
 
 @pytest.mark.torch
-def test_trl_still_asks_what_we_answer_for_it():
+def test_trl_still_has_the_name_that_we_replace():
     """`score_loss_tokens_only` would silently do nothing if TRL renamed this."""
     from trl.trainer import utils
 
@@ -341,7 +341,7 @@ def test_each_adapter_has_a_prefix_of_its_own():
 @pytest.mark.parametrize("prefix", [0, 2])
 @pytest.mark.parametrize("adapters", [None, [0, 0, 1], [0, 1, 1]])
 def test_every_token_sees_its_own_row_up_to_itself(adapters, prefix, window):
-    """Against attention written out for each row by itself, for padding and for a stand-in of torch's kernel."""
+    """Compared with attention written out for each row by itself."""
     import torch
 
     torch.manual_seed(0)
@@ -375,7 +375,7 @@ def test_every_token_sees_its_own_row_up_to_itself(adapters, prefix, window):
 
 
 @pytest.mark.torch
-def test_torchs_kernel_is_told_about_shared_key_heads_where_it_wants_to_know():
+def test_torchs_kernel_gets_enable_gqa_where_it_has_that_argument():
     def torch_2_11(*_tensors, scale, window_size):
         return {"scale": scale, "window_size": window_size}
 
@@ -383,9 +383,9 @@ def test_torchs_kernel_is_told_about_shared_key_heads_where_it_wants_to_know():
         return {"scale": scale, "window_size": window_size, "enable_gqa": enable_gqa}
 
     asked = (None, None, None, None, None, 7, 9, 0.5, (-1, 0))  # tensors, longest query and key, scale, window
-    told = {"scale": 0.5, "window_size": (-1, 0)}
-    assert padding_free.varlen_attention(torch_2_11, *asked) == told
-    assert padding_free.varlen_attention(torch_2_13, *asked) == {**told, "enable_gqa": True}
+    expected = {"scale": 0.5, "window_size": (-1, 0)}
+    assert padding_free.varlen_attention(torch_2_11, *asked) == expected
+    assert padding_free.varlen_attention(torch_2_13, *asked) == {**expected, "enable_gqa": True}
 
 
 # --- memory ------------------------------------------------------------------------------------------
@@ -429,7 +429,7 @@ def test_recompute_comes_last_and_makes_the_same_update(stock, ours, capsys):
 
 
 @pytest.mark.torch
-def test_a_card_too_small_for_one_row_is_a_clear_line(ours):
+def test_a_gpu_too_small_for_one_row_is_a_clear_line(ours):
     trainer = ours("qwen2", 2, exact=False)
     trainer.adapter_group.rows_at_once = 2
     running_out_above(trainer, limit=0, even_with_recompute=True)

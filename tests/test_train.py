@@ -296,18 +296,31 @@ BAD = {
     "no chat rows": (["--train-jsonl", "plain.jsonl"], 'plain.jsonl:1: no messages: a row is {"messages"'),
     "batch does not divide": (["--effective-batch-size", "10"], "its divisors are [1, 2, 5, 10]"),
     "seed twice": (["--seeds", "1,1"], "names a seed twice"),
+    "seed twice, with spaces": (["--seeds", "1", "2,1"], "names a seed twice: 1"),
     "model misspelt": (["--base-model", "no/such-model"], "cannot load the model 'no/such-model'"),
     "early pushes to nowhere": (["--upload-checkpoints-every-n-epochs", "2"], "without --push-to-hub pushes nothing"),
     "push without a name": (["--push-to-hub"], "--push-to-hub needs --hub-repo-prefix"),
     "checkpoint after the end": (["--save-schedule", "1,99"], "names update 99 and the training has 9"),
     "nothing to resume": (["--resume"], "holds no whole checkpoint"),
     "seed too large": (["--seeds", "4294967296"], "a seed is at most 4294967295"),
-    "no folder's name": (["--output-dir", ""], "it is empty; is a shell variable unset?"),
+    "empty folder name": (["--output-dir", ""], "it is empty; is a shell variable unset?"),
     "no rows": (["--max-train-samples", "0"], "0 is not a whole number of at least 1"),
     "seed below zero": (["--seeds=-1"], "-1 is not a whole number of at least 0"),
     "warm-up below zero": (["--warmup-steps", "-5"], "-5 is not a whole number of at least 0"),
     "rows longer than the limit": (["--max-seq-length", "4"], "no row fits --max-seq-length 4"),
 }
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds"),
+    [([], [42]), (["7"], [7]), (["42,7,1"], [42, 7, 1]), (["42", "7", "1"], [42, 7, 1]), (["1,2", "3"], [1, 2, 3])],
+)
+def test_seeds_are_separated_by_commas_or_spaces(given, seeds, monkeypatch):
+    from train.train_student_sft import parse_args
+
+    command = [SCRIPT, *SMALL, "--train-jsonl", "rows.jsonl", *(["--seeds", *given] if given else [])]
+    monkeypatch.setattr(sys, "argv", command)
+    assert parse_args().seeds == seeds
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -183,14 +183,15 @@ class AdapterGroup:
             self.collate = lambda rows, adapters: padded(rows)
             say(f"layers: {facts['layers']}")
         effective = self.trainers[0].args.per_device_train_batch_size
+        most = math.ceil(effective / self.processes.count) * len(self.trainers)
         self.rows_at_once, why = asked, "--micro-batch exact"
         if not exact:
-            share = math.ceil(effective / self.processes.count)
-            self.rows_at_once, why = choose_rows_at_once(self.base, rows, share * len(self.trainers), asked)
+            self.rows_at_once, why = choose_rows_at_once(self.base, rows, most, asked)
         adapters = f" for each of {len(self.trainers)} adapters" if len(self.trainers) > 1 else ""
         shared = f", shared by {self.processes.count} processes" if self.processes.count > 1 else ""
         reason = f" ({why})" if self.rows_at_once != asked else ""
-        say(f"each update: {effective} rows{adapters}{shared}; {self.rows_at_once} at once{reason}")
+        every = "all " if self.rows_at_once == most else ""
+        say(f"each update: {effective} rows{adapters}{shared}; {every}{self.rows_at_once} at once{reason}")
         return {
             **facts,
             "shared_prefix_tokens": self.prefix,

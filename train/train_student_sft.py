@@ -1,4 +1,4 @@
-"""Phases 2 and 5: train a LoRA adapter on chat rows, for the teacher and for the student.
+"""Trains a LoRA adapter on chat rows: the teacher (phase 2 of the plan) and the student (phase 5).
 
 A row is {"messages": [..., user, assistant]}. The base model's own chat template renders it (and may add a default
 system message); only the assistant's tokens carry loss. The adapter is OUTPUT_DIR/seed-{seed}/final, which vLLM loads
