@@ -318,7 +318,7 @@ def test_two_processes_make_the_adapters_of_one(launcher, launch, together, data
         assert ours["settings"] == alone["settings"]
 
 
-def test_a_stop_reaches_both_processes_and_is_told_once(data, tmp_path):
+def test_a_stop_reaches_both_processes_and_is_printed_once(data, tmp_path):
     options = (*RECIPE, "--train-jsonl", data, "--epochs", 500, "--save-strategy", "no")
     command = [sys.executable, "-m", *TORCHRUN, *map(str, (REPO / SCRIPT, *options))]
     out = tmp_path / "output" / "student-sft" / "seed-42"
