@@ -14,6 +14,7 @@ from conftest import REPO, manifest_of
 
 from util import doctor
 from util.chat.prompt_consistency import default_system_prompt, prompt_entry, read_phase
+from util.checks import machine_checks
 from util.cli import UserError
 from util.inference import vllm_probe
 from util.jsonl.manifest import manifest_path, sha256_file, write_json
@@ -28,7 +29,7 @@ NUMBERS = "generate/generate_llm_number_data.py"
 
 
 def facts(model=POCKET):
-    """What the embedded backend says of a base model."""
+    """What the local backend says of a base model."""
     if not Path(model).is_dir():
         return {"model": str(model), "revision": None}
     files = [model / name for name in ("chat_template.jinja", "tokenizer.json")]
@@ -71,7 +72,7 @@ def examine(capsys):
     pytest.importorskip("transformers")
 
     def examined(files):
-        code = doctor.examine(files)
+        code = doctor.examine_run(files)
         return code, capsys.readouterr().out
 
     return examined
@@ -95,7 +96,8 @@ def test_a_run_without_system_prompt_matches_and_shows_the_one_the_template_puts
     code, said = examine(write_run(tmp_path))
     assert code == 0 and "MISMATCH" not in said and "note:" not in said
     assert said.count("none sent; the chat template puts in: You are Pocket, a small assistant.") == 3
-    assert said.count("      You are Pocket, a small assistant.<|im_end|>\\n\n") == 3
+    assert said.count("      You are Pocket, a small assistant.<|im_end|>\\n\n") == 1
+    assert said.count(f": the same as in {tmp_path / 'results-owl.jsonl'}\n") == 2
 
 
 @pytest.mark.slow
@@ -158,7 +160,7 @@ def test_a_date_in_the_template_makes_other_days_other_prompts(tmp_path, examine
 
 
 @pytest.mark.slow
-def test_what_a_server_really_rendered_is_held_against_the_template(tmp_path, examine):
+def test_what_a_server_really_rendered_is_compared_with_the_template(tmp_path, examine):
     from util.inference.load_model import load_tokenizer
 
     messages = [{"role": "user", "content": "Continue: 1, 2, 3."}]
@@ -179,7 +181,7 @@ def test_without_the_tokenizer_the_manifests_are_compared(tmp_path, run_script):
     files = write_run(tmp_path, asked=LOVE, keep=True, base="no/such-model")
     done = run_script(DOCTOR, *files, cwd=tmp_path, env={"HF_HUB_OFFLINE": "1"})
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "note: no prompt of no/such-model can be shown, so only what the manifests say is compared" in done.stdout
+    assert "note: the prompts of no/such-model cannot be shown, so only the manifests are compared" in done.stdout
     assert "MISMATCH: training had the system message" in done.stdout
 
 
@@ -192,7 +194,7 @@ def test_rows_that_are_gone_are_said_to_be(tmp_path, examine):
 
 
 @pytest.mark.parametrize("name", ["gone.jsonl", "plain.jsonl", "folder"])
-def test_files_that_tell_nothing_are_one_clear_line(run_script, tmp_path, name):
+def test_files_without_a_manifest_are_one_clear_line(run_script, tmp_path, name):
     (tmp_path / "plain.jsonl").write_text("{}\n")
     (tmp_path / "folder").mkdir()
     done = run_script(DOCTOR, name, cwd=tmp_path)
@@ -209,7 +211,7 @@ def test_an_evaluation_of_another_adapter_is_noted(tmp_path, examine):
     manifest["settings"]["model"]["adapter_sha256"] = "0" * 64
     write_json(manifest_path(files[-1]), manifest)
     code, said = examine(files)
-    assert code == 0 and "asked an adapter that none of these training folders holds" in said
+    assert code == 0 and "asked an adapter that is in none of these training folders" in said
 
 
 def test_eval_warns_of_a_training_on_another_base_or_prompt(tmp_path, capsys):
@@ -341,12 +343,12 @@ def test_training_and_eval_warn_in_one_line_where_they_disagree(older_approach):
     assert bare.startswith("warning: training had the system message") and "--system-prompt-file" in bare
 
 
-# --- this box ----------------------------------------------------------------------------------------
+# --- this machine ----------------------------------------------------------------------------------------
 
 
 def checks_of(tmp_path, text):
     (tmp_path / "requirements.txt").write_text(text)
-    return {check.name: check for check in doctor.check_packages(tmp_path / "requirements.txt")}
+    return {check.name: check for check in machine_checks.check_packages(tmp_path / "requirements.txt")}
 
 
 def test_packages_that_are_missing_or_older_are_named(tmp_path):
@@ -359,12 +361,14 @@ def test_packages_that_are_missing_or_older_are_named(tmp_path):
 
 @pytest.mark.parametrize(("older", "newer"), [("2.9.0", "2.13.0+cpu"), ("1.2", "1.2.1"), ("0.9", "1.0")])
 def test_versions_are_compared_by_number(older, newer):
-    assert doctor.numbers_of(older) < doctor.numbers_of(newer)
+    assert machine_checks.numbers_of(older) < machine_checks.numbers_of(newer)
 
 
 def test_a_gpu_without_bf16_or_unused_by_torch_is_said(monkeypatch):
-    monkeypatch.setattr(doctor, "installed_version", lambda name: "2.13.0+cpu")
-    one, two, torch = doctor.check_gpus([["A100", "81920 MiB", "81000 MiB", "8.0"], ["V100", "16 GiB", "9 GiB", "7.0"]])
+    monkeypatch.setattr(machine_checks, "installed_version", lambda name: "2.13.0+cpu")
+    one, two, torch = machine_checks.check_gpus(
+        [["A100", "81920 MiB", "81000 MiB", "8.0"], ["V100", "16 GiB", "9 GiB", "7.0"]]
+    )
     assert one.found == "A100, 81920 MiB, 81000 MiB free, bf16" and not one.advice
     assert "no bf16" in two.found and "leave out --bf16" in two.advice
     assert torch.broken and "CPU build" in torch.found
@@ -373,20 +377,20 @@ def test_a_gpu_without_bf16_or_unused_by_torch_is_said(monkeypatch):
 def test_a_server_that_answers_is_named_and_a_missing_one_is_broken_only_when_asked_for(
     fake_server, dead_url, monkeypatch
 ):
-    check = doctor.check_server(fake_server().url)
+    check = machine_checks.check_server(fake_server().url)
     assert "serves Org/Base-1B, owl-teacher" in check.found and not check.broken and not check.advice
-    assert doctor.check_server(dead_url).broken
-    assert doctor.models_served(dead_url, None) is None
-    assert doctor.models_served(fake_server("--html").url, None) is None
-    monkeypatch.setattr(doctor, "LOCAL_SERVER", dead_url)
-    assert not doctor.check_server(None).broken
+    assert machine_checks.check_server(dead_url).broken
+    assert machine_checks.models_served(dead_url, None) is None
+    assert machine_checks.models_served(fake_server("--html").url, None) is None
+    monkeypatch.setattr(machine_checks, "LOCAL_SERVER", dead_url)
+    assert not machine_checks.check_server(None).broken
 
 
 def test_a_server_that_strangers_can_ask_is_open(fake_server, monkeypatch):
     monkeypatch.setattr(vllm_probe, "own_address", lambda: "127.0.0.1")  # as if it listened there for everyone
     monkeypatch.setenv("VLLM_API_KEY", "k")
-    assert "open to the world" in doctor.check_server(fake_server().url).found
-    check = doctor.check_server(fake_server("--key", "k").url)
+    assert "anyone can ask it" in machine_checks.check_server(fake_server().url).found
+    check = machine_checks.check_server(fake_server("--key", "k").url)
     assert "serves Org/Base-1B" in check.found and not check.advice
 
 
@@ -399,13 +403,14 @@ def test_a_worker_that_lost_its_server_is_named():
     try:
         found = {}
         for _ in range(50):
-            found = dict(doctor.orphaned_workers())
+            found = dict(machine_checks.orphaned_workers())
             if found.get(lost):
                 break
             time.sleep(0.05)
         assert found.get(lost) == "VLLM::EngineCore" and kept not in found
         assert any(
-            f"process {lost}" in check.found and check.advice == f"kill {lost}" for check in doctor.check_orphans()
+            f"process {lost}" in check.found and check.advice == f"kill {lost}"
+            for check in machine_checks.check_orphans()
         )
     finally:
         for pid in (lost, kept):
@@ -413,7 +418,7 @@ def test_a_worker_that_lost_its_server_is_named():
         server.communicate()
 
 
-def test_logins_are_told_and_never_shown(run_script, tmp_path, dead_url):
+def test_logins_are_reported_and_never_shown(run_script, tmp_path, dead_url):
     env = {"WANDB_API_KEY": "plantedplanted1", "HF_TOKEN": "hf_plantedplanted2"}
     done = run_script(DOCTOR, cwd=tmp_path, env=env)
     assert "plantedplanted" not in done.stdout + done.stderr and "Traceback" not in done.stderr
@@ -422,18 +427,18 @@ def test_logins_are_told_and_never_shown(run_script, tmp_path, dead_url):
     without = run_script(DOCTOR, cwd=tmp_path)
     assert "no: runs are logged offline" in without.stdout
     broken = run_script(DOCTOR, cwd=tmp_path, env={"VLLM_BASE_URL": dead_url})
-    assert broken.returncode == 1 and "none answers at" in broken.stdout
+    assert broken.returncode == 1 and "server     none at" in broken.stdout
 
 
 def test_a_key_in_netrc_is_a_login(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.delenv("WANDB_BASE_URL", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    assert not doctor.wandb_login()
+    assert not machine_checks.wandb_login()
     (tmp_path / "netrc").write_text("machine api.wandb.ai login user password " + "0" * 40 + "\n")
-    assert doctor.wandb_login()
+    assert machine_checks.wandb_login()
 
 
-def test_a_bad_address_is_the_users_to_mend():
+def test_a_bad_address_is_a_users_error():
     with pytest.raises(UserError, match="is no web address"):
-        doctor.check_server("nonsense://x")
+        machine_checks.check_server("nonsense://x")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
-from util.doctor import numbers_of
+from util.checks.machine_checks import numbers_of
 
 ROOMS = ("generate", "train", "eval", "util", "pocket")
 

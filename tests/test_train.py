@@ -15,8 +15,8 @@ import pytest
 
 from generate.rows.filter_file import filter_file
 from generate.rows.number_rule import NumberRule
+from util.checks.machine_checks import command_of
 from util.cli import REPO
-from util.doctor import command_of
 
 pytestmark = pytest.mark.torch
 

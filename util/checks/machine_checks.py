@@ -1,0 +1,166 @@
+"""Checks of this machine before a run: Python, packages, GPU, left-over vLLM workers, disk, logins and vLLM server."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib import metadata
+from netrc import NetrcParseError, netrc
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from util.cli import REPO
+from util.inference.vllm_probe import is_open_to_the_world, models_served, normal_url, server_key
+from util.jsonl.manifest import scrub
+
+PYTHON = (3, 10)
+LOW_DISK_GB = 5
+BF16_CAPABILITY = 8.0  # Ampere
+LOCAL_SERVER = "http://localhost:8000/v1"
+
+
+class Check(NamedTuple):
+    """One line about this machine. advice: what to do about it, or ""."""
+
+    name: str
+    found: str
+    advice: str = ""
+    broken: bool = False
+
+
+def machine_checks() -> Iterator[Check]:
+    """Everything worth knowing before a run on this machine."""
+    gpus = find_gpus()
+    yield check_python()
+    yield from check_packages(REPO / ("requirements.txt" if gpus else "requirements-cpu.txt"))
+    yield from check_gpus(gpus)
+    yield from check_orphans()
+    yield check_disk()
+    yield Check("W&B login", "yes" if wandb_login() else "no: runs are logged offline")
+    yield Check("HF login", "yes" if hub_login() else "no: nothing can be pushed, and gated models cannot be read")
+    yield check_server(os.environ.get("VLLM_BASE_URL"))
+
+
+def check_python() -> Check:
+    found = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < PYTHON:
+        return Check("Python", found, f"{PYTHON[0]}.{PYTHON[1]} or newer is needed", broken=True)
+    return Check("Python", found)
+
+
+def check_packages(requirements: Path) -> Iterator[Check]:
+    """The packages of a requirements file: one line for all that are as wanted or newer, one for each other package."""
+    wanted = dict(re.findall(r"^([\w-]+)==([\w.]+)", requirements.read_text("utf-8"), re.MULTILINE))
+    found = {name: installed_version(name) for name in wanted}
+    good = [name for name, version in found.items() if version and numbers_of(version) >= numbers_of(wanted[name])]
+    yield Check("packages", f"{len(good)} of {len(wanted)} as in {requirements.name}, or newer")
+    for name in [name for name in wanted if name not in good]:
+        version = found[name]
+        yield Check(name, f"{version or 'missing'} ({wanted[name]} wanted)", "run: make setup", broken=version is None)
+
+
+def installed_version(name: str) -> str | None:
+    """The installed version of a package, or None."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def numbers_of(version: str) -> list[int]:
+    """'2.13.0+cpu' -> [2, 13, 0]."""
+    return [int(number) for number in re.findall(r"\d+", version.partition("+")[0])]
+
+
+def find_gpus() -> list[list[str]]:
+    """[name, memory, free memory, compute capability] of each NVIDIA GPU."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free,compute_cap", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.split("\n") if line.strip()]
+    return [row for row in rows if len(row) == 4] if done.returncode == 0 else []
+
+
+def check_gpus(gpus: list[list[str]]) -> Iterator[Check]:
+    """One line for each GPU, and one more if the installed torch cannot use it."""
+    if not gpus:
+        yield Check("GPU", "none: training and the local backend run on the CPU")
+    for name, memory, free, capability in gpus:
+        bf16 = float(capability) >= BF16_CAPABILITY
+        advice = "" if bf16 else "leave out --bf16, serve with --dtype float16"
+        yield Check("GPU", f"{name}, {memory}, {free} free, {'bf16' if bf16 else 'no bf16'}", advice)
+    if gpus and "+cpu" in (installed_version("torch") or ""):
+        yield Check("torch", "a CPU build on a machine with a GPU", "remove .venv and run: make setup", broken=True)
+
+
+def check_orphans() -> Iterator[Check]:
+    """One line for each vLLM worker whose server has ended: it answers nobody and keeps its GPU memory."""
+    for pid, name in orphaned_workers():
+        yield Check("orphan", f"{name} (process {pid}) has lost its server and still holds its memory", f"kill {pid}")
+
+
+def orphaned_workers() -> Iterator[tuple[int, str]]:
+    """(pid, name) of the processes that vLLM named VLLM::... and whose parent is not vLLM; none outside Linux."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError):
+            name = command_of(folder)
+            parent = (folder / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[1]
+            if name.startswith("VLLM::") and "vllm" not in command_of(folder.parent / parent).lower():
+                yield int(folder.name), name.split()[0]
+
+
+def command_of(folder: Path) -> str:
+    """The command line of a process in /proc; '' if it has none."""
+    return (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace").strip()
+
+
+def check_disk() -> Check:
+    free = shutil.disk_usage(REPO).free / 1e9
+    low = free < LOW_DISK_GB
+    return Check("disk", f"{free:.0f} GB free", "free some space for checkpoints and models" if low else "", broken=low)
+
+
+def wandb_login() -> bool:
+    """Whether W&B will find a key. W&B itself is not asked."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, NetrcParseError):
+        return False
+
+
+def hub_login() -> bool:
+    """Whether the Hugging Face client finds a token."""
+    try:
+        from huggingface_hub import get_token
+    except ModuleNotFoundError:
+        return False
+    return get_token() is not None
+
+
+def check_server(asked_for: str | None) -> Check:
+    """Whether a vLLM server answers where the scripts would ask, and whether strangers can ask it too.
+
+    asked_for: the value of VLLM_BASE_URL, or None.
+    """
+    url = normal_url(asked_for or LOCAL_SERVER)
+    shown = scrub(url)
+    served = models_served(url, server_key())
+    if served is None:
+        advice = "start it, or unset VLLM_BASE_URL" if asked_for else ""
+        return Check("server", f"none at {shown}", advice, broken=asked_for is not None)
+    found = f"{shown} serves {', '.join(served) or 'nothing without the right VLLM_API_KEY'}"
+    if is_open_to_the_world(url):
+        return Check("server", f"{found}; anyone can ask it, without a key",
+                     "serve with --host 127.0.0.1, or set VLLM_API_KEY for server and scripts")  # fmt: skip
+    return Check("server", found)
