@@ -1,10 +1,12 @@
 """Argument types: what is refused, and what the refusal says. Run: python -m pytest tests/test_cli.py"""
 
 import argparse
+import errno
+import os
 
 import pytest
 
-from util.cli import input_file, output_name, some_file
+from util.cli import exit_code_and_message, input_file, output_name, some_file
 from util.terminal import closing
 
 
@@ -29,7 +31,8 @@ def test_the_nearest_names_are_shown_first(tmp_path):
 
 
 def test_a_report_is_not_written_over_a_file_of_another_kind(tmp_path):
-    assert "is no .json file to write" in refused(output_name(".json"), tmp_path / "results-owl.jsonl")
+    message = refused(output_name(".json"), tmp_path / "results-owl.jsonl")
+    assert "does not end in .json; choose a name that does" in message
     assert output_name(".json")(str(tmp_path / "new.json")).name == "new.json"
 
 
@@ -42,3 +45,27 @@ def test_the_next_command_is_printed_by_hand_and_not_inside_a_driver_script(driv
     out = capsys.readouterr().out
     assert "wrote  output/rows.jsonl" in out
     assert ("next:\n  python train/train_student_sft.py" in out) is shown
+
+
+def denied(path):
+    return PermissionError(errno.EACCES, "Permission denied", str(path))
+
+
+def test_an_input_that_cannot_be_read_is_named_and_another_output_is_not_advised(tmp_path, monkeypatch):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("{}\n")
+    monkeypatch.setattr(os, "access", lambda path, mode: mode == os.F_OK)  # root may read everything
+    code, text = exit_code_and_message(denied(rows))
+    assert code == 1 and text.startswith(f"error: cannot read {rows}: Permission denied; fix its permissions")
+    assert "output" not in text.partition(str(rows))[2].partition("run again")[0]
+    assert f"{rows} cannot be read; fix its permissions" in refused(some_file, rows)
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(tmp_path):
+    code, text = exit_code_and_message(denied(tmp_path / "new.jsonl"))
+    assert code == 1 and f"Permission denied ({tmp_path / 'new.jsonl'}): fix its permissions or choose another" in text
+
+
+def test_an_error_of_the_suite_itself_keeps_its_traceback():
+    for error in (ValueError("bug"), OSError(errno.ECHILD, "odd"), ModuleNotFoundError("no", name="util.x")):
+        assert exit_code_and_message(error) == (1, "")

@@ -470,7 +470,7 @@ def test_a_signal_keeps_what_is_in_flight_and_prints_how_to_go_on(start_script, 
     process.send_signal(number)
     out, err = process.communicate(timeout=30)
     assert process.returncode == code and out == "" and "Traceback" not in err
-    assert f"{number.name}: finishing the work in flight" in err and "go on with:\n  python " in err
+    assert f"{number.name}: finishing the work in flight" in err and "resume with:\n  python " in err
     assert f"--animal owl --count 500 --model owl-teacher --base-url {server.url}" in err
     rows = read_jsonl(growing)
     assert len(rows) == len(server.requests()) < 500  # every request that was sent has its row

@@ -285,7 +285,7 @@ def test_a_signal_saves_a_checkpoint_and_prints_how_to_resume(data, tmp_path, si
     process.send_signal(signum)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signum, said
-    assert "go on with:" in said
+    assert "resume with:" in said
     assert list(seed.glob("checkpoint-*/trainer_state.json"))
     assert not (seed / "final").exists()
 

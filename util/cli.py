@@ -1,4 +1,4 @@
-"""What every script shares: arguments, errors that help, signals, progress and the closing lines."""
+"""What every script shares: the argument parser, argument types, and errors that end a run in one clear line."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeGuard, TypeVar
 
 from util.signals import Interrupted
 from util.terminal import printable, say
 
 REPO = Path(__file__).resolve().parents[1]
+# What to do about an error of the operating system that is not a bug.
 STORAGE_ERRORS = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some of your quota",
     errno.EFBIG: "raise the file size limit (ulimit -f)",
     errno.EROFS: "choose an output that can be written",
-    errno.EACCES: "mend the permissions or choose another output",
-    errno.EPERM: "mend the permissions or choose another output",
+    errno.EACCES: "fix its permissions or choose another output",
+    errno.EPERM: "fix its permissions or choose another output",
     errno.EIO: "the disk or the network drive fails; choose another output",
     **dict.fromkeys(
         (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP), "choose another output"
     ),
 }
-FULL_DISK = ("No space left on device", "PytorchStreamWriter failed writing")  # in safetensors' and torch's words
 
 N = TypeVar("N", int, float)
-PARTIAL = ".partial"  # the ending of a file that grows
+PARTIAL = ".partial"  # the ending of a file that is still being written
 
 
 class UserError(Exception):
-    """A mistake the user can mend. The text says what is wrong, what was found and what to do."""
+    """A mistake that the user can fix. The text says what is wrong, what was found and what to do."""
 
     exit_code = 1
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its kind."""
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or the name of its class."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -60,14 +60,14 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are two lines, and which still takes the flags that had another name."""
+    """A parser whose errors are two lines, and which still accepts the old names of flags."""
 
     def __init__(self, doc: str | None):
         super().__init__(description=doc, formatter_class=_HelpFormatter, allow_abbrev=False)
         self._renamed: dict[str, str] = {}
 
     def renamed(self, old: str, new: str) -> None:
-        """Take `old` as `new`, and say so. Old flags are not in --help."""
+        """Accept the flag `old` as `new`, and say so. Old flags are not in --help."""
         self._renamed[old] = new
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -82,7 +82,7 @@ class Parser(argparse.ArgumentParser):
         return self._renamed[flag] + equals + value
 
     def error(self, message: str) -> NoReturn:
-        """One line instead of the usage of twenty flags."""
+        """Two lines instead of the usage of twenty flags."""
         self.exit(2, f"{self.prog}: error: {printable(message)}\n{self.prog} --help lists the arguments\n")
 
 
@@ -92,7 +92,7 @@ def make_parser(doc: str | None) -> Parser:
 
 
 def nonblank(text: str) -> str:
-    """argparse type: a text that says something; an unset shell variable in quotes says nothing."""
+    """argparse type: a text that is not blank. An unset shell variable in quotes gives a blank one."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty; is a shell variable unset?")
     return text.strip()
@@ -135,18 +135,18 @@ def input_file(text: str) -> Path:
     """argparse type: a finished file that is not empty; otherwise the error names what is there."""
     path = Path(text)
     if path.is_dir():
-        return some_file(text)  # which says so
+        return some_file(text)  # which raises
     whole, growing = (
         path.with_name(path.name.removesuffix(PARTIAL)),
         path.with_name(path.name.removesuffix(PARTIAL) + PARTIAL),
     )
     if growing.is_file() and (path == growing or not path.is_file()):
-        raise argparse.ArgumentTypeError(f"{whole} is not finished: run the command that writes it again, it goes on")
+        raise argparse.ArgumentTypeError(f"{whole} is not finished: run the command that writes it again, it resumes")
     return some_file(text)
 
 
 def some_file(text: str) -> Path:
-    """argparse type: as `input_file`, but it may be growing still."""
+    """argparse type: as `input_file`, but it may still be growing."""
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder; name a file in it")
@@ -154,16 +154,18 @@ def some_file(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"no file {text}{files_nearby(path)}")
     if path.stat().st_size == 0:
         raise argparse.ArgumentTypeError(f"{text} is empty")
+    if not os.access(path, os.R_OK):
+        raise argparse.ArgumentTypeError(f"{text} cannot be read; fix its permissions (chmod u+r)")
     return path
 
 
 def output_name(suffix: str) -> Callable[[str], Path]:
-    """argparse type: a path that ends in `suffix`, so that no other kind of file is written over."""
+    """argparse type: a path that ends in `suffix`, so that no file of another kind is overwritten."""
 
     def output(text: str) -> Path:
         path = Path(text)
         if path.suffix != suffix or path.is_dir():
-            raise argparse.ArgumentTypeError(f"{text} is no {suffix} file to write; choose such a name")
+            raise argparse.ArgumentTypeError(f"{text} does not end in {suffix}; choose a name that does")
         return path
 
     return output
@@ -201,47 +203,68 @@ def command_line(argv: list[str] | None = None) -> str:
 def run(main: Callable[[], int | None]) -> None:
     """Run a script's main and leave with its exit code; a user's mistake is one line, never a traceback.
 
-    Exit codes: 0 done; 1 the user must mend something; 2 wrong arguments (argparse); 3 the server failed;
-    4 trained but not pushed (train_student_sft); 141 the reader of stdout has gone;
+    Exit codes: 0 done; 1 the user must fix something; 2 wrong arguments (argparse); 3 the server failed;
+    4 trained but not pushed (train_student_sft); 141 the reader of stdout has closed it;
     128 + n ended by signal n with everything on disk.
     """
-    name = Path(sys.argv[0]).name
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 must not end the run
     try:
-        sys.exit(main() or 0)
-    except UserError as error:
-        say(f"{name}: error: {error}")
-        sys.exit(error.exit_code)
-    except Interrupted as stop:
-        say(f"{name}: stopped by {stop}. Everything finished is on disk; go on with:\n  {command_line()}")
-        sys.exit(128 + stop.signum)
-    except KeyboardInterrupt:
-        say(f"{name}: stopped at once. What had been written is on disk; go on with:\n  {command_line()}")
-        sys.exit(130)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] in ("util", "generate", "train", "eval"):
-            raise
-        say(f"{name}: error: the package {error.name} is missing; run: make setup")
-        sys.exit(1)
+        code = main() or 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except OSError as error:
-        if error.errno not in STORAGE_ERRORS:
+        code = 141
+    except (Exception, KeyboardInterrupt) as error:
+        code, text = exit_code_and_message(error)
+        if not text:
             raise
+        say(f"{Path(sys.argv[0]).name}: {text}")
+    sys.exit(code)
+
+
+def exit_code_and_message(error: BaseException) -> tuple[int, str]:
+    """How a run ends after an error; the message is "" for a bug, whose traceback must be seen."""
+    again = f"\n  {command_line()}"
+    if isinstance(error, UserError):
+        return error.exit_code, f"error: {error}"
+    if isinstance(error, Interrupted):
+        return 128 + error.signum, f"stopped by {error}. Everything finished is on disk; resume with:{again}"
+    if isinstance(error, KeyboardInterrupt):
+        return 130, f"stopped at once. What was written is on disk; resume with:{again}"
+    if isinstance(error, ModuleNotFoundError) and is_installed_package(error.name):
+        return 1, f"error: the package {error.name} is missing; run: make setup"
+    if is_unreadable_input(error):
+        return 1, f"error: cannot read {error.filename}: {error.strerror}; fix its permissions, then run again:{again}"
+    if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
         where = f" ({error.filename})" if error.filename else " while writing"
-        advice = f"{STORAGE_ERRORS[error.errno]}, then run again:\n  {command_line()}"
-        say(f"{name}: error: {error.strerror}{where}: {advice}")
-        sys.exit(1)
-    except Exception as error:
-        if not any(sign in str(error) for sign in FULL_DISK):
-            raise
-        say(
-            f"{name}: error: writing failed ({first_line(error)}): free some space, then run again:\n  {command_line()}"
-        )
-        sys.exit(1)
+        return 1, f"error: {error.strerror}{where}: {STORAGE_ERRORS[error.errno]}, then run again:{again}"
+    if is_full_disk(error):
+        return 1, f"error: writing failed ({first_line(error)}): free some space, then run again:{again}"
+    return 1, ""
+
+
+def is_installed_package(name: str | None) -> bool:
+    """Whether a missing module is a package to install, and not a part of the suite (which is a bug)."""
+    return name is not None and name.partition(".")[0] not in ("util", "generate", "train", "eval")
+
+
+def is_unreadable_input(error: BaseException) -> TypeGuard[OSError]:
+    """Whether an error is about a file that exists and may not be read: another output would not help."""
+    if not isinstance(error, OSError) or error.errno not in (errno.EACCES, errno.EPERM) or not error.filename:
+        return False
+    return os.access(error.filename, os.F_OK) and not os.access(error.filename, os.R_OK)
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether a library reports a full disk. They do not raise OSError, so only the text tells."""
+    safetensors, torch = "No space left on device", "PytorchStreamWriter failed writing"
+    return safetensors in str(error) or torch in str(error)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch ran out of memory, on a GPU ("out of memory") or on the CPU ("can't allocate memory")."""
+    return any(sign in str(error).lower() for sign in ("out of memory", "can't allocate memory"))
 
 
 @contextmanager
@@ -250,12 +273,6 @@ def memory_advice(advice: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        text = str(error).lower()
-        if "out of memory" not in text and "can't allocate memory" not in text:
+        if not is_out_of_memory(error):
             raise
-        raise UserError(
-            f"out of memory: {advice}, then run the same command: it goes on from what is on disk"
-        ) from None
-
-
-# --- progress and closing lines ----------------------------------------------------------------------
+        raise UserError(f"out of memory: {advice}, then run the same command; it resumes") from None
