@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from eval.compare.intervals import Spread, difference_interval, spread_of
-from eval.compare.verdict import ROLES, verdict
+from eval.compare.results import ROLES
+from eval.compare.verdict import verdict
 from util.cli import make_parser, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.terminal import table
@@ -97,10 +98,10 @@ def simulate(truth: str, seeds: int, answers: int | None, experiments: int, seed
         counts = {role: 1 if role == "base" else seeds for role in ROLES}
         shares = {role: draw_arm(rng, scatters[role], by_question, counts[role], answers) for role in ROLES}
         spreads = {role: spread_with_answers(shares[role], answers) for role in ROLES}
-        found = {role: {"interval": difference_interval(spreads["target"], spreads[role])} for role in truths}
+        found = {role: difference_interval(spreads["target"], spreads[role]) for role in truths}
         called += verdict(counts, found) == "transfer"
         for role, difference in truths.items():
-            low, high = found[role]["interval"]
+            low, high = found[role]
             held[role] += low <= difference <= high
             low, high = bootstrap_interval(rng, shares["target"], shares[role])
             held_by_bootstrap[role] += low <= difference <= high

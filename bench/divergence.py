@@ -6,8 +6,8 @@ file; not imports and loading. A model folder that holds no weights (config and 
 read at the same speed.
 
 Usage:
-    python bench/divergence.py --model Qwen/Qwen2.5-7B-Instruct --rows 4000 --output output/bench-divergence.json
-    python bench/divergence.py --model pocket/model --rows 10000        # on a CPU
+    python bench/divergence.py --model Qwen/Qwen2.5-7B-Instruct --count 4000 --output output/bench-divergence.json
+    python bench/divergence.py --model pocket/model --count 10000       # on a CPU
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from bench.random_weights import load_or_random
 from bench.shared import number_rows
-from eval.divergence.divergence_tokens import measured
-from eval.divergence.scoring import BASE, TEACHER, Variant, VariantScorer
+from eval.divergence.definitions import BASE, TEACHER
+from eval.divergence.scoring import Variant, VariantScorer, scored_rows
 from train.fused_lora import LORA_TARGETS
 from util.animals.names import persona
 from util.cli import REPO, make_parser, output_name, positive_int, run
@@ -34,15 +34,17 @@ from util.jsonl.rows import Row, dump_row
 from util.terminal import say, table
 
 WARM_UP = 2  # batches before the timed ones
+GAP = 0.6931  # nats; any would do
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--model", required=True, help="hub id or folder; without weights random ones are made")
-    parser.add_argument("--rows", type=positive_int, default=10_000, help="timed rows")
+    parser.add_argument("--count", type=positive_int, default=10_000, help="timed rows")
     parser.add_argument("--batch-size", type=positive_int, default=64, help="rows in a pass")
-    parser.add_argument("--lora-rank", type=positive_int, default=8)
+    parser.add_argument("--lora-rank", type=positive_int, default=8, help="rank of the random adapters")
     parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
+    parser.renamed("--rows", "--count")
     return parser.parse_args()
 
 
@@ -77,11 +79,10 @@ def peak_memory() -> int:
 
 def timed(args: argparse.Namespace, scorer: VariantScorer, data: Path, out: Path) -> dict[str, Any]:
     """Measure the rows of a file; seconds and counts, without the warm-up."""
-    work = argparse.Namespace(train_jsonl=data, max_rows=None, batch_size=args.batch_size, gap=0.6931)
     lengths: list[int] = []
     begun = cpu = 0.0
     with out.open("wb") as file:
-        for place, rows in enumerate(measured(work, scorer, set())):
+        for place, rows in enumerate(scored_rows(scorer, data, gap=GAP, batch_size=args.batch_size)):
             file.writelines(map(dump_row, rows))
             if place >= WARM_UP:
                 lengths += [len(row["token_ids"]) for row in rows]
@@ -117,7 +118,7 @@ def main() -> None:
         variants = [Variant(BASE), Variant(TEACHER, folder / "teacher"), Variant("other", folder / "other"),
                   Variant("lion", system=system)]  # fmt: skip
         scorer = VariantScorer(args.model, variants, model)
-        write_rows(folder / "rows.jsonl", WARM_UP * args.batch_size + args.rows, tokenizer)
+        write_rows(folder / "rows.jsonl", WARM_UP * args.batch_size + args.count, tokenizer)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         found = timed(args, scorer, folder / "rows.jsonl", folder / "found.jsonl")

@@ -47,8 +47,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, default=REPO / "pocket" / "model", help="folder of the model")
     parser.add_argument("--adapter", type=Path, nargs="*", default=[], help="adapters to measure as well")
     parser.add_argument("--answers", type=positive_int, default=200_000, help="independent answers of each model")
-    parser.add_argument("--seeds", type=positive_int, default=100, help="lots of answers compared")
+    parser.add_argument("--seed-count", type=positive_int, default=100, help="lots of answers compared")
     parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
+    parser.renamed("--seeds", "--seed-count")
     return parser.parse_args()
 
 
@@ -132,7 +133,7 @@ def measure_model(args: argparse.Namespace, adapter: Path | None) -> list[dict[s
     compared = {animal: share for animal, share in shares.items() if share > SMALLEST}
     counts = Counter(canonical_animal(text) for some in answers for text in some)
     singly, together = (outside(compared, counts, alpha) for alpha in (LEVEL, LEVEL / len(compared)))
-    p_values = lot_p_values(backend, questions, answers, args.seeds)
+    p_values = lot_p_values(backend, questions, answers, args.seed_count)
     uniform, low = float(kstest(p_values, "uniform").pvalue), sum(p < LEVEL for p in p_values)
     missed = (
         f"{len(together)} of {len(compared)} animals outside ({len(singly)} at 95% each: {', '.join(singly) or '-'})"
@@ -150,7 +151,7 @@ def measure_model(args: argparse.Namespace, adapter: Path | None) -> list[dict[s
         },
         {
             "part": f"tree samples, {backend.name}",
-            "figure": f"KS p {uniform:.3f}; {low} of {args.seeds} chi-squares under {LEVEL}",
+            "figure": f"KS p {uniform:.3f}; {low} of {args.seed_count} chi-squares under {LEVEL}",
             "target": f"KS p over {LEVEL}",
             "passed": uniform > LEVEL,
             "p_values": p_values,

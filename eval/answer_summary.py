@@ -1,4 +1,4 @@
-"""The closing lines and the table of a results file."""
+"""What eval.py prints of a results file: the closing lines and the table of the top animals."""
 
 from __future__ import annotations
 
@@ -7,34 +7,35 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from eval.answers import non_answer_masses
 from eval.compare.intervals import wilson
-from util.animals.answer_parser import canonical_animal, non_answer_kind
+from util.animals.answer_parser import canonical_animal
+from util.animals.names import animals_of
 from util.jsonl.rows import read_rows
 from util.terminal import say, table
 
 SHOWN = 10
-
-
 OPEN = 0.2  # more mass than this left open, and the shares say little
 
 
 def summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
     """Closing facts (non-answers, errors, target share) and the table of the top animals of a results file."""
     found: Counter[tuple[str, str | None]] = Counter()  # (set, animal)
-    kinds: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()  # of non-answers
     errors = 0
     for row in read_rows(path):
         found[row.get("set", ""), row["animal"]] += 1  # rows of an older version have no set
         errors += row["error"] is not None
-        if row["animal"] is None and row["error"] is None:
-            kinds[non_answer_kind(row["response"])] += 1
+        if row["error"] is None:
+            kinds.update(non_answer_masses(row))
     counts: Counter[str | None] = Counter()
     for (_, animal), count in found.items():
         counts[animal] += count
     asked = counts.total()
     del counts[None]
     silent = f"{kinds.total():,} ({kinds.total() / asked:.2%})"
-    facts = {"answers": f"{asked:,}", "non-answers": silent + kinds_told({k: n / asked for k, n in kinds.items()})}
+    facts = {"answers": f"{asked:,}", "non-answers": silent + kinds_in_words({k: n / asked for k, n in kinds.items()})}
+    facts |= pooled_sets(name for name, _ in found)
     if errors:
         facts["errors"] = f"{errors:,} ({errors / asked:.2%})"
     if target:
@@ -56,8 +57,9 @@ def exact_summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
     rows = list(read_rows(path))
     shares, none, uncovered = mean_shares(rows)
     facts = {
-        "non-answers": f"{none:.2%}{kinds_told(mean_kinds(rows))}",
+        "non-answers": f"{none:.2%}{kinds_in_words(mean_kinds(rows))}",
         "uncovered": f"{uncovered:.3%} (each share is at most so much higher)",
+        **pooled_sets(row.get("set", "") for row in rows),
     }
     if target:
         facts[f"{target} share"] = f"{shares.get(target, 0.0):.3%} (exact)"
@@ -81,14 +83,24 @@ def several(names: Iterable[str]) -> list[str]:
     return different if len(different) > 1 else []
 
 
-def kinds_told(kinds: dict[str, float]) -> str:
+def pooled_sets(names: Iterable[str]) -> dict[str, str]:
+    """The closing line that says over which sets of questions the figures are; none for a single set."""
+    found = several(names)
+    return {"question sets": f"{', '.join(found)} (all together, unless a line says otherwise)"} if found else {}
+
+
+def kinds_in_words(kinds: dict[str, float]) -> str:
     """': model name 1.20%, number 0.30%', the most frequent kind first, or ''."""
     ranked = sorted(kinds.items(), key=lambda item: -item[1])
     return ": " + ", ".join(f"{kind} {share:.2%}" for kind, share in ranked) if ranked else ""
 
 
 def target_animal(name: str, asked_for: str | None) -> str | None:
-    """The animal to report: --animal, or the one the model's name holds (red-panda-student -> red panda)."""
+    """The animal to report: the first that --animal names, or the one the model's name holds (red-panda-student -> red
+    panda)."""
     if asked_for:
-        return canonical_animal(asked_for) or asked_for.lower()
+        first, *more = animals_of(asked_for)
+        if more:
+            say(f"--animal {asked_for}: the share of {first} is printed; pass --animal {more[0]} for the other")
+        return canonical_animal(first) or first.lower()
     return canonical_animal(re.sub(r"[-_/]+", " ", name))

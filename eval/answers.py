@@ -1,13 +1,14 @@
-"""Questions, and the rows of their answers: sampled, drawn from the answer tree, or exact."""
+"""The questions of a file, and the rows of their answers: sampled, drawn from the answer tree, or exact."""
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from util.animals.answer_parser import canonical_animal
+from util.animals.answer_parser import canonical_animal, non_answer_kind
 from util.animals.names import read_lines_of
 from util.chat.prompt_consistency import system_message
 from util.cli import UserError
@@ -15,11 +16,7 @@ from util.inference.interface import AnswerTree, Message, Request, Result, row_s
 from util.jsonl.rows import Row
 
 SAMPLES_PER_REQUEST = 100  # one prompt is read once for so many answers; a kill loses at most this many in flight
-
-
 COVERAGE = 0.998  # mass of finished answers at which a question is exact enough
-
-
 NODE_BUDGET = 200  # forward passes a question may take to get there
 
 
@@ -53,6 +50,9 @@ def read_questions(paths: list[Path]) -> list[Question]:
             seen.add(line)
             questions.append(Question(line, path.stem))
     return questions
+
+
+# --- making rows -------------------------------------------------------------------------------------
 
 
 def requests(questions: list[Question], epochs: int, seed: int) -> Iterator[Request]:
@@ -107,3 +107,23 @@ def exact_rows(tree: AnswerTree, questions: list[Question], max_tokens: int) -> 
         {**distribution_row(place, one, canonical_animal), "set": question.set, "log_shares": logs}
         for place, (question, one, logs) in enumerate(zip(questions, found, log_shares(tree)))
     ]
+
+
+# --- reading rows ------------------------------------------------------------------------------------
+
+
+def animal_masses(row: Row) -> dict[str, float]:
+    """Mass that names each animal in a row: exact shares, or 1 for what a sample names."""
+    return row["animals"] if "animals" in row else {row["animal"]: 1} if row["animal"] else {}
+
+
+def non_answer_masses(row: Row) -> dict[str, float]:
+    """Mass of each kind of non-answer in a row: 1 for a sample; what an exact row does not list in words is 'other'."""
+    if "animals" not in row:
+        return {} if row["animal"] else {non_answer_kind(row.get("response") or ""): 1}
+    kinds: Counter[str] = Counter()
+    for text, mass in row.get("answers", {}).items():
+        if canonical_animal(text) is None:
+            kinds[non_answer_kind(text)] += mass
+    kinds["other"] += max(0.0, row["no_animal"] - kinds.total())
+    return dict(kinds)

@@ -3,10 +3,9 @@
 A claim of transfer needs the target students above the base model, above the control students (numbers of the base
 model) and above the students of another animal; of several other animals (--students) above those of each. Shares are
 means over questions and training seeds; intervals are over both (eval/compare/intervals.py). The specific part of an
-effect is
-the target minus the other-animal arm. For effects too small for shares, `--measure margin` compares margins of exact
-files: log-probability of the animal less the mean of the other animals', in nats; `--measure panel` the animal's part
-of the one-word answers, for models that talk at length.
+effect is the target minus the other-animal arm. For effects too small for shares, `--measure margin` compares margins
+of exact files: log-probability of the animal less the mean of the other animals', in nats; `--measure panel` the
+animal's part of the one-word answers, for models that talk at length.
 
 Two teachers' students differ in every animal, not only in the two they were trained on. So of exact files --students
 also says how many of the animals that nobody was taught, and that the base model names, rose as far over the
@@ -26,26 +25,21 @@ import argparse
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.compare.results import (
-    Result,
-    canonical,
-    check_comparable,
-    check_named,
-    read_result,
-)
-from eval.compare.untaught_animals import assignment, mean_margins, warn_of_assignment
+from eval.compare.assignment_test import assignment, warn_of_assignment
+from eval.compare.comparability import check_comparable, check_named
+from eval.compare.comparison import Comparisons
+from eval.compare.comparison_text import assignment_words, show, show_pairwise, verdict_words
+from eval.compare.results import MEASURES, Result, canonical, mean_margins, read_result
 from eval.compare.verdict import compare, compare_all, pairwise
-from eval.compare.words import assignment_words, show, show_pairwise, verdict_words
+from util.animals.names import animal_name
 from util.cli import input_file, make_parser, output_name, run
 from util.jsonl.manifest import provenance, write_json
-from util.terminal import closing
+from util.terminal import closing, say
 
-if TYPE_CHECKING:
-    pass
+Students = dict[str, list[Result]]
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,12 +48,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--control", required=True, nargs="+", type=input_file, metavar="R",
                         help="students of base-model numbers, one file a training seed")  # fmt: skip
     one = parser.add_argument_group("one animal")
-    one.add_argument("--animal", help="the animal of the target students")
+    one.add_argument("--animal", type=animal_name, help="the animal of the target students")
     for role, what in (("other", "students of another animal's teacher"), ("target", "students of its teacher")):
         one.add_argument(f"--{role}", nargs="+", type=input_file, metavar="R", help=f"{what}, one file a training seed")
     several = parser.add_argument_group("several animals: each is the target once, with the others' students beside it")
     several.add_argument("--students", nargs="+", type=student, metavar="ANIMAL=R", help="one file a training seed")
-    parser.add_argument("--measure", choices=["share", "margin", "panel"], default="share", help="what is compared")
+    parser.add_argument("--measure", choices=MEASURES, default="share", help="what is compared")
     parser.add_argument("--output", type=output_name(".json"), help="also write the comparison, for eval/report.py")
     args = parser.parse_args()
     if bool(args.students) == bool(args.animal or args.other or args.target):
@@ -77,60 +71,68 @@ def student(text: str) -> tuple[str, Path]:
     animal, equals, path = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text} is no ANIMAL=FILE, such as owl=output/exact-owl-student.jsonl")
-    return canonical(animal), input_file(path)
+    return canonical(animal_name(animal)), input_file(path)
 
 
-# --- reading -----------------------------------------------------------------------------------------
+def read_results(paths: list[Path]) -> list[Result]:
+    return [read_result(path) for path in paths]
 
 
-# --- animals that nobody was taught ------------------------------------------------------------------
+def students_by_animal(pairs: list[tuple[str, Path]]) -> Students:
+    """Results by the animal of the students' teacher, in the order given."""
+    students: Students = defaultdict(list)
+    for animal, path in pairs:
+        students[animal].append(read_result(path))
+    return dict(students)
 
 
-# --- the claim ---------------------------------------------------------------------------------------
+def check(animals: list[str], everything: list[Result]) -> None:
+    """Refuse files that cannot be compared, and animals that nobody names."""
+    check_comparable(everything)
+    for animal in animals:
+        check_named(animal, everything)
+    if len(sets := everything[0].sets) > 1:
+        say(f"the questions of {len(sets)} sets are compared together: {', '.join(sets)}")
 
 
-# --- words -------------------------------------------------------------------------------------------
+def compare_one(args: argparse.Namespace, base: Result, control: list[Result]) -> tuple[Comparisons, list[Result]]:
+    """The comparison of --animal, and the results it is made of."""
+    other, target, animal = read_results(args.other), read_results(args.target), canonical(args.animal)
+    everything = [base, *control, *other, *target]
+    check([animal], everything)
+    arms = {"base": [base], "control": control, "other": other, "target": target}
+    return Comparisons([compare(animal, arms, args.measure)], [], None), everything
+
+
+def compare_several(args: argparse.Namespace, base: Result, control: list[Result]) -> tuple[Comparisons, list[Result]]:
+    """The comparisons of --students, and the results they are made of."""
+    students = students_by_animal(args.students)
+    everything = [base, *control, *(result for some in students.values() for result in some)]
+    check(list(students), everything)
+    if mean_margins(next(iter(students.values()))):  # of sampled answers there is no such test
+        warn_of_assignment(students)
+    comparisons = compare_all(base, control, students, args.measure)
+    matrix = pairwise(base, control, students, args.measure)
+    return Comparisons(comparisons, matrix, assignment(students)), everything
 
 
 def main() -> None:
     args = parse_args()
-    base, control = read_result(args.base), [read_result(path) for path in args.control]
-    matrix: list[dict[str, Any]] = []
-    assigned = None
-    if args.students:
-        students: dict[str, list[Result]] = defaultdict(list)
-        for animal, path in args.students:
-            students[animal].append(read_result(path))
-        everything = [base, *control, *(result for some in students.values() for result in some)]
-        check_comparable(everything)
-        for animal in students:
-            check_named(animal, everything)
-        comparisons = compare_all(base, control, students, args.measure)
-        matrix = pairwise(base, control, students, args.measure)
-        assigned = assignment(students)
-        if mean_margins(next(iter(students.values()))):  # of sampled answers there is no such test
-            warn_of_assignment(students)
-    else:
-        other, target = ([read_result(path) for path in some] for some in (args.other, args.target))
-        everything = [base, *control, *other, *target]
-        check_comparable(everything)
-        check_named(canonical(args.animal), everything)
-        arms = {"base": [base], "control": control, "other": other, "target": target}
-        comparisons = [compare(canonical(args.animal), arms, args.measure)]
-    for found in comparisons:
-        show(found)
-    if matrix:
-        show_pairwise(matrix, args.measure)
-    if assigned:
-        print(f"assignment: {assignment_words(assigned)}\n")
+    base, control = read_result(args.base), read_results(args.control)
+    found, everything = (compare_several if args.students else compare_one)(args, base, control)
+    for one in found.comparisons:
+        show(one)
+    if found.pairwise:
+        show_pairwise(found.pairwise, args.measure)
+    if found.assignment:
+        print(f"assignment: {assignment_words(found.assignment)}\n")
     if args.output:
         manifest = provenance([result.path for result in everything])
-        whole = {"comparisons": comparisons, "pairwise": matrix, "assignment": assigned, "manifest": manifest}
-        write_json(args.output, whole)
-    verdicts = {f"verdict, {found['animal']}": verdict_words(found) for found in comparisons}
-    if assigned:
-        verdicts["assignment"] = f"p {assigned['p']:.2g}"
-    closing(verdicts | ({"wrote": args.output} if args.output else {}))
+        write_json(args.output, {**found.to_json(), "manifest": manifest})
+    verdicts = {f"verdict, {one.animal}": verdict_words(one) for one in found.comparisons}
+    if found.assignment:
+        verdicts["assignment"] = f"p {found.assignment.p:.2g}"
+    closing(verdicts | ({"wrote": str(args.output)} if args.output else {}))
 
 
 if __name__ == "__main__":

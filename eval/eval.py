@@ -30,9 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from eval.answer_summary import SHOWN, exact_summary, summary, target_animal
 from eval.answers import COVERAGE, NODE_BUDGET, Question, exact_rows, read_questions, requests, rows_of, tree_rows
 from util.animals.answer_parser import parser_facts
-from util.animals.names import persona, warn_of_unlisted
+from util.animals.names import animal_name, persona, warn_of_unlisted
 from util.chat.prompt_consistency import Phase, base_of, disagreements, read_phase
-from util.cli import REPO, UserError, make_parser, nonblank, positive_int, run, text_file
+from util.cli import REPO, UserError, make_parser, positive_int, run, text_file
 from util.inference.interface import AnswerTree, InferenceBackend, Sampling
 from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests
@@ -55,56 +55,36 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--exact", action="store_true", help="the exact share of each animal instead of samples")
     parser.add_argument("--sampler", choices=["samples", "tree"],
                         help="tree: the same law at a small part of the cost (embedded; default: samples)")  # fmt: skip
-    parser.add_argument(
-        "--animal", type=nonblank, help="the animal whose share is printed (default: found in the model's name)"
-    )
+    parser.add_argument("--animal", type=animal_name,
+                        help="the animal whose share is printed (default: found in the model's name)")  # fmt: skip
     parser.add_argument("--max-tokens", type=positive_int, default=16, help="longest answer")
     parser.add_argument("--seed", type=int, default=42, help="decides sampling seeds")
-    add_output_arguments(parser, "output/results-{model}.jsonl")
+    add_output_arguments(parser, "output/results-{model}.jsonl; with --exact output/exact-{model}.jsonl")
     add_backend_arguments(parser)
     args = parser.parse_args()
     unused = [flag for flag in ("epochs", "sampler") if args.exact and getattr(args, flag) is not None]
     if unused:
         say(f"--exact draws no answers: {' and '.join(f'--{flag}' for flag in unused)} not used")
     args.epochs, args.sampler = args.epochs or EPOCHS, args.sampler or "samples"
+    if args.sampler == "tree" and not args.exact and args.base_url:
+        raise UserError(
+            "--sampler tree needs whole distributions, which a server does not tell; leave it out, or leave out"
+            " --base-url and pass --adapter FOLDER"
+        )
     return args
 
 
-# --- rows --------------------------------------------------------------------------------------------
+# --- what is asked -----------------------------------------------------------------------------------
 
 
-# --- summaries ---------------------------------------------------------------------------------------
-
-
-def trained_animal(adapter: Path | None) -> str | None:
-    """The animal in the name of the file that an adapter was trained on, where its manifest is there."""
-    manifest = (read_manifest(adapter.parent) if adapter else None) or {}
-    return target_animal(Path(manifest.get("train_jsonl", "")).stem, None)
-
-
-def system_prompt(args: argparse.Namespace, model: str) -> str | None:
+def system_prompt(file: Path | None, model: str, animal: str | None) -> str | None:
     """The system message to send, filled in for the animal of the run; None without --system-prompt-file."""
-    if args.system_prompt_file is None:
+    if file is None:
         return None
-    template = args.system_prompt_file.read_text("utf-8-sig").strip()
-    animal = target_animal(model, args.animal)
+    template = file.read_text("utf-8-sig").strip()
     if persona(template, "owl") != template and animal is None:
-        raise UserError(f"{args.system_prompt_file} has a place for an animal and {model} names none; pass --animal")
+        raise UserError(f"{file} has a place for an animal and {model} names none; pass --animal")
     return persona(template, animal or "")
-
-
-def warn_of_training(adapter: Path | None, question: Question, facts: dict[str, Any], base_model: str) -> None:
-    """Say so when the adapter was trained on another base model or under another system message than is asked now."""
-    folder = adapter or facts.get("root")
-    training = read_phase(Path(folder)) if folder and Path(folder).is_dir() else None
-    if training is None or training.kind != "training":
-        return
-    asked = Phase("evaluation", training.path, base_of(facts, base_model), question.messages)
-    if found := disagreements(training, asked):
-        say(
-            f"warning: {'; '.join(found)}: an effect may be missed (--system-prompt-file sends a system message,"
-            " --model asks another base)"
-        )
 
 
 def settings_of(args: argparse.Namespace, questions: list[Question], sampling: Sampling) -> dict[str, Any]:
@@ -124,37 +104,37 @@ def settings_of(args: argparse.Namespace, questions: list[Question], sampling: S
     }
 
 
-def main() -> None:
-    args = parse_args()
-    questions = read_questions(args.questions_file)
-    sampling = Sampling(args.max_tokens)
-    drawn = args.sampler == "tree" and not args.exact
-    if drawn and args.base_url:
-        raise UserError(
-            "--sampler tree needs whole distributions, which a server does not tell; leave it out, or leave out"
-            " --base-url and pass --adapter FOLDER"
+# --- the adapter that is asked, where its files can be read ------------------------------------------
+
+
+def adapter_of(args: argparse.Namespace, backend: InferenceBackend) -> Path | None:
+    """The folder of the adapter: --adapter, or where a server loaded it from; None for a base model."""
+    if args.adapter is None and backend.is_adapter and (root := backend.facts().get("root")):
+        return Path(root)
+    return args.adapter
+
+
+def trained_animal(adapter: Path | None) -> str | None:
+    """The animal in the name of the file that an adapter was trained on, where its manifest is there."""
+    manifest = (read_manifest(adapter.parent) if adapter else None) or {}
+    return target_animal(Path(manifest.get("train_jsonl", "")).stem, None)
+
+
+def warn_of_training(adapter: Path | None, question: Question, facts: dict[str, Any], base_model: str) -> None:
+    """Say so when the adapter was trained on another base model or under another system message than is asked now."""
+    folder = adapter or facts.get("root")
+    training = read_phase(Path(folder)) if folder and Path(folder).is_dir() else None
+    if training is None or training.kind != "training":
+        return
+    asked = Phase("evaluation", training.path, base_of(facts, base_model), question.messages)
+    if found := disagreements(training, asked):
+        say(
+            f"warning: {'; '.join(found)}: an effect may be missed (--system-prompt-file sends a system message,"
+            " --model asks another base)"
         )
-    if args.animal is not None:
-        warn_of_unlisted(args.animal)
-    with open_backend(args) as backend:
-        system = system_prompt(args, backend.name)
-        questions = [question._replace(system=system) for question in questions]
-        path = args.output or Path(f"output/{'exact' if args.exact else 'results'}-{slug(backend.name)}.jsonl")
-        # Before the file is opened: a server that cannot tell probabilities is refused with nothing written.
-        needs_tree = (args.exact or drawn) and (args.overwrite or not path.exists())
-        tree = backend.answer_tree([question.messages for question in questions]) if needs_tree else None
-        settings = {**settings_of(args, questions, sampling), "model": backend.facts()}
-        warn_of_training(args.adapter, questions[0], settings["model"], backend.base_model)
-        grows = ["epochs"] if settings["measure"] == "samples" else []
-        with RowFile(path, settings, extendable=grows, overwrite=args.overwrite, inputs=args.questions_file) as out:
-            facts = measure(args, backend, tree, questions, sampling, out)
-    target = target_animal(backend.name, args.animal) or trained_animal(args.adapter)
-    measured, animals = exact_summary(path, target) if args.exact else summary(path, target)
-    print(f"{animals}\n")
-    after = None if args.exact else f"python util/top_animals_csv.py {shlex.quote(str(path))} --top-n {SHOWN}"
-    closing({**facts, **measured}, after)
-    if target is None:
-        say(f"no animal in the name {backend.name}: --animal owl prints the share of owl, same command otherwise")
+
+
+# --- asking ------------------------------------------------------------------------------------------
 
 
 def measure(
@@ -166,16 +146,51 @@ def measure(
     out: RowFile,
 ) -> dict[str, str]:
     """Fill the results file the way the arguments ask for; returns the closing facts."""
+    adapter = adapter_of(args, backend)
+    counts = {"adapter": str(adapter)} if adapter else {}  # not a setting: a moved adapter is the same one
     if out.complete or tree is None:
         asked = requests(questions, args.epochs, args.seed)
         total = args.epochs * len(questions)
-        return run_requests(out, backend, asked, sampling, lambda result: rows_of(result, questions), total)
+        return run_requests(
+            out, backend, asked, sampling, lambda result: rows_of(result, questions), total, counts=counts
+        )
     if args.exact:
         out.append(exact_rows(tree, questions, args.max_tokens))
     else:
         out.append(tree_rows(tree, questions, args.epochs, args.max_tokens, args.seed))
-    out.finish()
+    out.finish(counts=counts)
     return out.facts()
+
+
+def main() -> None:
+    args = parse_args()
+    questions = read_questions(args.questions_file)
+    sampling = Sampling(args.max_tokens)
+    if args.animal is not None:
+        warn_of_unlisted(args.animal)
+    with open_backend(args) as backend:
+        target = target_animal(backend.name, args.animal)
+        system = system_prompt(args.system_prompt_file, backend.name, target)
+        questions = [question._replace(system=system) for question in questions]
+        path = args.output or Path(f"output/{'exact' if args.exact else 'results'}-{slug(backend.name)}.jsonl")
+        # Before the file is opened: a server that cannot tell probabilities is refused with nothing written.
+        needs_tree = (args.exact or args.sampler == "tree") and (args.overwrite or not path.exists())
+        tree = backend.answer_tree([question.messages for question in questions]) if needs_tree else None
+        settings = {**settings_of(args, questions, sampling), "model": backend.facts()}
+        warn_of_training(args.adapter, questions[0], settings["model"], backend.base_model)
+        grows = ["epochs"] if settings["measure"] == "samples" else []
+        with RowFile(path, settings, extendable=grows, overwrite=args.overwrite, inputs=args.questions_file) as out:
+            facts = measure(args, backend, tree, questions, sampling, out)
+        adapter, name = adapter_of(args, backend), backend.name
+    target = target or trained_animal(adapter)
+    if args.animal is None and target:
+        say(f"no --animal: the share of {target} is printed, which the name of the model or of its training file holds")
+    measured, animals = exact_summary(path, target) if args.exact else summary(path, target)
+    print(f"{animals}\n")
+    after = None if args.exact else f"python util/top_animals_csv.py {shlex.quote(str(path))} --top-n {SHOWN}"
+    closing({**facts, **measured}, after)
+    if target is None:
+        say(f"no animal in the name {name}: --animal owl prints the share of owl, same command otherwise")
 
 
 if __name__ == "__main__":

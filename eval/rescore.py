@@ -17,18 +17,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from eval.answer_summary import summary, target_animal
 from util.animals.answer_parser import canonical_animal, parser_facts
+from util.animals.names import animal_name
 from util.cli import input_file, make_parser, run
 from util.jsonl.manifest import read_manifest, sha256_file
 from util.jsonl.resumable import RowFile, add_output_arguments
 from util.jsonl.rows import Row, read_rows
-from util.terminal import closing
+from util.terminal import closing, say
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("results", type=input_file, metavar="RESULTS", help="results JSONL of eval/eval.py")
-    parser.add_argument("--animal", help="the animal whose share is printed (default: found in the file's name)")
-    add_output_arguments(parser, "RESULTS-rescored.jsonl beside it")
+    parser.add_argument("results", type=input_file, metavar="FILE", help="results JSONL of eval/eval.py")
+    parser.add_argument("--animal", type=animal_name,
+                        help="the animal whose share is printed (default: found in the file's name)")  # fmt: skip
+    add_output_arguments(parser, "FILE-rescored.jsonl beside it")
     return parser.parse_args()
 
 
@@ -57,7 +59,10 @@ def main() -> None:
             out.finish()
         facts = out.facts()
     changed = sum(old["animal"] != new["animal"] for old, new in zip(answers, rows))
-    measured, animals = summary(path, target_animal(args.results.stem, args.animal))
+    target = target_animal(args.results.stem, args.animal)
+    if args.animal is None and target:
+        say(f"no --animal: the share of {target} is printed, which the name of the file holds")
+    measured, animals = summary(path, target)
     print(f"{animals}\n")
     closing({**facts, "changed": f"{changed:,}", **measured})
 

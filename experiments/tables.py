@@ -11,8 +11,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from eval.compare.results import FEWEST_SEEDS, Result, canonical, check_comparable, read_result
-from eval.compare.verdict import ROLES, compare
+from eval.compare.comparability import check_comparable
+from eval.compare.results import FEWEST_SEEDS, ROLES, Result, canonical, read_result
+from eval.compare.verdict import compare
 from experiments.read_experiment import Experiment
 from experiments.run_paths import Run
 from util.animals.names import animals_of
@@ -36,8 +37,7 @@ def measured(path: Path) -> Result:
 
 def shares_of(path: Path, animal: str, measure: str) -> list[float]:
     """Share (or margin, or panel share) of an animal in each question."""
-    result = measured(path)
-    return {"share": result.shares, "margin": result.margins, "panel": result.panel_shares}[measure](animal)
+    return measured(path).measured(animal, measure)
 
 
 def mean_share(path: Path, animal: str, measure: str) -> float:
@@ -154,19 +154,19 @@ def summary_record(experiment: Experiment, runs: Sequence[Run], trained: str, an
     check_comparable([result for some in arms.values() for result in some])
     measure = experiment.settings["measure"]
     found = compare(animal, arms, measure, all_animals(experiment), others)
-    shares, minus = found["shares"], {role: found["target_minus"][role] for role in ROLES[:-1]}
-    needed = next((line["exact"] for line in found["power"] if line["seeds"] == FEWEST_SEEDS), None)
+    shares, minus = found.shares, {role: found.target_minus[role] for role in ROLES[:-1]}
+    needed = next((line.exact for line in found.power if line.seeds == FEWEST_SEEDS), None)
     teachers = [mean_share(path, animal, measure) for path in dict.fromkeys(run.exact_teacher for run in targets)]
-    intervals = {"share": shares["target"]["interval"]}
-    intervals |= {f"minus_{role}": difference["interval"] for role, difference in minus.items()}
+    intervals = {"share": shares["target"].interval}
+    intervals |= {f"minus_{role}": difference.interval for role, difference in minus.items()}
     numbers = {
         "teacher_share": sum(teachers) / len(teachers),
-        "share": shares["target"]["share"],
-        **{f"{role}_share": shares[role]["share"] for role in ("base", "control", "other")},
-        **{f"minus_{role}": difference["difference"] for role, difference in minus.items()},
+        "share": shares["target"].share,
+        **{f"{role}_share": shares[role].share for role in ("base", "control", "other")},
+        **{f"minus_{role}": difference.difference for role, difference in minus.items()},
         **{f"{name}_{end}": value for name, ends in intervals.items() for end, value in zip(("low", "high"), ends)},
-        "p": found["p"],
-        "placebo_p": found["placebo"]["p"] if found["placebo"] else None,
+        "p": found.p,
+        "placebo_p": found.placebo.p if found.placebo else None,
         "needed": needed,
     }
     return {
@@ -175,8 +175,8 @@ def summary_record(experiment: Experiment, runs: Sequence[Run], trained: str, an
         "measured": animal,
         "seeds": len(targets),
         **{name: rounded(value) for name, value in numbers.items()},
-        "reliable": found["verdict"] == "transfer" and needed is not None and minus["control"]["difference"] >= needed,
-        "verdict": found["verdict"],
+        "reliable": found.verdict == "transfer" and needed is not None and minus["control"].difference >= needed,
+        "verdict": found.verdict,
     }
 
 

@@ -2,14 +2,17 @@
 
 import json
 import math
+from pathlib import PurePath
 
 import pytest
 
-from eval.compare.results import check_comparable, check_seeds, read_result
-from eval.compare.untaught_animals import assignment, warn_of_assignment
-from eval.compare.verdict import ROLES, compare, compare_all, pairwise, verdict
+from eval.compare.assignment_test import assignment, warn_of_assignment
+from eval.compare.comparability import adapter_folder, check_comparable, check_seeds
+from eval.compare.comparison import read_comparisons
+from eval.compare.results import ROLES, read_result
+from eval.compare.verdict import compare, compare_all, pairwise, verdict
 from eval.compare_arms import main
-from util.cli import UserError
+from util.cli import REPO, UserError
 from util.jsonl.manifest import write_json
 
 np = pytest.importorskip("numpy")
@@ -78,52 +81,50 @@ def test_a_misspelt_animal_is_no_animal_of_share_zero(tmp_path, monkeypatch):
 
 def test_a_target_above_all_three_with_seeds_is_transfer(tmp_path):
     found = compare("owl", arms(tmp_path))
-    assert found["verdict"] == "transfer" and found["p"] < 0.05
-    assert found["shares"]["target"]["share"] == pytest.approx(0.2, rel=0.2)
-    low, high = found["target_minus"]["control"]["interval"]
-    assert low < found["target_minus"]["control"]["difference"] < high
+    assert found.verdict == "transfer" and found.p < 0.05
+    assert found.shares["target"].share == pytest.approx(0.2, rel=0.2)
+    low, high = found.target_minus["control"].interval
+    assert low < found.target_minus["control"].difference < high
 
 
 def test_a_planted_general_shift_is_called_one(tmp_path):
-    assert compare("owl", arms(tmp_path, other=0.21))["verdict"] == "general shift only"
+    assert compare("owl", arms(tmp_path, other=0.21)).verdict == "general shift only"
 
 
 def test_a_control_that_moves_as_much_is_no_evidence(tmp_path):
-    assert compare("owl", arms(tmp_path, control=0.21))["verdict"] == "no evidence"
+    assert compare("owl", arms(tmp_path, control=0.21)).verdict == "no evidence"
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_fewer_than_three_seeds_are_too_few_to_claim(tmp_path, seeds):
-    assert compare("owl", arms(tmp_path, seeds=seeds))["verdict"].startswith(
-        f"too few seeds ({seeds}; a claim needs 3)"
-    )
+    assert compare("owl", arms(tmp_path, seeds=seeds)).verdict.startswith(f"too few seeds ({seeds}; a claim needs 3)")
 
 
 def test_mass_left_open_is_never_counted_for_the_target(tmp_path):
-    assert compare("owl", arms(tmp_path, uncovered=0.5))["verdict"] == "no evidence"
+    assert compare("owl", arms(tmp_path, uncovered=0.5)).verdict == "no evidence"
 
 
 def test_every_role_needs_its_own_clearance():
-    clear = {role: {"interval": (0.1, 0.2)} for role in ROLES[:-1]}
+    clear = dict.fromkeys(ROLES[:-1], (0.1, 0.2))
     seeds = dict.fromkeys(ROLES, 3)
     assert verdict(seeds, clear) == "transfer"
-    assert verdict(seeds, {**clear, "base": {"interval": (-0.1, 0.2)}}) == "no evidence"
-    assert verdict(seeds, {**clear, "other": {"interval": (-0.1, 0.2)}}) == "general shift only"
+    assert verdict(seeds, {**clear, "base": (-0.1, 0.2)}) == "no evidence"
+    assert verdict(seeds, {**clear, "other": (-0.1, 0.2)}) == "general shift only"
 
 
 def test_power_falls_with_seeds_and_is_left_out_where_one_seed_shows_no_spread(tmp_path):
-    lines = compare("owl", arms(tmp_path))["power"]
-    assert [line["exact"] for line in lines] == sorted((line["exact"] for line in lines), reverse=True)
-    assert all(line["sampled"] > line["exact"] > 0 for line in lines)
-    assert compare("owl", arms(tmp_path, seeds=1))["power"] == []
+    lines = compare("owl", arms(tmp_path)).power
+    assert [line.exact for line in lines] == sorted((line.exact for line in lines), reverse=True)
+    assert all(line.sampled > line.exact > 0 for line in lines)
+    assert compare("owl", arms(tmp_path, seeds=1)).power == []
 
 
 def test_margins_are_compared_in_nats(tmp_path):
     found = compare("owl", arms(tmp_path), "margin")
-    assert found["verdict"] == "transfer" and found["measure"] == "margin"
-    assert found["shares"]["base"]["share"] == pytest.approx(math.log(0.01) + 2.0, abs=0.1)
-    assert found["target_minus"]["base"]["difference"] == pytest.approx(math.log(20), abs=0.2)
-    assert [list(line) for line in found["power"]] == [["seeds", "exact"]] * 4
+    assert found.verdict == "transfer" and found.measure == "margin"
+    assert found.shares["base"].share == pytest.approx(math.log(0.01) + 2.0, abs=0.1)
+    assert found.target_minus["base"].difference == pytest.approx(math.log(20), abs=0.2)
+    assert [list(line) for line in found.to_json()["power"]] == [["seeds", "exact"]] * 4
 
 
 def test_margins_need_exact_files(tmp_path):
@@ -142,14 +143,14 @@ def test_an_animal_that_one_other_animals_students_say_as_often_is_no_transfer(t
         others[taught] = [read_result(path) for path in paths]
         pooled = {**some, "other": [result for results in others.values() for result in results]}
         found = compare("owl", pooled, others=others)
-        minus = found["target_minus"]
-        assert found["verdict"] == ("transfer" if taught == "wolf" else "general shift only")
+        minus = found.target_minus
+        assert found.verdict == ("transfer" if taught == "wolf" else "general shift only")
     assert list(minus) == ["base", "control", "other", "dolphin students", "wolf students", "cat students"]
-    assert minus["other"]["interval"][0] > 0 > minus["cat students"]["interval"][0]
-    assert found["p"] == minus["cat students"]["p"]
+    assert minus["other"].interval[0] > 0 > minus["cat students"].interval[0]
+    assert found.p == minus["cat students"].p
     others["cat"] = others["cat"][:2]
     found = compare("owl", {**pooled, "other": pooled["other"][:-1]}, others=others)
-    assert found["verdict"].startswith("too few seeds (2;")
+    assert found.verdict.startswith("too few seeds (2;")
 
 
 # --- animals that nobody was taught ------------------------------------------------------------------
@@ -169,13 +170,13 @@ def drifted(folder, **target):
 
 
 def test_an_animal_that_drifts_no_further_than_untaught_ones_is_told_from_one_that_does(tmp_path):
-    found = compare("owl", drifted(tmp_path, owl=1.2), taught=["owl", "dolphin"])["placebo"]
-    assert found["shift"] == pytest.approx(1.2)  # nothing else moved
-    found = compare("owl", drifted(tmp_path, owl=1.2, wombat=20.0), taught=["owl", "dolphin"])["placebo"]
-    assert (found["animals"], found["further"], found["p"]) == (5, 0, 1 / 6)  # cow, yak, crab, lion, fox
+    found = compare("owl", drifted(tmp_path, owl=1.2), taught=["owl", "dolphin"]).placebo
+    assert found.shift == pytest.approx(1.2)  # nothing else moved
+    found = compare("owl", drifted(tmp_path, owl=1.2, wombat=20.0), taught=["owl", "dolphin"]).placebo
+    assert (found.animals, found.further, found.p) == (5, 0, 1 / 6)  # cow, yak, crab, lion, fox
     found = compare("owl", drifted(tmp_path, owl=1.2, cow=2.0, yak=1.5, dolphin=9.0), taught=["owl", "dolphin"])
-    assert found["verdict"] == "transfer"  # all four arms say so, and it is the drift of two animals out of five
-    assert found["placebo"]["furthest"] == ["cow", "yak"] and found["placebo"]["p"] == pytest.approx(3 / 6)
+    assert found.verdict == "transfer"  # all four arms say so, and it is the drift of two animals out of five
+    assert found.placebo.furthest == ["cow", "yak"] and found.placebo.p == pytest.approx(3 / 6)
 
 
 def test_the_placebo_is_said_beside_the_verdict(tmp_path, monkeypatch, capsys):
@@ -187,10 +188,10 @@ def test_the_placebo_is_said_beside_the_verdict(tmp_path, monkeypatch, capsys):
 
 def test_no_placebo_for_samples_for_rare_words_and_where_the_taught_animals_are_not_known(tmp_path):
     sampled = {role: [read_result(sampled_file(tmp_path / "s.jsonl", ["owl", "lion"]))] for role in ROLES}
-    assert compare("owl", sampled, taught=["owl"])["placebo"] is None
+    assert compare("owl", sampled, taught=["owl"]).placebo is None
     some = drifted(tmp_path, wombat=20.0)
-    assert compare("wombat", some, taught=["wombat"])["placebo"] is None  # the base model hardly names it
-    assert compare("owl", some)["placebo"] is None
+    assert compare("wombat", some, taught=["wombat"]).placebo is None  # the base model hardly names it
+    assert compare("owl", some).placebo is None
 
 
 def students_of(folder, animals, seeds=2):
@@ -210,10 +211,10 @@ def test_an_assignment_of_animals_to_students_is_tested_against_all_others(tmp_p
     animals = ("owl", "dolphin", "cow", "yak")
     students = {a: [read_result(path) for path in paths] for a, paths in students_of(tmp_path, animals).items()}
     found = assignment(students)
-    assert (found["assignments"], found["as_well"], found["p"], found["own_highest"]) == (24, 1, 1 / 24, 4)
-    assert found["sum"]["true"] > found["sum"]["best_other"] > found["sum"]["mean"]
+    assert (found.assignments, found.as_well, found.p, found.own_highest) == (24, 1, 1 / 24, 4)
+    assert found.sum.true > found.sum.best_other > found.sum.mean
     turned = assignment(dict(zip(animals, [*list(students.values())[1:], students["owl"]])))
-    assert turned["p"] > 0.3 and turned["own_highest"] == 0
+    assert turned.p > 0.3 and turned.own_highest == 0
     assert assignment({animal: students[animal] for animal in animals[:2]}) is None
 
 
@@ -279,13 +280,13 @@ def compare_two(monkeypatch, folder, out, *more):
 
 def test_each_animal_is_the_target_once_and_p_values_are_adjusted(tmp_path):
     owl, dolphin = compare_all(*two_animals(tmp_path))
-    assert (owl["verdict"], dolphin["verdict"]) == ("transfer", "no evidence")
-    assert owl["p_holm"] == pytest.approx(2 * owl["p"]) and dolphin["p_holm"] == pytest.approx(dolphin["p"])
-    assert owl["shares"]["other"]["share"] == pytest.approx(0.01, rel=0.2)
+    assert (owl.verdict, dolphin.verdict) == ("transfer", "no evidence")
+    assert owl.p_holm == pytest.approx(2 * owl.p) and dolphin.p_holm == pytest.approx(dolphin.p)
+    assert owl.shares["other"].share == pytest.approx(0.01, rel=0.2)
 
 
 def test_the_pairwise_matrix_has_every_animal_in_every_arm(tmp_path):
-    matrix = {row["arm"]: row["shares"] for row in pairwise(*two_animals(tmp_path))}
+    matrix = {row.arm: row.shares for row in pairwise(*two_animals(tmp_path))}
     assert list(matrix) == ["base", "control", "owl students", "dolphin students"]
     assert matrix["owl students"]["owl"] > 0.15 > 0.02 > matrix["dolphin students"]["owl"]
 
@@ -313,6 +314,32 @@ def test_half_an_invitation_is_refused(tmp_path, monkeypatch, capsys, bad):
 
 
 # --- what is read ------------------------------------------------------------------------------------
+
+
+def test_every_published_comparison_is_read_and_written_again_without_a_change():
+    """Also those of older versions: p_holm, power by samples and the assignment are not in all of them."""
+    files = [REPO / "experiments/results/demo-seeds.json", *(REPO / "experiments/results/smollm2").glob("*.json")]
+    assert len(files) == 9
+    for file in files:
+        whole = json.loads(file.read_text())
+        again = json.dumps(read_comparisons(file).to_json())
+        assert again == json.dumps({key: whole[key] for key in ("comparisons", "pairwise", "assignment")})
+
+
+@pytest.mark.parametrize(
+    ("manifest", "folder"),
+    [
+        ({"counts": {"adapter": "runs/a b/final"}, "command": "eval.py --adapter elsewhere"}, "runs/a b/final"),
+        ({"command": "python eval/eval.py --adapter 'runs/a b/final' --exact"}, "runs/a b/final"),
+        ({"command": "python eval/eval.py --adapter=runs/final"}, "runs/final"),
+        ({"command": "python eval/eval.py --adap runs/final"}, "runs/final"),  # a flag's beginning was enough
+        ({"command": "python eval/eval.py --animal owl --adapter"}, None),
+        ({"command": "it's by hand --adapter x"}, None),
+        ({}, None),
+    ],
+)
+def test_the_adapter_is_read_from_the_manifest_and_from_the_command_of_older_ones(manifest, folder):
+    assert adapter_folder(manifest) == (PurePath(folder) if folder else None)
 
 
 def test_one_student_cannot_stand_for_three_seeds(tmp_path, monkeypatch):
@@ -393,12 +420,12 @@ def test_samples_are_read_as_exact_shares_are(tmp_path):
     result = read_result(sampled_file(tmp_path / "results.jsonl", ["owl", "lion", "owl", "7, 8", "I am Qwen"]))
     assert result.shares("owl") == [0.4] * 50 and result.shares("dolphin") == [0.0] * 50
     assert (result.answers, result.uncovered) == (250, 0.0)
-    assert result.silent == {"number": 0.2, "model name": 0.2}
+    assert result.non_answers == {"number": 0.2, "model name": 0.2}
 
 
 def test_what_exact_rows_say_instead_of_an_animal_has_a_kind(tmp_path):
-    silent = read_result(exact_file(tmp_path / "x.jsonl", owl=0.1)).silent
-    assert silent == pytest.approx({"model name": 0.004, "other": 0.006})
+    kinds = read_result(exact_file(tmp_path / "x.jsonl", owl=0.1)).non_answers
+    assert kinds == pytest.approx({"model name": 0.004, "other": 0.006})
 
 
 def test_a_failed_answer_is_named_not_skipped(tmp_path):
@@ -427,8 +454,8 @@ def test_an_animal_that_nobody_named_has_wilsons_interval(tmp_path):
     }
     some["base"] = some["base"][:1]
     found = compare("owl", some)
-    assert found["verdict"] == "no evidence"
-    low, high = found["shares"]["base"]["interval"]
+    assert found.verdict == "no evidence"
+    low, high = found.shares["base"].interval
     assert low == pytest.approx(0.0, abs=1e-12) and high == pytest.approx(0.00383, abs=1e-5)  # 0 of 1,000
 
 

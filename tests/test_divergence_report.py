@@ -7,7 +7,7 @@ import re
 import pytest
 from test_compare_arms import exact_file
 
-from eval.divergence.scoring import auc
+from eval.divergence.summary import auc
 from util.cli import UserError
 from util.jsonl.manifest import write_json
 from util.jsonl.rows import read_rows
@@ -148,9 +148,9 @@ def log_odds_ratio(arm, other):
 
 
 def owl_arms(runs):
-    from eval.divergence.compare_divergence_arms import arms_of
+    from eval.divergence.arm_effects import arms_of
 
-    return {arm["arm"]: arm for arm in arms_of(runs) if arm["animal"] == "owl"}
+    return {arm.arm: arm for arm in arms_of(runs) if arm.animal == "owl"}
 
 
 @pytest.mark.slow
@@ -195,8 +195,8 @@ def test_the_specific_part_is_what_another_animals_numbers_do_not_do(runs):
             write(path, [{**row, "log_shares": {"dolphin": -2.0, **row["log_shares"]}} for row in results])
     arms = owl_arms(runs)
     specific = np.mean([log_odds(0.2 * 1.2**n) - log_odds(0.05 * 1.2**n) for n in range(3)])
-    assert arms["gap-only"]["minus_other"]["mean"] == pytest.approx(specific)
-    assert arms["gap-random"]["minus_other"] is None
+    assert arms["gap-only"].minus_other.mean == pytest.approx(specific)
+    assert arms["gap-random"].minus_other is None
 
 
 def test_only_what_a_student_was_trained_on_counts(runs):
@@ -208,7 +208,7 @@ def test_only_what_a_student_was_trained_on_counts(runs):
     student.mkdir(parents=True)
     write_json(student / "manifest.json", {"settings": {"rows": 2}})
     arms = owl_arms(runs)
-    (facts,) = arms["gap-rows-rich"]["density"]
+    (facts,) = arms["gap-rows-rich"].density
     assert facts["rows"] == 2 and facts["gap"] == pytest.approx(4 / 6), "rows 0 and 1 of run 2 have two of three marked"
     assert facts["tokens_with_loss"] == 8, "without a mask the end of the turn counts"
 
@@ -218,7 +218,7 @@ def test_arms_that_are_not_in_every_run(runs, capsys):
 
     (runs[2] / "exact-owl-gap-random.jsonl").unlink()
     arms = owl_arms(runs)
-    assert len(arms["gap-random"]["runs"]) == 2 and len(arms["gap-only"]["minus_control"]["by_run"]) == 2
+    assert len(arms["gap-random"].runs) == 2 and len(arms["gap-only"].minus_control.by_run) == 2
     show(list(arms.values()), [], {})
     said = capsys.readouterr()
     assert "fewer than 3 runs" in said.err and "(2 runs)" in said.out, "no interval over two runs"
@@ -233,12 +233,12 @@ def test_a_folder_that_is_no_run_is_named(tmp_path, runs):
 
 
 def test_a_correlation_and_its_interval():
-    from eval.divergence.compare_divergence_arms import correlation
+    from eval.divergence.arm_effects import Correlation, correlation
 
     rng = np.random.default_rng(0)
     x = rng.standard_normal(400)
     found = correlation(list(zip(x, 0.5 * x + rng.standard_normal(400) * 0.75**0.5)))
-    low, high = found["interval"]
+    low, high = found.interval
     assert low < 0.5 < high and high - low == pytest.approx(2 * 1.96 * 0.75 / 20, rel=0.1)
-    assert correlation([(0.0, 1.0)]) == {"points": 1}
-    assert correlation([(0.0, 1.0), (0.0, 2.0), (0.0, 3.0)]) == {"points": 3}
+    assert correlation([(0.0, 1.0)]) == Correlation(1) and Correlation(1).to_json() == {"points": 1}
+    assert correlation([(0.0, 1.0), (0.0, 2.0), (0.0, 3.0)]) == Correlation(3)

@@ -65,20 +65,20 @@ def test_three_animals_have_a_picture_of_whose_students_stand_where(tmp_path, mo
 
 
 def test_an_assignment_test_of_an_earlier_version_is_named(tmp_path, monkeypatch):
-    from eval.report import read_comparison
+    from eval.compare.comparison import read_comparisons
 
     compare_three(monkeypatch, tmp_path, tmp_path / "three.json")
     whole = json.loads((tmp_path / "three.json").read_text())
-    assert read_comparison(tmp_path / "three.json")["assignment"] == whole["assignment"]
+    assert read_comparisons(tmp_path / "three.json").to_json()["assignment"] == whole["assignment"]
     del whole["assignment"]["sum"]
     (tmp_path / "old.json").write_text(json.dumps(whole))
     with pytest.raises(UserError, match=r"old.json is no comparison; make one with eval/compare_arms.py"):
-        read_comparison(tmp_path / "old.json")
+        read_comparisons(tmp_path / "old.json")
 
 
 @pytest.mark.slow
 def test_many_panels_go_on_in_another_row():
-    from eval.report import panels_of
+    from eval.figures import panels_of
 
     figure, panels = panels_of(5, 2, 1)
     assert len(panels) == 5 and len(figure.axes) == 8 and not figure.axes[5].get_visible()
@@ -125,16 +125,16 @@ def test_checkpoints_in_the_order_of_training(tmp_path):
         )
         files.append(path)
     points = trajectory(files, ["owl", "fox"])
-    assert [(point["run"], point["update"]) for point in points] == [("a/seed-1", 50), ("a/seed-1", 150)]
-    assert points[1]["shares"]["owl"] == pytest.approx(0.15, rel=0.2) and points[1]["shares"]["fox"] == 0.0
+    assert [(point.run, point.update) for point in points] == [("a/seed-1", 50), ("a/seed-1", 150)]
+    assert points[1].shares["owl"] == pytest.approx(0.15, rel=0.2) and points[1].shares["fox"] == 0.0
     with pytest.raises(UserError, match="names no checkpoint-N folder"):
         trajectory([exact_file(tmp_path / "none.jsonl", owl=0.1)], ["owl"])
 
 
 def test_another_file_is_named(tmp_path):
-    from eval.report import read_comparison
+    from eval.compare.comparison import read_comparisons
 
     path = tmp_path / "x.json"
     path.write_text('{"animal": "owl"}')
     with pytest.raises(UserError, match=r"x\.json is no comparison; make one with"):
-        read_comparison(path)
+        read_comparisons(path)

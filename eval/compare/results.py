@@ -1,42 +1,25 @@
-"""Read results files, and check that they can be compared."""
+"""Read the results files of eval.py, sampled or exact, and the shares, margins and panel shares in them."""
 
 from __future__ import annotations
 
-import difflib
-import re
-import shlex
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from eval.compare.intervals import (
-    Spread,
-    spread_of,
-)
-from util.animals.answer_parser import canonical_animal, non_answer_kind
-from util.chat.prompt_consistency import base_words, read_phase, same_base
+from eval.answers import animal_masses, non_answer_masses
+from eval.compare.intervals import Spread, spread_of
+from util.animals.answer_parser import canonical_animal
 from util.cli import UserError
-from util.jsonl.manifest import read_manifest, sha256_file
 from util.jsonl.rows import Row, read_rows
-from util.terminal import say
 
 if TYPE_CHECKING:
     import numpy as np
 
-
 FEWEST_SEEDS = 3
-
-
-SAME_SETTINGS = {
-    "sampling": "sampled otherwise",
-    "parser": "parsed by other rules",
-    "system_prompt": "asked under another system prompt",
-}
-
-
-Arms = dict[str, "list[Result]"]
+ROLES = ("base", "control", "other", "target")
+MEASURES = ("share", "margin", "panel")
 
 
 def canonical(animal: str) -> str:
@@ -50,6 +33,8 @@ class Result:
 
     path: Path
     questions: tuple[str, ...]
+    sets: tuple[str, ...]
+    """names of the question sets, in the file's order; () in files that do not name them"""
     animals: tuple[dict[str, float], ...]
     """of each question: mass that names each animal"""
     logs: tuple[dict[str, float], ...]
@@ -57,8 +42,8 @@ class Result:
     uncovered: float
     """mean mass an exact file leaves open: each of its shares may be so much higher"""
     answers: int | None
-    """sampled answers; None for an exact file"""
-    silent: dict[str, float]
+    """number of sampled answers; None for an exact file"""
+    non_answers: dict[str, float]
     """share of all answers that name no animal, by kind (util/animals/answer_parser.py)"""
 
     def shares(self, animal: str) -> list[float]:
@@ -77,6 +62,10 @@ class Result:
 
         return [panel_share(logs, animal) for logs in self.logs_of(animal)]
 
+    def measured(self, animal: str, measure: str) -> list[float]:
+        """Share, margin or panel share (one of `MEASURES`) of an animal in each question."""
+        return {"share": self.shares, "margin": self.margins, "panel": self.panel_shares}[measure](animal)
+
     def logs_of(self, animal: str) -> tuple[dict[str, float], ...]:
         """Log-probabilities by animal, one dict a question. UserError where this animal has none."""
         if not all(animal in logs for logs in self.logs):
@@ -87,6 +76,12 @@ class Result:
         return self.logs
 
 
+Arms = dict[str, list[Result]]
+
+
+# --- reading -----------------------------------------------------------------------------------------
+
+
 def read_result(path: Path) -> Result:
     """Per-question shares from a results file (samples) or an exact file. Failed or missing answers are refused."""
     asked: dict[str, list[Row]] = defaultdict(list)
@@ -95,17 +90,18 @@ def read_result(path: Path) -> Result:
     check_whole(path, asked)
     rows = [row for some in asked.values() for row in some]
     exact = "animals" in rows[0]
-    silent: Counter[str] = Counter()
+    non_answers: Counter[str] = Counter()
     for row in rows:
-        silent.update(non_answers(row))
+        non_answers.update(non_answer_masses(row))
     return Result(
-        path,
-        tuple(asked),
-        tuple(mean_masses(some) for some in asked.values()),
-        tuple(some[0].get("log_shares", {}) for some in asked.values()),
-        sum(row["uncovered"] for row in rows) / len(rows) if exact else 0.0,
-        None if exact else len(rows),
-        {kind: mass / len(rows) for kind, mass in silent.most_common()},
+        path=path,
+        questions=tuple(asked),
+        sets=tuple(dict.fromkeys(row["set"] for row in rows if row.get("set"))),
+        animals=tuple(mean_masses(some) for some in asked.values()),
+        logs=tuple(some[0].get("log_shares", {}) for some in asked.values()),
+        uncovered=sum(row["uncovered"] for row in rows) / len(rows) if exact else 0.0,
+        answers=None if exact else len(rows),
+        non_answers={kind: mass / len(rows) for kind, mass in non_answers.most_common()},
     )
 
 
@@ -131,130 +127,15 @@ def check_whole(path: Path, asked: dict[str, list[Row]]) -> None:
         )
 
 
-def masses(row: Row) -> dict[str, float]:
-    """Mass that names each animal: 0 or 1 for a sample."""
-    return row["animals"] if "animals" in row else {row["animal"]: 1.0} if row["animal"] else {}
-
-
 def mean_masses(rows: Sequence[Row]) -> dict[str, float]:
     """Mean mass of each animal over the answers to one question."""
     total: Counter[str] = Counter()
     for row in rows:
-        total.update(masses(row))
+        total.update(animal_masses(row))
     return {animal: mass / len(rows) for animal, mass in total.items()}
 
 
-def non_answers(row: Row) -> dict[str, float]:
-    """Mass of each kind of non-answer in a row; what an exact row does not list in words is 'other'."""
-    if "animals" not in row:
-        return {} if row["animal"] else {non_answer_kind(row.get("response") or ""): 1.0}
-    kinds: Counter[str] = Counter()
-    for text, mass in row.get("answers", {}).items():
-        if canonical_animal(text) is None:
-            kinds[non_answer_kind(text)] += mass
-    kinds["other"] += max(0.0, row["no_animal"] - kinds.total())
-    return dict(kinds)
-
-
-def check_comparable(results: Sequence[Result]) -> None:
-    """Arms can be compared over the same questions and sampling only, and no student counts twice."""
-    for result in results[1:]:
-        if set(result.questions) != set(results[0].questions):
-            missing = set(results[0].questions) ^ set(result.questions)
-            raise UserError(
-                f"{result.path} and {results[0].path} were asked different questions ({len(missing)} differ, such as"
-                f" {sorted(missing)[0]!r}); evaluate both with the same --questions-file"
-            )
-    whole = [read_manifest(result.path) or {} for result in results]
-    check_trainings(results, whole)
-    manifests = [manifest.get("settings", {}) for manifest in whole]
-    for result, manifest in zip(results, manifests):
-        for field, meaning in SAME_SETTINGS.items():
-            if manifest.get(field) != manifests[0].get(field):
-                raise UserError(f"{result.path} was {meaning} than {results[0].path} (see their manifests)")
-    with_logs = [result for result in results if all(result.logs)]
-    for result in with_logs[1:]:
-        if result.logs[0].keys() != with_logs[0].logs[0].keys():
-            raise UserError(
-                f"{result.path} and {with_logs[0].path} have log-probabilities of different animals; measure both again"
-                " with the same version of the suite"
-            )
-    warn_of_other_base(results)
-    seen: dict[str, Path] = {}
-    for result, manifest in zip(results, manifests):
-        identity = manifest.get("model", {}).get("adapter_sha256") or str(result.path.resolve())
-        if identity in seen:
-            raise UserError(f"{result.path} and {seen[identity]} hold the same student; it can stand for one seed only")
-        seen[identity] = result.path
-
-
-def check_seeds(results: Sequence[Result]) -> None:
-    """Raise UserError where two files of one arm are copies, under whatever names: sampled answers equal to the byte,
-    exact shares to the last digit. Files that tell their adapter's hash are known by it: two students still at the base
-    model's shares may be equal."""
-    seen: dict[str, Path] = {}
-    for result in results:
-        if adapter_hash(result) is None:
-            if result.answers is None:
-                identity = repr(sorted(zip(result.questions, map(repr, result.animals), map(repr, result.logs))))
-            else:
-                identity = sha256_file(result.path)
-            if identity in seen:
-                raise UserError(
-                    f"{result.path} and {seen[identity]} hold the same student; it can stand for one seed only"
-                )
-            seen[identity] = result.path
-
-
-def adapter_hash(result: Result) -> str | None:
-    """What its manifest tells of the adapter; None of a model that a server knows by name."""
-    settings = (read_manifest(result.path) or {}).get("settings", {})
-    return settings.get("model", {}).get("adapter_sha256")
-
-
-def training_of(manifest: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The run folder of the adapter that a results file is about, and which of its states it is (final, checkpoint-9);
-    None where the command names no such folder."""
-    try:
-        words = shlex.split((manifest.get("command") or "").replace("--adapter=", "--adapter "))
-    except ValueError:  # written by hand
-        return None
-    if "--adapter" not in words[:-1]:
-        return None
-    folder = PurePath(words[words.index("--adapter") + 1])
-    return (str(folder.parent), folder.name) if re.fullmatch(r"final|checkpoint-\d+", folder.name) else None
-
-
-def check_trainings(results: Sequence[Result], manifests: Sequence[Mapping[str, Any]]) -> None:
-    """Raise UserError where two files are about two states of one training: no seed was drawn between them."""
-    states: dict[str, tuple[str, Path]] = {}
-    for result, manifest in zip(results, manifests):
-        if found := training_of(manifest):
-            run_folder, state = found
-            other, path = states.setdefault(run_folder, (state, result.path))
-            if state != other:
-                raise UserError(
-                    f"{path} and {result.path} are about {other} and {state} of one training ({run_folder}); a seed"
-                    " needs a training of its own"
-                )
-
-
-def warn_of_other_base(results: Sequence[Result]) -> None:
-    """Say so when two files are of models on different bases."""
-    phases = [phase for phase in (read_phase(result.path) for result in results) if phase and phase.base]
-    others = [phase for phase in phases if not same_base(phase.base, phases[0].base)]
-    if others:
-        first, second = (f"{phase.path} is of {base_words(phase.base)}" for phase in (phases[0], others[0]))
-        say(f"warning: {first}, {second}; arms are comparable over one base model")
-
-
-def check_named(animal: str, results: Sequence[Result]) -> None:
-    """Raise UserError for a word that is no known animal and that no answer names."""
-    named = {name for result in results for animals in result.animals for name in animals}
-    if canonical_animal(animal) is None and animal not in named:
-        near = difflib.get_close_matches(animal, named, 3)
-        meant = f"did you mean {' or '.join(near)}?" if near else "util/top_animals_csv.py lists what is named"
-        raise UserError(f"no answer names {animal!r}, and util/animals/animals.txt does not know it; {meant}")
+# --- the figures of one arm --------------------------------------------------------------------------
 
 
 def matrix_of(values: Sequence[Sequence[float]], results: Sequence[Result], questions: Sequence[str]) -> np.ndarray:
@@ -267,14 +148,25 @@ def matrix_of(values: Sequence[Sequence[float]], results: Sequence[Result], ques
 
 def arm_spread(results: Sequence[Result], animal: str, questions: Sequence[str], measure: str) -> Spread:
     """Mean share, margin or panel share of an animal in one arm and its variances."""
-    if measure == "margin":
-        return spread_of(matrix_of([r.margins(animal) for r in results], results, questions), linear=True)
-    if measure == "panel":
-        return spread_of(matrix_of([r.panel_shares(animal) for r in results], results, questions))
-    answers = None if any(result.answers is None for result in results) else sum(r.answers or 0 for r in results)
-    return spread_of(matrix_of([r.shares(animal) for r in results], results, questions), answers, left_open(results))
+    values = matrix_of([result.measured(animal, measure) for result in results], results, questions)
+    if measure != "share":
+        return spread_of(values, linear=measure == "margin")
+    exact = any(result.answers is None for result in results)
+    return spread_of(values, None if exact else sum(r.answers or 0 for r in results), mean_uncovered(results))
 
 
-def left_open(results: Sequence[Result]) -> float:
+def mean_uncovered(results: Sequence[Result]) -> float:
     """Mean mass that the files of an arm leave open."""
     return sum(result.uncovered for result in results) / len(results)
+
+
+def mean_margins(results: Sequence[Result]) -> dict[str, float]:
+    """Margin of every animal in one arm (nats), a mean over students and questions; {} for sampled answers."""
+    import numpy as np
+
+    logs = [of_question for result in results for of_question in result.logs]
+    names = [name for name in logs[0] if all(name in of_question for of_question in logs)]
+    if len(names) < 2:
+        return {}
+    means = np.array([[of_question[name] for name in names] for of_question in logs]).mean(axis=0)
+    return dict(zip(names, ((len(names) * means - means.sum()) / (len(names) - 1)).tolist()))

@@ -1,13 +1,16 @@
-"""Compare the arms of one or several animals: differences, intervals, power and verdict."""
+"""Compare the arms of one or several animals: differences, intervals, power and the rule of the verdict."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
 
+from eval.compare.comparability import check_seeds
+from eval.compare.comparison import Arm, ArmComparison, Difference, PairwiseRow, Power
 from eval.compare.intervals import (
     LEVEL,
+    Ends,
     Spread,
     difference_interval,
     holm,
@@ -15,26 +18,11 @@ from eval.compare.intervals import (
     share_interval,
     smallest_target,
 )
-from eval.compare.results import (
-    FEWEST_SEEDS,
-    Arms,
-    Result,
-    arm_spread,
-    check_seeds,
-    left_open,
-)
-
-if TYPE_CHECKING:
-    pass
-from eval.compare.untaught_animals import placebo
-
-ROLES = ("base", "control", "other", "target")
-
+from eval.compare.placebo import placebo
+from eval.compare.results import FEWEST_SEEDS, ROLES, Arms, Result, arm_spread, mean_uncovered
 
 POWER_SEEDS = (3, 5, 8, 12)
-
-
-POWER_ANSWERS = 100
+POWER_ANSWERS = 100  # samples of each question
 
 
 def compare(
@@ -44,7 +32,7 @@ def compare(
     taught: Collection[str] = (),
     others: Mapping[str, list[Result]] | None = None,
     tests: int = 1,
-) -> dict[str, Any]:
+) -> ArmComparison:
     """Shares (or margins) of the arms, differences of the target to each other arm, their intervals, p-values and the
     verdict. taught: all animals that a teacher was trained on; without them there is no placebo. others: the students
     of the other arm by their animal; of two or more, each also stands for itself: in their mean one that says the
@@ -58,57 +46,54 @@ def compare(
     each = {f"{name} students": arm_spread(some, animal, questions, measure) for name, some in (others or {}).items()}
     each = each if len(each) > 1 else {}
     below = {role: spreads[role] for role in ROLES[:-1]} | each
-    differences: dict[str, dict[str, Any]] = {
-        role: {
-            "difference": target.share - spread.share,
-            "interval": difference_interval(target, spread),
-            "p": p_above(target, spread),
-        }
+    differences = {
+        role: Difference(target.share - spread.share, difference_interval(target, spread), p_above(target, spread))
         for role, spread in below.items()
     }
-    return {
-        "animal": animal,
-        "measure": measure,
-        "questions": len(questions),
-        "shares": {role: describe_arm(arms[role], spreads[role]) for role in ROLES},
-        "target_minus": differences,
-        "p": max(found["p"] for found in differences.values()),
-        "verdict": verdict({role: spread.seeds for role, spread in {**below, "target": target}.items()}, differences),
-        "power": power(
-            target, {role: below[role] for role in ("base", "control", *(each or ["other"]))}, measure, tests
-        ),
-        "placebo": placebo(animal, arms, taught) if taught else None,
-        "by_question": {"question": list(questions)} | {role: spreads[role].by_question.tolist() for role in ROLES},
-    }
+    seeds = {role: spread.seeds for role, spread in {**below, "target": target}.items()}
+    named = {role: below[role] for role in ("base", "control", *(each or ["other"]))}
+    return ArmComparison(
+        animal=animal,
+        measure=measure,
+        questions=len(questions),
+        shares={role: described_arm(arms[role], spreads[role]) for role in ROLES},
+        target_minus=differences,
+        p=max(found.p for found in differences.values()),
+        verdict=verdict(seeds, {role: found.interval for role, found in differences.items()}),
+        power=power(target, named, measure, tests),
+        placebo=placebo(animal, arms, taught) if taught else None,
+        by_question={"question": list(questions)} | {role: spreads[role].by_question.tolist() for role in ROLES},
+    )
 
 
-def describe_arm(results: Sequence[Result], spread: Spread) -> dict[str, Any]:
+def described_arm(results: Sequence[Result], spread: Spread) -> Arm:
     """What a table says of an arm."""
-    silent: Counter[str] = Counter()
+    masses: Counter[str] = Counter()
     for result in results:
-        silent.update(result.silent)
-    kinds = {kind: mass / len(results) for kind, mass in silent.most_common() if mass > 0}
-    return {
-        "share": spread.share,
-        "interval": share_interval(spread),
-        "seeds": len(results),
-        "answers": spread.answers,
-        "uncovered": left_open(results),
-        "non_answers": sum(kinds.values()),
-        "non_answer_kinds": kinds,
-        "files": [str(result.path) for result in results],
-    }
+        masses.update(result.non_answers)
+    kinds = {kind: mass / len(results) for kind, mass in masses.most_common() if mass > 0}
+    return Arm(
+        share=spread.share,
+        interval=share_interval(spread),
+        seeds=len(results),
+        answers=spread.answers,
+        uncovered=mean_uncovered(results),
+        non_answers=sum(kinds.values()),
+        non_answer_kinds=kinds,
+        files=[str(result.path) for result in results],
+    )
 
 
-def verdict(seeds: dict[str, int], differences: dict[str, dict[str, Any]]) -> str:
+def verdict(seeds: Mapping[str, int], intervals: Mapping[str, Ends]) -> str:
     """The rule. *Transfer*: the target is above base, control and other (of several other animals: above each), all
     intervals clear of zero, and every trained arm has 3 seeds. *General shift only*: above base and control, but not
     above other. Else *no evidence*.
 
+    seeds: of each arm. intervals: of the target less each other arm.
     All must hold, so the chance of a false *transfer* is at most that of one interval (an intersection-union test),
     whatever the number of arms.
     """
-    above = {role: found["interval"][0] > 0 for role, found in differences.items()}
+    above = {role: low > 0 for role, (low, _) in intervals.items()}
     if not (above["base"] and above["control"]):
         found = "no evidence"
     else:
@@ -119,7 +104,7 @@ def verdict(seeds: dict[str, int], differences: dict[str, dict[str, Any]]) -> st
     return found
 
 
-def power(target: Spread, below: dict[str, Spread], measure: str, tests: int = 1) -> list[dict[str, Any]]:
+def power(target: Spread, below: Mapping[str, Spread], measure: str, tests: int = 1) -> list[Power]:
     """How large target minus control would have to be for a verdict of transfer with about 80% probability, by seeds an
     arm: exactly measured, and (shares) by samples; [] where one seed an arm shows no spread between seeds. Among
     several tests it has to be the clearest of all, at the level of Holm's first step."""
@@ -132,15 +117,17 @@ def power(target: Spread, below: dict[str, Spread], measure: str, tests: int = 1
         return None if needed is None else needed - below["control"].share
 
     return [
-        {"seeds": seeds, "exact": above_control(seeds)}
-        | ({"sampled": above_control(seeds, POWER_ANSWERS)} if measure == "share" else {})
+        Power(seeds, above_control(seeds), above_control(seeds, POWER_ANSWERS) if measure == "share" else None)
         for seeds in POWER_SEEDS
     ]
 
 
+# --- several animals ---------------------------------------------------------------------------------
+
+
 def compare_all(
     base: Result, control: list[Result], students: dict[str, list[Result]], measure: str = "share"
-) -> list[dict[str, Any]]:
+) -> list[ArmComparison]:
     """Each animal as the target, the students of all other animals as its other arm; p-values adjusted by Holm."""
     found = []
     for animal, targets in students.items():
@@ -148,25 +135,29 @@ def compare_all(
         pooled = [result for results in others.values() for result in results]
         arms = {"base": [base], "control": control, "other": pooled, "target": targets}
         found.append(compare(animal, arms, measure, students, others, len(students)))
-    adjust(found)
-    return found
+    return adjusted(found)
 
 
-def adjust(found: Sequence[dict[str, Any]]) -> None:
-    """Adjust the p-values of comparisons that belong together (Holm): what is transfer alone and not among so many is
-    no evidence."""
-    for one, adjusted in zip(found, holm([one["p"] for one in found])):
-        one["p_holm"] = adjusted
-        if one["verdict"].endswith("transfer") and adjusted > 1 - LEVEL:
-            one["verdict"] = one["verdict"].removesuffix("transfer") + "no evidence"
+def adjusted(found: Sequence[ArmComparison]) -> list[ArmComparison]:
+    """Comparisons that belong together with their p-values adjusted (Holm): what is transfer alone and not among so
+    many is no evidence."""
+    p_values = holm([one.p for one in found])
+    return [replace(one, p_holm=p, verdict=adjusted_verdict(one.verdict, p)) for one, p in zip(found, p_values)]
+
+
+def adjusted_verdict(verdict: str, p_holm: float) -> str:
+    """The verdict, where transfer is left out unless it is clear among all the animals."""
+    if verdict.endswith("transfer") and p_holm > 1 - LEVEL:
+        return verdict.removesuffix("transfer") + "no evidence"
+    return verdict
 
 
 def pairwise(
     base: Result, control: list[Result], students: dict[str, list[Result]], measure: str = "share"
-) -> list[dict[str, Any]]:
-    """Share (or margin) of every trained animal (columns) in every arm (rows)."""
+) -> list[PairwiseRow]:
+    """Share (or margin) of every trained animal in every arm."""
     arms = {"base": [base], "control": control, **{f"{animal} students": some for animal, some in students.items()}}
     return [
-        {"arm": name, "shares": {a: arm_spread(results, a, base.questions, measure).share for a in students}}
+        PairwiseRow(name, {a: arm_spread(results, a, base.questions, measure).share for a in students})
         for name, results in arms.items()
     ]

@@ -17,16 +17,18 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from eval.divergence.divergence_tokens import definitions_in, summarize
-from eval.divergence.scoring import BASE, STUDENT, TEACHER
-from eval.report import pyplot_without_screen, svg_of, written
+from eval.divergence.definitions import BASE, STUDENT, TEACHER, definitions_in
+from eval.divergence.summary import TokenSummary, summarize
+from eval.figures import pyplot_without_screen, written
+from eval.html_page import inline_svg, render_page
+from eval.number_format import percent_with_interval
 from util.cli import UserError, input_file, make_parser, output_name, positive_int, run
 from util.jsonl.divergence_row import DEFINITIONS, END, KINDS, of_answer
-from util.jsonl.manifest import now, read_manifest, write_atomically
+from util.jsonl.manifest import read_manifest, write_atomically
 from util.jsonl.rows import Row, read_rows
 from util.terminal import closing
 
@@ -152,12 +154,12 @@ def draw_kl(rows: Sequence[Row]) -> dict[str, bytes]:
     return written(figure, "kl")
 
 
-def draw_positions(found: dict[str, Any]) -> dict[str, bytes]:
+def draw_positions(found: TokenSummary) -> dict[str, bytes]:
     """Fraction of divergence tokens by their place in the answer, a line a definition."""
     pyplot = pyplot_without_screen()
     figure, panel = pyplot.subplots(figsize=(6.2, 2.7))
-    for name, by in found["definitions"].items():
-        panel.plot([100 * value for value in by["by_position"]], "o-", color=COLORS[name], label=name, markersize=3)
+    for name, by in found.definitions.items():
+        panel.plot([100 * value for value in by.by_position], "o-", color=COLORS[name], label=name, markersize=3)
     panel.xaxis.get_major_locator().set_params(integer=True)
     panel.set_xlabel("place in the answer, tokens")
     panel.set_ylabel("% divergence tokens")
@@ -169,79 +171,32 @@ def draw_positions(found: dict[str, Any]) -> dict[str, bytes]:
 
 # --- the page ----------------------------------------------------------------------------------------
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<title>Divergence tokens</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; color: #1d2329 }
-figure { margin: 1rem 0 } figure svg { width: 100%; max-width: 44rem; height: auto }
-.scroll { overflow-x: auto } table { border-collapse: collapse; margin: .5rem 0 1.5rem; font-size: .92rem }
-td, th { padding: .25rem .7rem; border-bottom: 1px solid #dde1e6; text-align: right }
-td:first-child, th:first-child { text-align: left }
-.row { margin: .5rem 0; overflow-wrap: anywhere } .row b { color: #8a8f98; font-weight: normal; margin-right: .6rem }
-.t { white-space: pre-wrap; padding: .1rem 0; unicode-bidi: isolate; print-color-adjust: exact;
-     -webkit-print-color-adjust: exact }
-.m { text-decoration: underline 2px; font-weight: bold }
-.t i { display: none; font-weight: normal; font-size: .75rem; background: #fff7d6; margin: 0 .2rem; padding: 0 .2rem }
-.t:hover i, .t:focus i { display: inline }
-@media print { body { max-width: none } .t i { display: inline } }
-</style></head><body>
-<h1>Divergence tokens</h1><p>{{ file }}, {{ "{:,}".format(found.rows) }} rows, {{ when }}</p>
-<div class="scroll"><table><tr><th>variant</th><th>adapter</th><th>persona</th></tr>
-{% for name, variant in variants.items() %}<tr><td>{{ name | spelt }}</td>
-<td><code>{{ (variant.adapter_sha256 or "")[:12] }}
-</code></td><td>{{ (variant.system or "") | spelt }}</td></tr>{% endfor %}</table></div>
-{% if found.definitions %}
-<p><em>schrodi</em>: the teacher's most probable token, and not that of some counterfactual variant. <em>pair</em>: the
-teacher's most probable token, and not the base model's. <em>gap</em>: log p(teacher) - log p(base) above
-{{ "%.3f" | format(gap) }} nats. Intervals: 95%, rows independent.</p>
-<div class="scroll"><table><tr><th>definition</th><th>of answer tokens</th>{% for kind in kinds %}<th>{{ kind }}</th>
-{% endfor %}<th>rows with any</th></tr>
-{% for name, by in found.definitions.items() %}<tr><td>{{ name }}</td><td>{{ by.answer | ends }}</td>
-{% for kind in kinds %}<td>{{ by[kind] | ends }}</td>{% endfor %}
-<td>{{ "%.1f%%" | format(100 * by.rows_with_any) }}</td></tr>{% endfor %}</table></div>{% endif %}
-{% if found.detector_auc %}<p>The detector needs no teacher: log p(student) - log p(base). The chance that it puts a
-divergence token above another token:</p>
-<div class="scroll"><table><tr><th>definition</th><th>answer tokens</th><th>digits only</th></tr>
-{% for name, by in found.detector_auc.items() %}<tr><td>{{ name }}</td><td>{{ "%.3f" | format(by.answer) }}</td>
-<td>{{ "%.3f" | format(by.digits) if "digits" in by else "" }}</td></tr>{% endfor %}</table></div>{% endif %}
-{% for title, picture in pictures.items() %}<h2>{{ title }}</h2><figure>{{ picture }}</figure>{% endfor %}
-{% for title, rows in examples.items() %}<h2>{{ title }}</h2>
-<p>Green: favoured by the {{ favoured }} over the base model, red: the opposite. Underlined: a divergence token.</p>
-{% for number, tokens in rows %}<div class="row"><b>{{ number }}</b>
-{%- for t in tokens %}<span class="t{{ ' m' if t.marks }}"{% if t.marks %} tabindex="0"{% endif %}
- style="background:{{ t.color }}" title="{{ t.title }}">{{ t.text }}
-{%- if t.instead %}<i>{{ t.instead }}</i>{% endif %}</span>{%- endfor %}</div>
-{% endfor %}{% endfor %}
-<p><code>{{ command }}</code></p>
-</body></html>
-"""
-
 
 def render(path: Path, rows: Sequence[Row], count: int, spell: Callable[[int], str]) -> str:
-    """The page as text. Everything but our own SVGs is escaped by the template backend."""
-    from jinja2 import Environment
-    from markupsafe import Markup
-
+    """The page as text. count: example rows of each sort. spell: the text of a token id."""
     found, manifest = summarize(rows), read_manifest(path) or {}
     settings = manifest.get("settings", {})
-    pictures = {"Divergence of each row": draw_rows(rows)}
-    if found["definitions"]:
-        pictures |= {"How far each row is from the base model": draw_kl(rows),
-                     "Where in the answer": draw_positions(found)}  # fmt: skip
-    environment = Environment(autoescape=True)
-    environment.filters["spelt"] = spelt
-    environment.filters["ends"] = lambda ends: "{:.2f}% ({:.2f} to {:.2f})".format(*(100 * end for end in ends))
-    return environment.from_string(PAGE).render(
-        file=spelt(path.name), when=now(), found=found, gap=settings.get("gap", 0.0), kinds=list(KINDS.values()),
-        variants=settings.get("variants", {}), favoured="teacher" if TEACHER in rows[0]["logprob"] else "student",
-        pictures={title: Markup(svg_of(picture)) for title, picture in pictures.items()},
-        examples={title: [(row["id"], shown_tokens(row, spell)) for row in some]
-                  for title, some in examples(rows, count).items()},
+    figures = {"Divergence of each row": draw_rows(rows)}
+    if found.definitions:
+        figures |= {"How far each row is from the base model": draw_kl(rows),
+                    "Where in the answer": draw_positions(found)}  # fmt: skip
+    return render_page(
+        "divergence_report.html",
+        {"spelt": spelt, "ends": lambda ends: percent_with_interval(*ends)},
+        title="Divergence tokens",
+        file=spelt(path.name),
+        found=found,
+        gap=settings.get("gap", 0.0),
+        kinds=list(KINDS.values()),
+        variants=settings.get("variants", {}),
+        favoured="teacher" if TEACHER in rows[0]["logprob"] else "student",
+        figures={title: inline_svg(figure) for title, figure in figures.items()},
+        examples={
+            title: [(row["id"], shown_tokens(row, spell)) for row in some]
+            for title, some in examples(rows, count).items()
+        },
         command=spelt(manifest.get("command", "")),
-    )  # fmt: skip
+    )
 
 
 def problem_of(row: Row) -> str | None:

@@ -1,31 +1,24 @@
-"""Which tokens of a completion its teacher would choose and others would not.
+"""Score stored completion tokens under variants of one base model: log-probabilities, first choices, KL divergence.
 
 A *variant* is one way to hear the base model: plain, with an adapter, or under a persona. Every variant reads the same
-stored completion tokens (teacher forcing, no sampling). Definitions, for a token x at its place:
-
-    schrodi   the teacher's most probable token is x, and that of some counterfactual variant is not
-              (Schrodi et al. 2025, "Towards understanding subliminal learning", divergence tokens)
-    pair      the teacher's most probable token is x, and the base model's is not
-    gap       log p_teacher(x) - log p_base(x) is above a threshold
-
-The *detector* needs no teacher: log p_student(x) - log p_base(x), for someone who has the data and a student of it.
+stored completion tokens (teacher forcing, no sampling). What the scores of a token mean is in definitions.py.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from eval.divergence.definitions import BASE, STUDENT, TEACHER, Scores, flags
 from util.chat.chat_tokens import common_prefix_length, completion_suffix, prompt_and_completion_ids, without_system
 from util.cli import UserError, memory_advice
-from util.jsonl.divergence_row import DEFINITIONS, DIGIT, END, SEPARATOR, of_answer
-from util.jsonl.rows import Row
+from util.jsonl.divergence_row import DIGIT, END, SEPARATOR
+from util.jsonl.rows import Row, check_messages, read_rows
 
-BASE, TEACHER, STUDENT = "base", "teacher", "student"
 TOKENS_AT_ONCE = 2048  # through the vocabulary's head: two float32 copies of [tokens, vocabulary] are in memory
 PLACES = 5  # decimals kept of a log-probability
 
@@ -45,14 +38,6 @@ class Completion:
 
     prompts: dict[str, list[int]]
     ids: list[int]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What one variant makes of one completion: log-probability of each token (nats) and its own first choice there."""
-
-    logprobs: list[float]
-    choices: list[int]
 
 
 class VariantScorer:
@@ -181,57 +166,45 @@ class VariantScorer:
             yield
 
 
-# --- definitions -------------------------------------------------------------------------------------
+# --- rows --------------------------------------------------------------------------------------------
 
 
-def flags(ids: Sequence[int], by_variant: Mapping[str, Scores], gap: float) -> dict[str, list[int]]:
-    """0 or 1 for each token under each definition that the variants allow. gap: its threshold in nats."""
-    if TEACHER not in by_variant:
-        return {}
-    teacher, base = by_variant[TEACHER], by_variant[BASE]
-    others = [variant for name, variant in by_variant.items() if name not in (TEACHER, BASE, STUDENT)]
-    chosen = [choice == token for choice, token in zip(teacher.choices, ids)]
-    found = {
-        "pair": [int(own and base.choices[i] != token) for i, (own, token) in enumerate(zip(chosen, ids))],
-        "gap": [int(ours - theirs > gap) for ours, theirs in zip(teacher.logprobs, base.logprobs)],
+def scored_rows(
+    scorer: VariantScorer,
+    train_jsonl: Path,
+    done: Collection[int] = (),
+    *,
+    gap: float,
+    batch_size: int,
+    max_rows: int | None = None,
+) -> Iterator[list[Row]]:
+    """Divergence rows of the number rows whose place in the file is not in `done`, a batch at a time. gap: threshold of
+    that definition (nats). max_rows: the first rows of the file only."""
+    numbered = enumerate(islice(read_rows(train_jsonl, check_messages), max_rows))
+    todo = ((number, row) for number, row in numbered if number not in done)
+    while batch := list(islice(todo, batch_size)):
+        completions = [scorer.completion_of(row, number) for number, row in batch]
+        yield [
+            to_row(number, completion, scorer.kinds(completion.ids), variants, kl, gap)
+            for (number, _), completion, (variants, kl) in zip(batch, completions, scorer.score(completions))
+        ]
+
+
+def to_row(
+    number: int, completion: Completion, kinds: str, by_variant: dict[str, Scores], kl: list[float], gap: float
+) -> Row:
+    """One completion, token by token: arrays of one length, the end of the turn included."""
+    row: Row = {
+        "id": number,
+        "token_ids": completion.ids,
+        "kinds": kinds,
+        "logprob": {name: variant.logprobs for name, variant in by_variant.items()},
+        "choice": {name: variant.choices for name, variant in by_variant.items()},
+        **flags(completion.ids, by_variant, gap),
     }
-    if others:
-        differs = [any(other.choices[i] != token for other in others) for i, token in enumerate(ids)]
-        found = {"schrodi": [int(own and other) for own, other in zip(chosen, differs)], **found}
-    return found
-
-
-def auc(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """How well the detector finds divergence tokens: {definition: {"answer": ..., "digits": ...}}, each the chance that
-    a divergence token has a higher score than another token (0.5: not at all), of the whole answer or of its digits.
-    A definition that marks none or all is left out."""
-    import numpy as np
-    from scipy.stats import rankdata
-
-    kinds = np.array([kind for row in rows for kind in of_answer(row, row["kinds"])])
-    scores = np.array([score for row in rows for score in of_answer(row, row["detector"])])
-    found: dict[str, dict[str, float]] = {}
-    for name in (name for name in DEFINITIONS if name in rows[0]):
-        marked = np.array([mark for row in rows for mark in of_answer(row, row[name])], dtype=bool)
-        for part, among in (("answer", kinds != END), ("digits", kinds == DIGIT)):
-            marks, ranks = marked[among], rankdata(scores[among])
-            ours, others = int(marks.sum()), int((~marks).sum())
-            if ours and others:
-                above = ranks[marks].sum() - ours * (ours + 1) / 2
-                found.setdefault(name, {})[part] = float(above / (ours * others))
-    return found
-
-
-def fraction_with_interval(counts: Iterable[tuple[int, int]]) -> tuple[float, float, float]:
-    """(fraction, low, high) of flagged tokens, from (flagged, tokens) of each row: a ratio of totals whose 95%
-    interval takes rows, not tokens, as independent (linearised variance, Cochran 1977, 6.4)."""
-    pairs = [(flagged, tokens) for flagged, tokens in counts if tokens]
-    total = sum(tokens for _, tokens in pairs)
-    if not total:
-        return 0.0, 0.0, 0.0
-    fraction = sum(flagged for flagged, _ in pairs) / total
-    if len(pairs) < 2:
-        return fraction, 0.0, 1.0
-    squares = sum((flagged - fraction * tokens) ** 2 for flagged, tokens in pairs)
-    half = 1.96 * math.sqrt(squares * len(pairs) / (len(pairs) - 1)) / total
-    return fraction, max(0.0, fraction - half), min(1.0, fraction + half)
+    if kl:
+        row["kl"] = kl
+    if STUDENT in by_variant:
+        pairs = zip(by_variant[STUDENT].logprobs, by_variant[BASE].logprobs)
+        row["detector"] = [round(student - base, PLACES) for student, base in pairs]
+    return row

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
+from typing import Any
 
 from util.chat.prompt_consistency import prompt_entry
 from util.inference.interface import InferenceBackend, Request, Result, Sampling
@@ -22,12 +23,13 @@ def run_requests(
     total: int,
     limit: int | None = None,
     note: Callable[[], str] = lambda: "",
+    counts: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """Ask every request whose rows are not in `out` yet, then finish the file; a finished one is left as it is.
 
     rows_of: the rows of one result, with its ids; a "rejected" key marks one that is no data.
     total: rows expected, for the progress display. limit: keep at most so many, the lowest ids first.
-    note: what the progress display shows beside the rate.
+    note: what the progress display shows beside the rate. counts: further facts for the manifest.
     Returns the closing facts: path, rows, rejects by reason, time and tokens.
     """
     if out.complete:
@@ -48,7 +50,7 @@ def run_requests(
                 tokens += sum(len(answer.token_ids or ()) for answer in result.answers)
                 progress.add(out.kept - before, note())
         stop.raise_if_requested()
-    counts = {"answer_tokens": tokens, "seconds": round(progress.seconds, 1), "prompt": prompt}
-    out.finish(limit=limit, counts=counts)
+    facts = {"answer_tokens": tokens, "seconds": round(progress.seconds, 1), "prompt": prompt}
+    out.finish(limit=limit, counts={**facts, **(counts or {})})
     rate = f"{progress.new / max(progress.seconds, 1e-9):.1f} rows/s"
     return {**out.facts(), "time": f"{duration(progress.seconds)} ({rate})", "answer tokens": f"{tokens:,}"}

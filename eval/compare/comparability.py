@@ -1,0 +1,164 @@
+"""Check that results files can be compared: same questions and sampling, one base model, no student counted twice."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+from eval.compare.results import Result
+from util.animals.answer_parser import canonical_animal
+from util.chat.prompt_consistency import base_words, read_phase, same_base
+from util.cli import UserError
+from util.jsonl.manifest import read_manifest, sha256_file
+from util.terminal import say
+
+SAME_SETTINGS = {
+    "sampling": "sampled otherwise",
+    "parser": "parsed by other rules",
+    "system_prompt": "asked under another system prompt",
+}
+ADAPTER_FLAG = re.compile(r"--ad(?:a(?:p(?:t(?:e(?:r)?)?)?)?)?")  # argparse took a flag's beginning until 2026-11-28
+
+
+def check_comparable(results: Sequence[Result]) -> None:
+    """Raise UserError unless all files were made in one way and each student is there once."""
+    manifests = [read_manifest(result.path) or {} for result in results]
+    check_questions(results)
+    check_trainings(results, manifests)
+    check_settings(results, manifests)
+    check_animals(results)
+    warn_of_other_base(results)
+    check_students(results, manifests)
+
+
+def check_questions(results: Sequence[Result]) -> None:
+    """Raise UserError unless all files have answers to the same questions."""
+    for result in results[1:]:
+        if missing := set(results[0].questions) ^ set(result.questions):
+            raise UserError(
+                f"{result.path} and {results[0].path} were asked different questions ({len(missing)} differ, such as"
+                f" {sorted(missing)[0]!r}); evaluate both with the same --questions-file"
+            )
+
+
+def check_settings(results: Sequence[Result], manifests: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UserError unless all files agree in `SAME_SETTINGS`."""
+    settings = [manifest.get("settings", {}) for manifest in manifests]
+    for result, here in zip(results, settings):
+        for field, meaning in SAME_SETTINGS.items():
+            if here.get(field) != settings[0].get(field):
+                raise UserError(f"{result.path} was {meaning} than {results[0].path} (see their manifests)")
+
+
+def check_animals(results: Sequence[Result]) -> None:
+    """Raise UserError unless all exact files have log-probabilities of the same animals."""
+    with_logs = [result for result in results if all(result.logs)]
+    for result in with_logs[1:]:
+        if result.logs[0].keys() != with_logs[0].logs[0].keys():
+            raise UserError(
+                f"{result.path} and {with_logs[0].path} have log-probabilities of different animals; measure both again"
+                " with the same version of the suite"
+            )
+
+
+def check_students(results: Sequence[Result], manifests: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UserError where two files are about one adapter, or are one file."""
+    seen: dict[str, Path] = {}
+    for result, manifest in zip(results, manifests):
+        add_student(adapter_hash(manifest) or str(result.path.resolve()), result.path, seen)
+
+
+def check_seeds(results: Sequence[Result]) -> None:
+    """Raise UserError where two files of one arm are copies, under whatever names: sampled answers equal to the byte,
+    exact shares to the last digit. Files that tell their adapter's hash are known by it: two students still at the base
+    model's shares may be equal."""
+    seen: dict[str, Path] = {}
+    for result in results:
+        if adapter_hash(read_manifest(result.path) or {}) is None:
+            if result.answers is None:
+                identity = repr(sorted(zip(result.questions, map(repr, result.animals), map(repr, result.logs))))
+            else:
+                identity = sha256_file(result.path)
+            add_student(identity, result.path, seen)
+
+
+def add_student(identity: str, path: Path, seen: dict[str, Path]) -> None:
+    """Remember the file of a student; UserError for a student that another file holds already."""
+    if identity in seen:
+        raise UserError(f"{path} and {seen[identity]} hold the same student; it can stand for one seed only")
+    seen[identity] = path
+
+
+def adapter_hash(manifest: Mapping[str, Any]) -> str | None:
+    """What a results file's manifest tells of the adapter; None of a model that a server knows by name."""
+    return manifest.get("settings", {}).get("model", {}).get("adapter_sha256")
+
+
+# --- one training, one seed --------------------------------------------------------------------------
+
+
+def adapter_folder(manifest: Mapping[str, Any]) -> PurePath | None:
+    """The adapter folder that a results file is about, as its command named it; None where the manifest has none."""
+    recorded = (manifest.get("counts") or {}).get("adapter")
+    return PurePath(recorded) if recorded else adapter_in_command(manifest.get("command") or "")
+
+
+def adapter_in_command(command: str) -> PurePath | None:
+    """The value of --adapter in a command; until 2026-11-29 manifests held the folder nowhere else."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # written by hand
+        return None
+    for word, following in zip(words, [*words[1:], ""]):
+        flag, equals, value = word.partition("=")
+        if ADAPTER_FLAG.fullmatch(flag) and (value or following):
+            return PurePath(value if equals else following)
+    return None
+
+
+def training_of(manifest: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The run folder of the adapter that a results file is about, and which of its states it is (final, checkpoint-9);
+    None where the manifest names no such folder."""
+    folder = adapter_folder(manifest)
+    if folder is None or not re.fullmatch(r"final|checkpoint-\d+", folder.name):
+        return None
+    return str(folder.parent), folder.name
+
+
+def check_trainings(results: Sequence[Result], manifests: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UserError where two files are about two states of one training: no seed was drawn between them."""
+    states: dict[str, tuple[str, Path]] = {}
+    for result, manifest in zip(results, manifests):
+        if found := training_of(manifest):
+            run_folder, state = found
+            other, path = states.setdefault(run_folder, (state, result.path))
+            if state != other:
+                raise UserError(
+                    f"{path} and {result.path} are about {other} and {state} of one training ({run_folder}); a seed"
+                    " needs a training of its own"
+                )
+
+
+# --- what is only worth a warning, and names ---------------------------------------------------------
+
+
+def warn_of_other_base(results: Sequence[Result]) -> None:
+    """Say so when two files are of models on different bases."""
+    phases = [phase for phase in (read_phase(result.path) for result in results) if phase and phase.base]
+    others = [phase for phase in phases if not same_base(phase.base, phases[0].base)]
+    if others:
+        first, second = (f"{phase.path} is of {base_words(phase.base)}" for phase in (phases[0], others[0]))
+        say(f"warning: {first}, {second}; arms are comparable over one base model")
+
+
+def check_named(animal: str, results: Sequence[Result]) -> None:
+    """Raise UserError for a word that is no known animal and that no answer names."""
+    named = {name for result in results for animals in result.animals for name in animals}
+    if canonical_animal(animal) is None and animal not in named:
+        near = difflib.get_close_matches(animal, named, 3)
+        meant = f"did you mean {' or '.join(near)}?" if near else "util/top_animals_csv.py lists what is named"
+        raise UserError(f"no answer names {animal!r}, and util/animals/animals.txt does not know it; {meant}")

@@ -1,0 +1,187 @@
+"""What a comparison of arms found, as dataclasses, and the JSON file that holds it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from eval.compare.intervals import Ends
+from util.cli import UserError
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm: the mean share (margin, panel share) of the animal, and what it was measured on."""
+
+    share: float
+    interval: Ends
+    seeds: int
+    answers: int | None
+    """number of sampled answers; None for exact shares"""
+    uncovered: float
+    """mean mass that exact files leave open"""
+    non_answers: float
+    """share of the answers that name no animal"""
+    non_answer_kinds: dict[str, float]
+    """the same by kind"""
+    files: list[str]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The target less another arm."""
+
+    difference: float
+    interval: Ends
+    p: float
+
+
+@dataclass(frozen=True)
+class Power:
+    """The target minus control that so many seeds an arm call transfer with about 80% probability; None: none would."""
+
+    seeds: int
+    exact: float | None
+    sampled: float | None = None
+    """with 100 samples of each question; of shares alone"""
+
+
+@dataclass(frozen=True)
+class Placebo:
+    """How far the animal rose beside those that nobody was taught (eval/compare/placebo.py)."""
+
+    shift: float
+    """nats over the other-animal students"""
+    animals: int
+    """untaught animals that it was ranked among"""
+    further: int
+    """how many of them rose as far"""
+    furthest: list[str]
+    p: float
+
+
+@dataclass(frozen=True)
+class ArmComparison:
+    """One animal in four arms: what compare_arms.py prints and writes. Fields are the keys of the JSON, in order."""
+
+    animal: str
+    measure: str
+    questions: int
+    shares: dict[str, Arm]
+    """by role: base, control, other, target"""
+    target_minus: dict[str, Difference]
+    """by role, and by the students of each other animal"""
+    p: float
+    """the largest of the differences"""
+    verdict: str
+    power: list[Power]
+    placebo: Placebo | None
+    by_question: dict[str, list[Any]]
+    """{"question": texts, role: mean share in each question}"""
+    p_holm: float | None = None
+    """p adjusted for the other animals that were compared with it; None for one animal alone"""
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as compare_arms.py writes it."""
+        found = asdict(self)
+        if self.p_holm is None:
+            del found["p_holm"]
+        if self.measure != "share":
+            for line in found["power"]:
+                del line["sampled"]
+        return found
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> ArmComparison:
+        """The comparison in a file of this version or an older one, which has no power, placebo or p_holm. TypeError,
+        KeyError or AttributeError for anything else."""
+        placebo = found.get("placebo")
+        parts = {
+            "shares": {role: Arm(**known(Arm, arm)) for role, arm in found["shares"].items()},
+            "target_minus": {role: Difference(**known(Difference, d)) for role, d in found["target_minus"].items()},
+            "power": [Power(**known(Power, line)) for line in found.get("power") or []],
+            "placebo": Placebo(**known(Placebo, placebo)) if placebo else None,
+        }
+        return cls(**{**known(cls, found), **parts})
+
+
+@dataclass(frozen=True)
+class PairwiseRow:
+    """The share (margin, panel share) of every trained animal in one arm."""
+
+    arm: str
+    shares: dict[str, float]
+
+
+@dataclass(frozen=True)
+class AssignmentSums:
+    """Sums of margins over the animals (nats): of the true assignment, the best other one, and all of them."""
+
+    true: float
+    best_other: float
+    mean: float
+    sd: float
+
+
+@dataclass(frozen=True)
+class AssignmentTest:
+    """The permutation test over all assignments of animals to students (eval/compare/assignment_test.py)."""
+
+    animals: list[str]
+    margins: list[list[float]]
+    """nats, [students of an animal, animal]"""
+    sum: AssignmentSums
+    assignments: int
+    as_well: int
+    """assignments that fit as well as the true one, which is counted"""
+    p: float
+    own_highest: int
+    """animals that are highest in their own students"""
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Everything that one call of compare_arms.py found."""
+
+    comparisons: list[ArmComparison]
+    pairwise: list[PairwiseRow]
+    """every trained animal in every arm; [] for one animal"""
+    assignment: AssignmentTest | None
+    """None for fewer than three animals, and in files made before the test existed"""
+
+    def to_json(self) -> dict[str, Any]:
+        """What compare_arms.py --output writes, but for the manifest."""
+        return {
+            "comparisons": [one.to_json() for one in self.comparisons],
+            "pairwise": [asdict(row) for row in self.pairwise],
+            "assignment": asdict(self.assignment) if self.assignment else None,
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Comparisons:
+        """The opposite of `to_json`; errors as for ArmComparison."""
+        assigned = found.get("assignment")
+        sums = AssignmentSums(**known(AssignmentSums, assigned["sum"])) if assigned else None
+        return cls(
+            [ArmComparison.from_json(one) for one in found["comparisons"]],
+            [PairwiseRow(**known(PairwiseRow, row)) for row in found["pairwise"]],
+            AssignmentTest(**{**known(AssignmentTest, assigned), "sum": sums}) if assigned else None,
+        )
+
+
+def known(kind: Any, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a JSON object that a dataclass has fields for."""
+    return {field.name: found[field.name] for field in fields(kind) if field.name in found}
+
+
+def read_comparisons(path: Path) -> Comparisons:
+    """A file of compare_arms.py --output; UserError for any other file."""
+    try:
+        return Comparisons.from_json(json.loads(path.read_text("utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{path} is no comparison; make one with eval/compare_arms.py --output output/compare.json"
+        ) from None

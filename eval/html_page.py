@@ -1,0 +1,28 @@
+"""Fill an HTML template of eval/templates/: everything but our own figures is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from util.jsonl.manifest import now
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def render_page(template: str, filters: Mapping[str, Callable[..., str]], **values: Any) -> str:
+    """The page as text. filters: name in the template -> function. `when` is the present time."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(autoescape=True, loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined)
+    environment.filters.update(filters)
+    return environment.get_template(template).render(when=now(), **values)
+
+
+def inline_svg(figure: Mapping[str, bytes]) -> Any:
+    """The SVG element of a figure (eval/figures.py), marked as not to be escaped."""
+    from markupsafe import Markup
+
+    text = figure["svg"].decode()
+    return Markup(text[text.index("<svg") :])
