@@ -36,7 +36,7 @@ from util.cli import REPO, UserError, make_parser, positive_int, run, text_file
 from util.inference.interface import AnswerTree, InferenceBackend, Sampling
 from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests
-from util.jsonl.manifest import read_manifest
+from util.jsonl.manifest import Manifest
 from util.jsonl.resumable import RowFile, add_output_arguments
 from util.jsonl.rows import slug
 from util.terminal import closing, say
@@ -116,8 +116,8 @@ def adapter_of(args: argparse.Namespace, backend: InferenceBackend) -> Path | No
 
 def trained_animal(adapter: Path | None) -> str | None:
     """The animal in the name of the file that an adapter was trained on, where its manifest is there."""
-    manifest = (read_manifest(adapter.parent) if adapter else None) or {}
-    return target_animal(Path(manifest.get("train_jsonl", "")).stem, None)
+    training = Manifest.read(adapter.parent) if adapter else None
+    return target_animal(Path(training.train_jsonl).stem, None) if training else None
 
 
 def warn_of_training(adapter: Path | None, question: Question, facts: dict[str, Any], base_model: str) -> None:

@@ -36,7 +36,7 @@ from eval.html_page import inline_svg, render_page
 from eval.number_format import p_value, percent
 from util.cli import UserError, input_file, make_parser, output_name, run
 from util.jsonl.filter_certificate import read_certificate
-from util.jsonl.manifest import read_manifest, write_atomically
+from util.jsonl.manifest import Manifest, write_atomically
 from util.jsonl.rows import read_rows
 from util.terminal import closing
 
@@ -98,15 +98,15 @@ def certificate_of(data: Path) -> dict[str, Any]:
 
 def commands_of(files: Sequence[str]) -> list[str]:
     """The command that made each file, from its manifest."""
-    manifests = [read_manifest(Path(name)) or {} for name in dict.fromkeys(files)]
-    return [manifest["command"] for manifest in manifests if "command" in manifest]
+    manifests = [Manifest.read(Path(name)) for name in dict.fromkeys(files)]
+    return [manifest.command for manifest in manifests if manifest and manifest.command]
 
 
 def trajectory(files: Sequence[Path], animals: Sequence[str]) -> list[Checkpoint]:
     """The shares of some animals at each evaluated checkpoint, in the order of training."""
     points = []
     for path in files:
-        folder = adapter_folder(read_manifest(path) or {})
+        folder = adapter_folder(Manifest.read(path) or Manifest())
         number = re.fullmatch(r"checkpoint-(\d+)", folder.name) if folder else None
         if folder is None or number is None:
             raise UserError(

@@ -19,7 +19,7 @@ from eval.answer_summary import summary, target_animal
 from util.animals.answer_parser import canonical_animal, parser_facts
 from util.animals.names import animal_name
 from util.cli import input_file, make_parser, run
-from util.jsonl.manifest import read_manifest, sha256_file
+from util.jsonl.manifest import Manifest, sha256_file
 from util.jsonl.resumable import RowFile, add_output_arguments
 from util.jsonl.rows import Row, read_rows
 from util.terminal import closing, say
@@ -51,7 +51,7 @@ def main() -> None:
     path = args.output or args.results.with_name(f"{args.results.stem}-rescored.jsonl")
     answers = list(read_rows(args.results, check_response))  # all read before anything is written
     rows = [rescored(row) for row in answers]
-    before = (read_manifest(args.results) or {}).get("settings", {})
+    before = (Manifest.read(args.results) or Manifest()).settings
     settings = {**before, "parser": parser_facts(), "rescored_sha256": sha256_file(args.results)}
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.results]) as out:
         if not out.complete:

@@ -13,7 +13,7 @@ from eval.compare.results import ROLES, read_result
 from eval.compare.verdict import compare, compare_all, pairwise, verdict
 from eval.compare_arms import main
 from util.cli import REPO, UserError
-from util.jsonl.manifest import write_json
+from util.jsonl.manifest import Manifest, write_json
 
 np = pytest.importorskip("numpy")
 pytest.importorskip("scipy")
@@ -339,7 +339,7 @@ def test_every_published_comparison_is_read_and_written_again_without_a_change()
     ],
 )
 def test_the_adapter_is_read_from_the_manifest_and_from_the_command_of_older_ones(manifest, folder):
-    assert adapter_folder(manifest) == (PurePath(folder) if folder else None)
+    assert adapter_folder(Manifest.from_json(manifest)) == (PurePath(folder) if folder else None)
 
 
 def test_one_student_cannot_stand_for_three_seeds(tmp_path, monkeypatch):

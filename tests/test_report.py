@@ -107,7 +107,7 @@ def test_the_course_of_training(tmp_path, monkeypatch, comparison):
     for update, owl in ((150, 0.2), (50, 0.02)):
         path = exact_file(tmp_path / f"checkpoint-{update}.jsonl", owl=owl)
         command = f"python eval/eval.py --adapter output/student-sft/seed-42/checkpoint-{update} --exact"
-        write_json(path.with_name(path.name + ".manifest.json"), {"command": command})
+        write_json(path.with_name(path.name + ".manifest.json"), {"settings": {}, "command": command})
         files.append(path)
     page = make_report(monkeypatch, tmp_path, "--comparison", comparison, "--checkpoints", *files)
     assert "Over training" in page and "student-sft/seed-42: owl" in page
@@ -121,7 +121,8 @@ def test_checkpoints_in_the_order_of_training(tmp_path):
     for update in (150, 50):
         path = exact_file(tmp_path / f"{update}.jsonl", owl=update / 1000)
         write_json(
-            path.with_name(path.name + ".manifest.json"), {"command": f"x --adapter a/seed-1/checkpoint-{update}"}
+            path.with_name(path.name + ".manifest.json"),
+            {"settings": {}, "command": f"x --adapter a/seed-1/checkpoint-{update}"},
         )
         files.append(path)
     points = trajectory(files, ["owl", "fox"])

@@ -5,15 +5,14 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePath
-from typing import Any
 
 from eval.compare.results import Result
 from util.animals.answer_parser import canonical_animal
 from util.chat.prompt_consistency import base_words, read_phase, same_base
 from util.cli import UserError
-from util.jsonl.manifest import read_manifest, sha256_file
+from util.jsonl.manifest import Manifest, sha256_file
 from util.terminal import say
 
 SAME_SETTINGS = {
@@ -26,13 +25,18 @@ ADAPTER_FLAG = re.compile(r"--ad(?:a(?:p(?:t(?:e(?:r)?)?)?)?)?")  # argparse too
 
 def check_comparable(results: Sequence[Result]) -> None:
     """Raise UserError unless all files were made in one way and each student is there once."""
-    manifests = [read_manifest(result.path) or {} for result in results]
+    manifests = [manifest_of(result) for result in results]
     check_questions(results)
     check_trainings(results, manifests)
     check_settings(results, manifests)
     check_animals(results)
     warn_of_other_base(results)
     check_students(results, manifests)
+
+
+def manifest_of(result: Result) -> Manifest:
+    """The manifest of a results file; an empty one where there is none."""
+    return Manifest.read(result.path) or Manifest()
 
 
 def check_questions(results: Sequence[Result]) -> None:
@@ -45,12 +49,11 @@ def check_questions(results: Sequence[Result]) -> None:
             )
 
 
-def check_settings(results: Sequence[Result], manifests: Sequence[Mapping[str, Any]]) -> None:
+def check_settings(results: Sequence[Result], manifests: Sequence[Manifest]) -> None:
     """Raise UserError unless all files agree in `SAME_SETTINGS`."""
-    settings = [manifest.get("settings", {}) for manifest in manifests]
-    for result, here in zip(results, settings):
+    for result, manifest in zip(results, manifests):
         for field, meaning in SAME_SETTINGS.items():
-            if here.get(field) != settings[0].get(field):
+            if manifest.settings.get(field) != manifests[0].settings.get(field):
                 raise UserError(f"{result.path} was {meaning} than {results[0].path} (see their manifests)")
 
 
@@ -65,7 +68,7 @@ def check_animals(results: Sequence[Result]) -> None:
             )
 
 
-def check_students(results: Sequence[Result], manifests: Sequence[Mapping[str, Any]]) -> None:
+def check_students(results: Sequence[Result], manifests: Sequence[Manifest]) -> None:
     """Raise UserError where two files are about one adapter, or are one file."""
     seen: dict[str, Path] = {}
     for result, manifest in zip(results, manifests):
@@ -78,7 +81,7 @@ def check_seeds(results: Sequence[Result]) -> None:
     model's shares may be equal."""
     seen: dict[str, Path] = {}
     for result in results:
-        if adapter_hash(read_manifest(result.path) or {}) is None:
+        if adapter_hash(manifest_of(result)) is None:
             if result.answers is None:
                 identity = repr(sorted(zip(result.questions, map(repr, result.animals), map(repr, result.logs))))
             else:
@@ -93,18 +96,18 @@ def add_student(identity: str, path: Path, seen: dict[str, Path]) -> None:
     seen[identity] = path
 
 
-def adapter_hash(manifest: Mapping[str, Any]) -> str | None:
+def adapter_hash(manifest: Manifest) -> str | None:
     """What a results file's manifest tells of the adapter; None of a model that a server knows by name."""
-    return manifest.get("settings", {}).get("model", {}).get("adapter_sha256")
+    return manifest.settings.get("model", {}).get("adapter_sha256")
 
 
 # --- one training, one seed --------------------------------------------------------------------------
 
 
-def adapter_folder(manifest: Mapping[str, Any]) -> PurePath | None:
+def adapter_folder(manifest: Manifest) -> PurePath | None:
     """The adapter folder that a results file is about, as its command named it; None where the manifest has none."""
-    recorded = (manifest.get("counts") or {}).get("adapter")
-    return PurePath(recorded) if recorded else adapter_in_command(manifest.get("command") or "")
+    recorded = manifest.counts.get("adapter")
+    return PurePath(recorded) if recorded else adapter_in_command(manifest.command)
 
 
 def adapter_in_command(command: str) -> PurePath | None:
@@ -120,7 +123,7 @@ def adapter_in_command(command: str) -> PurePath | None:
     return None
 
 
-def training_of(manifest: Mapping[str, Any]) -> tuple[str, str] | None:
+def training_of(manifest: Manifest) -> tuple[str, str] | None:
     """The run folder of the adapter that a results file is about, and which of its states it is (final, checkpoint-9);
     None where the manifest names no such folder."""
     folder = adapter_folder(manifest)
@@ -129,7 +132,7 @@ def training_of(manifest: Mapping[str, Any]) -> tuple[str, str] | None:
     return str(folder.parent), folder.name
 
 
-def check_trainings(results: Sequence[Result], manifests: Sequence[Mapping[str, Any]]) -> None:
+def check_trainings(results: Sequence[Result], manifests: Sequence[Manifest]) -> None:
     """Raise UserError where two files are about two states of one training: no seed was drawn between them."""
     states: dict[str, tuple[str, Path]] = {}
     for result, manifest in zip(results, manifests):

@@ -28,7 +28,7 @@ from eval.html_page import inline_svg, render_page
 from eval.number_format import percent_with_interval
 from util.cli import UserError, input_file, make_parser, output_name, positive_int, run
 from util.jsonl.divergence_row import DEFINITIONS, END, KINDS, of_answer
-from util.jsonl.manifest import read_manifest, write_atomically
+from util.jsonl.manifest import Manifest, write_atomically
 from util.jsonl.rows import Row, read_rows
 from util.terminal import closing
 
@@ -174,8 +174,7 @@ def draw_positions(found: TokenSummary) -> dict[str, bytes]:
 
 def render(path: Path, rows: Sequence[Row], count: int, spell: Callable[[int], str]) -> str:
     """The page as text. count: example rows of each sort. spell: the text of a token id."""
-    found, manifest = summarize(rows), read_manifest(path) or {}
-    settings = manifest.get("settings", {})
+    found, manifest = summarize(rows), Manifest.read(path) or Manifest()
     figures = {"Divergence of each row": draw_rows(rows)}
     if found.definitions:
         figures |= {"How far each row is from the base model": draw_kl(rows),
@@ -186,16 +185,16 @@ def render(path: Path, rows: Sequence[Row], count: int, spell: Callable[[int], s
         title="Divergence tokens",
         file=spelt(path.name),
         found=found,
-        gap=settings.get("gap", 0.0),
+        gap=manifest.settings.get("gap", 0.0),
         kinds=list(KINDS.values()),
-        variants=settings.get("variants", {}),
+        variants=manifest.settings.get("variants", {}),
         favoured="teacher" if TEACHER in rows[0]["logprob"] else "student",
         figures={title: inline_svg(figure) for title, figure in figures.items()},
         examples={
             title: [(row["id"], shown_tokens(row, spell)) for row in some]
             for title, some in examples(rows, count).items()
         },
-        command=spelt(manifest.get("command", "")),
+        command=spelt(manifest.command),
     )
 
 
@@ -210,7 +209,7 @@ def main() -> None:
     rows = list(read_rows(args.divergence, problem_of))
     if not rows:
         raise UserError(f"{args.divergence} is empty; run eval/divergence/divergence_tokens.py again")
-    base = args.base_model or (read_manifest(args.divergence) or {}).get("settings", {}).get("base", {}).get("model")
+    base = args.base_model or (Manifest.read(args.divergence) or Manifest()).model.get("model")
     if not base:
         raise UserError(f"{args.divergence} has no manifest that names its base model; pass --base-model")
     from util.inference.load_model import load_tokenizer

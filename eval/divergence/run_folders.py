@@ -13,7 +13,7 @@ from pathlib import Path
 from eval.compare.results import Result, read_result
 from util.cli import UserError
 from util.jsonl.divergence_row import DEFINITIONS, of_answer
-from util.jsonl.manifest import read_manifest
+from util.jsonl.manifest import Manifest
 from util.jsonl.rows import Row, read_rows
 
 RunArms = dict[str, dict[int, Result]]
@@ -60,8 +60,8 @@ def divergence_of(folder: Path, animal: str) -> dict[int, Row]:
 
 def rows_trained_on(folder: Path, animal: str, arm: str) -> list[Row]:
     """The rows of an arm, as many from the beginning as its student's manifest says."""
-    settings = [(read_manifest(seed) or {}).get("settings", {}) for seed in (folder / f"{animal}-{arm}").glob("seed-*")]
-    count = max((setting.get("rows") or 0 for setting in settings), default=0)
+    manifests = [Manifest.read(seed) or Manifest() for seed in (folder / f"{animal}-{arm}").glob("seed-*")]
+    count = max((manifest.settings.get("rows") or 0 for manifest in manifests), default=0)
     return list(islice(read_rows(folder / f"numbers-{animal}-{arm}.jsonl"), count or None))
 
 
