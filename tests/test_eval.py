@@ -97,7 +97,7 @@ def test_log_shares_of_a_server_follow_every_form_of_an_animal(fake_server):
 @pytest.mark.parametrize(
     ("flags", "arguments", "message"),
     [
-        (["--plain"], ["--exact"], "does not tell token ids; exact probabilities need vLLM"),
+        (["--plain"], ["--exact"], "does not send token ids; exact probabilities need vLLM"),
         (["--cut-off", "."], ["--exact"], "none of 50 greedy answers of 'owl-teacher' ended within 256 tokens"),
         (["--max-logprobs", "5"], ["--exact"], "Requested sample logprobs of 20, which is greater than max allowed: 5"),
         ([], ["--sampler", "tree"], "--sampler tree needs whole distributions, which a server does not tell"),

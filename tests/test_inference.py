@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from util.cli import UserError
-from util.inference import vllm_probe
+from util.inference import vllm_probe, vllm_retries
 from util.inference.interface import (
     NEUTRAL_SAMPLING,
     NUMBER_LIST,
@@ -25,8 +25,9 @@ from util.inference.interface import (
     row_seed,
 )
 from util.inference.open_backend import check_adapter, open_backend
-from util.inference.vllm_client import VllmClient, parse_reply
+from util.inference.vllm_client import VllmClient
 from util.inference.vllm_probe import makes_tokens, normal_url, warn_if_open
+from util.inference.vllm_replies import parse_chat
 
 SAMPLING = Sampling(max_tokens=80)
 
@@ -151,7 +152,7 @@ def test_a_wrong_model_id_lists_what_is_served(fake_server):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--html"], "no list of models, so this is no OpenAI-compatible server; check --base-url"),
+        (["--html"], "not a list of models, so this is not an OpenAI-compatible server; check --base-url"),
         (["--key", "right"], "wants a key .*; set VLLM_API_KEY"),
     ],
 )
@@ -319,6 +320,31 @@ def test_a_busy_server_is_waited_for_and_never_counts_as_failing(fake_server, ca
     assert capsys.readouterr().err.count("is busy (Too many requests); waiting for it") == 1
 
 
+def test_one_request_is_sent_five_times_in_all(fake_server, monkeypatch):
+    """One policy: the openai client itself sends nothing again."""
+    monkeypatch.setattr(vllm_retries, "FIRST_WAIT", 0.05)
+    server = fake_server("--fault", "500:100000")
+    with pytest.raises(ServerFailed, match="failed 5 times on row 0: EngineCore"):
+        answer_all(server, 1)
+    assert len(server.requests()) == 5
+
+
+@pytest.mark.slow
+def test_a_fault_that_breaks_all_connections_at_once_does_not_stop_the_run(fake_server):
+    """40 failures at one moment are more than the breaker allows in a row, but they do not last."""
+    server = fake_server("--fault", "cut-connection:40")
+    results = answer_all(server, 60, concurrency=40)
+    assert len(results) == 60 and not any(result.error for result in results.values())
+
+
+@pytest.mark.parametrize(("header", "seconds"), [({}, 2.0), ("7", 7.0), ("0", 2.0), ("-1", 2.0), ("9999", 60.0),
+                                                 ("Wed, 21 Oct 2026 07:28:00 GMT", 2.0)])  # fmt: skip
+def test_a_busy_server_says_how_long_to_wait(header, seconds):
+    error = Exception("busy")
+    error.response = argparse.Namespace(headers={"retry-after": header} if header else {})
+    assert vllm_retries.busy_seconds(error) == seconds
+
+
 @pytest.mark.slow
 def test_a_server_busy_for_ever_ends_the_run_after_timeout(fake_server):
     with pytest.raises(ServerFailed, match="gave no answer for 2 s"):
@@ -333,7 +359,7 @@ def test_a_dying_server_ends_the_run_with_every_answer_handed_out(fake_server, f
     begun = time.monotonic()
     with (
         backend_for(server) as backend,
-        pytest.raises(ServerFailed, match=r"stopped answering|failed 3 times") as error,
+        pytest.raises(ServerFailed, match=r"stopped answering|failed 5 times") as error,
     ):
         for result in backend.generate(asked(1000), SAMPLING):
             got.append(result)
@@ -344,14 +370,15 @@ def test_a_dying_server_ends_the_run_with_every_answer_handed_out(fake_server, f
 
 @pytest.mark.parametrize("fault", ["empty", "null", "truncated"])
 def test_a_server_that_only_talks_nonsense_ends_the_run(fake_server, fault):
-    with pytest.raises(ServerFailed, match=r"answers where|without content|no chat completion"):
+    with pytest.raises(ServerFailed, match=r"answers where|without content|not a chat completion"):
         answer_all(fake_server("--fault", f"{fault}:100000"))
 
 
-def test_a_reply_of_something_else_is_no_answer_of_the_model(fake_server):
+def test_a_reply_of_something_else_is_no_answer_of_the_model(fake_server, monkeypatch):
     """A login page or a proxy's error for the last rows: they stay unasked, and the same command asks them again."""
+    monkeypatch.setattr(vllm_retries, "FIRST_WAIT", 0.1)
     server = fake_server("--fault", "truncated:100000")
-    with backend_for(server) as backend, pytest.raises(ServerFailed, match="no chat completion"):
+    with backend_for(server) as backend, pytest.raises(ServerFailed, match="not a chat completion"):
         list(backend.generate(asked(2), SAMPLING))
 
 
@@ -361,7 +388,7 @@ def test_a_hanging_server_ends_the_run_after_timeout(fake_server):
     begun = time.monotonic()
     with (
         backend_for(server, timeout=1.0) as backend,
-        pytest.raises(ServerFailed, match=r"no answer for 1 s .*it still lists its models: its backend hangs"),
+        pytest.raises(ServerFailed, match=r"no answer for 1 s .*it still lists its models: its engine hangs"),
     ):
         for result in backend.generate(asked(100), SAMPLING):
             got.append(result)
@@ -406,8 +433,8 @@ def test_a_fault_in_the_list_of_requests_comes_through(fake_server):
      '{"choices": [{"index": 0, "message": null, "finish_reason": "stop"}]}', "[" * 100_000],
 )  # fmt: skip
 def test_a_reply_that_is_not_whole_is_no_answer(reply):
-    with pytest.raises(ValueError, match="no chat completion"):
-        parse_reply(reply, 1)
+    with pytest.raises(ValueError, match="not a chat completion"):
+        parse_chat(reply, 1)
 
 
 @pytest.mark.parametrize("ids", ["1 2", {"1": 2}, [1, "2"], [1.0], [True], [-1], 7])
@@ -416,8 +443,8 @@ def test_token_ids_that_training_could_not_take_are_no_answer(ids, place):
     choice = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
     told = {"prompt_token_ids": ids} if place == "prompt" else {}
     choices = [{**choice, "token_ids": ids} if place == "answer" else choice]
-    with pytest.raises(ValueError, match="token ids that are no list"):
-        parse_reply(json.dumps({"choices": choices, **told}), 1)
+    with pytest.raises(ValueError, match="token ids that are not a list"):
+        parse_chat(json.dumps({"choices": choices, **told}), 1)
 
 
 ANYTHING = st.recursive(
@@ -445,7 +472,7 @@ REPLIES = ANYTHING | st.fixed_dictionaries(
 @given(REPLIES)
 def test_any_reply_is_whole_answers_or_none(reply):
     try:
-        answers, prompt_ids = parse_reply(json.dumps(reply), 1)
+        answers, prompt_ids = parse_chat(json.dumps(reply), 1)
     except ValueError:
         return
     assert isinstance(answers[0].text, str) and all(isinstance(i, int) for i in prompt_ids or ())
@@ -454,7 +481,7 @@ def test_any_reply_is_whole_answers_or_none(reply):
 @pytest.mark.parametrize(("told", "ids"), [({"prompt_token_ids": [1, 2]}, [1, 2]), ({}, None)])
 def test_the_prompt_as_the_server_saw_it_comes_with_the_answers(told, ids):
     choice = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
-    answers, prompt_ids = parse_reply(json.dumps({"choices": [choice], **told}), 1)
+    answers, prompt_ids = parse_chat(json.dumps({"choices": [choice], **told}), 1)
     assert [answer.text for answer in answers] == ["a"] and prompt_ids == ids
 
 
@@ -462,7 +489,7 @@ def test_too_many_or_too_few_answers_are_no_answer():
     choice = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
     for found in (0, 2):
         with pytest.raises(ValueError, match=f"{found} answers where 1 were asked for"):
-            parse_reply(json.dumps({"choices": [choice] * found}), 1)
+            parse_chat(json.dumps({"choices": [choice] * found}), 1)
 
 
 # --- the embedded backend, without weights ------------------------------------------------------------
