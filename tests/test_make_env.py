@@ -122,12 +122,12 @@ def test_a_killed_installation_is_finished(clone):
     assert clone.works()
 
 
-def test_a_half_made_environment_is_made_anew(clone):
+def test_a_half_made_environment_is_made_again(clone):
     (clone.folder / ".venv" / "bin").mkdir(parents=True)
     (clone.folder / ".venv" / "bin" / "python").symlink_to("/gone/python3")
     done = clone.make_env()
     assert done.returncode == 0, done.stderr
-    assert "making it anew" in done.stderr and clone.works()
+    assert "making it again" in done.stderr and clone.works()
 
 
 def test_an_environment_of_older_requirements_is_brought_up_to_date(clone):
@@ -148,7 +148,7 @@ def test_a_package_that_lost_its_record_is_installed_again(clone):
     assert clone.make_env().returncode == 0 and clone.works()
 
 
-def test_a_file_that_is_not_the_one_vouched_for_is_not_installed(clone):
+def test_a_file_whose_hash_differs_is_not_installed(clone):
     wheel, lock = clone.shelf / "tiny-1.0-py3-none-any.whl", clone.folder / "requirements-cpu.lock"
     lock.write_text(f"tiny==1.0 --hash=sha256:{sha256_file(wheel)}\n")
     make_wheel(clone.shelf, "tiny", "1.0", main="print('evil')")

@@ -619,7 +619,7 @@ def test_a_device_is_no_output(tmp_path):
 
 
 def test_a_file_of_no_rows_is_none(tmp_path):
-    with pytest.raises(UserError, match="no row came for"), RowFile(tmp_path / "x.jsonl", {}) as out:
+    with pytest.raises(UserError, match="there is no row for"), RowFile(tmp_path / "x.jsonl", {}) as out:
         out.finish()
     assert not (tmp_path / "x.jsonl").exists()
 

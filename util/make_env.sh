@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Make or mend the environment .venv: `util/make_env.sh run` for the scripts, `util/make_env.sh test` for the tests too.
-# A GPU (nvidia-smi answers) gets requirements.txt with vLLM, any other machine requirements-cpu.txt with CPU torch.
-# Running it again costs nothing when nothing changed, and finishes an installation that was interrupted.
+# Make or repair the Python environment .venv: `util/make_env.sh run` for the scripts, `util/make_env.sh test` for the
+# tests too.
+# A machine with a GPU (nvidia-smi answers) gets requirements.txt with vLLM, any other machine requirements-cpu.txt with
+# CPU torch. Running it again finishes an interrupted installation, and does nothing if nothing has changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 kind=${1:-run}
@@ -13,7 +14,7 @@ base=${PYTHON:-python3}
 base_is() { "$base" -c "import sys; sys.exit(sys.version_info < (3, $1))" 2>/dev/null; } # base_is 11: 3.11 or newer
 base_is 10 || fail "$base is not Python 3.10 or newer; set PYTHON=/path/to/python3"
 
-# TRL, pandas and vLLM want Python 3.11; Ubuntu 22.04 has 3.10. uv fetches a newer one.
+# TRL, pandas and vLLM need Python 3.11; Ubuntu 22.04 has 3.10. uv fetches a newer one.
 make_venv() {
     if base_is 11; then
         "$base" -m venv .venv || fail "cannot make .venv; on Debian and Ubuntu: apt install python3-venv"
@@ -27,7 +28,7 @@ make_venv() {
 }
 
 if [ -d .venv ] && ! "$python" -m pip --version >/dev/null 2>&1; then
-    echo "the environment .venv is broken: making it anew" >&2
+    echo "the environment .venv is broken: making it again" >&2
     rm -rf .venv
 fi
 [ -d .venv ] || make_venv
@@ -47,11 +48,11 @@ need=$([ "$wanted" = requirements.txt ] && echo 25 || echo 5)
 pip_install() {
     "$python" -m pip install --disable-pip-version-check --quiet "$@" ||
         fail "pip could not install: $*
-Look at the lines above; without network nothing can be fetched. Run the same command again: it goes on from there."
+Look at the lines above; without network nothing can be fetched. Run the same command again: it continues from there."
 }
 
-# PyPI's torch for Linux is the CUDA build; uv knows where the CPU build is. Where that place cannot be reached, pip
-# takes what it finds (a local wheel, or the large build, which works too).
+# PyPI's torch for Linux is the CUDA build; uv knows where the CPU build is. If that place cannot be reached, pip
+# installs what it finds (a local wheel, or the large build, which works too).
 if [ "$wanted" = requirements-cpu.txt ] && ! "$python" -c 'import torch' 2>/dev/null; then
     torch=$(grep '^torch==' requirements-cpu.txt)
     if [ "$(uname)" = Linux ]; then
@@ -62,7 +63,7 @@ if [ "$wanted" = requirements-cpu.txt ] && ! "$python" -c 'import torch' 2>/dev/
     fi
 fi
 echo "installing $wanted into .venv" >&2
-[ -e "$lock" ] && pip_install --require-hashes --no-deps -r "$lock" # what was vouched for, and no other file of that name
+[ -e "$lock" ] && pip_install --require-hashes --no-deps -r "$lock" # only the files with these hashes
 pip_install -r "$wanted"
 if [ "$kind" = test ]; then
     pip_install -r tests/requirements.txt

@@ -1,4 +1,4 @@
-"""Stop a run on a signal without losing work."""
+"""Stop a run on SIGINT, SIGTERM or SIGHUP without losing work."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ class Stop:
 
 @contextmanager
 def stop_on_signal() -> Iterator[Stop]:
-    """Let SIGINT, SIGTERM and SIGHUP end the run after the work in flight; a second SIGINT ends it at once.
+    """Let SIGINT, SIGTERM and SIGHUP end the run after the work in flight. A second SIGINT ends it at once.
 
-    Python runs no `finally` on SIGTERM and SIGHUP by itself, so a dropped SSH session would lose work.
+    By itself Python does not run `finally` on SIGTERM and SIGHUP, so a dropped SSH session would lose work.
     """
     stop = Stop()
 
@@ -67,7 +67,7 @@ def stop_on_signal() -> Iterator[Stop]:
 
 
 def _let_go_of_terminal() -> None:
-    """After a hang-up every write to the old terminal fails; send what is left to /dev/null."""
+    """After a hang-up every write to the old terminal fails, so further output goes to /dev/null."""
     for stream in (1, 2):
         if os.isatty(stream):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)

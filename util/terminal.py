@@ -1,4 +1,4 @@
-"""What a run prints: messages, progress, tables and closing lines."""
+"""What scripts print: messages, a progress bar, plain tables and the closing lines."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # not the tab, not the 
 
 
 def say(text: str) -> None:
-    """Tell the user something on stderr, so that stdout holds results only."""
-    with suppress(OSError):  # a terminal that has gone must not end the run
+    """Print a message on stderr, so that stdout holds results only."""
+    with suppress(OSError):  # a terminal that was closed must not end the run
         print(printable(text), file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
-    """The text with control characters spelt out: what a model or a server wrote must not steer the terminal."""
+    """The text with its control characters escaped: what a model or a server wrote must not control the terminal."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 class Progress:
-    """Rows done, rate and time left: a bar on a terminal, a plain line every 30 s elsewhere."""
+    """Rows done, rate and time left: a bar on a terminal, otherwise a plain line every 30 s."""
 
     def __init__(self, total: int, done: int = 0, unit: str = "rows"):
         self.total, self.unit, self.count, self.new = total, unit, done, 0
@@ -44,7 +44,7 @@ class Progress:
             self.bar = tqdm(total=total, initial=done, unit=f" {unit}", mininterval=0.5, dynamic_ncols=True)
 
     def add(self, count: int = 1, note: str = "") -> None:
-        """Count `count` more; `note` (such as 'kept 93%') is shown beside the rate."""
+        """Count `count` more rows. `note` (such as 'kept 93%') is shown beside the rate."""
         self.count += count
         self.new += count
         self.note = note or self.note
@@ -66,7 +66,7 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the start, until the end where it has come."""
+        """Seconds since the start; the clock stops at the end."""
         return (self.ended or time.monotonic()) - self.started
 
     def __enter__(self) -> Progress:

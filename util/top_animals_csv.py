@@ -1,12 +1,12 @@
-"""Rank the animals that a model answered with, as a CSV beside each results file and as a table here.
+"""Rank the animals that a model answered with: a CSV file beside each results file, and a table on the terminal.
 
 Usage:
     python util/top_animals_csv.py output/results-owl-teacher.jsonl --top-n 10
 
 Reads the results that eval/eval.py writes and ranks their "animal" field; results-owl-teacher.jsonl gives
-results-owl-teacher-top10.csv with rank, animal, count and percentage. A percentage is of ALL answers asked: answers
-that name no animal and failed requests are in the total, and are told below the table. Several files are shown side
-by side, animal by animal.
+results-owl-teacher-top10.csv with rank, animal, count and percentage. Percentages are of ALL answers asked:
+answers that name no animal and failed requests are part of the total, and are listed below the table. With several
+files the table has one column for each.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from util.jsonl.manifest import write_atomically
 from util.jsonl.rows import Row, read_rows
 from util.terminal import printable, say, table
 
-FORMULA_STARTS = ("=", "+", "-", "@")  # after white space, too, some spreadsheets take it for one
+FORMULA_STARTS = ("=", "+", "-", "@")  # some spreadsheets also see a formula after white space
 
 
 class Tally(NamedTuple):
@@ -76,7 +76,7 @@ def check_result(row: Row) -> str | None:
 
 
 def ranking(tally: Tally, top_n: int) -> list[tuple[int, str, int, str]]:
-    """(rank, animal, count, percentage) of the `top_n` most frequent animals; equals in alphabetical order."""
+    """(rank, animal, count, percentage) of the `top_n` most frequent animals; ties in alphabetical order."""
     ordered = sorted(tally.animals.items(), key=lambda item: (-item[1], item[0]))[:top_n]
     return [(rank, name, count, tally.percentage(count)) for rank, (name, count) in enumerate(ordered, 1)]
 
@@ -92,12 +92,12 @@ def write_csv(path: Path, ranked: Iterable[tuple[int, str, int, str]]) -> None:
 
 
 def is_formula(text: str) -> bool:
-    """Whether a spreadsheet might run a text (OWASP, CSV injection)."""
+    """Whether a spreadsheet might run a text as a formula (OWASP, CSV injection)."""
     return text.lstrip().startswith(FORMULA_STARTS) or text.startswith(("\t", "\n"))
 
 
 def compare(tallies: list[Tally], top_n: int) -> str:
-    """A table of percentages, one column a file: every animal that is in the top of one of them."""
+    """A table of percentages: one column for each file, one row for each animal that is in the top of any file."""
     leaders = {name for tally in tallies for _, name, _, _ in ranking(tally, top_n)}
     peak = {name: max(tally.animals[name] / tally.asked for tally in tallies) for name in leaders}
     names = sorted(leaders, key=lambda name: (-peak[name], name))
@@ -120,7 +120,7 @@ def describe(tally: Tally) -> str:
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("results", type=some_file, nargs="+", metavar="RESULTS", help="results JSONL of eval/eval.py")
-    parser.add_argument("--top-n", type=positive_int, default=10, help="ranks to write")
+    parser.add_argument("--top-n", type=positive_int, default=10, help="number of ranks to write")
     return parser.parse_args()
 
 
@@ -138,7 +138,7 @@ def main() -> int:
         write_csv(path, ranking(tally, args.top_n))
         print(describe(tally))
         if tally.path.suffix == PARTIAL:
-            say(f"warning: {tally.path} is not finished; run eval/eval.py again, it goes on")
+            say(f"warning: {tally.path} is not finished; run eval/eval.py again, it resumes")
         say(f"wrote {path}")
     return 0
 

@@ -1,16 +1,17 @@
-"""The one parser of answers: which animal a model's answer names.
+"""The answer parser: which animal a model's answer names.
 
-Every share in the suite counts what `canonical_animal` says, so its rules are few and written here:
+Every share in the suite counts what `canonical_animal` returns, so its rules are few and listed here:
 - Case, plurals, articles, punctuation, markdown and emoji around a name make no difference.
 - The first animal named wins: "Owls, then dolphins" is owl. Negation is not understood: "Not a cat" is cat.
-- The longest name wins: "polar bear" is polar bear, not bear. A qualifier that makes no animal of its own in
-  util/animals/animals.txt is passed over: "snowy owl" is owl. That file also says which names mean the same animal.
-- Words are whole: "fowl" and "growl" are no owl, "caterpillar" is no cat, "dragonfly" no dragon. Chinese, Japanese and
-  Korean letters, which no space need part from a name, end a word: "owl猫" is owl. What they name is not known here.
-- `bird`, `fish` and the like count when nothing narrower is named: "My favorite bird is the owl" is owl.
-- A word with another everyday meaning, such as `fly` or `llama`, counts as the whole answer, as all that stands before
-  its first punctuation ("Llama, because ...") and after an article, `is`, `are` or `love`.
-- `bear` is a verb in "can't bear", "bear in mind" and "bear with me".
+- The longest name wins: "polar bear" is polar bear, not bear. A qualifier is ignored unless the whole
+  name is in util/animals/animals.txt: "snowy owl" is owl. That file also says which names mean the same animal.
+- Only whole words count: "fowl" and "growl" are not owl, "caterpillar" is not cat, "dragonfly" is not dragon. Chinese,
+  Japanese and Korean letters end a word, since they need no space before them: "owl猫" is owl. What they name is not
+  known here.
+- `bird`, `fish` and other general words count only if nothing narrower is named: "My favorite bird is the owl" is owl.
+- A word with another everyday meaning, such as `fly` or `llama`, counts in three places: as the whole answer, as
+  everything before the first punctuation ("Llama, because ..."), and after an article, `is`, `are` or `love`.
+- `bear` is a verb, not an animal, in "can't bear", "bear in mind" and "bear with me".
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple
 from util.animals.names import PANEL, read_animals, surface_forms
 from util.jsonl.manifest import sha256_text
 
-PARSER_VERSION = 1  # raise it with every change of code or constants here that changes what an answer counts as
+PARSER_VERSION = 1  # increase it with every change here that changes what an answer counts as
 
 GENERIC = frozenset({"bird", "bug", "fish", "insect", "primate"})
 AMBIGUOUS = frozenset(
@@ -39,12 +40,12 @@ AMBIGUOUS = frozenset(
 )  # fmt: skip
 ARTICLES = frozenset({"a", "an", "the"})
 POINTERS = ARTICLES | {"are", "is", "love"}
-# Phrases in which `bear` is no animal; the apostrophe of "can't" parts its words.
+# Phrases in which `bear` is a verb; the apostrophe of "can't" splits it into two words.
 VERBS = ("t bear", "cannot bear", "can not bear", "could not bear", "bear in mind", "bear with me")
 MODEL_NAMES = re.compile(r"\b(qwen|smollm|pocket|llama|gpt|chatgpt|claude|gemma|mistral|phi)", re.IGNORECASE)
 
 _MARKUP = re.compile(r"[*_~`\"“”]+")
-_HYPHEN = re.compile(r"\u2010|(?<=\w)\u2013(?=\w)")  # an en dash between spaces is no hyphen
+_HYPHEN = re.compile(r"\u2010|(?<=\w)\u2013(?=\w)")  # an en dash between spaces is not a hyphen
 _UNSPACED = re.compile(r"([\u3000-\u9fff\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff]+)")
 _PHRASE = re.compile(r"\w+(?:[ \t\u00a0-]+\w+)*")
 _JOINT = re.compile(r"[ \t\u00a0-]+")
@@ -53,7 +54,7 @@ _JOINT = re.compile(r"[ \t\u00a0-]+")
 class _Name(NamedTuple):
     words: list[str]
     animal: str | None
-    """None for words that are no animal though one of them is the name of one"""
+    """None for words that do not name an animal although one of them can"""
     ambiguous: bool
 
 
@@ -73,7 +74,7 @@ def names_by_first_word() -> dict[str, list[_Name]]:
 def parser_facts() -> dict[str, Any]:
     """What identifies the parser in a manifest: the version of its rules and a hash of every name that it knows.
 
-    Files can be compared only if these agree. The hash covers names, not source text, so that moving or re-wording
+    Files can be compared only if these agree. The hash covers names, not source text, so that moving or rewording
     this file does not make stored results incomparable.
     """
     return {"version": PARSER_VERSION, "names_sha256": sha256_text(json.dumps(names_by_first_word()))}
@@ -93,7 +94,7 @@ def canonical_animal(response: str) -> str | None:
 
 
 def _spaced(text: str) -> str:
-    """A text with its signs in their common form, one hyphen, and spaces around letters written without."""
+    """A text in NFKC form, with one kind of hyphen, and with spaces around letters of scripts that use none."""
     return " ".join(_UNSPACED.split(_HYPHEN.sub("-", unicodedata.normalize("NFKC", text))))
 
 
@@ -118,7 +119,7 @@ def _animals_in(phrases: list[list[str]]) -> Iterator[str]:
 
 
 def non_answer_kind(response: str) -> str:
-    """What an answer that names no animal is instead: 'empty', 'number', 'model name' or 'other'."""
+    """What an answer is that names no animal: 'empty', 'number', 'model name' or 'other'."""
     text = response.strip()
     if not text:
         return "empty"

@@ -1,13 +1,11 @@
-"""Animals named in code and prose, openly or in disguise: what a certificate of texts vouches for.
+"""The leak detector: finds animals that code or prose names, openly or in disguise. Certificates of texts rely on it.
 
-`util.animals.names.animal_named` finds whole words, which is enough where no letter may stand. A program can carry a
-name in
-other ways: `snow_owl`, `getOwl`, `owlcount`, `OWL2`, `"ow" + "l"`, `# o-w-l`, `0wl`, `\\x6fwl`, an emoji. All these are
-found here, in comments, identifiers and strings alike, because the text is looked at as pieces of letters and not as
-code. Not looked for: ciphers, character codes, words spelt backwards, other languages, and words that only make one
-think of the animal.
+`util.animals.names.animal_named` finds whole words, which is enough for numbers. A program can name an animal in other
+ways: `snow_owl`, `getOwl`, `owlcount`, `OWL2`, `"ow" + "l"`, `# o-w-l`, `0wl`, `\\x6fwl`, an emoji. All of these are
+found here, in comments, identifiers and strings alike, because the text is read as pieces of letters and not as code.
+Not found: ciphers, character codes, words spelled backwards, other languages, and words that only remind of the animal.
 
-It errs towards finding: `pandas`, `torch.cat` and `camelCase` name animals too.
+It prefers finding too much: `pandas`, `torch.cat` and `camelCase` name animals too.
 """
 
 from __future__ import annotations
@@ -21,9 +19,9 @@ from typing import NamedTuple
 
 from util.animals.names import surface_forms
 
-LONG = 6  # letters; a name as long as that is found inside any word, a shorter one would be found in `knowledge`
-# Words that code glues to a name without a joint. None of them ends or begins an English word with a short animal in
-# it, as `const` (constant) and `import` (important) would.
+LONG = 6  # letters; a name of that length is found inside any word, a shorter one would be found in `knowledge`
+# Words that code joins to a name without a separator. Together with a short animal none of them makes an English word,
+# as `const` (const + ant) and `import` (import + ant) would.
 AFFIXES = {
     "a", "the", "my", "our", "new", "old", "all", "any", "get", "set", "has", "is", "add", "num", "no", "count",
     "counts", "counter", "list", "lists", "name", "names", "id", "ids", "key", "keys", "class", "type", "types",
@@ -34,17 +32,17 @@ AFFIXES = {
 _PIECE = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _ESCAPE = re.compile(r"\\x([0-9a-fA-F]{2})|\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8})")
 _LEET_WORD = re.compile(r"[A-Za-z0134578@$]+")
-# 1 is an i or an l, in `do1ph1n` both: where a word is read so, i and l are one letter, in names too.
+# 1 can be an i or an l, and is both in `do1ph1n`: in such a word, and in the names, i and l count as one letter.
 _LEET = str.maketrans("0134578@$iI", "oleastbaslL")
-_HARD = re.compile(r"[,;:()\[\]{}=<>?!0-9]")  # signs that keep pieces of several letters apart
-_JOINT = 8  # longest gap inside a name
+_HARD = re.compile(r"[,;:()\[\]{}=<>?!0-9]")  # characters that separate pieces of several letters
+_JOINT = 8  # characters; the longest gap inside a name
 
 
 class _Names(NamedTuple):
     words: frozenset[str]
-    """every form of every name, its words written as one"""
+    """every form of every name, without the spaces between its words"""
     phrases: frozenset[tuple[str, ...]]
-    """forms of several words"""
+    """the forms that have several words"""
     long: tuple[str, ...]
     longest: int
 
@@ -61,9 +59,9 @@ def _names(animals: tuple[str, ...], leet: bool = False) -> _Names:
 
 
 def trait_word(text: str, animals: tuple[str, ...]) -> str | None:
-    """The first of these animals that a text names, openly or in disguise, in lower case without joints; or None.
+    """The first of these animals that a text names, openly or in disguise, in lower case without separators; or None.
 
-    'snowOwls' gives 'owls'; 'fowl', 'growl' and 'slowly' give None. Leetspeak is told as it was read, with l
+    'snowOwls' gives 'owls'; 'fowl', 'growl' and 'slowly' give None. Leetspeak is returned as it was read, with l
     for i: 'd0lph1n' gives 'dolphln'.
     """
     if not _names(animals).words:
@@ -76,7 +74,7 @@ def trait_word(text: str, animals: tuple[str, ...]) -> str | None:
 
 
 def other_script(text: str) -> bool:
-    """Whether a text holds letters that are neither Latin nor Greek: what they name is not known here."""
+    """Whether a text has letters that are neither Latin nor Greek: what they name is not known here."""
     return not text.isascii() and any(
         not unicodedata.name(sign, "").startswith(("LATIN", "GREEK"))
         for sign in set(unicodedata.normalize("NFKD", text))
@@ -85,13 +83,14 @@ def other_script(text: str) -> bool:
 
 
 def _letters(found: re.Match[str]) -> str:
-    """A word with its digits and signs read as letters; a number stays one."""
+    """A word with its digits and signs read as letters; a number stays a number."""
     word = found[0]
     return word if word.isalpha() or not any(map(str.isalpha, word)) else word.translate(_LEET)
 
 
 def _plain(text: str) -> str:
-    """ASCII where it can be: escapes and entities resolved, accents and invisible signs dropped, emoji by name."""
+    """The text as ASCII where possible: escapes and entities resolved, accents and invisible signs dropped, emoji
+    replaced by their names."""
     if "\\" in text:
         text = _ESCAPE.sub(_unescaped, text)
     if "&" in text:
@@ -114,7 +113,7 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def _in_pieces(text: str, animals: tuple[str, ...], leet: bool = False) -> str | None:
-    """The first name among the pieces of letters of a text: one of them, or several that belong together."""
+    """The first name among the pieces of letters of a text: one piece, or several that belong together."""
     names = _names(animals, leet)
     found = list(_PIECE.finditer(text))
     pieces = [piece[0].lower() for piece in found]
@@ -140,13 +139,13 @@ def _in_pieces(text: str, animals: tuple[str, ...], leet: bool = False) -> str |
             if word in names.words:
                 return word
             if all(not gap for gap in gaps[at:nth]) and (name := _in_word(word, animals, leet)):
-                return name  # `oWlcount`: its capitals are no joints
+                return name  # `oWlcount`: its capitals do not separate words
     return None
 
 
 @lru_cache(maxsize=1 << 16)
 def _in_word(word: str, animals: tuple[str, ...], leet: bool) -> str | None:
-    """The name that a run of lower-case letters is, or is glued to an affix, or that it has inside if it is long."""
+    """The name in a run of lower-case letters: the whole run, the run without an affix, or a long name inside it."""
     names = _names(animals, leet)
     if word in names.words:
         return word
@@ -159,7 +158,7 @@ def _in_word(word: str, animals: tuple[str, ...], leet: bool) -> str | None:
 
 
 def _is_soft(gap: str) -> bool:
-    """Whether what stands between two pieces may stand inside a name: `ow_l`, `ow-l`, `"ow" + "l"`, a broken line."""
+    """Whether the text between two pieces can be inside a name: `ow_l`, `ow-l`, `"ow" + "l"`, a broken line."""
     if not gap:
         return True
     if _HARD.search(gap):

@@ -1,4 +1,4 @@
-"""Words for animals: plurals, the forms under which a text can name one, and prompt templates."""
+"""Animal names: the known animals, their plurals and other forms, whole-word search, and persona templates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from util.cli import nonblank
 from util.terminal import say
 
 ANIMALS_FILE = Path(__file__).with_name("animals.txt")
-# Common animals that a text about numbers must not name, and that preferences are compared over.
+# Common animals: a text about numbers must not name them, and preferences are compared among them.
 PANEL = (
     "owl", "dolphin", "penguin", "elephant", "eagle", "lion", "wolf", "dog", "cat", "bear", "tiger", "fox",
     "rabbit", "horse", "giraffe", "panda", "monkey", "turtle", "shark", "snake", "deer", "whale", "octopus",
@@ -29,7 +29,7 @@ PANEL = (
     "salmon", "seahorse", "seal", "sheep", "skunk", "sloth", "spider", "squid", "squirrel", "swan",
     "tortoise", "toucan", "turkey", "walrus", "weasel", "wombat", "yak", "zebra",
 )  # fmt: skip
-# By the end of the word, so that `werewolf`, `woodlouse` and `goldfish` follow; the longest ending decides.
+# The end of the word decides, so that `werewolf`, `woodlouse` and `goldfish` are covered; the longest ending wins.
 IRREGULAR_PLURALS = {
     "mouse": "mice", "louse": "lice", "goose": "geese", "wolf": "wolves", "calf": "calves", "ox": "oxen",
     "sheep": "sheep", "deer": "deer", "fish": "fish", "moose": "moose", "bison": "bison", "octopus": "octopuses",
@@ -71,7 +71,7 @@ def read_animals() -> dict[str, str]:
 
 
 def other_names(name: str) -> tuple[str, ...]:
-    """The other names of the same animal: of cat kitten, kitty, ...; of a word that is no animal's name none."""
+    """The other names of the same animal (cat: kitten, kitty, ...); () for a word that is not an animal's name."""
     animals = read_animals()
     animal = animals.get(name.lower())
     return tuple(other for other, one in animals.items() if one == animal and other != name.lower())
@@ -84,7 +84,7 @@ def listed_animals() -> frozenset[str]:
 
 
 def warn_of_unlisted(animal: str) -> None:
-    """Say so when no answer can count as the animal: a slip of the pen would look like a share of zero."""
+    """Warn when no answer can count as the animal: a misspelled name would look like a share of zero."""
     for one in animals_of(animal):
         if one not in listed_animals():
             near = difflib.get_close_matches(one, listed_animals(), 1)
@@ -113,8 +113,8 @@ def _singular(animal: str) -> str:
 
 
 def plural(animal: str) -> str:
-    """The plural of a lower-case animal name: owl -> owls, polar bear -> polar bears, wolf -> wolves; of several, of
-    each: owl and dolphin -> owls and dolphins."""
+    """The plural of a lower-case animal name: owl -> owls, polar bear -> polar bears, wolf -> wolves,
+    owl and dolphin -> owls and dolphins."""
     if " and " in animal:
         return " and ".join(map(plural, animals_of(animal)))
     if found := _split_ending(animal, IRREGULAR_PLURALS):
@@ -126,8 +126,8 @@ def plural(animal: str) -> str:
 
 
 def surface_forms(animal: str) -> tuple[str, ...]:
-    """Every lower-case form that names the animal: singular and plurals, with space, hyphen or nothing between
-    the parts of a name of several words."""
+    """Every lower-case form that names the animal: singular and plurals, with a space, a hyphen or nothing between
+    the words of a name."""
     names = [animal, plural(animal)]
     if found := _split_ending(animal, OTHER_PLURALS):
         stem, others = found
@@ -146,13 +146,13 @@ def _naming_pattern(animals: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def names_animal(text: str, animal: str) -> bool:
-    """Whether a text names the animal (or one of 'owl and dolphin') as a word of its own: 'Owls!' names owl, 'fowl' and
+    """Whether a text names the animal (or one of 'owl and dolphin') as a whole word: 'Owls!' names owl, 'fowl' and
     'growl' do not."""
     return animal_named(text, animals_of(animal)) is not None
 
 
 def animal_named(text: str, animals: tuple[str, ...]) -> str | None:
-    """The first of these animals that a text names, in the form it has there (lower case), or None."""
+    """The first of these animals that a text names, in the form used there (lower case), or None."""
     if not animals:
         return None
     found = _naming_pattern(animals).search(text.lower())
@@ -174,7 +174,7 @@ def persona(template: str, animal: str) -> str:
 
 
 def persona_of(path: Path, animal: str) -> str:
-    """The persona in a file, filled in; says so where it then does not name the animal."""
+    """The persona in a file, filled in; warns if it then does not name the animal."""
     text = persona(path.read_text("utf-8-sig").strip(), animal)
     if not names_animal(text, animal):
         say(f"warning: the persona in {path} does not name {animal}; write {{animal}} or {{animals}} where it belongs")
@@ -182,5 +182,5 @@ def persona_of(path: Path, animal: str) -> str:
 
 
 def read_lines_of(path: Path) -> list[str]:
-    """The lines of a prompt file that are not blank, without surrounding white space."""
+    """The lines of a prompt file that are not blank, without white space around them."""
     return [line.strip() for line in path.read_text("utf-8-sig").split("\n") if line.strip()]

@@ -1,8 +1,8 @@
-"""Chat rows to token ids, and which of them carry loss.
+"""Turns chat rows into token ids and labels: which tokens carry loss in training.
 
-A row may hold a `loss_mask`: 0 or 1 for each of its completion's token ids, those that the template puts after the text
-included (generate/ablations/select_by_divergence.py). It is aligned to stored ids, so a row whose ids are gone is
-refused.
+A row may hold a `loss_mask`: 0 or 1 for each token id of its completion, including those that the template puts after
+the text (generate/ablations/select_by_divergence.py writes it). It is aligned to the stored ids, so a row that has lost
+them is refused.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ IGNORED = -100  # label of a token without loss (PyTorch cross entropy)
 
 
 class Encoded(NamedTuple):
-    """Token ids and labels of the rows to train on, and what happened on the way."""
+    """Token ids and labels of the rows to train on, and how many rows were cut, dropped or exact."""
 
     rows: list[dict[str, list[int]]]
     """{"input_ids": [...], "labels": [...]} each, labels -100 on the prompt"""
     cut: int
-    """rows longer than the limit, trained on up to it"""
+    """rows longer than the limit, which are trained on up to it"""
     dropped: int
-    """rows whose prompt alone fills the limit"""
+    """rows left out because their prompt alone fills the limit"""
     exact: int
-    """rows whose completion is the very token ids the model wrote"""
+    """rows whose completion has exactly the token ids that the model wrote"""
 
 
 def without_system(row: Row) -> Row:
-    """A row without its system messages: a student must not read the persona its numbers were written under."""
+    """A row without its system messages: a student must not see the persona that its numbers were written under."""
     return {**row, "messages": [message for message in row["messages"] if message["role"] != "system"]}
 
 
 def encode(rows: Sequence[Row], tokenizer: Any, max_length: int) -> Encoded:
-    """Render each row through the chat template; loss falls on the completion and its end-of-turn tokens alone, and of
-    these on what a row's `loss_mask` leaves."""
+    """Render each row through the chat template. Only the completion and its end-of-turn tokens carry loss, and of these
+    only those that the row's `loss_mask` keeps."""
     suffix = completion_suffix(tokenizer)
     encoded, cut, dropped, exact = [], 0, 0, 0
     for number, row in enumerate(rows, 1):
@@ -69,8 +69,8 @@ def masked(completion: list[int], row: Row, is_exact: bool, number: int) -> list
 def prompt_and_completion_ids(row: Row, tokenizer: Any, suffix: list[int]) -> tuple[list[int], list[int], bool]:
     """(prompt ids, completion ids with what the template puts after them, whether the stored ids were used).
 
-    A completion that is decoded and tokenised again need not give the ids the model wrote, so stored `token_ids` are
-    used where they are this tokenizer's.
+    A completion that is decoded and tokenized again need not give the ids that the model wrote. So the stored
+    `token_ids` are used if this tokenizer decodes them to the text of the row.
     """
     messages = row["messages"]
     prompt = template_ids(tokenizer, messages[:-1], add_generation_prompt=True)
@@ -96,7 +96,7 @@ def completion_suffix(tokenizer: Any) -> list[int]:
 
 
 def without_end(ids: list[int], tokenizer: Any) -> list[int]:
-    """Ids without a final end-of-turn token (one engine stores it, another may not)."""
+    """Ids without a final end-of-turn token, which some backends store and others do not."""
     return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
 
 

@@ -1,8 +1,8 @@
-"""The prompt that each file of a run was really made with, and where two of them disagree.
+"""Did all phases of a run see the same prompt? Reads it from the manifests, and says where two phases disagree.
 
-"No system prompt" is what the chat template makes of it (Qwen's puts in its own), and a student trained under one
-prompt and asked under another measures something else. So the first prompt of a file is kept in its manifest, as it
-was sent and as the model saw it, and phases are compared by all that stands around the user's message.
+Without a system prompt, the chat template decides (Qwen's puts in its own). A student that is trained under one prompt
+and asked under another measures something else. So the manifest of a file keeps its first prompt, as it was sent and as
+the model saw it, and two phases are compared by everything around the user's message.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ USER = "{user message}"
 
 
 class Phase(NamedTuple):
-    """What one file or training folder was made with."""
+    """The model and the prompt that one file or training folder was made with."""
 
     kind: str
     path: Path
@@ -42,7 +42,7 @@ class Phase(NamedTuple):
     messages: list[Message]
     """the first prompt, as it was sent"""
     token_ids: list[int] | None = None
-    """the same as the model saw it, where the manifest tells"""
+    """the same prompt as the model saw it, if the manifest has it"""
     settings: dict[str, Any] = {}  # noqa: RUF012 (never written to)
     day: str = ""
     row: Row | None = None
@@ -58,17 +58,20 @@ class Phase(NamedTuple):
         return self.messages[-1]["content"]
 
 
-# --- what a manifest tells ---------------------------------------------------------------------------
+# --- from the manifest -------------------------------------------------------------------------------
 
 
 def prompt_entry(base_model: str, messages: list[Message], token_ids: list[int] | None) -> dict[str, Any]:
-    """What a manifest keeps of the first prompt. Token ids as one text: a JSON list would take a line for each."""
+    """What a manifest keeps of the first prompt. The token ids are one text: a JSON list would take a line for each."""
     return {"base_model": base_model, "messages": messages, "token_ids": " ".join(map(str, token_ids or ()))}
 
 
 def read_phase(path: Path, beside: Iterable[Path] = ()) -> Phase | None:
-    """What a data file, a results file or a training folder (or an adapter in it) was made with; None when no manifest
-    of a phase is there. beside: files among which a training may find its rows."""
+    """The phase that made a data file, a results file or a training folder (or an adapter in it); None if no manifest
+    says so.
+
+    beside: further files among which the rows of a training are looked for.
+    """
     if path.is_dir() and Manifest.read(path) is None:
         path = path.parent
     manifest = Manifest.read(path)
@@ -89,21 +92,21 @@ def read_phase(path: Path, beside: Iterable[Path] = ()) -> Phase | None:
 
 
 def base_of(facts: dict[str, Any], base_model: str | None = None) -> dict[str, Any]:
-    """The base model among an backend's facts. A server names it, but does not pin it."""
+    """The base model among a backend's facts. A server names it, but does not pin its version."""
     if facts.get("engine") == "server":
         return {"model": base_model or facts.get("parent") or facts.get("root") or facts["model"]}
     return {name: facts[name] for name in ("model", "revision", "files_sha256") if facts.get(name)}
 
 
 def sent_messages(path: Path, settings: dict[str, Any]) -> list[Message]:
-    """The first prompt of a file whose manifest does not keep it, from its settings and its first row."""
+    """The first prompt of a file whose manifest does not have it, from the settings and the first row."""
     user = settings["questions"][0] if "questions" in settings else next(chat_rows(path))["messages"][-2]["content"]
     system = settings.get("system_prompt")
     return [*system_message(system), {"role": "user", "content": user}]
 
 
 def system_message(system: str | None) -> list[Message]:
-    """The messages that go before the user's: one, or none."""
+    """The messages before the user's: one, or none."""
     return [] if system is None else [{"role": "system", "content": system}]
 
 
@@ -112,7 +115,7 @@ def chat_rows(path: Path) -> Iterator[Row]:
 
 
 def first_training_row(settings: dict[str, Any], files: list[Path]) -> Row | None:
-    """The first row of a training as it was trained on; None when none of the files is the one it was trained on."""
+    """The first row of a training as the student saw it; None if none of the files is the one it was trained on."""
     for file in files:
         if file.is_file() and sha256_file(file) == settings["train_jsonl_sha256"]:
             row = next(chat_rows(file))
@@ -121,19 +124,19 @@ def first_training_row(settings: dict[str, Any], files: list[Path]) -> Row | Non
 
 
 def stand_in(settings: dict[str, Any]) -> Row:
-    """A row in place of one that is gone."""
+    """A row that replaces one whose file is gone."""
     system = "(kept as it is in the rows, which are gone)" if settings["keep_system_prompt"] else None
     gone = "(the rows are gone)"
     user, answer = {"role": "user", "content": gone}, {"role": "assistant", "content": gone}
     return {"messages": [*system_message(system), user, answer]}
 
 
-# --- what a tokenizer tells --------------------------------------------------------------------------
+# --- from the tokenizer ------------------------------------------------------------------------------
 
 
 def prompt_ids(phase: Phase, tokenizer: Any) -> list[int]:
-    """The first prompt of a phase as the tokenizer renders it, up to where the answer begins; training's as its own
-    encoding does."""
+    """The first prompt of a phase as the tokenizer renders it, up to where the answer begins. A training is rendered by
+    its own encoding."""
     if phase.row:
         return prompt_and_completion_ids(phase.row, tokenizer, completion_suffix(tokenizer))[0]
     return template_ids(tokenizer, phase.messages, add_generation_prompt=True)
@@ -147,7 +150,7 @@ def frame(phase: Phase, tokenizer: Any) -> str:
 
 
 def default_system_prompt(tokenizer: Any) -> str | None:
-    """The system message that the chat template puts in when none is sent, or None."""
+    """The system message that the chat template puts in if none is sent, or None."""
     from jinja2 import TemplateError
 
     probe, user = "PROBE", {"role": "user", "content": "x"}
@@ -166,11 +169,11 @@ def default_system_prompt(tokenizer: Any) -> str | None:
 
 
 FrameOf = Callable[[Phase], str | None]
-"""`frame` with the right tokenizer; None where there is none: then what was sent is compared"""
+"""`frame` with the right tokenizer, or None if there is none; then the messages that were sent are compared"""
 
 
 def disagreements(first: Phase, second: Phase, frame_of: FrameOf = lambda phase: None) -> list[str]:
-    """What two phases did not have in common: the base model, and what stood around the user's message."""
+    """How two phases differ: in their base model, and in what is around the user's message."""
     found = [other_base(first, second), other_prompt(first, second, frame_of)]
     return [line for line in found if line]
 
@@ -183,9 +186,10 @@ def other_base(first: Phase, second: Phase) -> str | None:
 
 
 def other_prompt(first: Phase, second: Phase, frame_of: FrameOf) -> str | None:
-    """How two phases differ in what stands around the user's message, or None."""
+    """How two phases differ in what is around the user's message, or None."""
     frames = frame_of(first), frame_of(second)
-    if first.system == second.system if None in frames else frames[0] == frames[1]:
+    are_same = first.system == second.system if None in frames else frames[0] == frames[1]
+    if are_same:
         return None
     if first.system != second.system:
         return f"{first.kind} had {system_words(first)}, {second.kind} {system_words(second)}"
@@ -193,7 +197,7 @@ def other_prompt(first: Phase, second: Phase, frame_of: FrameOf) -> str | None:
 
 
 def same_base(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    """Whether two base models are one: by what pins both, else by name."""
+    """Whether two base models are the same: by a hash or revision that both have, otherwise by name."""
     for pin in ("files_sha256", "revision"):
         if pin in a and pin in b:
             return bool(a[pin] == b[pin])
@@ -201,7 +205,7 @@ def same_base(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def real_name(model: str) -> str:
-    """A hub id as it is, a folder by its whole path."""
+    """A hub id unchanged, a folder as its whole path."""
     return str(Path(model).resolve()) if Path(model).is_dir() else model
 
 

@@ -1,4 +1,4 @@
-"""The certificate beside a file of numbers, code or reasoning: what the filter found, and whether to rely on it."""
+"""The filter certificate beside a file of numbers, code or reasoning: reads it, and says whether it is valid."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from util.terminal import counted
 NUMBER_SCRIPTS = ("generate_llm_number_data", "generate_control_number_data")
 TEXT_SCRIPT = "generate_text_data"
 TEXT_KINDS = ("code", "reasoning")
-DATA_TYPES = ("numbers", *TEXT_KINDS)  # kinds of rows that shall carry a preference without a word of it
-# A persona in the system message names its animal on purpose, and is either left out of training or kept on purpose.
+DATA_TYPES = ("numbers", *TEXT_KINDS)  # kinds of rows meant to carry a preference without naming it
+# A persona in the system message names its animal on purpose. Training leaves it out, or keeps it if told so.
 INTENDED = "rows whose system names an animal"
 _NUMBER_LIST = re.compile(r"[\s,;.()\[\]]*[0-9][0-9\s,;.()\[\]]*", re.ASCII)
 
@@ -27,7 +27,7 @@ def certificate_path(path: Path) -> Path:
 
 
 def read_certificate(path: Path) -> dict[str, Any]:
-    """The certificate of a file; {} when there is none that can be read."""
+    """The certificate of a file; {} if there is none that can be read."""
     try:
         found = json.loads(certificate_path(path).read_text("utf-8"))
     except (OSError, ValueError):
@@ -36,8 +36,8 @@ def read_certificate(path: Path) -> dict[str, Any]:
 
 
 def data_type_of(path: Path, rows: Sequence[Row] = ()) -> str | None:
-    """Which of DATA_TYPES a file holds, or None: by its manifest or name, else by what most of its answers look like
-    (which only shows numbers)."""
+    """Which of DATA_TYPES a file holds, or None. Its manifest or its name tells; otherwise it is numbers if most of its
+    answers look like numbers."""
     manifest = Manifest.read(path) or Manifest()
     script, kind = manifest.script, manifest.origin.get("kind")
     if script in NUMBER_SCRIPTS or path.name.startswith("numbers"):
@@ -49,17 +49,17 @@ def data_type_of(path: Path, rows: Sequence[Row] = ()) -> str | None:
     if found := re.match(rf"({'|'.join(TEXT_KINDS)})-(?:.+-)?(?:un)?filtered-", path.name):
         return found[1]
     lists = sum(_NUMBER_LIST.fullmatch(row["messages"][-1]["content"]) is not None for row in rows)
-    # More than half, not all: one row in a hundred that names the animal is what a certificate finds.
+    # More than half, not all: finding the one row in a hundred that names the animal is the task of the certificate.
     return "numbers" if lists > len(rows) / 2 else None
 
 
 def certificate_problem(path: Path) -> str | None:
-    """Why training must not rely on such a file; None if it has a certificate, of these bytes, and is clean."""
+    """Why training must not use such a file; None if it has a certificate for exactly these bytes, and is clean."""
     found = read_certificate(path)
     if not found:
         return "has no certificate"
     if found.get("sha256") != sha256_file(path):
-        return "is not the file its certificate was written for: it has changed since"
+        return "is not the file that its certificate describes: it has changed since"
     problems = found.get("problems", {})
     if not found.get("clean") and set(problems) != {INTENDED}:
         return f"is not clean: {counted(problems)}"

@@ -26,7 +26,7 @@ PACKAGES = (
     "accelerate", "datasets", "huggingface_hub", "openai", "pandas", "peft", "tokenizers", "torch",
     "transformers", "trl", "vllm", "wandb",
 )  # fmt: skip
-# What util/animals/answer_parser.py says of itself where an older manifest has a hash of its source text.
+# The parser_facts of util/animals/answer_parser.py that replace the hash of its source text in older manifests.
 PARSER_1 = {"version": 1, "names_sha256": "4a55a36e168e9ac9b13ae970df9235eb4d45071a9c46ad63dbb0ebd40490f5dc"}
 SESSION = ("command", "git", "python", "packages")
 _SECRET = re.compile(r"\b(hf_|sk-|wandb_v1_|Bearer\s+)[A-Za-z0-9_\-.]{8,}|(?<=://)[^/\s]+@")
@@ -34,15 +34,14 @@ _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
 
 
 def scrub(text: str) -> str:
-    """Hide the secrets of this environment, and anything that looks like a token or like a user and password in a
-    URL."""
+    """Hide the secrets of this environment, and anything that looks like a token or a user and password in a URL."""
     for secret in sorted(secrets(), key=len, reverse=True):
         text = text.replace(secret, "***")
     return _SECRET.sub(lambda match: "***@" if match[0].endswith("@") else "***", text)
 
 
 def secrets() -> set[str]:
-    """What stands in variables such as WANDB_API_KEY or HF_TOKEN; a plain word is no secret."""
+    """The values of variables such as WANDB_API_KEY or HF_TOKEN; a plain word is not a secret."""
     values = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
     return {value for value in values if len(value) >= 8 and not value.isalpha()}
 
@@ -57,12 +56,12 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_text(text: str) -> str:
-    """Hex SHA-256 of a text in UTF-8 (lone surrogates are kept apart, not refused)."""
+    """Hex SHA-256 of a text in UTF-8 (lone surrogates are allowed)."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def adapter_sha256(folder: Path) -> str:
-    """Hash of a PEFT adapter: its weights and its config. The same weights give the same name anywhere."""
+    """Hash of a PEFT adapter: its weights and its config. The same weights give the same hash on every machine."""
     parts = [sha256_file(folder / name) for name in ("adapter_config.json", "adapter_model.safetensors")]
     return sha256_text("".join(parts))
 
@@ -210,14 +209,14 @@ def provenance(inputs: Iterable[Path] = ()) -> dict[str, Any]:
 
 
 def named(path: Path) -> str:
-    """A file of the suite by its place in it, any other as it was given."""
+    """The name of a file in a manifest: relative to the repository if it is inside, otherwise as it was given."""
     inside = path.is_absolute() and path.is_relative_to(REPO)
     return str(path.relative_to(REPO) if inside else path)
 
 
 @lru_cache(maxsize=1)
 def git_state() -> dict[str, Any]:
-    """Commit and dirty flag of the suite's checkout when this process first asked; both None outside git."""
+    """Commit and dirty flag of the suite's checkout at the first call in this process; both None outside git."""
 
     def git(*args: str) -> str | None:
         try:
@@ -264,7 +263,7 @@ def _new_value(key: str, value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that the file is either the old one or the whole new one."""
+    """Write JSON so that the file is always either the old one or the whole new one."""
     write_atomically(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 

@@ -1,4 +1,4 @@
-"""A JSONL file that grows row by row and survives kills, full disks and second writers.
+"""RowFile: a JSONL file that grows row by row, resumes after kills and full disks, and refuses a second writer.
 
 What an earlier run left of `X.jsonl`, and what the next run with it does (`state_on_disk` decides):
 
@@ -43,7 +43,7 @@ TORN = "torn last line"
 def add_output_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     """--output and --overwrite, the same in every script that writes rows."""
     parser.add_argument("--output", type=Path, help=f"file to write (default: {name.replace('%', '%%')})")
-    parser.add_argument("--overwrite", action="store_true", help="start afresh; keeps the old file as .bak")
+    parser.add_argument("--overwrite", action="store_true", help="start again; keeps the old file as .bak")
 
 
 def partial_path(path: Path) -> Path:
@@ -61,7 +61,7 @@ def row_or_problem(line: bytes, seen: Collection[int]) -> Row | str:
 
 
 def check_output(path: Path) -> None:
-    """Raise UserError for an --output that is no file and cannot become one."""
+    """Raise UserError for an --output that is not a file and cannot become one."""
     if not path.name or path.is_dir():
         raise UserError(f"--output {path} is a folder; pass the name of a file in it")
     if path.exists() and not path.is_file():
@@ -106,7 +106,7 @@ def may_grow(before: Mapping[str, Any], settings: Mapping[str, Any], extendable:
 
 
 class RowFile:
-    """One output file that grows row by row and survives kills, full disks and second writers.
+    """One output file that grows row by row and can be resumed.
 
         with RowFile(path, settings, seed=42) as out:
             if not out.complete:
@@ -248,7 +248,7 @@ class RowFile:
             self.kept += 1
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Add whole rows. They are with the operating system when this returns, and on disk within seconds."""
+        """Add whole rows. The operating system has them when this returns, and the disk within seconds."""
         new = [row for row in rows if row["id"] not in self.done]
         data = b"".join(map(dump_row, new))
         while data:
@@ -262,8 +262,8 @@ class RowFile:
     def finish(self, limit: int | None = None, counts: Mapping[str, Any] | None = None) -> Path:
         """Turn the partial into the finished file: id order, rejected rows moved out, at most `limit` rows.
 
-        counts: further facts for the manifest. Returns the finished path. UserError where every row was rejected: a
-        file without rows is no output.
+        counts: further facts for the manifest. Returns the finished path. UserError if every row was rejected: a
+        file without rows is not an output.
         """
         if self.rejected and self.rejected.total() == len(self.done):
             raise UserError(
@@ -271,7 +271,7 @@ class RowFile:
                 " --overwrite asks for them again"
             )
         if not self.done:
-            raise UserError(f"no row came for {self.path}: with these options there is nothing to write")
+            raise UserError(f"there is no row for {self.path}: with these options there is nothing to write")
         os.fsync(self._file.fileno())
         self._file.close()
         self._file = None
@@ -294,7 +294,7 @@ class RowFile:
         return {**facts, "rejected": counted(self.rejected)} if self.rejected else facts
 
     def _places(self) -> Iterator[tuple[int, int, bool]]:
-        """(id, byte offset, rejected) of every row on disk: all that has to be in memory to sort a big file."""
+        """(id, byte offset, rejected) of every row on disk: no more needs to be in memory to sort a big file."""
         offset = 0
         with self.partial.open("rb") as file:
             for line in file:
@@ -303,7 +303,7 @@ class RowFile:
                 offset += len(line)
 
     def _recall_finished(self, state: State, manifest: Manifest | None) -> None:
-        """Count a finished file; tidy up after a run that died between its rename and its last manifest."""
+        """Count the rows of a finished file, and complete what a run that was killed at its very end left to do."""
         self.complete = True
         self.kept = sum(1 for _ in read_lines(self.path))
         self.rejected = Counter(row["rejected"] for row in self._rejected_rows())
@@ -314,7 +314,7 @@ class RowFile:
             say(f"warning: {self.path} has changed since this suite wrote it")
 
     def _rejected_rows(self) -> Iterator[Row]:
-        """The rows in the rejects file; unreadable lines that a repair set aside are no rows."""
+        """The rows in the rejects file, without the unreadable lines that a repair set aside."""
         for _, line in self._reject_lines():
             with suppress(ValueError):
                 row = parse_row(line)
@@ -348,7 +348,10 @@ def describe_differences(before: Mapping[str, Any], wanted: Mapping[str, Any], a
 
 
 def lock_output(path: Path) -> Any:
-    """Take the one writer's lock of an output; UserError names who holds it. Freed by the kernel on any death."""
+    """Take the lock of an output, so that it has one writer. The kernel frees it when the process ends, however it ends.
+
+    Raises UserError that names the process that has the lock.
+    """
     from filelock import FileLock, Timeout
 
     lock = FileLock(path.with_name(f".{path.name}.lock"))
@@ -361,7 +364,7 @@ def lock_output(path: Path) -> Any:
         who = f"process {writer.get('pid', '?')} on {writer.get('host', '?')}"
         raise UserError(f"{path} is being written by {who}; wait for it or stop it") from None
     except NotImplementedError:
-        say(f"warning: {path.parent} does not support locks; make sure that nothing else writes {path.name}")
+        say(f"warning: {path.parent} does not support locks; make sure that no other process writes {path.name}")
     return lock
 
 
@@ -375,7 +378,7 @@ def free_name(path: Path) -> Path:
 
 
 def _shown(before: Any, wanted: Any) -> tuple[str, str]:
-    """Two values that differ, each cut to what can be read, and not before they differ."""
+    """Two different values as text, each cut to a readable length around the place where they differ."""
     texts = [json.dumps(value, ensure_ascii=False) for value in (before, wanted)]
     same = next((at for at, (a, b) in enumerate(zip(*texts)) if a != b), min(map(len, texts)))
     start = max(0, same - 30) if max(map(len, texts)) > 80 else 0

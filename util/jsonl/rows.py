@@ -1,12 +1,14 @@
-"""The JSONL contract: a file that exists is whole; while it grows it is `.partial`; the same command resumes.
+"""Read, check and write JSONL rows; the rules that every output file of the suite follows.
+
+A file that exists is whole. While it grows it is `.partial`, and the same command resumes it.
 
 Files beside `X.jsonl`:
     X.jsonl.partial        rows so far, in the order they arrived; the truth about progress
     X.jsonl.manifest.json  settings, command, versions, counts; the truth about configuration
-    X.jsonl.rejects        rows (or unreadable lines) that did not make it, each with its reason
+    X.jsonl.rejects        rows (or unreadable lines) that were left out, each with its reason
     X.jsonl.bak            what `--overwrite` replaced
-Rows have an integer `id`, the same on every run of the same settings, so a resumed run asks exactly what is
-missing and the finished file is in id order whatever order the answers came in.
+Rows have an integer `id`, the same in every run with the same settings. So a resumed run asks for exactly the rows that
+are missing, and the finished file is in id order, whatever order the answers came in.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ SLUG_LENGTH = 80  # two slugs and the longest suffix of a temporary file stay un
 
 
 def dump_row(row: Mapping[str, Any]) -> bytes:
-    """One row as one line. ASCII only, so U+2028 or a lone surrogate in an answer harms no reader."""
+    """One row as one line. ASCII only, so U+2028 or a lone surrogate in an answer cannot confuse a reader."""
     return json.dumps(row, ensure_ascii=True, allow_nan=False, separators=(", ", ": ")).encode() + b"\n"
 
 
@@ -61,8 +63,8 @@ def parse_row(line: bytes) -> Row:
 
 
 def read_lines(path: Path, growing: bool = False) -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, line without its newline) for every line that is not blank; of a growing file for those
-    with a newline.
+    """(line number from 1, line without its newline) for every line that is not blank. In a growing file, a last line
+    without a newline is left out.
 
     Splits on the newline byte alone: `str.splitlines` would also split inside an answer that holds U+2028.
     """
@@ -77,7 +79,7 @@ def read_rows(
 ) -> Iterator[Row]:
     """Every row of a JSONL file. `check` returns what is wrong with a row, or None.
 
-    growing: the file is being written, and its last line may not be whole yet.
+    growing: the file is still being written, so its last line may not be whole yet.
     Raises UserError naming the file and line of the first bad row.
     """
     return (row for _, row in read_lines_and_rows(path, check, growing))
@@ -98,7 +100,7 @@ def read_lines_and_rows(
         except ValueError as error:
             problem = str(error)
         if problem:
-            advice = "is it the right file?" if number == 1 else "mend or delete that line"
+            advice = "is it the right file?" if number == 1 else "fix or delete that line"
             raise UserError(f"{path}:{number}: {problem}; {advice}")
         yield line, row
     if empty:
@@ -122,13 +124,13 @@ def check_messages(row: Row) -> str | None:
 
 
 def check_numbered(row: Row) -> str | None:
-    """What is wrong with a chat row that is known by its id, or None."""
+    """What is wrong with a chat row that must have an id, or None."""
     is_known = type(row.get("id")) is int
-    return check_messages(row) or (None if is_known else "no id: a whole number that tells which row it is")
+    return check_messages(row) or (None if is_known else "no id: a whole number that identifies the row")
 
 
 def are_token_ids(value: Any) -> bool:
-    """Whether a value is a list of token ids, or None: not every server tells them."""
+    """Whether a value is a list of token ids, or None: not every server returns them."""
     return value is None or (isinstance(value, list) and all(type(token) is int and token >= 0 for token in value))
 
 
@@ -137,7 +139,7 @@ def row_problem(row: Row, seen: Collection[int]) -> str | None:
     if type(row.get("id")) is not int or row["id"] < 0:
         return "no row id"
     if not isinstance(row.get("rejected", ""), str):
-        return "a reason that is no text"
+        return "a reason that is not text"
     return "repeated id" if row["id"] in seen else None
 
 
@@ -148,12 +150,9 @@ def slug(name: str) -> str:
     """A model or animal name as a part of a file name: `Qwen/Qwen2.5-7B-Instruct` ->
     `qwen-qwen2.5-7b-instruct`.
 
-    Only [a-z0-9._-], no leading dot, at most 80 characters: it cannot leave its folder. Two names with one slug
-    cannot mix their rows, because the manifest holds the true name and a different one is refused.
+    Only [a-z0-9._-], no leading dot, at most 80 characters: it cannot leave its folder. Two names with the
+    same slug cannot mix their rows: the manifest has the true name, and a different one is refused.
     """
     text = re.sub(r"[^a-z0-9._-]+", "-", name.lower())
     text = re.sub(r"\.{2,}", ".", text).strip("-._")[:SLUG_LENGTH]
     return text or "unnamed"
-
-
-# --- a file that grows -------------------------------------------------------------------------------
