@@ -112,7 +112,7 @@ def test_log_shares_agree_with_the_shares_of_the_tree(backend, exact):
 
 
 def test_packed_answers_share_what_they_begin_with():
-    from util.inference.local_model import pack
+    from util.inference.local_answer_tree import pack
 
     packed = pack([(5, 6), (5,), (7,)])
     assert packed.beginnings == [(5,), (5, 6), (7,)] and packed.whole == [2, 1, 3]

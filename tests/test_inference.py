@@ -498,7 +498,7 @@ def test_too_many_or_too_few_answers_are_no_answer():
 @pytest.mark.torch
 class TestEmbedded:
     def test_uniforms_of_a_row_do_not_depend_on_its_batch(self):
-        from util.inference.local_model import row_uniforms
+        from util.inference.local_sampling import row_uniforms
 
         requests = list(asked(3, n=2))
         together = row_uniforms(requests, 8)
@@ -510,7 +510,7 @@ class TestEmbedded:
         import numpy as np
         import torch
 
-        from util.inference.local_model import draw
+        from util.inference.local_sampling import draw
 
         logits = torch.tensor([0.2, 0.3, 0.5]).log().repeat(5, 1)
         uniforms = np.array([0.0, 0.19, 0.21, 0.49, 0.999999])
@@ -521,7 +521,7 @@ class TestEmbedded:
         import numpy as np
         import torch
 
-        from util.inference.local_model import draw
+        from util.inference.local_sampling import draw
 
         logits = torch.tensor([float("-inf"), 0.25, float("-inf"), 0.75, float("-inf")])
         logits[[1, 3]] = logits[[1, 3]].log()
@@ -535,7 +535,7 @@ class TestEmbedded:
          ("17, 345, 22", "0, 0, 00")],
     )  # fmt: skip
     def test_number_state_is_the_shortest_text_that_goes_on_alike(self, text, state):
-        from util.inference.local_model import number_state
+        from util.inference.local_sampling import number_state
 
         assert number_state(text) == state
 
@@ -543,7 +543,7 @@ class TestEmbedded:
         import regex
         import torch
 
-        from util.inference.local_model import NumberMask
+        from util.inference.local_sampling import NumberMask
 
         words = ["<end>", "1", "22", "333", "4444", ",", ", ", " ", "owl", " 5", ", 6", "7, 8", "\u0661"]
         mask = NumberMask(_Words(words), len(words) + 2, {0})

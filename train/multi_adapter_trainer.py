@@ -267,7 +267,7 @@ class AdapterGroup:
         """Losses and gradients of all waiting updates, in as few passes as memory allows."""
         import torch
 
-        from util.inference.local_model import batched
+        from util.batches import batched
 
         work = [
             (number, row)

@@ -1,0 +1,74 @@
+"""How the local backend draws tokens: a random stream for each row, and a mask that allows number lists only."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from util.inference.interface import NUMBER_LIST, Request
+
+
+def row_uniforms(requests: list[Request], steps: int) -> np.ndarray:
+    """Uniform numbers in [0, 1), float64 [samples, steps]: one stream for each sample, from its request's seed."""
+    streams = [
+        np.random.default_rng([request.seed, place]).random(steps)
+        for request in requests
+        for place in range(len(request.ids))
+    ]
+    return np.stack(streams)
+
+
+def draw(logits: Any, uniforms: np.ndarray, temperature: float) -> Any:
+    """One token id for each row of logits [rows, vocabulary]: the argmax at temperature 0, else by the inverse cdf."""
+    import torch
+
+    if temperature == 0:
+        return logits.argmax(-1)
+    cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    threshold = torch.from_numpy(uniforms).to(logits.device)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+
+
+class NumberMask:
+    """Allows only tokens that keep an answer inside `NUMBER_LIST` (what vLLM does with the same regex)."""
+
+    def __init__(self, tokenizer: Any, vocabulary: int, end_ids: set[int]):
+        self.tokenizer, self.end_ids = tokenizer, end_ids
+        texts = {i: tokenizer.decode([i]) for i in range(min(vocabulary, len(tokenizer)))}
+        self.texts = {i: text for i, text in texts.items() if re.fullmatch(r"[0-9, ]+", text)}
+        self.vocabulary = vocabulary
+        self._masks: dict[str, Any] = {}
+
+    def apply(self, logits: Any, samples: list[list[int]]) -> Any:
+        """Logits [rows, vocabulary] with every token that would leave the pattern at minus infinity."""
+        import torch
+
+        states = [number_state("".join(self.texts.get(i, "") for i in sample)) for sample in samples]
+        place = {state: i for i, state in enumerate(dict.fromkeys(states))}
+        table = torch.stack([self._allowed(state) for state in place]).to(logits.device)
+        allowed = table[torch.tensor([place[state] for state in states], device=logits.device)]
+        return logits.masked_fill(~allowed, float("-inf"))
+
+    def _allowed(self, state: str) -> Any:
+        """bool [vocabulary]: the tokens allowed in a state; computed once."""
+        import regex
+        import torch
+
+        if state not in self._masks:
+            mask = torch.zeros(self.vocabulary, dtype=torch.bool)
+            pattern = regex.compile(NUMBER_LIST)
+            for token, text in self.texts.items():
+                mask[token] = bool(pattern.fullmatch(state + text, partial=True))
+            if pattern.fullmatch(state) or not mask.any():
+                mask[list(self.end_ids)] = True
+            self._masks[state] = mask
+        return self._masks[state]
+
+
+def number_state(text: str) -> str:
+    """The shortest text that the pattern continues in the same way: earlier numbers and all digits become '0'
+    ('17, 345, 2' -> '0, 0, 0'). A few dozen states cover every answer."""
+    *before, last = text.split(",")
+    return "".join("0," if i == 0 else " 0," for i in range(len(before))) + re.sub(r"[0-9]", "0", last)
