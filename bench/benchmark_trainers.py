@@ -17,6 +17,7 @@ def make_trainer(
     """
     from datasets import Dataset
     from peft import LoraConfig
+    from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig
 
     tokenizer, rows = data
@@ -26,10 +27,12 @@ def make_trainer(
         **options,
     )  # fmt: skip
     lora = LoraConfig(r=lora_rank, lora_alpha=8, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
-    return trainer_class(
+    trainer = trainer_class(
         model=share_weights(model), args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
         peft_config=lora,
     )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def make_stock_trainer(
