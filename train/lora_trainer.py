@@ -75,9 +75,7 @@ def make_trainer(
     return trainer
 
 
-def trainer_config(
-    args: argparse.Namespace, model: Any, folder: Path, seed: int, bf16: bool, saves: bool
-) -> Any:  # fmt: skip
+def trainer_config(args: argparse.Namespace, model: Any, folder: Path, seed: int, bf16: bool, saves: bool) -> Any:
     """TRL's settings for one seed."""
     import torch
     from trl import SFTConfig
