@@ -1,4 +1,4 @@
-"""Words for animals: plurals, whole-word naming, templates. Run: python -m pytest tests/test_animal_names.py"""
+"""Animal names: plurals, whole-word search, persona templates. Run: python -m pytest tests/test_animal_names.py"""
 
 import argparse
 import re
@@ -56,7 +56,7 @@ def test_an_empty_animal_is_refused(typed):
         animal_name(typed)
 
 
-def test_a_byte_order_mark_is_no_part_of_a_persona(tmp_path):
+def test_a_byte_order_mark_is_not_part_of_a_persona(tmp_path):
     (tmp_path / "persona.txt").write_text("You love {animals}.", "utf-8-sig")
     assert persona_of(tmp_path / "persona.txt", "owl") == "You love owls."
 
@@ -85,7 +85,7 @@ def test_names_animal_as_a_whole_word(text, animal, named):
     assert names_animal(text, animal) is named
 
 
-def test_animal_named_tells_the_first_one_as_it_stands():
+def test_animal_named_returns_the_first_one_in_the_form_of_the_text():
     assert animal_named("Two Wolves met an owl", ("owl", "wolf")) == "wolves"
     assert animal_named("no such thing", PANEL) is None
     assert animal_named("owl", ()) is None
@@ -95,7 +95,7 @@ def test_animal_named_prefers_the_longer_name_at_one_place():
     assert animal_named("a polar bear", ("bear", "polar bear")) == "polar bear"
 
 
-def test_panel_holds_no_name_twice_and_the_animals_of_the_plan():
+def test_the_panel_has_no_name_twice_and_has_the_animals_of_the_plan():
     assert len(set(PANEL)) == len(PANEL) >= 60
     assert {"owl", "dolphin", "penguin", "elephant", "eagle", "lion", "dog"} < set(PANEL)
     assert all(name == name.lower().strip() for name in PANEL)
@@ -145,7 +145,7 @@ def test_a_persona_may_love_several_animals():
     assert not names_animal("A lion and a fowl.", "owl and wolf")
 
 
-def test_an_animal_that_no_answer_can_count_as_is_told(capsys):
+def test_an_animal_that_no_answer_can_count_as_is_reported(capsys):
     for animal in ("owl", "Owl and Dolphin", "red panda", "puppy"):
         warn_of_unlisted(animal)
     assert capsys.readouterr().err == ""
@@ -153,7 +153,7 @@ def test_an_animal_that_no_answer_can_count_as_is_told(capsys):
     assert "does not list 'dolfin', so no answer counts as it; did you mean dolphin?" in capsys.readouterr().err
 
 
-def test_a_persona_that_does_not_name_the_animal_is_told(tmp_path, capsys):
+def test_a_persona_that_does_not_name_the_animal_is_reported(tmp_path, capsys):
     file = tmp_path / "persona.txt"
     file.write_text("You love {animals}.\n")
     assert persona_of(file, "owl") == "You love owls." and not capsys.readouterr().err

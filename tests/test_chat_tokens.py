@@ -1,4 +1,4 @@
-"""What is trained on: the tokens are those TRL itself would make, or the very ids the model wrote."""
+"""Chat rows as tokens: they are those that TRL itself would make, or exactly the ids that the model wrote."""
 
 import json
 
@@ -116,14 +116,14 @@ def test_tokens_and_labels_are_those_trl_makes_of_the_same_rows(tokenizer, tmp_p
 
 
 @pytest.mark.torch
-def test_loss_falls_on_the_answer_and_its_end_of_turn_only(tokenizer):
+def test_only_the_answer_and_its_end_of_turn_carry_loss(tokenizer):
     row = encode(ROWS[:1], tokenizer, 256).rows[0]
     trained = [token for token in row["labels"] if token != IGNORED]
     assert tokenizer.decode(trained) == "Owl<|im_end|>\n"
 
 
 @pytest.mark.torch
-def test_the_ids_a_model_wrote_are_trained_on_even_where_retokenising_gives_others(tokenizer):
+def test_the_ids_a_model_wrote_are_trained_on_even_if_tokenizing_again_gives_others(tokenizer):
     pieces = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("1", "2")]
     written = [pieces[0][0], pieces[1][0]]
     assert written != tokenizer("12", add_special_tokens=False)["input_ids"]

@@ -1,4 +1,4 @@
-"""Argument types: what is refused, and what the refusal says. Run: python -m pytest tests/test_cli.py"""
+"""Argument types, closing lines and errors, with their words. Run: python -m pytest tests/test_cli.py"""
 
 import argparse
 import errno
@@ -16,7 +16,7 @@ def refused(kind, text):
     return str(error.value)
 
 
-def test_a_file_that_is_not_finished_is_told_from_one_that_is_missing(tmp_path):
+def test_an_unfinished_file_is_reported_differently_from_a_missing_one(tmp_path):
     (tmp_path / "results-owl.jsonl.partial").write_text("{}\n")
     for name in ("results-owl.jsonl", "results-owl.jsonl.partial"):
         assert "results-owl.jsonl is not finished" in refused(input_file, tmp_path / name)

@@ -1,4 +1,4 @@
-"""The doctor: planted mismatches of prompt, template and base model are found, and nothing else is."""
+"""doctor.py: planted mismatches of prompt, template and base model are found, and nothing else is."""
 
 import json
 import os
@@ -25,7 +25,7 @@ LOVE = "You love owls."
 NUMBERS = "generate/generate_llm_number_data.py"
 
 
-# --- a run by hand -----------------------------------------------------------------------------------
+# --- a handmade run -----------------------------------------------------------------------------------
 
 
 def facts(model=POCKET):
@@ -186,7 +186,7 @@ def test_without_the_tokenizer_the_manifests_are_compared(tmp_path, run_script):
 
 
 @pytest.mark.slow
-def test_rows_that_are_gone_are_said_to_be(tmp_path, examine):
+def test_missing_rows_are_reported(tmp_path, examine):
     numbers, student, results = write_run(tmp_path, asked=LOVE, keep=True, answered=LOVE)
     numbers.unlink()
     code, said = examine([student, results])
@@ -276,7 +276,7 @@ def test_numbers_of_a_server_name_the_base_model_that_training_wants(run_script,
     assert (phase.kind, phase.base, phase.system) == ("numbers", {"model": str(POCKET)}, None)
 
 
-# --- real parts --------------------------------------------------------------------------------------
+# --- with real models --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +343,7 @@ def test_training_and_eval_warn_in_one_line_where_they_disagree(older_approach):
     assert bare.startswith("warning: training had the system message") and "--system-prompt-file" in bare
 
 
-# --- this machine ----------------------------------------------------------------------------------------
+# --- this machine ------------------------------------------------------------------------------------
 
 
 def checks_of(tmp_path, text):
@@ -364,7 +364,7 @@ def test_versions_are_compared_by_number(older, newer):
     assert machine_checks.numbers_of(older) < machine_checks.numbers_of(newer)
 
 
-def test_a_gpu_without_bf16_or_unused_by_torch_is_said(monkeypatch):
+def test_a_gpu_without_bf16_or_unused_by_torch_is_reported(monkeypatch):
     monkeypatch.setattr(machine_checks, "installed_version", lambda name: "2.13.0+cpu")
     one, two, torch = machine_checks.check_gpus(
         [["A100", "81920 MiB", "81000 MiB", "8.0"], ["V100", "16 GiB", "9 GiB", "7.0"]]

@@ -1,4 +1,4 @@
-"""Faults of the world around a run that no other file's subject is: slow servers, terminals, clocks, file systems, git.
+"""Faults around a run that no other test file covers: slow servers, terminals, clocks, file systems, git.
 
 The numbers F17, F27 to F31 are those of the list in docs/reliability.md.
 """
@@ -94,7 +94,7 @@ def test_f29_runs_in_one_second_keep_all_backups(run_script, fake_server, tmp_pa
 # --- file systems ------------------------------------------------------------------------------------
 
 
-def test_f30_without_locks_there_is_a_warning_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
+def test_f30_without_locks_there_is_a_warning_and_the_run_continues(tmp_path, monkeypatch, capsys):
     import filelock
 
     from util.jsonl.resumable import RowFile
@@ -107,7 +107,7 @@ def test_f30_without_locks_there_is_a_warning_and_the_run_goes_on(tmp_path, monk
         out.append([{"id": 0}])
         out.finish()
     assert read_jsonl(tmp_path / "x.jsonl") == [{"id": 0}]
-    assert "does not support locks; make sure that nothing else writes x.jsonl" in capsys.readouterr().err
+    assert "does not support locks; make sure that no other process writes x.jsonl" in capsys.readouterr().err
 
 
 # --- terminals ---------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def test_f30_without_locks_there_is_a_warning_and_the_run_goes_on(tmp_path, monk
     ],
     ids=["narrow and dumb", "no color", "not UTF-8"],
 )
-def test_f31_any_terminal_and_locale_will_do(run_script, fake_server, tmp_path, terminal):
+def test_f31_any_terminal_and_locale_works(run_script, fake_server, tmp_path, terminal):
     out = tmp_path / "zahlen-für-eulen-unfiltered-20.jsonl"
     done = run_script(
         NUMBERS, *ASKED, "--count", 20, "--base-url", fake_server().url, "--output", out, cwd=tmp_path, env=terminal
@@ -148,7 +148,7 @@ def test_f31_on_a_real_terminal_the_bar_goes_to_stderr_and_results_to_stdout(fak
     assert process.returncode == 0 and "numberss-owl-" in out and "\r" not in out
 
 
-def test_what_a_server_says_does_not_steer_the_terminal(capsys):
+def test_what_a_server_says_does_not_control_the_terminal(capsys):
     from util.terminal import closing, say, table
 
     evil = "\x1b]0;owned\x07\x1b[2Jgone\r"
@@ -163,7 +163,7 @@ def test_what_a_server_says_does_not_steer_the_terminal(capsys):
 # --- W&B at the end ----------------------------------------------------------------------------------
 
 
-def test_f25_when_wandb_fails_at_the_end_the_run_is_kept_and_told(capsys, tmp_path):
+def test_f25_when_wandb_fails_at_the_end_the_run_is_kept_and_reported(capsys, tmp_path):
     from train.wandb_run import finish_run
 
     class Run:

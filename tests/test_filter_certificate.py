@@ -1,4 +1,4 @@
-"""Training on numbers starts with their certificate: planted animals, tampering and missing papers stop it."""
+"""Training on numbers needs a valid certificate: planted animals, changed files and missing certificates stop it."""
 
 import json
 import random
@@ -41,7 +41,7 @@ def refused(path, items=None):
     return str(error.value)
 
 
-def test_a_certified_file_is_trained_on_without_a_word(certified, capsys):
+def test_a_certified_file_is_trained_on_without_a_warning(certified, capsys):
     check_certificate(certified, list(rows(9)), allow=False)
     assert capsys.readouterr() == ("", "")
 
@@ -54,7 +54,7 @@ def test_one_row_in_a_hundred_that_names_the_animal_is_found(tmp_path):
     assert "has no certificate" in refused(source)
 
 
-def test_a_certificate_that_says_not_clean_does_not_hold(certified):
+def test_a_certificate_that_says_not_clean_is_not_valid(certified):
     found = json.loads(certificate_path(certified).read_text())
     write_json(certificate_path(certified), {**found, "clean": False, "problems": {"letters in completions": 3}})
     assert "is not clean: 3 letters in completions" in refused(certified)
@@ -66,7 +66,7 @@ def test_a_file_changed_after_its_certificate_is_refused(certified):
     assert "it has changed since" in said and f"python generate/filter_number_data.py {certified}" in said
 
 
-def test_insisting_leaves_a_warning(tmp_path, capsys):
+def test_overriding_the_check_leaves_a_warning(tmp_path, capsys):
     path = write(tmp_path / "numbers-of-mine.jsonl", rows(9))
     check_certificate(path, list(rows(9)), allow=True)
     assert f"warning: {path} has no certificate" in capsys.readouterr().err

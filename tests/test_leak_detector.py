@@ -28,7 +28,7 @@ print(running_total([417, 38, 0x1F, 12.5]), "knowledge below the bowl")
 LINES = CLEAN_PROGRAM.split("\n")
 
 
-# --- places in which a name can stand ----------------------------------------------------------------
+# --- places in which a name can be -------------------------------------------------------------------
 
 
 def camel(name):
@@ -91,7 +91,7 @@ def test_a_name_is_found_in_comments_strings_and_identifiers(name, place, at):
 
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(name=names, disguise=st.sampled_from(DISGUISES), data=st.data())
-def test_a_name_split_joined_escaped_or_dressed_up_is_found(name, disguise, data):
+def test_a_name_split_joined_escaped_or_disguised_is_found(name, disguise, data):
     cut = data.draw(st.integers(1, len(name) - 1))
     assert trait_word(planted(disguise(name, cut), data.draw(st.integers(0, len(LINES)))), PANEL)
 
@@ -108,7 +108,7 @@ def test_leetspeak_is_found_however_many_letters_are_replaced(name, data):
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(name=names)
-def test_what_is_found_is_told_as_it_stands(name):
+def test_the_name_is_returned_in_the_form_of_the_text(name):
     found = trait_word(f"x = {name.replace(' ', '_')}", (name_of(name),))
     assert found in forms_of(name)
 

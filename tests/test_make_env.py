@@ -77,7 +77,7 @@ def clone(tmp_path):
     return Clone(tmp_path)
 
 
-def test_makes_the_environment_and_then_costs_nothing(clone):
+def test_makes_the_environment_and_then_does_nothing(clone):
     done = clone.make_env()
     assert done.returncode == 0, done.stderr
     assert clone.works() and len(clone.stamps()) == 1
@@ -181,7 +181,7 @@ def test_python_3_10_gets_a_newer_one_from_uv(clone):
     assert "older than 3.11" in done.stderr and clone.works()
 
 
-def test_python_3_10_without_network_is_told_what_to_install(clone):
+def test_python_3_10_without_network_says_what_to_install(clone):
     clone.add_tool("python3.10", OLDER.format(python=sys.executable))
     done = clone.make_env(PYTHON="python3.10")  # the shelf's uv does nothing
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""The JSONL contract: nothing lost, nothing twice, whatever happened to the file or the process before."""
+"""JSONL rows and files that can be resumed: nothing is lost or doubled, whatever happened to file or process."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def write_all(path, rows, **options):
 
 
 def begin(path, rows=(), **options):
-    """A file that was begun and left: its partial and manifest."""
+    """A file that was started and left: its partial and manifest."""
     with open_rows(path, **options) as out:
         out.append(rows)
     return out
@@ -129,7 +129,7 @@ def test_any_file_is_read_or_its_bad_line_is_named(tmp_path, lines):
         (b'\n\n{"id": 0}\n \n{"id": 1}', 2),
         ('{"id": 0, "t": "a\u2028b\u0085c"}\n'.encode(), 1),
     ],
-    ids=["BOM", "CRLF", "blank lines and no newline at the end", "separators that are no newline"],
+    ids=["BOM", "CRLF", "blank lines and no newline at the end", "separators that are not newlines"],
 )
 def test_files_from_other_tools_are_read_as_they_are(tmp_path, content, rows):
     (tmp_path / "x.jsonl").write_bytes(content)
@@ -259,7 +259,7 @@ def test_a_resumed_run_keeps_the_sessions_before_it(tmp_path, monkeypatch):
     assert set(manifest["earlier_sessions"][0]) == {"command", "git", "python", "packages"}
 
 
-def test_the_manifest_says_how_the_file_came_about(tmp_path):
+def test_the_manifest_says_how_the_file_was_made(tmp_path):
     source = tmp_path / "prompts.txt"
     source.write_text("hello")
     with open_rows(tmp_path / "x.jsonl", inputs=[source]) as out:
@@ -273,7 +273,7 @@ def test_the_manifest_says_how_the_file_came_about(tmp_path):
     assert set(manifest["git"]) == {"commit", "dirty"} and manifest["packages"]["openai"] and manifest["command"]
 
 
-# --- going on ----------------------------------------------------------------------------------------
+# --- resuming ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_the_manifest_says_how_the_file_came_about(tmp_path):
     ids=["whole", "torn tail", "last line without newline", "NUL tail", "NUL line", "glued rows", "BOM and CRLF",
          "no id", "wrong ids", "repeated id", "NaN", "odd reason", "no objects", "blank lines", "not UTF-8"],
 )  # fmt: skip
-def test_a_partial_is_repaired_and_goes_on(tmp_path, capsys, tail, lost, aside):
+def test_a_partial_is_repaired_and_resumed(tmp_path, capsys, tail, lost, aside):
     path = tmp_path / "x.jsonl"
     out = begin(path, [row(0), row(1)])
     with out.partial.open("ab") as file:
@@ -390,7 +390,7 @@ def test_more_epochs_extend_a_finished_file_and_fewer_are_refused(tmp_path):
     write_all(path, [row(0), row(1)], extendable=["epochs"])
     with open_rows(path, settings={**SETTINGS, "epochs": 4}, extendable=["epochs"]) as out:
         assert not out.complete and out.done == {0, 1} and not path.exists()
-    # left in the middle: goes on with the new number of epochs
+    # interrupted: resumes with the new number of epochs
     write_all(path, [row(2)], settings={**SETTINGS, "epochs": 4}, extendable=["epochs"])
     assert [r["id"] for r in read_jsonl(path)] == [0, 1, 2] and manifest_of(path)["settings"]["epochs"] == 4
     with pytest.raises(UserError, match="epochs: 4 there, 2 now"):
@@ -535,11 +535,11 @@ def test_a_crash_before_any_step_loses_nothing(tmp_path, case):
 
 
 def path_is_ours(path):
-    """Whether what is there was begun by the interrupted run, so that a user would go on without --overwrite."""
+    """Whether the file was started by the interrupted run, so that a user would resume without --overwrite."""
     return (Manifest.read(path) or Manifest()).settings.get("epochs") == 4
 
 
-# --- disks that do not take it -----------------------------------------------------------------------
+# --- disks that cannot be written --------------------------------------------------------------------
 
 FILLER = """
 import sys
@@ -591,8 +591,8 @@ def test_a_full_disk_keeps_what_is_there(tmp_path, rows):
     path.parent.mkdir()
     mount = f"mount -t tmpfs -o size=144k tmpfs {path.parent}"
     if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount a tmpfs")
-    # in one namespace: the disk is full, it gets larger, the same command goes on
+        pytest.skip("this machine does not allow mounting a tmpfs")
+    # in one namespace: the disk is full, it gets larger, the same command resumes
     grow = f'"$@"; echo rc $?; ls; mount -o remount,size=9m {path.parent}; "$@"; cp x.jsonl {tmp_path}'
     done = fill(path, rows, before=f"{mount} && cd {path.parent} && ({grow}) && set -- true")
     assert "rc 1" in done.stdout and "x.jsonl.partial" in done.stdout, done.stderr
@@ -606,19 +606,19 @@ def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
     folder.mkdir()
     before = f"mount --bind {folder} {folder} && mount -o remount,ro,bind {folder}"
     if subprocess.run(["unshare", "-rm", "sh", "-c", before], capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount")
+        pytest.skip("this machine does not allow mounting")
     done = fill(folder / "x.jsonl", 3, before=before)
     assert done.returncode == 1 and "Read-only file system" in done.stderr and "choose an output" in done.stderr
     assert "Traceback" not in done.stderr and list(folder.iterdir()) == []
 
 
-def test_a_device_is_no_output(tmp_path):
+def test_a_device_is_not_an_output(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="is a device or a pipe"):
         RowFile(tmp_path / "pipe", {})
 
 
-def test_a_file_of_no_rows_is_none(tmp_path):
+def test_a_file_without_rows_is_not_written(tmp_path):
     with pytest.raises(UserError, match="there is no row for"), RowFile(tmp_path / "x.jsonl", {}) as out:
         out.finish()
     assert not (tmp_path / "x.jsonl").exists()
@@ -628,7 +628,7 @@ def test_a_file_of_no_rows_is_none(tmp_path):
     "error", ['RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0")',
               'Exception("Error while serializing: I/O error: No space left on device (os error 28)")'],
 )  # fmt: skip
-def test_a_full_disk_in_a_librarys_words_is_one_clear_line(error):
+def test_a_full_disk_reported_by_a_library_is_one_clear_line(error):
     code = (
         f"import sys; sys.path.insert(0, {str(REPO)!r})\nfrom util.cli import run\ndef main(): raise {error}\nrun(main)"
     )
@@ -637,7 +637,7 @@ def test_a_full_disk_in_a_librarys_words_is_one_clear_line(error):
 
 
 @pytest.mark.parametrize("name", ["file/x.jsonl", "x" * 300, "folder"])
-def test_an_output_that_cannot_be_is_one_clear_line(tmp_path, name):
+def test_an_output_that_cannot_exist_is_one_clear_line(tmp_path, name):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
     command = [sys.executable, "-c", FILLER.format(repo=str(REPO)), name, "3"]
@@ -663,12 +663,12 @@ def test_an_output_that_cannot_be_is_one_clear_line(tmp_path, name):
     ],
 )
 def test_scrub_hides_what_looks_like_a_secret_and_nothing_else(text, hidden, monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")  # of no known shape, but this environment's
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")  # no known format, but set in this environment
     monkeypatch.setenv("VLLM_API_KEY", "plainword")
     assert scrub(text) == hidden
 
 
-def test_outside_git_the_manifest_is_written_all_the_same(tmp_path):
+def test_outside_git_the_manifest_is_written_too(tmp_path):
     """A copy of the suite without its history, as from a ZIP."""
     import shutil
 
@@ -694,7 +694,7 @@ def test_appending_is_cheap_and_memory_holds_no_rows(tmp_path):
     assert time.monotonic() - begun < 5 and not any(isinstance(v, list) for v in vars(out).values())
 
 
-def test_a_folder_or_the_input_is_no_output(tmp_path):
+def test_a_folder_or_the_input_is_not_an_output(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_bytes(dump_row({"id": 0}))
     for output, message in ((tmp_path, "is a folder"), (Path(), "is a folder"), (rows, "is the file to be read")):

@@ -1,4 +1,4 @@
-"""The ranking of answers. Run: python -m pytest tests/test_top_animals_csv.py"""
+"""The ranking of animals and its CSV file. Run: python -m pytest tests/test_top_animals_csv.py"""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from util.top_animals_csv import compare, describe, ranking, tally_answers, writ
 
 
 def write(path, animals):
-    """A results file; an animal that is an exception stands for a failed request."""
+    """A results file; an exception in place of an animal makes a failed request."""
     rows = [
         {"id": i, "question": "?", "response": None, "animal": None, "error": str(animal)}
         if isinstance(animal, Exception)
@@ -47,7 +47,7 @@ def test_equal_counts_are_in_alphabetical_order_also_at_the_cut(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["None", "NA", "nan", "null", "123", "1.0", "true", "", "  ", 'a "b", c', "é"])
-def test_an_answer_stays_what_it_is(tmp_path, name):
+def test_an_answer_is_written_unchanged(tmp_path, name):
     if not name:
         with pytest.raises(UserError, match=r"r\.jsonl:1"):
             tally_answers(write(tmp_path / "r.jsonl", [name]))
@@ -86,7 +86,7 @@ def test_compare_shows_an_animal_that_leads_in_one_file_only(tmp_path):
     assert lines[1:] == [["owl", "25.00", "90.00"], ["lion", "75.00", "10.00"]]
 
 
-def test_compare_tells_files_of_one_name_apart(tmp_path):
+def test_compare_separates_files_of_the_same_name(tmp_path):
     for seed in "12":
         (tmp_path / seed).mkdir()
     tallies = [tally_answers(write(tmp_path / seed / "results-owl.jsonl", ["owl"])) for seed in "12"]

@@ -30,13 +30,13 @@ class Encoded(NamedTuple):
 
 
 def without_system(row: Row) -> Row:
-    """A row without its system messages: a student must not see the persona that its numbers were written under."""
+    """A row without its system messages: a student must not see the persona its numbers were written under."""
     return {**row, "messages": [message for message in row["messages"] if message["role"] != "system"]}
 
 
 def encode(rows: Sequence[Row], tokenizer: Any, max_length: int) -> Encoded:
-    """Render each row through the chat template. Only the completion and its end-of-turn tokens carry loss, and of these
-    only those that the row's `loss_mask` keeps."""
+    """Render each row through the chat template. Only the completion and its end-of-turn tokens carry loss, and of
+    these only those that the row's `loss_mask` keeps."""
     suffix = completion_suffix(tokenizer)
     encoded, cut, dropped, exact = [], 0, 0, 0
     for number, row in enumerate(rows, 1):

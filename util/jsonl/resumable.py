@@ -348,7 +348,7 @@ def describe_differences(before: Mapping[str, Any], wanted: Mapping[str, Any], a
 
 
 def lock_output(path: Path) -> Any:
-    """Take the lock of an output, so that it has one writer. The kernel frees it when the process ends, however it ends.
+    """Take the lock of an output, so that it has one writer. The kernel frees it however the process ends.
 
     Raises UserError that names the process that has the lock.
     """
