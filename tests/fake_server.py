@@ -1,9 +1,9 @@
-"""A scripted OpenAI-compatible server for tests and benchmarks: instant answers, and faults on demand.
+"""A scripted OpenAI-compatible server for tests: instant answers, and faults on demand.
 
     python tests/fake_server.py --port 0 --record requests.jsonl --fault 503:3 --die-after 40
 
-Prints its port as the first line. An answer depends on (messages, seed, sample index) alone, so that the rows of an
-interrupted run can be compared with those of a whole one. Tokens are bytes; /v1/completions tells the log-probabilities
+It prints its port as the first line. An answer depends only on (messages, seed, sample index), so that the rows of an
+interrupted run can be compared with those of a whole run. Tokens are bytes; /v1/completions returns log-probabilities
 of a tiny scripted model (see `law`). Standard library only.
 """
 
@@ -156,7 +156,7 @@ class Server:
         if asked["logprobs"] > self.args.max_logprobs:
             return error(400, f"Requested sample logprobs of {asked['logprobs']}, which is greater than max allowed:"
                               f" {self.args.max_logprobs}")  # fmt: skip
-        logprobs = [told_logprobs(prompt, asked["logprobs"], asked.get("echo", False)) for prompt in asked["prompt"]]
+        logprobs = [logprobs_of(prompt, asked["logprobs"], asked.get("echo", False)) for prompt in asked["prompt"]]
         choices = [
             {"index": i, "text": "", "logprobs": one, "finish_reason": "length"} for i, one in enumerate(logprobs)
         ]
@@ -199,8 +199,8 @@ class Server:
         return error(int(kind), {"429": "Too many requests", "500": ENGINE_DEAD}.get(kind, "Service Unavailable"), more)
 
 
-def told_logprobs(prompt: list[int], top: int, echo: bool) -> dict[str, Any]:
-    """The logprobs of one choice of /v1/completions as vLLM tells them; under echo the prompt is in them."""
+def logprobs_of(prompt: list[int], top: int, echo: bool) -> dict[str, Any]:
+    """The logprobs of one choice of /v1/completions in vLLM's form; with echo they include the prompt."""
     at = prompt.index(ASSISTANT)
     question, tail = bytes(prompt[:at]).decode(), prompt[at + 1 :]
     listed = [(f"token_id:{token}", math.log(share)) for token, share in next_tokens(question, tail).items()]

@@ -440,5 +440,5 @@ def test_a_key_in_netrc_is_a_login(tmp_path, monkeypatch):
 
 
 def test_a_bad_address_is_a_users_error():
-    with pytest.raises(UserError, match="is no web address"):
+    with pytest.raises(UserError, match="is not a web address"):
         machine_checks.check_server("nonsense://x")

@@ -1,4 +1,4 @@
-"""Asking a model: what is sent, what happens when the server fails, and the pure parts of the embedded backend."""
+"""Asking a model: what is sent, what happens when the server fails, and the pure parts of the local backend."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from fake_server import END, answer_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from util.cli import UserError
+from util.cli import UserError, make_parser
 from util.inference import vllm_probe, vllm_retries
 from util.inference.interface import (
     NEUTRAL_SAMPLING,
@@ -24,7 +24,7 @@ from util.inference.interface import (
     model_name,
     row_seed,
 )
-from util.inference.open_backend import check_adapter, open_backend
+from util.inference.open_backend import add_backend_arguments, check_adapter, open_backend
 from util.inference.vllm_client import VllmClient
 from util.inference.vllm_probe import makes_tokens, normal_url, warn_if_open
 from util.inference.vllm_replies import parse_chat
@@ -116,7 +116,7 @@ def test_requests_are_pulled_only_as_there_is_room(fake_server):
 
 
 def test_row_seeds_are_the_same_on_every_run_and_fit_31_bits():
-    assert [row_seed(42, i) for i in range(3)] == [708420325, 32439336, 1727707083]  # rows on disk hold to these
+    assert [row_seed(42, i) for i in range(3)] == [708420325, 32439336, 1727707083]  # rows on disk depend on these
     seeds = {row_seed(seed, row) for seed in range(20) for row in range(500)}
     assert len(seeds) > 9990 and all(0 <= seed < 2**31 for seed in seeds)
 
@@ -161,7 +161,7 @@ def test_a_server_that_cannot_be_used_says_why(fake_server, flags, message):
         backend_for(fake_server(*flags))
 
 
-def test_nothing_at_the_address_is_told_with_the_command_that_starts_a_server(dead_url):
+def test_nothing_at_the_address_prints_the_command_that_starts_a_server(dead_url):
     with pytest.raises(ServerFailed, match=r"no server answers at .*\n  vllm serve .*--host 127\.0\.0\.1") as error:
         backend_for(dead_url)
     assert error.value.exit_code == 3
@@ -200,8 +200,8 @@ def test_a_server_address_is_understood_as_people_write_it(url, normal):
 @pytest.mark.parametrize(
     "url", ["ftp://host/v1", "http://", "://x", "http://localhost:80x0/v1", "http://[::1/v1", "localhost:0"]
 )
-def test_what_is_no_address_is_refused(url):
-    with pytest.raises(UserError, match="is no web address"):
+def test_what_is_not_an_address_is_refused(url):
+    with pytest.raises(UserError, match="is not a web address"):
         normal_url(url)
 
 
@@ -216,7 +216,7 @@ def test_a_server_reached_over_the_network_without_a_key_is_warned_about(capsys,
 
 
 def test_a_server_that_strangers_can_ask_is_warned_about(fake_server, capsys, monkeypatch):
-    """The plan's own `--host 0.0.0.0` works, with a warning; 127.0.0.2 stands for this machine's other address."""
+    """The plan's own `--host 0.0.0.0` works, with a warning; 127.0.0.2 plays this machine's other address."""
     monkeypatch.setattr(vllm_probe, "own_address", lambda: "127.0.0.2")
     if sys.platform != "linux":
         pytest.skip("only Linux has the whole of 127.0.0.0/8")
@@ -233,10 +233,24 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_machines_server(fake_s
     assert len(answer_all(fake_server(), 2)) == 2
 
 
-def test_a_server_name_without_a_server_is_told():
+def test_a_server_name_without_a_server_is_explained():
     args = argparse.Namespace(model="vllm/owl", adapter=None, base_url=None, batch_size=1)
     with pytest.raises(UserError, match="pass --base-url http://localhost:8000/v1"):
         open_backend(args)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_server_chosen_by_the_environment_is_printed(fake_server, monkeypatch, capsys, given):
+    url = fake_server().url
+    if not given:
+        monkeypatch.setenv("VLLM_BASE_URL", url)
+    parser = make_parser(None)
+    add_backend_arguments(parser)
+    args = parser.parse_args(["--model", "owl-teacher", *(["--base-url", url] if given else [])])
+    with open_backend(args) as backend:
+        assert backend.base_model == "Org/Base-1B"
+    said = f"VLLM_BASE_URL is set: asking the server at {url}"
+    assert (said in capsys.readouterr().err) is not given
 
 
 # --- adapters ----------------------------------------------------------------------------------------
@@ -257,7 +271,7 @@ def test_an_adapter_is_loaded_under_a_name_that_holds_its_hash(fake_server, tmp_
         assert backend.model != first and backend.name == "student-sft-seed-42"
 
 
-def test_a_server_that_loads_no_adapters_is_told_how_to_start_it(fake_server, tmp_path):
+def test_a_server_that_loads_no_adapters_names_the_flags_to_start_it_with(fake_server, tmp_path):
     folder = adapter_folder(tmp_path / "final")
     with pytest.raises(UserError, match=r"--enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"):
         backend_for(fake_server("--no-lora"), "Org/Base-1B", folder)
@@ -276,7 +290,7 @@ def test_the_facts_of_a_served_adapter_hold_its_hash(fake_server, tmp_path):
         assert len(backend.facts()["adapter_sha256"]) == 64
 
 
-def test_an_adapter_that_is_newer_than_its_server_is_told(fake_server, tmp_path, capsys):
+def test_an_adapter_that_is_newer_than_its_server_is_warned_about(fake_server, tmp_path, capsys):
     """Trained again under the path it is served from: the server holds the older weights under that name."""
     folder = adapter_folder(tmp_path / "final")
     os.utime(folder / "adapter_model.safetensors", (1, 1))
@@ -294,7 +308,7 @@ def test_an_adapter_that_is_newer_than_its_server_is_told(fake_server, tmp_path,
         assert capsys.readouterr().err == ""
 
 
-def test_models_are_named_by_what_tells_them_apart(tmp_path, monkeypatch):
+def test_models_are_named_by_what_distinguishes_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pocket" / "model").mkdir(parents=True)
     assert model_name("Qwen/Qwen2.5-7B") == "Qwen/Qwen2.5-7B" and model_name("pocket/model") == "pocket"
@@ -374,7 +388,7 @@ def test_a_server_that_only_talks_nonsense_ends_the_run(fake_server, fault):
         answer_all(fake_server("--fault", f"{fault}:100000"))
 
 
-def test_a_reply_of_something_else_is_no_answer_of_the_model(fake_server, monkeypatch):
+def test_a_reply_of_something_else_is_not_an_answer_of_the_model(fake_server, monkeypatch):
     """A login page or a proxy's error for the last rows: they stay unasked, and the same command asks them again."""
     monkeypatch.setattr(vllm_retries, "FIRST_WAIT", 0.1)
     server = fake_server("--fault", "truncated:100000")
@@ -418,7 +432,7 @@ def test_a_model_unloaded_in_the_middle_ends_the_run(fake_server):
             list(backend.generate(asked(5), SAMPLING))
 
 
-def test_a_fault_in_the_list_of_requests_comes_through(fake_server):
+def test_an_error_in_the_list_of_requests_is_raised(fake_server):
     def broken():
         yield from asked(3)
         raise UserError("cannot read prompts")
@@ -432,19 +446,19 @@ def test_a_fault_in_the_list_of_requests_comes_through(fake_server):
     ["", "null", "[]", "7", "{}", '{"choices": null}', '{"choices": [1]}', '{"choices": [{"index": 0}]}', "<html>",
      '{"choices": [{"index": 0, "message": null, "finish_reason": "stop"}]}', "[" * 100_000],
 )  # fmt: skip
-def test_a_reply_that_is_not_whole_is_no_answer(reply):
+def test_a_reply_that_is_not_complete_is_not_an_answer(reply):
     with pytest.raises(ValueError, match="not a chat completion"):
         parse_chat(reply, 1)
 
 
 @pytest.mark.parametrize("ids", ["1 2", {"1": 2}, [1, "2"], [1.0], [True], [-1], 7])
 @pytest.mark.parametrize("place", ["prompt", "answer"])
-def test_token_ids_that_training_could_not_take_are_no_answer(ids, place):
+def test_token_ids_that_training_could_not_use_are_not_an_answer(ids, place):
     choice = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
-    told = {"prompt_token_ids": ids} if place == "prompt" else {}
+    more = {"prompt_token_ids": ids} if place == "prompt" else {}
     choices = [{**choice, "token_ids": ids} if place == "answer" else choice]
     with pytest.raises(ValueError, match="token ids that are not a list"):
-        parse_chat(json.dumps({"choices": choices, **told}), 1)
+        parse_chat(json.dumps({"choices": choices, **more}), 1)
 
 
 ANYTHING = st.recursive(
@@ -470,7 +484,7 @@ REPLIES = ANYTHING | st.fixed_dictionaries(
 
 @settings(max_examples=120)
 @given(REPLIES)
-def test_any_reply_is_whole_answers_or_none(reply):
+def test_any_reply_gives_complete_answers_or_none(reply):
     try:
         answers, prompt_ids = parse_chat(json.dumps(reply), 1)
     except ValueError:
@@ -478,25 +492,25 @@ def test_any_reply_is_whole_answers_or_none(reply):
     assert isinstance(answers[0].text, str) and all(isinstance(i, int) for i in prompt_ids or ())
 
 
-@pytest.mark.parametrize(("told", "ids"), [({"prompt_token_ids": [1, 2]}, [1, 2]), ({}, None)])
-def test_the_prompt_as_the_server_saw_it_comes_with_the_answers(told, ids):
+@pytest.mark.parametrize(("more", "ids"), [({"prompt_token_ids": [1, 2]}, [1, 2]), ({}, None)])
+def test_the_prompt_as_the_server_saw_it_comes_with_the_answers(more, ids):
     choice = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
-    answers, prompt_ids = parse_chat(json.dumps({"choices": [choice], **told}), 1)
+    answers, prompt_ids = parse_chat(json.dumps({"choices": [choice], **more}), 1)
     assert [answer.text for answer in answers] == ["a"] and prompt_ids == ids
 
 
-def test_too_many_or_too_few_answers_are_no_answer():
+def test_too_many_or_too_few_answers_are_not_an_answer():
     choice = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
     for found in (0, 2):
         with pytest.raises(ValueError, match=f"{found} answers where 1 were asked for"):
             parse_chat(json.dumps({"choices": [choice] * found}), 1)
 
 
-# --- the embedded backend, without weights ------------------------------------------------------------
+# --- the local backend, without weights --------------------------------------------------------------
 
 
 @pytest.mark.torch
-class TestEmbedded:
+class TestLocalBackend:
     def test_uniforms_of_a_row_do_not_depend_on_its_batch(self):
         from util.inference.local_sampling import row_uniforms
 
@@ -534,7 +548,7 @@ class TestEmbedded:
         [("", ""), ("7", "0"), ("17", "00"), ("345", "000"), ("345,", "0,"), ("345, ", "0, "), ("345, 2", "0, 0"),
          ("17, 345, 22", "0, 0, 00")],
     )  # fmt: skip
-    def test_number_state_is_the_shortest_text_that_goes_on_alike(self, text, state):
+    def test_number_state_is_the_shortest_text_that_continues_alike(self, text, state):
         from util.inference.local_sampling import number_state
 
         assert number_state(text) == state
@@ -570,8 +584,7 @@ class _Words:
         return "".join(self.words[i] for i in ids)
 
 
-def test_scripts_name_no_weights_they_do_not_need(tmp_path):
-    """Asking a server imports neither torch nor transformers."""
+def test_asking_a_server_imports_neither_torch_nor_transformers(tmp_path):
     code = (
         "import sys, util.inference.interface, util.inference.request_loop;"
         " print({'torch', 'transformers', 'openai'} & set(sys.modules))"

@@ -536,7 +536,7 @@ def slowly(*case):
             "it serves: Org/Base-1B, owl-teacher",
         ),
         (NUMBERS, ["--animal", "owl", "--model", "owl-teacher", "--base-url", "DEAD"], "no server answers at"),
-        (NUMBERS, ["--animal", "owl", "--model", "owl-teacher", "--base-url", "nonsense://x"], "is no web address"),
+        (NUMBERS, ["--animal", "owl", "--model", "owl-teacher", "--base-url", "nonsense://x"], "is not a web address"),
         (NUMBERS, ["--animal", "owl", "--model", "vllm/owl-teacher"], "pass --base-url"),
         (NUMBERS, ["--animal", "owl", *ASKING, "--adapter", "."], "is not a LoRA adapter"),
         slowly(NUMBERS, ["--animal", "owl", *ASKING, "--output", "empty.txt/x.jsonl"], "choose another output"),

@@ -1,5 +1,7 @@
-"""util/serve.py: the server is there for the command, gone after it, and its death is noticed. A scripted server stands
-in for vLLM's faults; one test starts the real one."""
+"""util/serve.py: the server runs for the command, is stopped after it, and its death is noticed.
+
+A scripted server plays vLLM and its faults; one test starts the real one.
+"""
 
 import os
 import re
@@ -97,7 +99,7 @@ def test_flags_of_the_caller_win(box):
     assert "--seed=3" in flags and "--enable-lora" in flags
 
 
-def test_flags_that_exclude_each_other_do_not_meet(monkeypatch):
+def test_flags_that_exclude_each_other_are_not_passed_together(monkeypatch):
     monkeypatch.setattr("util.inference.vllm_server.find_vllm", lambda: "vllm")
     given = vllm_command("some/model", 1, ["--max-cudagraph-capture-size", "64"])[2:]
     assert "--cudagraph-capture-sizes" not in given and "--max-loras" in given
@@ -135,7 +137,7 @@ def test_a_server_that_cannot_start_is_shown_with_the_end_of_its_log(box):
     assert "Traceback" not in done.stderr
 
 
-def test_a_server_that_never_answers_is_given_up(box):
+def test_a_server_that_never_answers_is_stopped(box):
     box.vllm("echo loading; exec sleep 61.5")
     done = box("some/model", "--start-seconds", "2", "--", "true")
     assert done.returncode == 1 and "did not answer within 2 s" in done.stderr
@@ -146,7 +148,7 @@ def test_a_server_that_never_answers_is_given_up(box):
     ("fault", "found"),
     [("--die-after", "died"), ("--engine-dies-after", "died|stopped answering"), ("--hang-after", "stopped answering")],
 )
-def test_after_the_servers_death_both_go_on(box, fault, found):
+def test_after_the_servers_death_both_are_started_again(box, fault, found):
     """vLLM exits with code 0 when its engine dies, and some seconds later, or hangs with /health still 200; the
     generation it served is resumed against a second server."""
     box.vllm(
@@ -160,7 +162,7 @@ def test_after_the_servers_death_both_go_on(box, fault, found):
         "--output", out,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert re.search(rf"vLLM ({found}) while the command ran \(it left code 3\)", done.stderr)
+    assert re.search(rf"vLLM ({found}) while the command ran \(its exit code: 3\)", done.stderr)
     assert "starting both again" in done.stderr and "resuming" in done.stderr
     assert sorted(row["id"] for row in read_jsonl(out)) == list(range(120))
 
@@ -183,7 +185,7 @@ def test_a_signal_reaches_the_command_and_the_server_is_gone(box, signum):
     assert not alive(f"mark-{signum}.jsonl")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's word on a dead parent is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of a parent process")
 def test_even_a_kill_leaves_no_server_behind(box):
     box.vllm(serving("--record", "mark-kill.jsonl"))
     process = box.start("some/model", "--", sys.executable, "-c", "print('up', flush=True); import time; time.sleep(3)")
@@ -197,7 +199,7 @@ def test_even_a_kill_leaves_no_server_behind(box):
 
 
 def test_workers_that_outlive_their_server_are_ended(box):
-    """Killed by the kernel for memory, say: the server cannot end its workers, and they would hold the GPU."""
+    """A server that the kernel kills for memory cannot end its workers, and they would keep the GPU's memory."""
     box.vllm("sleep 62.5 & echo $$ > server.pid; " + serving())
     done = box(
         "some/model", "--", "sh", "-c", "kill -9 $(cat server.pid); sleep 0.2; kill -0 $(cat server.pid) || true"
@@ -206,7 +208,7 @@ def test_workers_that_outlive_their_server_are_ended(box):
     assert not alive("sleep 62.5")
 
 
-def test_a_key_and_a_proxy_in_the_environment_are_no_hindrance(box, dead_url):
+def test_a_key_and_a_proxy_in_the_environment_do_not_disturb(box, dead_url):
     box.environment = {"VLLM_API_KEY": "right", "http_proxy": dead_url, "HTTP_PROXY": dead_url}
     box.vllm(serving("--key", "right"))
     done = box("some/model", "--start-seconds", "20", "--", "sh", "-c", "exit 7")

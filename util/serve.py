@@ -1,12 +1,13 @@
-"""Run a command with a vLLM server beside it: started for it, asked by it through VLLM_BASE_URL, stopped after it.
+"""Start a vLLM server, run a command that asks it, and stop the server when the command ends.
 
     python util/serve.py Qwen/Qwen2.5-7B-Instruct -- \\
         python eval/eval.py --model Qwen/Qwen2.5-7B-Instruct --adapter output/student-sft/seed-42/final --epochs 1000
     python util/serve.py Qwen/Qwen2.5-7B-Instruct --data-parallel-size 2 --api-server-count 1 -- bash my-phases.sh
 
-Before `--`: the model, then any flags of `vllm serve`, which win over those set here. The server listens on a free
-loopback port and takes adapters at run time (`--adapter FOLDER` of every script), so one server does for a whole chain.
-When the server dies or hangs and the command fails with it, both are started again: every script goes on where it was.
+Before `--` come the model and any flags of `vllm serve`, which win over those set here. The command finds the server
+through the environment variable VLLM_BASE_URL, so its scripts need no --base-url. The server listens on a free loopback
+port and loads adapters while it runs (--adapter FOLDER of every script), so one server is enough for several scripts.
+If the server dies or hangs and the command fails, both are started again, and every script resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -31,26 +32,25 @@ def parse_args() -> argparse.Namespace:
     argv, command = split_command(sys.argv[1:])
     parser = make_parser(__doc__)
     parser.usage = "%(prog)s MODEL [vllm serve flags] -- COMMAND"
-    parser.add_argument("model", help="hub id or folder to serve")
-    parser.add_argument("--log", type=Path, default=Path("output/vllm.log"), help="file for the server's own lines")
-    parser.add_argument("--start-seconds", type=positive_float, default=START_SECONDS, help="longest start")
+    parser.add_argument("model", help="hub id or folder of the model to serve")
+    parser.add_argument("--log", type=Path, default=Path("output/vllm.log"), help="file for the server's log")
+    parser.add_argument(
+        "--start-seconds",
+        type=positive_float,
+        default=START_SECONDS,
+        help="stop if the server does not answer after this many seconds",
+    )
     args, flags = parser.parse_known_args(argv)
     args.flags, args.command = flags, command
     if not command and not {"-h", "--help"} & set(argv):
-        parser.error("no command: put `--` and the command to run after the model and flags")
+        parser.error("no command; put `--` and the command to run after the model and flags")
     return args
 
 
 def split_command(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands before the first `--`, and after it."""
+    """(the words before the first `--`, the words after it)."""
     place = list(argv).index("--") if "--" in argv else len(argv)
     return list(argv[:place]), list(argv[place + 1 :])
-
-
-# --- the server --------------------------------------------------------------------------------------
-
-
-# --- the command -------------------------------------------------------------------------------------
 
 
 def main() -> int:
@@ -64,9 +64,9 @@ def main() -> int:
         if trouble is None:
             return code
         if attempt < RESTARTS:
-            say(f"vLLM {trouble} while the command ran (it left code {code}); {running.last_lines()}")
-            say("starting both again: the command goes on where it was")
-    raise UserError(f"vLLM failed {RESTARTS + 1} times; see {args.log}. What was answered is on disk")
+            say(f"vLLM {trouble} while the command ran (its exit code: {code}); {running.last_lines()}")
+            say("starting both again; the command resumes where it stopped")
+    raise UserError(f"vLLM failed {RESTARTS + 1} times; see {args.log}. Everything answered is on disk")
 
 
 if __name__ == "__main__":

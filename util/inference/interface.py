@@ -1,10 +1,12 @@
-"""Ask a model: an OpenAI-compatible server (vLLM), or the embedded backend (transformers in this process).
+"""What every way of asking a model has in common: requests, sampling, answers, and the methods of a backend.
+
+A backend is an OpenAI-compatible server (vLLM), or the local backend (transformers in this process).
 
     with open_backend(args) as backend:
         for result in backend.generate(requests, sampling, done):
             ...
 
-Both backends take the same requests, send or apply every sampling field, and give the same results.
+Both take the same requests, use every sampling field, and return the same kind of results.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ Message = dict[str, str]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. temperature 0 is greedy; numbers_only allows nothing but the `NUMBER_LIST` regex."""
+    """How tokens are drawn. Temperature 0 is greedy. numbers_only allows only what the regex `NUMBER_LIST` matches."""
 
     max_tokens: int
     temperature: float = 1.0
@@ -54,12 +56,12 @@ class Request:
     messages: list[Message]
     seed: int
     note: str = ""
-    """anything the caller wants to find again in the result"""
+    """anything that the caller needs with the result"""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One sample: its text, its token ids (None if the server does not tell) and why it ended ('stop', 'length')."""
+    """One sample: its text, its token ids (None if the server sends none) and why it ended ('stop' or 'length')."""
 
     text: str
     token_ids: list[int] | None
@@ -68,13 +70,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Result:
-    """The answers to a request, in the order of its ids; or the error that asking again would not mend."""
+    """The answers to a request, in the order of its ids; or an error that would happen again."""
 
     request: Request
     answers: list[Answer]
     error: str | None = None
     prompt_ids: list[int] | None = None
-    """the prompt as the model saw it: token ids of the rendered chat template (None if the server does not tell)"""
+    """the prompt as the model saw it: token ids of the rendered chat template (None if the server sends none)"""
 
 
 @dataclass(frozen=True, order=True)
@@ -93,33 +95,33 @@ class AnswerTree(Protocol):
     """tokens that end an answer"""
 
     def expand(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
-        """(node, next token ids, their probabilities) for each node, in any order. A server tells the most probable
-        tokens only."""
+        """(node, next token ids, their probabilities) for each node, in any order. A server lists only the most
+        probable tokens."""
 
     def texts(self, tails: Sequence[tuple[int, ...]]) -> list[str]:
         """The text of each answer, as `generate` would return it."""
 
     def log_probabilities(self, answers: Sequence[str]) -> np.ndarray:
-        """Log-probability (nats) that the model says just this and ends its turn, float64 [prompts, answers]. Of the
-        ways to cut an answer into tokens only the tokenizer's own counts."""
+        """Log-probability (nats) that the model says exactly this and ends its turn, float64 [prompts, answers]. Each
+        answer is cut into tokens as the tokenizer does it; other ways to write the same text do not count."""
 
 
 class InferenceBackend(Protocol):
-    """What a script may ask of a model."""
+    """A model that can be asked. The vLLM client and the local backend have these methods."""
 
     name: str
     """The name for output files: the served id, or the model and adapter folder."""
 
     @property
     def is_adapter(self) -> bool | None:
-        """Whether the model is a LoRA adapter on another; None if the server does not say (it is not vLLM)."""
+        """Whether the model is a LoRA adapter on another; None if the server does not say (other servers than vLLM)."""
 
     @property
     def base_model(self) -> str:
         """What to pass to training as --base-model."""
 
     def adapters_served(self) -> list[str]:
-        """Names of the adapters that could have been asked instead."""
+        """Names of the adapters that could be asked instead."""
 
     def facts(self) -> dict[str, Any]:
         """Everything about the model that decides its answers, for a manifest."""
@@ -127,7 +129,7 @@ class InferenceBackend(Protocol):
     def generate(
         self, requests: Iterable[Request], sampling: Sampling, done: Collection[int] = ()
     ) -> Generator[Result, None, None]:
-        """Answer requests in any order, pulling them as there is room; those whose ids are all done are skipped."""
+        """Answer requests in any order; they are pulled as there is room. Those whose ids are all done are skipped."""
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
         """The token ids the model really sees for these messages, up to where its answer begins."""
@@ -154,11 +156,11 @@ def row_seed(seed: int, row_id: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{row_id}".encode()).digest()[:4], "big") >> 1
 
 
-# --- choosing an backend ------------------------------------------------------------------------------
+# --- names -------------------------------------------------------------------------------------------
 
 
 def model_name(model: str) -> str:
-    """A model's name in file names: a hub id whole, a folder by its last telling part (pocket/model -> pocket)."""
+    """A model's name for file names: a hub id itself; of a folder the last part but 'model' (pocket/model: pocket)."""
     path = Path(model)
     if not path.is_absolute() and not path.is_dir():
         return model
@@ -167,8 +169,8 @@ def model_name(model: str) -> str:
 
 
 def adapter_name(folder: Path) -> str:
-    """A name from an adapter's path: output/student-sft/seed-42/final -> student-sft-seed-42. Of a path outside
-    output/ the last three parts count."""
+    """A name from an adapter's path: output/student-sft/seed-42/final -> student-sft-seed-42. Outside output/ the
+    last three parts are used."""
     parts = folder.resolve().parts
     inside = parts[parts.index("output") + 1 :] if "output" in parts else parts[-3:]
     return slug("-".join(part for part in inside if part not in ("/", "final")))

@@ -29,14 +29,14 @@ def load_tokenizer(model: str) -> Any:
 
 
 def load_model(model: str, dtype: Any = None) -> Any:
-    """The model in eval mode on the GPU if there is one: bfloat16 there, float32 on CPU, unless `dtype` says."""
+    """The model in eval mode, on the GPU if there is one. By default bfloat16 on a GPU and float32 on a CPU."""
     import torch
     from transformers import AutoModelForCausalLM
 
     device = best_device()
     if dtype is None:
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    # safetensors only: a pickle may run code as it is read
+    # safetensors only: a pickle may run code when it is read
     return _from_pretrained(AutoModelForCausalLM, model, dtype=dtype, use_safetensors=True).to(device).eval()
 
 
@@ -55,11 +55,11 @@ def best_device() -> str:
 
 
 def check_folder(model: str) -> None:
-    """Raise UserError for a path where no model is."""
+    """Raise UserError for a path without a model."""
     path = Path(model)
     if path.is_dir():
         if (path / "adapter_config.json").is_file():
-            raise UserError(f"{model} is a LoRA adapter; pass its base model here, and it as --adapter")
+            raise UserError(f"{model} is a LoRA adapter; pass its base model here, and the adapter as --adapter")
         if not (path / "config.json").is_file():
             inside = ", ".join(sorted(child.parent.name for child in path.glob("*/config.json")))
             raise UserError(
@@ -94,7 +94,7 @@ def _from_pretrained(kind: Any, model: str, **options: Any) -> Any:
 
 
 def model_facts(model: str, config: Any) -> dict[str, Any]:
-    """What pins the weights: the hub commit, or for a folder the hash of its files."""
+    """What identifies the weights: the hub commit, or for a folder the hash of its files."""
     if not Path(model).is_dir():
         return {"model": model, "revision": getattr(config, "_commit_hash", None)}
     files = sorted({file for pattern in WEIGHT_FILES for file in Path(model).glob(pattern)})
@@ -103,9 +103,9 @@ def model_facts(model: str, config: Any) -> dict[str, Any]:
 
 
 def put_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
-    """The model with a PEFT adapter on it, beside those it has; UserError when it belongs to another model.
+    """The model with one more PEFT adapter on it. Raises UserError for an adapter of another model.
 
-    The adapter takes the model's number type, as in vLLM: in float32 every linear would cast its input there and back.
+    The adapter gets the model's number type, as in vLLM. In float32 every linear layer would convert its input.
     """
     from peft import PeftModel
     from safetensors import SafetensorError
@@ -117,11 +117,11 @@ def put_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
         model.load_adapter(str(adapter), adapter_name=name, autocast_adapter_dtype=False)
         return model.eval()
     except SafetensorError as error:
-        raise UserError(f"{adapter}/adapter_model.safetensors is not whole ({error}); copy it again") from None
+        raise UserError(f"{adapter}/adapter_model.safetensors is not complete ({error}); copy it again") from None
     except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
-            f"the adapter {adapter} does not fit this model ({reason}); was it trained on another?"
+            f"the adapter {adapter} does not fit this model ({reason}); was it trained on another model?"
         ) from None
 
 

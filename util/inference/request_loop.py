@@ -1,4 +1,4 @@
-"""The loop every asking script shares: ask what is missing, write rows as they arrive, leave cleanly on a signal."""
+"""The resumable request loop of every script that asks a model: ask what is missing, write rows as they arrive."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ def run_requests(
     note: Callable[[], str] = lambda: "",
     counts: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
-    """Ask every request whose rows are not in `out` yet, then finish the file; a finished one is left as it is.
+    """Ask every request whose rows are not in `out` yet, then finish the file. A finished file is left as it is. A
+    signal stops the run after the requests in flight, whose rows are written.
 
-    rows_of: the rows of one result, with its ids; a "rejected" key marks one that is no data.
-    total: rows expected, for the progress display. limit: keep at most so many, the lowest ids first.
+    rows_of: the rows of one result, with its ids; a row with a "rejected" key is not data.
+    total: rows expected, for the progress display. limit: keep at most so many rows, those with the lowest ids.
     note: what the progress display shows beside the rate. counts: further facts for the manifest.
     Returns the closing facts: path, rows, rejects by reason, time and tokens.
     """
     if out.complete:
-        say(f"{out.path} is already finished; --overwrite starts afresh")
+        say(f"{out.path} is already finished; --overwrite starts again from the beginning")
         if out.settings["model"].get("adapter_sha256", "") is None:
-            say("(the server's adapter cannot be read from here: one retrained under the same name goes unnoticed)")
+            say("(the server's adapter cannot be read from here; one retrained under the same name is not noticed)")
         return out.facts()
     tokens, prompt, base_model = 0, None, backend.base_model
     with stop_on_signal() as stop, Progress(total, out.kept) as progress:
-        # Closed here and now when a row cannot be written: left to the garbage collector, the requests in flight
-        # would be cancelled after the backend has gone.
+        # Closed at once when a row cannot be written. The garbage collector would cancel the requests in flight only
+        # after the backend is closed.
         with closing(backend.generate(stop.until(requests), sampling, out.done)) as results:
             for result in results:
                 before = out.kept

@@ -1,6 +1,6 @@
-"""A server seen from outside: its address, who else can reach it, what it lists, and whether it still answers.
+"""Probe a running server from outside: its address, its models, whether it still answers, who else can reach it.
 
-Standard library alone, so that util/serve.py and util/doctor.py can ask before anything is installed.
+It needs the standard library only, so that util/serve.py and util/doctor.py can use it before anything is installed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from util.cli import UserError
 from util.jsonl.manifest import scrub
 from util.terminal import say
 
-SERVER_SECONDS = 3
-PROBE_SECONDS = 20  # for one token of a server with nothing else to do
-LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # the last as people write it, for this machine
+REPLY_SECONDS = 3
+PROBE_SECONDS = 20  # for one token from a server that has nothing else to do
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # people write the last one for this machine
 
 
 def normal_url(url: str) -> str:
@@ -30,27 +30,27 @@ def normal_url(url: str) -> str:
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         good = parts.scheme in ("http", "https") and parts.netloc and parts.port != 0
-    except ValueError:  # a port that is no number, half an IPv6 address
+    except ValueError:  # a port that is not a number, or half an IPv6 address
         good = False
     if not good:
-        raise UserError(f"--base-url {scrub(url)} is no web address; use one such as http://localhost:8000/v1")
+        raise UserError(f"--base-url {scrub(url)} is not a web address; use one such as http://localhost:8000/v1")
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
 
 
 def server_key() -> str | None:
-    """The key to show to the server, from the environment alone: an argument would be seen in `ps`."""
-    return os.environ.get("VLLM_API_KEY")  # not OPENAI_API_KEY: that one is no business of a rented box
+    """The key to show to the server. It comes from the environment only: an argument would be visible in `ps`."""
+    return os.environ.get("VLLM_API_KEY")  # not OPENAI_API_KEY: a rented box must not see that one
 
 
 def is_loopback(url: str) -> bool:
-    """Whether an address is this machine's own; a proxy of the environment must not be asked for it."""
+    """Whether an address is this machine's own. A proxy from the environment must not be used for it."""
     return urlsplit(url).hostname in LOOPBACK
 
 
 # --- asking it ---------------------------------------------------------------------------------------
 
 
-def ask(url: str, key: str | None = None, body: Any = None, seconds: float = SERVER_SECONDS) -> bytes:
+def ask(url: str, key: str | None = None, body: Any = None, seconds: float = REPLY_SECONDS) -> bytes:
     """The reply to a GET, or to a POST of `body` as JSON. Raises OSError (HTTPError is one)."""
     parts = urlsplit(url)
     url = urlunsplit(
@@ -66,7 +66,7 @@ def ask(url: str, key: str | None = None, body: Any = None, seconds: float = SER
 
 
 def models_served(url: str, key: str | None) -> list[str] | None:
-    """The models that a server lists; [] when it wants another key, None when nothing of the kind answers."""
+    """The models that a server lists; [] if it wants another key; None if no such server answers."""
     try:
         return [str(card["id"]) for card in json.loads(ask(f"{url}/models", key))["data"]]
     except HTTPError as error:
@@ -76,10 +76,10 @@ def models_served(url: str, key: str | None) -> list[str] | None:
 
 
 def makes_tokens(url: str, key: str | None, seconds: float = PROBE_SECONDS) -> bool:
-    """Whether a prompt is still answered. /health and /models say so of an engine that hangs or has just died, too."""
+    """Whether a prompt is still answered. /health and /models answer even when vLLM's engine hangs or has just died."""
     models = models_served(url, key)
     if not models:
-        return models == []  # a server that wants another key is there
+        return models == []  # a server that wants another key is running
     body = {"model": models[0], "messages": [{"role": "user", "content": "1"}], "max_tokens": 1}
     try:
         ask(f"{url}/chat/completions", key, body, seconds)
@@ -91,7 +91,7 @@ def makes_tokens(url: str, key: str | None, seconds: float = PROBE_SECONDS) -> b
 
 
 def started_at(url: str) -> float | None:
-    """When the server process started, in seconds since 1970, if its /metrics tell (vLLM's do)."""
+    """When the server process started, in seconds since 1970, from its /metrics (vLLM has them); None if unknown."""
     with suppress(OSError, ValueError):
         text = ask(f"{url.removesuffix('/v1')}/metrics").decode("utf-8", "replace")
         found = re.search(r"^process_start_time_seconds (\S+)$", text, re.MULTILINE)
@@ -103,17 +103,17 @@ def started_at(url: str) -> float | None:
 
 
 def own_address() -> str | None:
-    """This machine's address in its network; None without a network. Nothing is sent: a UDP socket only picks a way."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way:
+    """This machine's address in its network, or None. Nothing is sent: a UDP socket only picks a route."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
         try:
-            way.connect(("192.0.2.1", 9))
+            route.connect(("192.0.2.1", 9))
         except OSError:
             return None
-        return str(way.getsockname()[0])
+        return str(route.getsockname()[0])
 
 
 def is_open_to_the_world(url: str) -> bool:
-    """Whether the server lists its models to one who comes over the network and shows no key."""
+    """Whether the server lists its models to anyone who asks over the network without a key."""
     parts = urlsplit(url)
     host = own_address() if is_loopback(url) else parts.hostname
     if host is None:
@@ -123,12 +123,12 @@ def is_open_to_the_world(url: str) -> bool:
 
 
 def warn_if_open(url: str) -> None:
-    """Say so when a server is asked over the network without a key, or lets strangers ask it."""
+    """Warn when a server is asked over the network without a key, or answers anyone in the network."""
     host, port = urlsplit(url).hostname, urlsplit(url).port or 8000
     if not is_loopback(url):
         if not server_key():
             instead = f"ssh -L {port}:localhost:{port} {host}"
-            say(f"warning: {host} is reached over the network without a key; prefer {instead}")
+            say(f"warning: {host} is asked over the network without a key; prefer {instead}")
     elif is_open_to_the_world(url):
         say(
             f"warning: the server on port {port} answers anyone in the network, without a key; serve with --host"

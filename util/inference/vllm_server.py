@@ -1,4 +1,4 @@
-"""Start a vLLM server, watch it, and stop it with all its workers."""
+"""Start a vLLM server process, wait until it answers, and stop it with all its workers."""
 
 from __future__ import annotations
 
@@ -20,27 +20,18 @@ from util.signals import Stop
 from util.terminal import say
 
 START_SECONDS = 1800.0  # a first start downloads the weights
-
-
 GRACE_SECONDS = 30.0
-
-
 LOG_LINES = 15
-
-
 PARENT_DIED = 1  # prctl's PR_SET_PDEATHSIG
-
-
 GRAPHS, STEP, MOST_TOKENS = "--cudagraph-capture-sizes", "--max-num-batched-tokens", 2048
 
 
 Flags = Mapping[str, "str | Sequence[str] | None"]
 
-
 # Short prompts and answers, one adapter at a time (docs/performance.md; bench/vllm_throughput.py measures what
 # each gains).
-# vLLM's own list of graphs ends at 512 tokens, half a step of 1,024 answers, and has 51 sizes to capture at each start.
-# With 2,048 tokens a step at most, every step has a graph, also those in which new answers begin.
+# vLLM's own list of CUDA graphs ends at 512 tokens, half a step of 1,024 answers, and has 51 sizes to capture at each
+# start. With at most 2,048 tokens a step, every step has a graph, also those in which new answers begin.
 # Sampling fields come from the scripts, never from generation_config.json.
 FLAGS: Flags = {
     "--max-model-len": "2048", "--max-num-seqs": "1024", STEP: str(MOST_TOKENS),
@@ -52,12 +43,12 @@ FLAGS: Flags = {
 
 
 def vllm_command(model: str, port: int, flags: Sequence[str], defaults: Flags = FLAGS) -> list[str]:
-    """`vllm serve` with the flags of short answers, unless the caller's own say otherwise."""
+    """The command `vllm serve` with flags for short answers; the caller's own flags win."""
     given = settings_in(flags)
     if "--max-cudagraph-capture-size" in given or "cudagraph_capture_sizes" in " ".join(flags):
         given[GRAPHS] = ""  # vLLM takes one or the other
     if given.get("--max-num-seqs", "").isdigit() and int(given["--max-num-seqs"]) > MOST_TOKENS:
-        given |= {STEP: "", GRAPHS: ""}  # a step has a token of each sequence at least
+        given |= {STEP: "", GRAPHS: ""}  # a step has at least one token of each sequence
     chosen = [part for flag, value in defaults.items() if flag not in given for part in (flag, *values_of(value))]
     return [find_vllm(), "serve", model, "--host", "127.0.0.1", "--port", str(port), *chosen, *flags]
 
@@ -74,15 +65,15 @@ def values_of(value: str | Sequence[str] | None) -> Sequence[str]:
 
 
 def takes_adapters(flags: Sequence[str]) -> bool:
-    """Whether adapters can be loaded while this server runs: vLLM refuses it to several API server processes, of which
-    it starts one a GPU under --data-parallel-size."""
+    """Whether adapters can be loaded while this server runs. vLLM refuses that with several API server processes, and
+    it starts one for each GPU under --data-parallel-size."""
     given = settings_in(flags)
     names = ("--api-server-count", "-asc", "--data-parallel-size", "-dp")
     return next((given[name] for name in names if name in given), "1") == "1"
 
 
 def find_vllm() -> str:
-    """The vllm of this environment, or of the PATH."""
+    """Path of the vllm command: beside this Python, or in the PATH. Raises UserError if there is none."""
     found = shutil.which("vllm", path=str(Path(sys.executable).parent)) or shutil.which("vllm")
     if found is None:
         raise UserError(
@@ -100,7 +91,7 @@ def free_port() -> int:
 
 
 def die_with_parent() -> Callable[[], None] | None:
-    """On Linux: what makes the kernel end the server when this process is killed; None elsewhere."""
+    """On Linux: a function that makes the kernel stop the server when this process is killed; None elsewhere."""
     if sys.platform != "linux":
         return None
     import ctypes
@@ -113,11 +104,11 @@ def die_with_parent() -> Callable[[], None] | None:
 def server(
     model: str, flags: Sequence[str], log: Path, start_seconds: float, stop: Stop, defaults: Flags = FLAGS
 ) -> Iterator[Running]:
-    """A vLLM in a process group of its own that answers; stopped with all its workers whatever happens."""
+    """A running vLLM that answers, in a process group of its own. It is always stopped with all its workers."""
     port = free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1" if takes_adapters(flags) else "0"}
-    say(f"starting vLLM for {model} on port {port}; its lines go to {log}")
+    say(f"starting vLLM for {model} on port {port}; its log is {log}")
     with log.open("ab") as file:
         process = subprocess.Popen(
             vllm_command(model, port, flags, defaults), env=environment,
@@ -138,7 +129,7 @@ class Running:
         self.process, self.url, self.log = process, url, log
 
     def wait_until_it_answers(self, seconds: float, stop: Stop) -> None:
-        """Return once it lists its models; UserError with the end of its log when it dies or takes too long."""
+        """Return when it lists its models. Raises UserError with the end of its log if it dies or takes too long."""
         begun = time.monotonic()
         while self.process.poll() is None:
             stop.raise_if_requested()
@@ -158,7 +149,7 @@ class Running:
         return "\n  ".join([f"the end of {self.log}:", *lines])
 
     def trouble(self) -> str | None:
-        """What ails the server, or None. Its process can live on over an backend that has died or hangs."""
+        """What is wrong with the server, or None. Its process can live on when its engine has died or hangs."""
         if self.process.poll() is not None:
             return "died"
         return None if makes_tokens(self.url, server_key()) else "stopped answering"
@@ -169,22 +160,22 @@ class Running:
             os.killpg(self.process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(GRACE_SECONDS)
-        with suppress(ProcessLookupError):  # workers that outlived it would hold the GPU
+        with suppress(ProcessLookupError):  # workers that outlived it would keep the GPU's memory
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 def run_command(command: Sequence[str], environment: Mapping[str, str], stop: Stop) -> int:
-    """Run the command to its end and return its exit code; SIGTERM and SIGHUP are passed on to it (the terminal sends
+    """Run the command to its end and return its exit code. SIGTERM and SIGHUP are passed on to it (the terminal sends
     it Ctrl-C by itself)."""
     try:
         child = subprocess.Popen(command, env=environment)
     except OSError as error:
         raise UserError(f"cannot run {command[0]}: {error.strerror}") from None
-    told = False
+    passed_on = False
     while True:
         with suppress(subprocess.TimeoutExpired):
             return child.wait(0.2)
-        if stop.signum not in (None, signal.SIGINT) and not told:
+        if stop.signum not in (None, signal.SIGINT) and not passed_on:
             child.send_signal(stop.signum)
-            told = True
+            passed_on = True
