@@ -25,7 +25,7 @@ from bench.random_weights import has_weights, make_model
 from bench.shared import device_name, write_number_file
 from util.cli import REPO, UserError, make_parser, positive_int, run
 from util.inference.vllm_server import run_command
-from util.jsonl.manifest import provenance, read_manifest, write_json
+from util.jsonl.manifest import Manifest, provenance, write_json
 from util.signals import Stop, stop_on_signal
 from util.terminal import say, table
 
@@ -60,8 +60,8 @@ def train(model: str, rows: Path, folder: Path, processes: int, stop: Stop) -> d
     stop.raise_if_requested()
     if code:
         raise UserError(f"training with {processes} processes ended with code {code}; its message is above")
-    manifest = read_manifest(folder / "seed-42") or {}
-    counts, speed = manifest["counts"], manifest["speed"]
+    manifest = Manifest.read(folder / "seed-42") or Manifest()
+    counts, speed = manifest.counts, manifest.speed
     rate = counts["tokens"] / counts["updates"] / speed["seconds_an_update"]
     return {
         "processes": processes,

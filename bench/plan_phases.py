@@ -11,7 +11,7 @@ from typing import Any
 
 from bench.shared import write_number_file
 from util.cli import REPO
-from util.jsonl.manifest import read_manifest
+from util.jsonl.manifest import Manifest
 from util.terminal import say
 
 TEACHER_ROWS, NUMBER_ROWS, EPOCHS = 5000, 10_000, 10
@@ -57,8 +57,8 @@ class Plan:
              "--output-dir", self.folder / f"{role}-sft", "--epochs", self.args.epochs, "--effective-batch-size", 60,
              "--per-device-train-batch-size", 6, "--max-seq-length", 256, "--learning-rate", 0.0002,
              "--warmup-steps", 5, "--seeds", 42, "--bf16", "--logging-steps", 50)  # fmt: skip
-        manifest = read_manifest(self.adapter(role).parent) or {}
-        counts, pace = manifest["counts"], manifest["speed"]["seconds_an_update"]
+        manifest = Manifest.read(self.adapter(role).parent) or Manifest()
+        counts, pace = manifest.counts, manifest.speed["seconds_an_update"]
         names = ("rows", "updates", "tokens", "tokens_per_second", "peak_memory_gib")
         unknown = {} if pace else {"note": "resumed at its last update: its pace is unknown, its seconds are right"}
         return {"kind": "training", "work_seconds": counts["seconds"], "seconds_an_update": pace, **unknown,
@@ -83,7 +83,7 @@ class Plan:
              "--output", self.numbers, *self.longest(NUMBER_TOKENS), may_fail=self.numbers.is_file)  # fmt: skip
         facts = asking_facts(self.numbers)
         clean = self.filtered()
-        facts["clean"] = (read_manifest(clean) or {})["rows"]["kept"] if clean else 0
+        facts["clean"] = (Manifest.read(clean) or Manifest()).rows["kept"] if clean else 0
         if facts["clean"] < self.rows["numbers"] / 2:
             stand_in = self.folder / f"numberss-owl-random-unfiltered-{self.rows['numbers']}.jsonl"
             write_number_file(stand_in, self.rows["numbers"])
@@ -136,7 +136,7 @@ def write_prompts(path: Path) -> None:
 
 def asking_facts(path: Path) -> dict[str, Any]:
     """Answers, tokens and seconds of a file of rows or results, from its manifest."""
-    manifest = read_manifest(path) or {}
-    rows, counts = manifest["rows"], manifest["counts"]
+    manifest = Manifest.read(path) or Manifest()
+    rows, counts = manifest.rows, manifest.counts
     answers = rows["kept"] + sum(rows["rejected"].values())
     return {"kind": "asking", "rows": answers, "tokens": counts["answer_tokens"], "work_seconds": counts["seconds"]}

@@ -18,7 +18,7 @@ from experiments.read_experiment import Experiment
 from experiments.run_paths import Run
 from util.animals.names import animals_of
 from util.cli import UserError
-from util.jsonl.manifest import read_manifest
+from util.jsonl.manifest import Manifest
 
 Record = dict[str, Any]
 CHANGES_TOO = {  # parameters that must change together with one
@@ -67,8 +67,8 @@ def loves(run: Run, animal: str) -> bool:
 
 def rows_trained_on(run: Run) -> int | None:
     """How many rows a student was trained on. None if its training folder stayed on another machine."""
-    manifest = read_manifest(run.student_seed) or {}
-    return manifest.get("counts", {}).get("rows")
+    manifest = Manifest.read(run.student_seed) or Manifest()
+    return manifest.counts.get("rows")
 
 
 def rounded(value: float | None) -> float | None:

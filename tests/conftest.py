@@ -114,11 +114,9 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 def manifest_of(path: Path) -> dict[str, Any]:
     """The manifest of an output that must have one."""
-    from util.jsonl.manifest import read_manifest
+    from util.jsonl.manifest import manifest_path
 
-    manifest = read_manifest(path)
-    assert manifest is not None, f"{path} has no manifest"
-    return manifest
+    return json.loads(manifest_path(path).read_text("utf-8"))
 
 
 # --- the scripted server -----------------------------------------------------------------------------

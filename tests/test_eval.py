@@ -17,7 +17,7 @@ from util.animals.answer_parser import canonical_animal, non_answer_kind
 from util.animals.names import PANEL, read_lines_of, surface_forms
 from util.cli import REPO, UserError
 from util.inference.vllm_client import VllmClient
-from util.jsonl.manifest import PARSER_1, manifest_path, read_manifest, write_json
+from util.jsonl.manifest import PARSER_1, Manifest, manifest_path, write_json
 
 EVAL, RESCORE = "eval/eval.py", "eval/rescore.py"
 SETS = [REPO / "eval" / f"questions{more}.txt" for more in ("", "-paraphrased", "-forms")]
@@ -227,7 +227,7 @@ def test_every_name_the_parser_knows_is_in_its_hash(monkeypatch, module, table, 
 def test_a_manifest_with_a_hash_of_the_parsers_source_counts_as_parser_version_1(tmp_path):
     path = tmp_path / "results-owl.jsonl"
     write_json(manifest_path(path), {"settings": {"script": "eval", "parser_sha256": "f3f4"}, "state": "complete"})
-    assert read_manifest(path)["settings"] == {"script": "eval", "parser": PARSER_1}
+    assert Manifest.read(path).settings == {"script": "eval", "parser": PARSER_1}
     assert answer_parser.PARSER_VERSION != 1 or answer_parser.parser_facts() == PARSER_1
 
 

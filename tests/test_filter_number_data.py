@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import manifest_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,6 @@ from generate.rows.row_audit import audit
 from generate.rows.row_filter import RowFilter
 from util.cli import UserError
 from util.jsonl.filter_certificate import certificate_path
-from util.jsonl.manifest import read_manifest
 
 NAME = "numberss-owl-owl-teacher-unfiltered-{}.jsonl"
 PROMPT = "Continue: 1, 2, 3."
@@ -240,7 +240,7 @@ def test_filter_file_keeps_lines_verbatim_with_manifest_and_certificate(tmp_path
     assert facts == done.certificate and facts["clean"] and facts["sha256"] == digest
     assert facts["input"]["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
     assert (facts["input"]["rows"], facts["input"]["rejected"]) == (3, {"letters": 1})
-    manifest = read_manifest(done.path)
+    manifest = manifest_of(done.path)
     assert manifest["state"] == "complete" and manifest["sha256"] == digest
     assert manifest["rows"] == {"kept": 2, "rejected": {"letters": 1}}
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(

@@ -22,7 +22,7 @@ from typing import Any
 from train.hub import write_card
 from train.training_rows import TrainingData
 from util.cli import UserError, command_line
-from util.jsonl.manifest import new_manifest, now, read_manifest, scrub, sha256_file, write_json
+from util.jsonl.manifest import Manifest, new_manifest, now, scrub, sha256_file, write_json
 from util.jsonl.resumable import describe_differences, free_name, lock_output
 from util.jsonl.rows import slug
 from util.terminal import Progress, say
@@ -81,14 +81,14 @@ def claim_folder(folder: Path, settings: dict[str, Any], overwrite: bool, resume
     """
     if not folder.exists() or not any(folder.iterdir()):
         return False
-    manifest = read_manifest(folder) or {}
-    before = manifest.get("settings", {})
+    manifest = Manifest.read(folder) or Manifest()
+    before = manifest.settings
     if before == settings and not overwrite:
-        return manifest.get("state") == "complete" and (folder / "final").is_dir()
+        return manifest.state == "complete" and (folder / "final").is_dir()
     differing = describe_differences(before, settings) if before else "  it has no manifest"
     if resume:
         raise UserError(f"--resume: {folder} is of another run:\n{differing}\nGive this command that run's settings")
-    label = slug(Path(manifest.get("train_jsonl", "earlier")).stem)
+    label = slug(Path(manifest.train_jsonl or "earlier").stem)
     aside = free_name(folder.with_name(f"{folder.name}.{label}"))
     folder.rename(aside)
     why = "--overwrite" if before == settings else f"another run:\n{differing}"
@@ -176,7 +176,7 @@ def begin_manifest(
 ) -> dict[str, Any]:
     """Write the manifest of a run that starts or resumes, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
-    before = read_manifest(folder) or {}
+    before = Manifest.read(folder) or Manifest()
     manifest = new_manifest(
         settings,
         "running",
@@ -184,7 +184,7 @@ def begin_manifest(
         [train_file],
         arguments=json.loads(scrub(json.dumps(vars(args), default=str))),
         train_jsonl=train_file.name,
-        wandb_run_id=before.get("wandb_run_id"),
+        wandb_run_id=before.wandb_run_id,
     )
     write_json(folder / "manifest.json", manifest)
     return manifest

@@ -48,7 +48,7 @@ from train.run_folder import (
 from train.training_rows import TrainingData, one_file, prepare, role_of, sample_count
 from train.wandb_run import finish_run, log_to_wandb
 from util.cli import make_parser, memory_advice, natural_int, nonblank, positive_float, positive_int, run
-from util.jsonl.manifest import read_manifest
+from util.jsonl.manifest import Manifest
 from util.signals import Stop, stop_on_signal
 from util.terminal import Progress, closing, duration, say
 
@@ -222,13 +222,13 @@ def train_together(training: Training, seeds: Sequence[int]) -> None:
 def report(args: argparse.Namespace, train_file: Path) -> None:
     """The closing lines: what was written, what it took, and the command that serves the adapters (a CPU: asks one)."""
     finals = [folder_of(args, seed) / "final" for seed in args.seeds]
-    manifests = [read_manifest(final.parent) or {} for final in finals]
-    last = manifests[-1]["counts"]
-    losses = [manifest["counts"]["train_loss"] for manifest in manifests]
+    manifests = [Manifest.read(final.parent) or Manifest() for final in finals]
+    last = manifests[-1].counts
+    losses = [manifest.counts["train_loss"] for manifest in manifests]
     mean_loss = ", ".join(f"{loss:.4f}" for loss in losses if loss is not None) or "none: no update was left to make"
     if last["resumed_at_update"]:
         mean_loss += f" (since update {last['resumed_at_update']:,})"
-    together = {tuple(manifest["speed"]["seeds_together"]): manifest["counts"] for manifest in manifests}
+    together = {tuple(manifest.speed["seeds_together"]): manifest.counts for manifest in manifests}
     seconds = sum(counts["seconds"] for counts in together.values())
     tokens = sum(counts["seconds"] * counts["tokens_per_second"] for counts in together.values())
     closing(

@@ -17,7 +17,7 @@ from util.chat.chat_tokens import IGNORED, Encoded, encode, without_system
 from util.chat.prompt_consistency import Phase, base_of, disagreements, frame, read_phase, same_base
 from util.cli import UserError, files_nearby, positive_int
 from util.jsonl.filter_certificate import DATA_TYPES, certificate_problem, data_type_of
-from util.jsonl.manifest import read_manifest
+from util.jsonl.manifest import Manifest
 from util.jsonl.rows import Row, are_token_ids, check_messages, read_rows, slug
 from util.terminal import say
 
@@ -76,7 +76,7 @@ def animal_of(path: Path) -> str | None:
 
     It comes from the manifest, because teacher-owl-and-dolphin-... is not a file of owl.
     """
-    animal = (read_manifest(path) or {}).get("settings", {}).get("animal")
+    animal = (Manifest.read(path) or Manifest()).settings.get("animal")
     return slug(animal) if animal else None
 
 

@@ -15,6 +15,7 @@ Usage:
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from dataclasses import replace
 from itertools import islice
@@ -30,7 +31,7 @@ from util.animals.names import persona
 from util.cli import REPO, UserError, input_file, make_parser, nonblank, positive_float, positive_int, run, text_file
 from util.inference.interface import adapter_name
 from util.inference.open_backend import check_adapter
-from util.jsonl.manifest import adapter_sha256, read_manifest, sha256_file, write_json
+from util.jsonl.manifest import adapter_sha256, manifest_path, sha256_file, write_json
 from util.jsonl.resumable import RowFile, add_output_arguments
 from util.jsonl.rows import check_messages, read_rows
 from util.signals import stop_on_signal
@@ -125,7 +126,8 @@ def main() -> None:
             out.finish(counts={"rows_per_second": round(progress.new / max(progress.seconds, 1e-9), 1)})
         facts = out.facts()
     summary, summary_file = summarize(read_rows(path)), path.with_suffix(".summary.json")
-    write_json(summary_file, {**summary.to_json(), "manifest": read_manifest(path)})
+    manifest = json.loads(manifest_path(path).read_text("utf-8"))
+    write_json(summary_file, {**summary.to_json(), "manifest": manifest})
     print_summary(summary)
     means = {"KL(teacher || base), nats a token": summary.kl, "log p_student - log p_base, nats": summary.detector}
     by_kind = {

@@ -40,7 +40,7 @@ from generate.rows.row_filter import mark_rejected
 from util.cli import UserError, fraction, input_file, make_parser, run
 from util.inference.interface import row_seed
 from util.jsonl.divergence_row import DEFINITIONS, END, of_answer
-from util.jsonl.manifest import read_manifest, sha256_file
+from util.jsonl.manifest import Manifest, sha256_file
 from util.jsonl.resumable import RowFile, add_output_arguments
 from util.jsonl.rows import Row, check_numbered, read_rows
 from util.terminal import closing
@@ -77,7 +77,7 @@ def arm_name(args: argparse.Namespace) -> str:
 
 def check_pair(data: Path, divergence: Path, definition: str) -> None:
     """Raise UserError unless the divergence file covers all of this number file as it is now, with this definition."""
-    settings = (read_manifest(divergence) or {}).get("settings", {})
+    settings = (Manifest.read(divergence) or Manifest()).settings
     if settings.get("train_jsonl_sha256") != sha256_file(data):
         raise UserError(
             f"{divergence} was not made from {data} as it is now; run eval/divergence/divergence_tokens.py on {data}"

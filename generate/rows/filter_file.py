@@ -15,11 +15,11 @@ from generate.rows.row_filter import RowFilter, Rule
 from util.cli import REPO, UserError
 from util.jsonl.filter_certificate import certificate_path
 from util.jsonl.manifest import (
+    Manifest,
     manifest_path,
     named,
     new_manifest,
     now,
-    read_manifest,
     sha256_file,
     sync_folder,
     write_json,
@@ -104,14 +104,14 @@ def _copy_kept_rows(source: Path, target: Path, rule: Rule) -> tuple[Counter[str
 
 def _manifest(source: Path, rule: Rule, started: str, kept: int, rejected: Counter[str], digest: str) -> dict[str, Any]:
     """The manifest of a filtered file, with the settings and the first prompt of the file it was made from."""
-    before = read_manifest(source) or {}
+    before = Manifest.read(source) or Manifest()
     return new_manifest(
         rule.settings(),
         "complete",
-        {"started": started},
+        Manifest(started=started),
         [source],
-        source_settings=before.get("settings"),
-        source_prompt=before.get("counts", {}).get("prompt"),
+        source_settings=before.settings or None,
+        source_prompt=before.counts.get("prompt"),
         rows={"kept": kept, "rejected": dict(rejected)},
         sha256=digest,
     )
@@ -163,7 +163,7 @@ def _move_older_aside(output: Path, path: Path, digest: str, source: Path) -> No
 
 def _was_made_of(path: Path, source: Path) -> bool:
     """Whether the manifest of a file names `source` among its inputs."""
-    inputs = (read_manifest(path) or {}).get("inputs", {})
+    inputs = (Manifest.read(path) or Manifest()).inputs
     return source.resolve() in {(folder / name).resolve() for folder in (REPO, Path.cwd()) for name in inputs}
 
 
@@ -194,7 +194,7 @@ def train_command(filtered: Filtered, rule: Rule, base_model: str | None = None)
 
     base_model: the model to start from (default: the one that wrote the rows, as their manifest says).
     """
-    source = (read_manifest(filtered.path) or {}).get("source_settings") or {}
+    source = (Manifest.read(filtered.path) or Manifest()).source_settings
     model = source.get("model")
     known = (model.get("parent") or model.get("model")) if isinstance(model, dict) else None
     base = base_model or known or PLAN_MODEL

@@ -147,7 +147,7 @@ class Manifest:
         parts = {part.name: found[part.name] for part in fields(cls) if found.get(part.name) is not None}
         for name in ("settings", "source_settings"):
             if name in parts:
-                parts[name] = {_NEW_NAMES.get(key, key): _new_value(key, value) for key, value in parts[name].items()}
+                parts[name] = _with_new_names(parts[name])
         return cls(**parts)
 
     @classmethod
@@ -162,10 +162,17 @@ class Manifest:
         return cls.from_json(found)
 
 
+def _with_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they are written now. Until 2026-11-28 they had a hash of the parser's source text, which counts as
+    version 1 of the parser, and variants were called voices."""
+    new = {"parser_sha256": ("parser", dict(PARSER_1)), "voices": ("variants", settings.get("voices"))}
+    return dict(new.get(key, (key, value)) for key, value in settings.items())
+
+
 def new_manifest(
     settings: Mapping[str, Any],
     state: str,
-    before: Manifest | Mapping[str, Any] | None = None,
+    before: Manifest | None = None,
     inputs: Iterable[Path] = (),
     **facts: Any,
 ) -> dict[str, Any]:
@@ -173,8 +180,7 @@ def new_manifest(
 
     before: the manifest of the run that this process continues; its start and its sessions are kept.
     """
-    if not isinstance(before, Manifest):
-        before = Manifest.from_json(before or {})
+    before = before or Manifest()
     here = provenance(inputs)
     return {
         **here,
@@ -244,22 +250,6 @@ def package_versions() -> dict[str, str]:
 def manifest_path(path: Path) -> Path:
     """`X.jsonl` -> `X.jsonl.manifest.json`; a folder keeps its manifest inside."""
     return path / "manifest.json" if path.is_dir() else path.with_name(path.name + ".manifest.json")
-
-
-def read_manifest(path: Path) -> dict[str, Any] | None:
-    """`Manifest.read` as a plain dictionary, with all that the file holds."""
-    if (manifest := Manifest.read(path)) is None:
-        return None
-    found = json.loads(manifest_path(path).read_text("utf-8"))
-    return {**found, "settings": manifest.settings, "source_settings": manifest.source_settings}
-
-
-# Until 2026-11-28 a manifest held a hash of the parser's source text.
-_NEW_NAMES = {"parser_sha256": "parser", "voices": "variants"}
-
-
-def _new_value(key: str, value: Any) -> Any:
-    return dict(PARSER_1) if key == "parser_sha256" else value
 
 
 def write_json(path: Path, value: Any) -> None:
