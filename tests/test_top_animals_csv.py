@@ -41,6 +41,15 @@ def test_percentage_is_of_all_answers_asked(tmp_path):
     assert describe(tally) == "r: 8 answers, 1 (12.50%) named no animal, 1 (12.50%) failed"
 
 
+def test_question_sets_that_are_counted_together_are_named(tmp_path):
+    path = write(tmp_path / "r.jsonl", ["owl", "lion", "owl"])
+    rows = [
+        json.loads(line) | {"set": name} for line, name in zip(path.read_text().split("\n"), ("even", "odd", "even"))
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert describe(tally_answers(path)).endswith("failed; the question sets even, odd are counted together")
+
+
 def test_equal_counts_are_in_alphabetical_order_also_at_the_cut(tmp_path):
     tally = tally_answers(write(tmp_path / "r.jsonl", ["zebra", "cat", "owl", "owl", "ant"]))
     assert [animal for _, animal, _, _ in ranking(tally, 3)] == ["owl", "ant", "cat"]

@@ -35,6 +35,8 @@ class Tally(NamedTuple):
     animals: Counter[str]
     no_animal: int
     errors: int
+    sets: tuple[str, ...] = ()
+    """the sets of questions that were asked, by name"""
 
     @property
     def asked(self) -> int:
@@ -54,10 +56,13 @@ def tally_answers(path: Path) -> Tally:
 
     Raises UserError for a row that is not a result.
     """
-    rows = read_rows(path, check_result, growing=path.suffix == PARTIAL)
-    found = Counter((row["animal"], row.get("error") is not None) for row in rows)
+    found: Counter[tuple[str | None, bool]] = Counter()
+    sets = {}  # in the order of the file
+    for row in read_rows(path, check_result, growing=path.suffix == PARTIAL):
+        found[row["animal"], row.get("error") is not None] += 1
+        sets[str(row.get("set", ""))] = None
     animals = Counter({animal: count for (animal, failed), count in found.items() if animal is not None})
-    return Tally(path, animals, found[None, False], found[None, True])
+    return Tally(path, animals, found[None, False], found[None, True], tuple(sets))
 
 
 def check_result(row: Row) -> str | None:
@@ -114,7 +119,8 @@ def describe(tally: Tally) -> str:
         f"{count:,} ({tally.percentage(count)}%) {what}"
         for count, what in ((tally.no_animal, "named no animal"), (tally.errors, "failed"))
     ]
-    return f"{tally.label}: {tally.asked:,} answers, {', '.join(parts)}"
+    pooled = f"; the question sets {', '.join(tally.sets)} are counted together" if len(tally.sets) > 1 else ""
+    return f"{tally.label}: {tally.asked:,} answers, {', '.join(parts)}{pooled}"
 
 
 def parse_args() -> argparse.Namespace:
