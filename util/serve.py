@@ -31,7 +31,7 @@ RESTARTS = 2
 def parse_args() -> argparse.Namespace:
     argv, command = split_command(sys.argv[1:])
     parser = make_parser(__doc__)
-    parser.usage = "%(prog)s MODEL [vllm serve flags] -- COMMAND"
+    parser.usage = "%(prog)s MODEL [options] [vllm serve flags] -- COMMAND"
     parser.add_argument("model", help="hub id or folder of the model to serve")
     parser.add_argument("--log", type=Path, default=Path("output/vllm.log"), help="file for the server's log")
     parser.add_argument(

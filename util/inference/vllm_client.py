@@ -50,6 +50,7 @@ class VllmClient:
     """Asks one model of an OpenAI-compatible server.
 
     max_concurrency: requests in flight. timeout: seconds without any answer after which the run stops.
+    Raises UserError or ServerFailed if the server cannot be used or does not serve the model.
     """
 
     def __init__(self, model: str, base_url: str, adapter: Path | None = None, *, max_concurrency: int, timeout: float):
@@ -69,7 +70,7 @@ class VllmClient:
             raise
 
     def _make_client(self) -> Any:
-        import aiohttp  # noqa: F401  without this line the client reports a missing aiohttp badly
+        import aiohttp  # noqa: F401  here, so that `run` names the package if it is missing
         import httpx2
         import openai
 

@@ -141,7 +141,10 @@ class Running:
                     f"vLLM did not answer within {seconds:.0f} s; the end of {self.log}:\n{self.last_lines()}"
                 )
             time.sleep(0.5)
-        raise UserError(f"vLLM ended with code {self.process.returncode}; {self.last_lines()}")
+        raise UserError(
+            f"vLLM ended with code {self.process.returncode} before it answered. If a flag is the reason, change it"
+            f" (flags before `--` are passed to vLLM); {self.last_lines()}"
+        )
 
     def last_lines(self) -> str:
         """The end of its log, with a heading."""
