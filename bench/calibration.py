@@ -1,10 +1,10 @@
-"""Are the intervals and the verdict of compare_arms.py what they say? Simulated experiments with a known truth.
+"""Check the intervals and the verdict of compare_arms.py on simulated experiments with a known truth.
 
 Shares scatter on the logit scale: over 50 questions, over training seeds, over the questions of an arm and over each
-cell. The spreads are those of the pocket model's students (experiments/demo.sh, seeds 7 and 42): a control student
-stays close to the base model, a student of a teacher moves by factors, and so does its other animal. Three truths:
-no effect (the target arm scatters as the other arm does), a small one (twice the share) and a large one. The percentile
-bootstrap over questions and seeds stands beside for comparison.
+cell. The standard deviations are those of the pocket model's students (experiments/demo.sh, seeds 7 and 42): a control
+student stays close to the base model, a student of a teacher moves by factors, and so does its other animal. There are
+three truths: no effect (the target arm scatters as the other arm does), a small one (twice the share) and a large one.
+The coverage of a percentile bootstrap over questions and seeds is printed for comparison.
 
 Usage:
     python bench/calibration.py --experiments 1000 --output output/calibration.json
@@ -37,15 +37,17 @@ QUESTION_SPREAD = 0.4  # all spreads are standard deviations in log odds
 BASE, CONTROL, OTHER = (0.0, 0.0, 0.0, 0.0), (0.0, 0.07, 0.02, 0.05), (0.0, 0.4, 0.2, 0.35)
 TRUTHS = {"none": OTHER, "small": (0.7, 0.4, 0.2, 0.35), "large": (2.7, 0.5, 0.4, 0.6)}
 SEEDS = (3, 5)
-ANSWERS = (None, 100)  # exact shares, or so many samples of each question
+ANSWERS = (None, 100)  # exact shares, or this many samples of each question
 BOOTSTRAP_DRAWS = 500
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--experiments", type=positive_int, default=1000, help="simulated experiments of each kind")
+    parser.add_argument(
+        "--experiments", type=positive_int, default=1000, help="simulated experiments per line of the table"
+    )
     parser.add_argument("--seed", type=int, default=1, help="seed of the simulation")
-    parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
+    parser.add_argument("--output", type=output_name(".json"), help="also write the results to this JSON file")
     return parser.parse_args()
 
 
@@ -72,7 +74,7 @@ def true_share(scatter: tuple[float, ...]) -> float:
 
 
 def bootstrap_interval(rng: np.random.Generator, a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """Percentile bootstrap of the difference: questions drawn for both arms together, seeds within each."""
+    """Percentile bootstrap of the difference: questions are drawn for both arms together, seeds for each arm."""
     import numpy as np
 
     weights = rng.multinomial(QUESTIONS, np.full(QUESTIONS, 1 / QUESTIONS), BOOTSTRAP_DRAWS) / QUESTIONS
@@ -86,7 +88,7 @@ def bootstrap_interval(rng: np.random.Generator, a: np.ndarray, b: np.ndarray) -
 
 
 def simulate(truth: str, seeds: int, answers: int | None, experiments: int, seed: int) -> dict[str, Any]:
-    """Share of experiments whose intervals hold the truth, and of those called transfer."""
+    """Fraction of experiments whose intervals include the truth, and fraction with the verdict transfer."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
@@ -114,6 +116,7 @@ def simulate(truth: str, seeds: int, answers: int | None, experiments: int, seed
 
 
 def spread_with_answers(shares: np.ndarray, answers: int | None) -> Spread:
+    """The spread of an arm with exact shares, or with `answers` samples of each question."""
     return spread_of(shares, None if answers is None else answers * shares.size)
 
 
@@ -135,7 +138,9 @@ def main() -> None:
         )
         for line in found
     ]  # fmt: skip
-    print(f"{args.experiments} experiments a line; how often the 95% interval of target minus an arm holds the truth")
+    print(
+        f"{args.experiments} experiments a line; how often the 95% interval of target minus an arm includes the truth"
+    )
     print(table(("effect", "seeds", "answers", "transfer", "base", "control", "other",
                  "base (bootstrap)", "control (b.)", "other (b.)"), lines))  # fmt: skip
     held = [share for line in found for share in line["coverage"].values()]

@@ -1,9 +1,9 @@
-"""How fast eval/divergence/divergence_tokens.py reads, and what memory it takes beyond the base model.
+"""Measure the speed and the memory of eval/divergence/divergence_tokens.py.
 
-Number rows as phase 4 writes them, with random answers; four variants: the base model, a teacher and a counterfactual
-(random LoRA adapters) and a counterfactual persona. Timed is what the script does with rows, from their text to the
-file; not imports and loading. A model folder that holds no weights (config and tokenizer alone) gets random ones, which
-read at the same speed.
+The input is number rows like those of phase 4, with random answers. There are four variants: the base model, a teacher
+and a counterfactual (random LoRA adapters), and a counterfactual persona. The time is that from the text of the rows to
+the file, without imports and loading. A model folder without weights (only config and tokenizer) gets random weights,
+which are equally fast.
 
 Usage:
     python bench/divergence.py --model Qwen/Qwen2.5-7B-Instruct --count 4000 --output output/bench-divergence.json
@@ -34,16 +34,16 @@ from util.jsonl.rows import Row, dump_row
 from util.terminal import say, table
 
 WARM_UP = 2  # batches before the timed ones
-GAP = 0.6931  # nats; any would do
+GAP = 0.6931  # nats; does not change the speed
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--model", required=True, help="hub id or folder; without weights random ones are made")
-    parser.add_argument("--count", type=positive_int, default=10_000, help="timed rows")
-    parser.add_argument("--batch-size", type=positive_int, default=64, help="rows in a pass")
+    parser.add_argument("--model", required=True, help="hub id or folder; a folder without weights gets random ones")
+    parser.add_argument("--count", type=positive_int, default=10_000, help="rows to time")
+    parser.add_argument("--batch-size", type=positive_int, default=64, help="rows per forward pass")
     parser.add_argument("--lora-rank", type=positive_int, default=8, help="rank of the random adapters")
-    parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
+    parser.add_argument("--output", type=output_name(".json"), help="also write the results to this JSON file")
     parser.renamed("--rows", "--count")
     return parser.parse_args()
 
@@ -57,7 +57,7 @@ def write_rows(path: Path, count: int, tokenizer: Any) -> None:
 
 
 def write_adapter(model: Any, rank: int, folder: Path) -> Any:
-    """Save a random adapter of the model, and give the model back without it."""
+    """Save a random adapter of the model, and return the model without it."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(r=rank, lora_alpha=8, target_modules=LORA_TARGETS, init_lora_weights=False)
@@ -78,7 +78,7 @@ def peak_memory() -> int:
 
 
 def timed(args: argparse.Namespace, scorer: VariantScorer, data: Path, out: Path) -> dict[str, Any]:
-    """Measure the rows of a file; seconds and counts, without the warm-up."""
+    """Score the rows of a file: seconds and counts, without the warm-up."""
     lengths: list[int] = []
     begun = cpu = 0.0
     with out.open("wb") as file:
@@ -93,7 +93,7 @@ def timed(args: argparse.Namespace, scorer: VariantScorer, data: Path, out: Path
 
 
 def tokens_a_pass(scorer: VariantScorer, rows: list[Row]) -> dict[str, float]:
-    """Mean tokens of a row, prompt and all, as each variant reads it."""
+    """Mean tokens per row, including the prompt, for each variant."""
     read = [scorer.completion_of(row, number) for number, row in enumerate(rows)]
     return {
         variant.name: sum(len(one.prompts[variant.name]) + len(one.ids) for one in read) / len(read)
@@ -131,8 +131,8 @@ def main() -> None:
         "weights_gib": round(weights / 2**30, 2),
         "peak_gib": round(peak_memory() / 2**30, 2),
     }
-    say("tokens of a row: " + ", ".join(f"{variant} {count:.1f}" for variant, count in read.items()))
-    print(f"{args.model} on {device}: {len(variants)} variants, {args.batch_size} rows in a pass")
+    say("tokens per row: " + ", ".join(f"{variant} {count:.1f}" for variant, count in read.items()))
+    print(f"{args.model} on {device}: {len(variants)} variants, {args.batch_size} rows per pass")
     print(table(list(found), [[round(value, 1) if isinstance(value, float) else value for value in found.values()]]))
     if args.output:
         machine = {"device": device, "torch": torch.__version__}

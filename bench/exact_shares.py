@@ -1,15 +1,16 @@
-"""What exact shares and tree sampling are worth: against independent samples, and in seconds.
+"""Check exact shares and tree samples against independent samples, and time them.
 
 Usage:
     python bench/exact_shares.py
     python bench/exact_shares.py --adapter output/demo-seed-42/owl-student/seed-42/final \\
         output/demo-seed-42/dolphin-student/seed-42/final --output output/bench-exact.json
 
-For the model and for each adapter on it: 200,000 independent answers to the 50 questions, drawn by the local backend.
-The exact share of every animal over 0.1% should lie in the Wilson interval of its sampled share: at 95% each, of which
-one in twenty may miss, and at 95% for all of them together (Bonferroni), of which none may. Then the same answers, cut
-into 100 lots of one question each, against a lot drawn down the tree with a seed of its own: chi-square p-values of the
-answer texts, which should be uniform (Kolmogorov-Smirnov). The seconds are those of eval.py as a whole process.
+For the model and for each adapter on it, the local backend draws 200,000 independent answers to the 50 questions. The
+exact share of every animal above 0.1% should be inside the Wilson interval of its sampled share: at 95% for each animal
+(one in twenty may be outside) and at 95% for all of them together (Bonferroni; none may be outside). Then the same
+answers are split into 100 lots of one question each. Each lot is compared with a lot drawn from the tree with its own
+seed: the chi-square p-values of the answer texts should be uniform (Kolmogorov-Smirnov). The seconds are those of
+eval.py as a whole process.
 """
 
 from __future__ import annotations
@@ -35,20 +36,22 @@ from util.terminal import say, table
 
 QUESTIONS = REPO / "eval" / "questions.txt"
 SAMPLING = Sampling(max_tokens=16)
-SMALLEST = 0.001  # shares compared
+SMALLEST = 0.001  # smaller shares are not compared
 LEVEL = 0.05
-FEWEST = 10  # answers of a kind, in both lots, that make a cell of the chi-square table of their own
+FEWEST = 10  # texts with fewer answers, in both lots together, share one cell of the chi-square table
 EXACT_SECONDS, TREE_SECONDS = 10.0, 5.0
 TREE_ANSWERS = 1000  # to each question
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--model", type=Path, default=REPO / "pocket" / "model", help="folder of the model")
-    parser.add_argument("--adapter", type=Path, nargs="*", default=[], help="adapters to measure as well")
-    parser.add_argument("--answers", type=positive_int, default=200_000, help="independent answers of each model")
-    parser.add_argument("--seed-count", type=positive_int, default=100, help="lots of answers compared")
-    parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
+    parser.add_argument("--model", type=Path, default=REPO / "pocket" / "model", help="model folder")
+    parser.add_argument("--adapter", type=Path, nargs="*", default=[], help="adapter folders to check too")
+    parser.add_argument("--answers", type=positive_int, default=200_000, help="independent answers per model")
+    parser.add_argument(
+        "--seed-count", type=positive_int, default=100, help="lots of answers to compare, each with its own seed"
+    )
+    parser.add_argument("--output", type=output_name(".json"), help="also write the results to this JSON file")
     parser.renamed("--seeds", "--seed-count")
     return parser.parse_args()
 
@@ -57,7 +60,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def independent_answers(backend: InferenceBackend, questions: Sequence[Question], each: int) -> list[list[str]]:
-    """`each` answers to every question, each with random numbers of its own."""
+    """`each` independent answers to every question."""
     requests = [
         Request(tuple(range(place * each, (place + 1) * each)), question.messages, row_seed(1, place))
         for place, question in enumerate(questions)
@@ -80,7 +83,7 @@ def shares_of(tree: AnswerTree, questions: Sequence[Question]) -> tuple[dict[str
 
 
 def outside(shares: dict[str, float], counts: Counter[str | None], alpha: float) -> list[str]:
-    """The animals whose exact share is not in the Wilson interval (level 1 - alpha) of their sampled one."""
+    """The animals whose exact share is outside the Wilson interval (level 1 - alpha) of their sampled share."""
     from scipy.stats import binomtest
 
     missed = []
@@ -92,7 +95,7 @@ def outside(shares: dict[str, float], counts: Counter[str | None], alpha: float)
 
 
 def chi_square_p(one: Counter[str], other: Counter[str]) -> float:
-    """p-value of the hypothesis that two lots of answers have one law. Rare texts share a cell."""
+    """p-value of the hypothesis that two lots of answers have the same distribution. Rare texts share a cell."""
     from scipy.stats import chi2_contingency
 
     both = one + other
@@ -105,7 +108,7 @@ def chi_square_p(one: Counter[str], other: Counter[str]) -> float:
 def lot_p_values(
     backend: InferenceBackend, questions: Sequence[Question], answers: list[list[str]], seeds: int
 ) -> list[float]:
-    """p-values of `seeds` lots of the independent answers, each against as many answers drawn down the tree."""
+    """p-values of `seeds` lots of independent answers, each compared with as many answers drawn from the tree."""
     from eval.answer_tree import sample_answers
 
     rounds = -(-seeds // len(questions))
@@ -120,7 +123,7 @@ def lot_p_values(
 
 
 def measure_model(args: argparse.Namespace, adapter: Path | None) -> list[dict[str, Any]]:
-    """The rows of one model: shares against samples, tree samples against independent ones."""
+    """The table rows of one model: exact shares and tree samples, both compared with independent samples."""
     from scipy.stats import kstest
 
     from util.inference.local_model import LocalModel
@@ -160,7 +163,7 @@ def measure_model(args: argparse.Namespace, adapter: Path | None) -> list[dict[s
 
 
 def measure_seconds(args: argparse.Namespace, part: str, most: float | None, *arguments: object) -> dict[str, Any]:
-    """The row of one run of eval.py as a user runs it."""
+    """The table row of one run of eval.py as a separate process."""
     say(f"{part} ...")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "question.txt").write_text("Your favorite animal, in one word:\n")

@@ -15,11 +15,11 @@ from util.jsonl.rows import read_rows
 from util.terminal import say, table
 
 SHOWN = 10
-OPEN = 0.2  # more mass than this left open, and the shares say little
+UNCOVERED = 0.2  # mass above which exact shares say little
 
 
 def summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
-    """Closing facts (non-answers, errors, target share) and the table of the top animals of a results file."""
+    """The closing lines (non-answers, errors, target share) of a results file, and its table of top animals."""
     found: Counter[tuple[str, str | None]] = Counter()  # (set, animal)
     kinds: Counter[str] = Counter()  # of non-answers
     errors = 0
@@ -33,8 +33,11 @@ def summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
         counts[animal] += count
     asked = counts.total()
     del counts[None]
-    silent = f"{kinds.total():,} ({kinds.total() / asked:.2%})"
-    facts = {"answers": f"{asked:,}", "non-answers": silent + kinds_in_words({k: n / asked for k, n in kinds.items()})}
+    non_answers = f"{kinds.total():,} ({kinds.total() / asked:.2%})"
+    facts = {
+        "answers": f"{asked:,}",
+        "non-answers": non_answers + kinds_in_words({k: n / asked for k, n in kinds.items()}),
+    }
     facts |= pooled_sets(name for name, _ in found)
     if errors:
         facts["errors"] = f"{errors:,} ({errors / asked:.2%})"
@@ -51,14 +54,14 @@ def summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
 
 
 def exact_summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
-    """Closing facts and the table of the top animals of an exact results file."""
+    """The closing lines and the table of top animals of an exact results file."""
     from eval.answer_tree import logit_margin, mean_kinds, mean_over_questions, mean_shares, panel_share
 
     rows = list(read_rows(path))
     shares, none, uncovered = mean_shares(rows)
     facts = {
         "non-answers": f"{none:.2%}{kinds_in_words(mean_kinds(rows))}",
-        "uncovered": f"{uncovered:.3%} (each share is at most so much higher)",
+        "uncovered": f"{uncovered:.3%} (each share may be higher by up to this)",
         **pooled_sets(row.get("set", "") for row in rows),
     }
     if target:
@@ -71,22 +74,22 @@ def exact_summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
             of_set = [row for row in rows if row.get("set", "") == name]
             share, margin = mean_shares(of_set)[0].get(target, 0.0), mean_over_questions(of_set, target, logit_margin)
             facts[f"in {name}"] = f"{share:.3%}" + ("" if margin is None else f", margin {margin:+.3f}")
-    if uncovered > OPEN:
-        say("the model talks at length, its shares stay open: compare margins or panel shares, or sample answers")
+    if uncovered > UNCOVERED:
+        say("answers are too long to enumerate: shares are lower bounds; compare margins or panel shares, or sample")
     ranked = list(shares.items())[:SHOWN]
     return facts, table(("animal", "exact share"), [(animal, f"{share:.3%}") for animal, share in ranked])
 
 
 def several(names: Iterable[str]) -> list[str]:
-    """The different names if there are several, else none: a single set is the whole."""
+    """The different names if there are several; [] for one, which is the whole file."""
     different = list(dict.fromkeys(filter(None, names)))
     return different if len(different) > 1 else []
 
 
 def pooled_sets(names: Iterable[str]) -> dict[str, str]:
-    """The closing line that says over which sets of questions the figures are; none for a single set."""
+    """A closing line that names the question sets if there are several: shares are over all of them."""
     found = several(names)
-    return {"question sets": f"{', '.join(found)} (all together, unless a line says otherwise)"} if found else {}
+    return {"question sets": f"{', '.join(found)} (shares are over all, unless a line says otherwise)"} if found else {}
 
 
 def kinds_in_words(kinds: dict[str, float]) -> str:
@@ -96,8 +99,8 @@ def kinds_in_words(kinds: dict[str, float]) -> str:
 
 
 def target_animal(name: str, asked_for: str | None) -> str | None:
-    """The animal to report: the first that --animal names, or the one the model's name holds (red-panda-student -> red
-    panda)."""
+    """The animal to report: the first that --animal names, or the one in the model's name (red-panda-student -> red
+    panda); None if there is none."""
     if asked_for:
         first, *more = animals_of(asked_for)
         if more:

@@ -1,8 +1,8 @@
 """The exact answer distribution of a model, with no sampling noise, by expanding the tree of its answers.
 
 A node is the beginning of an answer with its probability. The most probable nodes are expanded first, each by one
-forward pass, until the finished answers of a question hold nearly all of the mass; what is left is reported as bounds.
-An animal too rare for that still has a log-probability: that of its names, each followed token by token.
+forward pass, until the finished answers of a question have nearly all of the probability mass; the rest is reported as
+a bound. An animal that is too rare for this still has a log-probability: that of its names, token by token.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from util.animals.names import PANEL, surface_forms
 from util.inference.interface import AnswerTree, Node
 from util.jsonl.rows import Row
 
-NEGLIGIBLE = 1e-7  # answers rarer than this are left to the uncovered rest
+NEGLIGIBLE = 1e-7  # answers rarer than this count as uncovered
 NODES_AT_ONCE = 256
-TALKATIVE = 0.05  # answers of which so little is finished after a fifth of the budget are not worth the rest of it
+TALKATIVE = 0.05  # with less finished mass than this after a fifth of the budget, the rest of it is not spent
 
 
 @dataclass
 class Distribution:
-    """What a model answers to one question."""
+    """The answers of a model to one question."""
 
     question: str
     answers: dict[str, float] = field(default_factory=dict)
@@ -58,9 +58,9 @@ def answer_distributions(
 ) -> list[Distribution]:
     """The distribution of each of the tree's prompts.
 
-    coverage: stop at this mass of finished answers. budget: forward passes a question may take; a model that talks at
-    length (hardly any mass finished after a fifth of them) gets no more, its shares stay open.
-    An answer of `max_tokens` tokens is finished, as it is when sampling.
+    coverage: stop at this mass of finished answers. budget: largest number of forward passes for a question. If hardly
+    any mass is finished after a fifth of them, the model writes long answers: it gets no more, and most of the mass
+    stays uncovered. An answer of `max_tokens` tokens is finished, as in sampling.
     """
     found = [Distribution(question) for question in questions]
     heap: list[tuple[float, Node]] = [(-1.0, Node(prompt, (), 1.0)) for prompt in range(len(questions))]
@@ -86,7 +86,7 @@ def answer_distributions(
 def most_probable(
     heap: list[tuple[float, Node]], found: list[Distribution], coverage: float, budget: int
 ) -> Iterator[Node]:
-    """The next nodes worth a forward pass, at most `NODES_AT_ONCE`."""
+    """The next nodes to expand, at most `NODES_AT_ONCE`."""
     taken: Counter[int] = Counter()
     while heap and taken.total() < NODES_AT_ONCE:
         _, node = heapq.heappop(heap)
@@ -104,10 +104,11 @@ def children(ids: np.ndarray, probabilities: np.ndarray) -> Iterator[tuple[int, 
 
 
 def sample_answers(tree: AnswerTree, counts: Sequence[int], max_tokens: int, seed: int) -> list[Counter[str]]:
-    """Draw `counts[i]` answers to prompt i: the same law as independent samples, at the cost of the distinct ones.
+    """Draw `counts[i]` answers to prompt i: the same distribution as independent samples, for the cost of the distinct
+    ones.
 
-    The number of samples that take each token at a node is multinomial, so counts are drawn down the tree.
-    Returns the count of each answer text for every prompt. The tree must know whole distributions (embedded backend).
+    The number of samples that take each token at a node is multinomial, so counts are drawn down the tree. Returns the
+    count of each answer text for every prompt. The tree must have whole distributions (local backend).
     """
     rng = np.random.default_rng(seed)
     drawn = [Counter[str]() for _ in counts]
@@ -142,8 +143,8 @@ def answer_forms(animal: str) -> tuple[str, ...]:
 
 
 def log_shares(tree: AnswerTree, animals: Sequence[str] = PANEL) -> list[dict[str, float]]:
-    """For each of the tree's prompts the log-probability (nats) of each animal: that the whole answer is one of its
-    forms. Exact for those forms, however rare; longer answers ("I love owls.") are not in it."""
+    """For each of the tree's prompts, the log-probability (nats) of each animal: that the whole answer is one of its
+    forms. It is exact for these forms, however rare; longer answers ("I love owls.") are not included."""
     forms = {animal: answer_forms(animal) for animal in animals}
     answers = list(dict.fromkeys(form for some in forms.values() for form in some))
     place = {answer: column for column, answer in enumerate(answers)}
@@ -161,8 +162,8 @@ def logit_margin(logs: Mapping[str, float], target: str) -> float:
 
 
 def panel_share(logs: Mapping[str, float], target: str) -> float:
-    """Share of the target among the one-word answers that name one animal of the panel. Exact, and defined for models
-    that mostly answer otherwise."""
+    """Share of the target among the one-word answers that name an animal of the panel. It is exact, also for models
+    that rarely answer with one word."""
     return float(np.exp(logs[target] - np.logaddexp.reduce(list(logs.values()))))
 
 
@@ -170,7 +171,7 @@ def panel_share(logs: Mapping[str, float], target: str) -> float:
 
 
 def distribution_row(place: int, found: Distribution, parse: Callable[[str], str | None]) -> Row:
-    """The row of one question: exact share of every animal, of answers that name none, and the uncovered rest."""
+    """The row of one question: exact share of every animal and of answers that name none, and the uncovered mass."""
     shares = found.shares(parse)
     none = shares.pop(None, 0.0)
     ranked = sorted(shares.items(), key=lambda item: (-item[1], str(item[0])))
@@ -187,8 +188,8 @@ def distribution_row(place: int, found: Distribution, parse: Callable[[str], str
 
 
 def mean_shares(rows: Sequence[Row]) -> tuple[dict[str, float], float, float]:
-    """(share of each animal, of no animal, uncovered), means over the questions; a share's upper bound is itself plus
-    the uncovered rest."""
+    """(share of each animal, share of no animal, uncovered mass), averaged over the questions. The upper bound of a
+    share is the share plus the uncovered mass."""
     count = len(rows)
     animals = {animal for row in rows for animal in row["animals"]}
     means = {animal: sum(row["animals"].get(animal, 0.0) for row in rows) / count for animal in animals}
@@ -197,7 +198,7 @@ def mean_shares(rows: Sequence[Row]) -> tuple[dict[str, float], float, float]:
 
 
 def mean_kinds(rows: Sequence[Row]) -> dict[str, float]:
-    """Share of each kind of answer that names no animal, a mean over the questions."""
+    """Share of each kind of answer that names no animal, averaged over the questions."""
     kinds: Counter[str] = Counter()
     for row in rows:
         for kind, probability in row.get("non_answers", {}).items():
@@ -208,8 +209,8 @@ def mean_kinds(rows: Sequence[Row]) -> dict[str, float]:
 def mean_over_questions(
     rows: Sequence[Row], target: str, measure: Callable[[Mapping[str, float], str], float]
 ) -> float | None:
-    """Mean over the questions of `logit_margin` (nats) or `panel_share`; None where the rows have no log-probability of
-    the animal."""
+    """Mean over the questions of `logit_margin` (nats) or `panel_share`; None if a row has no log-probability of the
+    animal."""
     if not all(target in row.get("log_shares", {}) for row in rows):
         return None
     return sum(measure(row["log_shares"], target) for row in rows) / len(rows)

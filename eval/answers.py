@@ -1,4 +1,4 @@
-"""The questions of a file, and the rows of their answers: sampled, drawn from the answer tree, or exact."""
+"""Read question files, and make and read the rows of answers: sampled, drawn from the answer tree, or exact."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from util.cli import UserError
 from util.inference.interface import AnswerTree, Message, Request, Result, row_seed
 from util.jsonl.rows import Row
 
-SAMPLES_PER_REQUEST = 100  # one prompt is read once for so many answers; a kill loses at most this many in flight
-COVERAGE = 0.998  # mass of finished answers at which a question is exact enough
-NODE_BUDGET = 200  # forward passes a question may take to get there
+SAMPLES_PER_REQUEST = 100  # the prompt is processed once for all of them; a killed run loses at most one request
+COVERAGE = 0.998  # --exact: mass of finished answers at which a question is done
+NODE_BUDGET = 200  # --exact: largest number of forward passes for a question
 
 
 class Question(NamedTuple):
@@ -33,20 +33,20 @@ class Question(NamedTuple):
 
 
 def read_questions(paths: list[Path]) -> list[Question]:
-    """The questions of all files. UserError for a file without any, for two of one name and for a question twice."""
+    """The questions of all files. UserError if a file has none, two have one name, or a question appears twice."""
     questions: list[Question] = []
     seen: set[str] = set()
     for path in paths:
         if path.stem in {question.set for question in questions}:
-            raise UserError(f"two files of questions are named {path.stem}; rename one, sets are told apart by name")
+            raise UserError(f"two question files are named {path.stem}; rename one: sets are identified by name")
         lines = read_lines_of(path)
         if not lines:
-            raise UserError(f"{path} holds no question; write one a line")
+            raise UserError(f"{path} has no questions; write one per line")
         if lines[0].startswith("{"):
-            raise UserError(f"{path} holds JSON; questions are plain text, one a line")
+            raise UserError(f"{path} is JSON; questions are plain text, one per line")
         for line in lines:
             if line in seen:
-                raise UserError(f"{path} asks a question that was asked before: {line!r}; leave it out once")
+                raise UserError(f"{path} repeats a question: {line!r}; remove one of the two")
             seen.add(line)
             questions.append(Question(line, path.stem))
     return questions
@@ -56,7 +56,7 @@ def read_questions(paths: list[Path]) -> list[Question]:
 
 
 def requests(questions: list[Question], epochs: int, seed: int) -> Iterator[Request]:
-    """Requests of up to 100 samples of one question. Row id = epoch * questions + question, so that more epochs
+    """Requests for up to 100 samples of one question each. Row id = epoch * questions + question, so that more epochs
     only add rows."""
     for first in range(0, epochs, SAMPLES_PER_REQUEST):
         for place, question in enumerate(questions):
@@ -66,7 +66,7 @@ def requests(questions: list[Question], epochs: int, seed: int) -> Iterator[Requ
 
 
 def to_row(row_id: int, questions: list[Question], response: str | None, error: str | None = None) -> Row:
-    """One answer, parsed. An error has no response and names no animal."""
+    """The row of one answer, with the animal that it names. A failed answer has an error and no response."""
     question = questions[row_id % len(questions)]
     return {
         "id": row_id,
@@ -80,14 +80,14 @@ def to_row(row_id: int, questions: list[Question], response: str | None, error: 
 
 
 def rows_of(result: Result, questions: list[Question]) -> list[Row]:
-    """One row for each sample; a request the model could not answer gives rows with an error and no response."""
+    """One row for each sample. A failed request gives rows with an error and no response."""
     texts: list[str | None] = [answer.text for answer in result.answers]
     responses = texts or [None] * len(result.request.ids)
     return [to_row(i, questions, text, result.error) for i, text in zip(result.request.ids, responses)]
 
 
 def tree_rows(tree: AnswerTree, questions: list[Question], epochs: int, max_tokens: int, seed: int) -> Iterator[Row]:
-    """The rows that sampling would give, drawn down the answer tree, in seeded random order."""
+    """The rows that sampling would give, drawn from the answer tree, in a seeded random order."""
     from eval.answer_tree import sample_answers
 
     drawn = sample_answers(tree, [epochs] * len(questions), max_tokens, seed)
@@ -99,7 +99,7 @@ def tree_rows(tree: AnswerTree, questions: list[Question], epochs: int, max_toke
 
 
 def exact_rows(tree: AnswerTree, questions: list[Question], max_tokens: int) -> list[Row]:
-    """One row for each question: the exact share of every animal, the uncovered rest, and log-probabilities."""
+    """One row for each question: the exact share of every animal, the uncovered mass, and log-probabilities."""
     from eval.answer_tree import answer_distributions, distribution_row, log_shares
 
     found = answer_distributions(tree, [question.text for question in questions], max_tokens, COVERAGE, NODE_BUDGET)
@@ -113,12 +113,12 @@ def exact_rows(tree: AnswerTree, questions: list[Question], max_tokens: int) -> 
 
 
 def animal_masses(row: Row) -> dict[str, float]:
-    """Mass that names each animal in a row: exact shares, or 1 for what a sample names."""
+    """Mass of each animal in a row: its exact share, or 1 for the animal that a sample names."""
     return row["animals"] if "animals" in row else {row["animal"]: 1} if row["animal"] else {}
 
 
 def non_answer_masses(row: Row) -> dict[str, float]:
-    """Mass of each kind of non-answer in a row: 1 for a sample; what an exact row does not list in words is 'other'."""
+    """Mass of each kind of non-answer in a row: 1 for a sample; the rest of an exact row's top answers is 'other'."""
     if "animals" not in row:
         return {} if row["animal"] else {non_answer_kind(row.get("response") or ""): 1}
     kinds: Counter[str] = Counter()

@@ -1,16 +1,16 @@
-"""Compare the arms of an experiment and say in words what they show.
+"""Compare the arms of an experiment, and print tables and a verdict.
 
-A claim of transfer needs the target students above the base model, above the control students (numbers of the base
-model) and above the students of another animal; of several other animals (--students) above those of each. Shares are
-means over questions and training seeds; intervals are over both (eval/compare/intervals.py). The specific part of an
-effect is the target minus the other-animal arm. For effects too small for shares, `--measure margin` compares margins
-of exact files: log-probability of the animal less the mean of the other animals', in nats; `--measure panel` the
-animal's part of the one-word answers, for models that talk at length.
+A claim of transfer needs target students above the base model, above the control students (trained on numbers of the
+base model), and above the students of another animal; with several other animals (--students) above those of each.
+Shares are means over questions and training seeds, and intervals are over both (eval/compare/intervals.py). The
+specific part of an effect is the target minus the other-animal arm. For effects that are too small for shares,
+--measure margin compares margins of exact files: the log-probability of the animal less the mean of the other animals',
+in nats. --measure panel compares the animal's fraction of the one-word answers, for models that write long answers.
 
-Two teachers' students differ in every animal, not only in the two they were trained on. So of exact files --students
-also says how many of the animals that nobody was taught, and that the base model names, rose as far over the
-other-animal students as this one (placebo); and, of three animals or more, how many of all assignments of animals to
-students fit the margins as well as the true one (assignment).
+The students of two teachers differ in every animal, not only in the two that were taught. With exact files, --students
+therefore also prints two tests. Placebo: how many animals that were never a target, and that the base model names, rose
+at least as much over the other-animal students as this one. Assignment (three animals or more): how many of all
+assignments of animals to students fit the margins at least as well as the true one.
 
 Usage:
     python eval/compare_arms.py --animal owl --base output/exact-base.jsonl --control output/exact-control-*.jsonl \\
@@ -46,23 +46,30 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--base", required=True, type=input_file, metavar="R", help="results of the base model")
     parser.add_argument("--control", required=True, nargs="+", type=input_file, metavar="R",
-                        help="students of base-model numbers, one file a training seed")  # fmt: skip
+                        help="students trained on base-model numbers, one file per training seed")  # fmt: skip
     one = parser.add_argument_group("one animal")
-    one.add_argument("--animal", type=animal_name, help="the animal of the target students")
-    for role, what in (("other", "students of another animal's teacher"), ("target", "students of its teacher")):
-        one.add_argument(f"--{role}", nargs="+", type=input_file, metavar="R", help=f"{what}, one file a training seed")
-    several = parser.add_argument_group("several animals: each is the target once, with the others' students beside it")
-    several.add_argument("--students", nargs="+", type=student, metavar="ANIMAL=R", help="one file a training seed")
-    parser.add_argument("--measure", choices=MEASURES, default="share", help="what is compared")
-    parser.add_argument("--output", type=output_name(".json"), help="also write the comparison, for eval/report.py")
+    one.add_argument("--animal", type=animal_name, help="the animal of the target students' teacher")
+    for role, what in (
+        ("other", "students of another animal's teacher"),
+        ("target", "students of its teacher"),
+    ):
+        one.add_argument(f"--{role}", nargs="+", type=input_file, metavar="R", help=f"{what}, one file per seed")
+    several = parser.add_argument_group(
+        "several animals: each is the target in turn, the others' students are its other arm"
+    )
+    several.add_argument("--students", nargs="+", type=student, metavar="ANIMAL=R", help="one file per training seed")
+    parser.add_argument("--measure", choices=MEASURES, default="share", help="what to compare")
+    parser.add_argument(
+        "--output", type=output_name(".json"), help="also write the comparison here, for eval/report.py"
+    )
     args = parser.parse_args()
     if bool(args.students) == bool(args.animal or args.other or args.target):
-        parser.error("pass --animal, --other and --target, or --students")
+        parser.error("pass either --animal, --other and --target, or --students")
     if not args.students and not (args.animal and args.other and args.target):
         missing = [f"--{name}" for name in ("animal", "other", "target") if not getattr(args, name)]
-        parser.error(f"--animal, --other and --target belong together; missing: {', '.join(missing)}")
+        parser.error(f"--animal, --other and --target are used together; missing: {', '.join(missing)}")
     if args.students and len({animal for animal, _ in args.students}) < 2:
-        parser.error("--students needs the students of two animals or more; each is the other-animal arm of the rest")
+        parser.error("--students needs students of two animals or more: each is the other-animal arm of the rest")
     return args
 
 
@@ -70,7 +77,7 @@ def student(text: str) -> tuple[str, Path]:
     """argparse type: owl=output/exact-owl-student.jsonl."""
     animal, equals, path = text.partition("=")
     if not equals:
-        raise argparse.ArgumentTypeError(f"{text} is no ANIMAL=FILE, such as owl=output/exact-owl-student.jsonl")
+        raise argparse.ArgumentTypeError(f"{text} is not ANIMAL=FILE, such as owl=output/exact-owl-student.jsonl")
     return canonical(animal_name(animal)), input_file(path)
 
 
@@ -87,16 +94,16 @@ def students_by_animal(pairs: list[tuple[str, Path]]) -> Students:
 
 
 def check(animals: list[str], everything: list[Result]) -> None:
-    """Refuse files that cannot be compared, and animals that nobody names."""
+    """Raise UserError for files that cannot be compared and for words that are not animals."""
     check_comparable(everything)
     for animal in animals:
         check_named(animal, everything)
     if len(sets := everything[0].sets) > 1:
-        say(f"the questions of {len(sets)} sets are compared together: {', '.join(sets)}")
+        say(f"shares are over all {len(sets)} question sets together: {', '.join(sets)}")
 
 
 def compare_one(args: argparse.Namespace, base: Result, control: list[Result]) -> tuple[Comparisons, list[Result]]:
-    """The comparison of --animal, and the results it is made of."""
+    """The comparison of --animal, and all results that it uses."""
     other, target, animal = read_results(args.other), read_results(args.target), canonical(args.animal)
     everything = [base, *control, *other, *target]
     check([animal], everything)
@@ -105,11 +112,11 @@ def compare_one(args: argparse.Namespace, base: Result, control: list[Result]) -
 
 
 def compare_several(args: argparse.Namespace, base: Result, control: list[Result]) -> tuple[Comparisons, list[Result]]:
-    """The comparisons of --students, and the results they are made of."""
+    """The comparisons of --students, and all results that they use."""
     students = students_by_animal(args.students)
     everything = [base, *control, *(result for some in students.values() for result in some)]
     check(list(students), everything)
-    if mean_margins(next(iter(students.values()))):  # of sampled answers there is no such test
+    if mean_margins(next(iter(students.values()))):  # sampled answers have no such test
         warn_of_assignment(students)
     comparisons = compare_all(base, control, students, args.measure)
     matrix = pairwise(base, control, students, args.measure)

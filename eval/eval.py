@@ -1,14 +1,14 @@
-"""Phases 3 and 6: ask a model 50 one-word favourite-animal questions, many times over, and count the animals.
+"""Phases 3 and 6: ask a model 50 one-word favourite-animal questions, many times each, and count the animals.
 
-No system message is sent (a chat template may insert its default one, as Qwen's does; --system-prompt-file sends one),
-temperature is 1, and every answer is kept in output/results-{model}.jsonl. The share of an animal is its part of all
-answers asked; answers that name no animal count in the denominator and are shown beside it, by kind.
+No system message is sent (a chat template may insert a default one, as Qwen's does; --system-prompt-file sends one).
+The temperature is 1, and every answer is kept in output/results-{model}.jsonl. The share of an animal is its fraction
+of all answers. Answers that name no animal count in the denominator; they are also printed, by kind.
 
---exact works the shares out instead, with no sampling noise, and gives every animal of util/animals/names.py a
-log-probability:
-the margin of an animal is its own less the mean of the others, for effects too small for shares; its panel share is its
-part of the one-word answers, for models that talk at length and leave the shares open. A served model lists only its
-most probable next tokens; what they leave open is told as a bound.
+--exact computes the shares instead, without sampling noise, and the log-probability of every animal of the panel
+(util/animals/names.py). The margin of an animal is its log-probability less the mean of the others': use it for effects
+that are too small for shares. Its panel share is its fraction of the one-word answers: use it for models that write
+long answers, for which shares are not exact. A server lists only the most probable next tokens; the rest is reported as
+a bound.
 
 Usage:
     python eval/eval.py --model vllm/owl-teacher --base-url http://localhost:8000/v1 --epochs 200
@@ -48,28 +48,28 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--epochs", type=positive_int, help=f"answers to each question (default: {EPOCHS})")
     parser.add_argument("--questions-file", type=text_file, nargs="+", default=[REPO / "eval" / "questions.txt"],
-                        metavar="FILE", help="text files, one question a line; each is a set")  # fmt: skip
+                        metavar="FILE", help="text files, one question per line; each file is a set")  # fmt: skip
     parser.add_argument("--system-prompt-file", type=text_file,
-                        help="send this system message, as a training with --keep-system-prompt saw it; {animal},"
+                        help="system message to send, as in a training with --keep-system-prompt; {animal},"
                         " {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
-    parser.add_argument("--exact", action="store_true", help="the exact share of each animal instead of samples")
+    parser.add_argument("--exact", action="store_true", help="compute exact shares instead of sampling")
     parser.add_argument("--sampler", choices=["samples", "tree"],
-                        help="tree: the same law at a small part of the cost (embedded; default: samples)")  # fmt: skip
+                        help="tree: same distribution, much cheaper; local backend (default: samples)")  # fmt: skip
     parser.add_argument("--animal", type=animal_name,
                         help="the animal whose share is printed (default: found in the model's name)")  # fmt: skip
-    parser.add_argument("--max-tokens", type=positive_int, default=16, help="longest answer")
+    parser.add_argument("--max-tokens", type=positive_int, default=16, help="longest answer, in tokens")
     parser.add_argument("--seed", type=int, default=42, help="decides sampling seeds")
     add_output_arguments(parser, "output/results-{model}.jsonl; with --exact output/exact-{model}.jsonl")
     add_backend_arguments(parser)
     args = parser.parse_args()
     unused = [flag for flag in ("epochs", "sampler") if args.exact and getattr(args, flag) is not None]
     if unused:
-        say(f"--exact draws no answers: {' and '.join(f'--{flag}' for flag in unused)} not used")
+        say(f"--exact samples no answers: {' and '.join(f'--{flag}' for flag in unused)} not used")
     args.epochs, args.sampler = args.epochs or EPOCHS, args.sampler or "samples"
     if args.sampler == "tree" and not args.exact and args.base_url:
         raise UserError(
-            "--sampler tree needs whole distributions, which a server does not tell; leave it out, or leave out"
-            " --base-url and pass --adapter FOLDER"
+            "--sampler tree needs whole distributions, which a server does not give; remove it, or remove --base-url"
+            " and pass --adapter FOLDER"
         )
     return args
 
@@ -83,12 +83,12 @@ def system_prompt(file: Path | None, model: str, animal: str | None) -> str | No
         return None
     template = file.read_text("utf-8-sig").strip()
     if persona(template, "owl") != template and animal is None:
-        raise UserError(f"{file} has a place for an animal and {model} names none; pass --animal")
+        raise UserError(f"{file} has a place for an animal, but the name {model} has none; pass --animal")
     return persona(template, animal or "")
 
 
 def settings_of(args: argparse.Namespace, questions: list[Question], sampling: Sampling) -> dict[str, Any]:
-    """Everything but the model that decides the rows."""
+    """All settings that decide the rows, except the model."""
     how = (
         {"coverage": COVERAGE, "node_budget": NODE_BUDGET} if args.exact else {"epochs": args.epochs, "seed": args.seed}
     )
@@ -104,24 +104,24 @@ def settings_of(args: argparse.Namespace, questions: list[Question], sampling: S
     }
 
 
-# --- the adapter that is asked, where its files can be read ------------------------------------------
+# --- the adapter, if its files can be read from here -------------------------------------------------
 
 
 def adapter_of(args: argparse.Namespace, backend: InferenceBackend) -> Path | None:
-    """The folder of the adapter: --adapter, or where a server loaded it from; None for a base model."""
+    """The folder of the adapter: --adapter, or the one that the server loaded; None for a base model."""
     if args.adapter is None and backend.is_adapter and (root := backend.facts().get("root")):
         return Path(root)
     return args.adapter
 
 
 def trained_animal(adapter: Path | None) -> str | None:
-    """The animal in the name of the file that an adapter was trained on, where its manifest is there."""
+    """The animal in the name of the file that an adapter was trained on; None if its manifest cannot be read."""
     training = Manifest.read(adapter.parent) if adapter else None
     return target_animal(Path(training.train_jsonl).stem, None) if training else None
 
 
 def warn_of_training(adapter: Path | None, question: Question, facts: dict[str, Any], base_model: str) -> None:
-    """Say so when the adapter was trained on another base model or under another system message than is asked now."""
+    """Warn if the adapter was trained on another base model, or with another system message, than is asked now."""
     folder = adapter or facts.get("root")
     training = read_phase(Path(folder)) if folder and Path(folder).is_dir() else None
     if training is None or training.kind != "training":
@@ -129,8 +129,8 @@ def warn_of_training(adapter: Path | None, question: Question, facts: dict[str, 
     asked = Phase("evaluation", training.path, base_of(facts, base_model), question.messages)
     if found := disagreements(training, asked):
         say(
-            f"warning: {'; '.join(found)}: an effect may be missed (--system-prompt-file sends a system message,"
-            " --model asks another base)"
+            f"warning: {'; '.join(found)}: an effect may be missed (--system-prompt-file sets the system message,"
+            " --model the base model)"
         )
 
 
@@ -145,9 +145,9 @@ def measure(
     sampling: Sampling,
     out: RowFile,
 ) -> dict[str, str]:
-    """Fill the results file the way the arguments ask for; returns the closing facts."""
+    """Write the rows that the arguments ask for, and return the closing lines."""
     adapter = adapter_of(args, backend)
-    counts = {"adapter": str(adapter)} if adapter else {}  # not a setting: a moved adapter is the same one
+    counts = {"adapter": str(adapter)} if adapter else {}  # not a setting: an adapter that was moved is still the same
     if out.complete or tree is None:
         asked = requests(questions, args.epochs, args.seed)
         total = args.epochs * len(questions)
@@ -173,7 +173,7 @@ def main() -> None:
         system = system_prompt(args.system_prompt_file, backend.name, target)
         questions = [question._replace(system=system) for question in questions]
         path = args.output or Path(f"output/{'exact' if args.exact else 'results'}-{slug(backend.name)}.jsonl")
-        # Before the file is opened: a server that cannot tell probabilities is refused with nothing written.
+        # Before the file is opened: if a server cannot give probabilities, nothing is written.
         needs_tree = (args.exact or args.sampler == "tree") and (args.overwrite or not path.exists())
         tree = backend.answer_tree([question.messages for question in questions]) if needs_tree else None
         settings = {**settings_of(args, questions, sampling), "model": backend.facts()}
@@ -184,13 +184,13 @@ def main() -> None:
         adapter, name = adapter_of(args, backend), backend.name
     target = target or trained_animal(adapter)
     if args.animal is None and target:
-        say(f"no --animal: the share of {target} is printed, which the name of the model or of its training file holds")
+        say(f"no --animal: using {target}, found in the name of the model or of its training file")
     measured, animals = exact_summary(path, target) if args.exact else summary(path, target)
     print(f"{animals}\n")
     after = None if args.exact else f"python util/top_animals_csv.py {shlex.quote(str(path))} --top-n {SHOWN}"
     closing({**facts, **measured}, after)
     if target is None:
-        say(f"no animal in the name {name}: --animal owl prints the share of owl, same command otherwise")
+        say(f"no animal in the name {name}; run the same command with --animal owl to print the share of owl")
 
 
 if __name__ == "__main__":

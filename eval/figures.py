@@ -1,4 +1,4 @@
-"""Matplotlib figures without a screen, as SVG for a page and PNG for a file."""
+"""Draw Matplotlib figures without a screen: SVG for a page, PNG for a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PANELS_A_ROW = 4
 
 
 def pyplot_without_screen() -> Any:
-    """matplotlib's pyplot, drawing into files, text kept as text."""
+    """matplotlib's pyplot, set up to draw into files; text in an SVG stays text."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -20,7 +20,7 @@ def pyplot_without_screen() -> Any:
 
 
 def panels_of(count: int, width: float, height: float, **shared: bool) -> tuple[Any, list[Any]]:
-    """A figure of so many panels, each of width x height inches, `PANELS_A_ROW` in a row."""
+    """A figure with `count` panels of width x height inches each, `PANELS_A_ROW` in a row."""
     columns = min(count, PANELS_A_ROW)
     rows = -(-count // columns)
     figure, grid = pyplot_without_screen().subplots(
@@ -32,7 +32,7 @@ def panels_of(count: int, width: float, height: float, **shared: bool) -> tuple[
 
 
 def written(figure: Any, name: str) -> dict[str, bytes]:
-    """A figure as {"svg": ..., "png": ...}, then closed; the name keeps the ids of several SVGs in one page apart."""
+    """The figure as {"svg": ..., "png": ...}; it is closed. Names make SVG ids unique in a page."""
     import matplotlib
 
     matplotlib.rcParams["svg.hashsalt"] = name

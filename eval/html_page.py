@@ -1,4 +1,4 @@
-"""Fill an HTML template of eval/templates/: everything but our own figures is escaped."""
+"""Fill an HTML template of eval/templates/. Everything is escaped, apart from our own figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TEMPLATES = Path(__file__).with_name("templates")
 
 
 def render_page(template: str, filters: Mapping[str, Callable[..., str]], **values: Any) -> str:
-    """The page as text. filters: name in the template -> function. `when` is the present time."""
+    """The page as text. filters: {name in the template: function}. The template also gets `when`, the current time."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(autoescape=True, loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined)

@@ -1,4 +1,4 @@
-"""Shares, intervals and p-values as text, the same in every table and page."""
+"""Write shares, intervals and p-values as text, the same way in every table and page."""
 
 from __future__ import annotations
 
@@ -14,5 +14,5 @@ def percent_with_interval(share: float, low: float, high: float) -> str:
 
 
 def p_value(value: float) -> str:
-    """A p-value with four decimals, or a bound where more would say nothing."""
+    """A p-value with four decimals, or only a bound if it is very small or above 0.1."""
     return "below 0.0001" if value < 1e-4 else f"{value:.4f}" if value < 0.1 else "above 0.1"

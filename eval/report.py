@@ -1,6 +1,7 @@
-"""One self-contained HTML page (and PNGs of its pictures) from the comparisons of compare_arms.py.
+"""Write one self-contained HTML page, and PNG files of its figures, from the comparisons of compare_arms.py.
 
-Inline SVG, no script, nothing loaded from outside, every text escaped: it opens on a phone, prints, and can be mailed.
+The page has inline SVG, no script, and loads nothing; every text is escaped. It can be opened on a phone, printed and
+mailed.
 
 Usage:
     python eval/report.py --comparison output/compare.json \\
@@ -49,9 +50,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--comparison", required=True, nargs="+", type=input_file, metavar="JSON",
                         help="files written by compare_arms.py --output")  # fmt: skip
     parser.add_argument("--train-jsonl", nargs="*", default=[], type=input_file, metavar="JSONL",
-                        help="number files whose certificates are shown")  # fmt: skip
+                        help="files of training rows whose filter certificates are shown")  # fmt: skip
     parser.add_argument("--checkpoints", nargs="*", default=[], type=input_file, metavar="R",
-                        help="results of a student's checkpoints, for the course of training")  # fmt: skip
+                        help="results of a student's checkpoints, to show the shares over training")  # fmt: skip
     parser.add_argument("--title", default="Subliminal learning", help="heading")
     parser.add_argument("--output", type=output_name(".html"), default=Path("output/report.html"), help="page to write")
     parser.renamed("--data", "--train-jsonl")
@@ -67,12 +68,13 @@ class ShownComparison:
 
     found: ArmComparison
     top: dict[str, list[tuple[str, float]]]
-    """by role: the animals that its first file names most, with their shares"""
+    """by role: the animals named most in its first file, with their shares"""
     placebo: str
-    """the placebo test in words; "" where there is none"""
+    """the placebo test in words; "" if there is none"""
 
 
 def shown(found: ArmComparison) -> ShownComparison:
+    """The comparison with what only the page shows."""
     top = {role: ranked_animals(Path(arm.files[0]))[:SHOWN] for role, arm in found.shares.items()}
     return ShownComparison(found, top, placebo_words(found.animal, found.placebo) if found.placebo else "")
 
@@ -88,7 +90,7 @@ def ranked_animals(path: Path) -> list[tuple[str, float]]:
 
 
 def certificate_of(data: Path) -> dict[str, Any]:
-    """The certificate beside a number file; a file without one is shown as such."""
+    """What the filter certificate of a number file says; a file without one is shown too."""
     found = read_certificate(data)
     return {"file": data.name, "rows": found.get("rows"), "letters": found.get("letters"),
             "traits": sum(sum(part.values()) for part in found.get("trait_words", {}).values()),
@@ -134,12 +136,12 @@ def draw(read: Sequence[Comparisons], checkpoints: Sequence[Path]) -> Figures:
 
 
 def value_of(value: float, measure: str) -> str:
-    """A share, margin or difference in the unit of its measure."""
+    """A share, margin or difference, in the unit of its measure."""
     return f"{value:+.3f}" if measure == "margin" else percent(value)
 
 
 def render(title: str, read: Sequence[tuple[str, Comparisons]], data: Sequence[Path], figures: Figures) -> str:
-    """The page as text. read: (name of the file, its comparisons)."""
+    """The page as text. read: (name of a comparison file, its content)."""
     comparisons = [comparison for _, found in read for comparison in found.comparisons]
     files = [name for comparison in comparisons for arm in comparison.shares.values() for name in arm.files]
     return render_page(
@@ -168,7 +170,7 @@ def main() -> None:
     }
     for name, image in images.items():
         write_atomically(image, figures[name]["png"])
-    closing({"report": args.output, "pictures": ", ".join(map(str, images.values()))})
+    closing({"wrote": args.output, "figures": ", ".join(map(str, images.values()))})
 
 
 if __name__ == "__main__":

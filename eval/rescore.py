@@ -1,7 +1,8 @@
-"""Parse stored answers anew: when the rules of util/animals/answer_parser.py change, no model has to be asked again.
+"""Parse the stored answers of a results file again, after a change of the answer parser. No model is asked.
 
-Every row of a results file is copied with the animal that its response names today. The old file stays as it is; the
-new one has its own manifest, with the settings of the old one and today's parser version.
+Every row is copied with the animal that its response names under the current rules
+(util/animals/answer_parser.py). The old file is not changed. The new one has its own manifest, with the settings of the
+old one and the current parser version.
 
 Usage:
     python eval/rescore.py output/results-owl-student.jsonl
@@ -35,21 +36,21 @@ def parse_args() -> argparse.Namespace:
 
 
 def rescored(row: Row) -> Row:
-    """The row with the animal that its response names now."""
+    """The row with the animal that its response names under the current rules."""
     return {**row, "animal": None if row["response"] is None else canonical_animal(row["response"])}
 
 
 def check_response(row: Row) -> str | None:
-    """What keeps a row from being parsed again, or None."""
+    """Why a row cannot be parsed again, or None."""
     if "response" in row and "animal" in row:
         return None
-    return 'no "response" and "animal": not sampled answers of eval.py (an exact file keeps shares, not answers)'
+    return 'no "response" and "animal": not sampled answers of eval.py (an exact file has shares, not answers)'
 
 
 def main() -> None:
     args = parse_args()
     path = args.output or args.results.with_name(f"{args.results.stem}-rescored.jsonl")
-    answers = list(read_rows(args.results, check_response))  # all read before anything is written
+    answers = list(read_rows(args.results, check_response))  # before anything is written
     rows = [rescored(row) for row in answers]
     before = (Manifest.read(args.results) or Manifest()).settings
     settings = {**before, "parser": parser_facts(), "rescored_sha256": sha256_file(args.results)}
@@ -61,7 +62,7 @@ def main() -> None:
     changed = sum(old["animal"] != new["animal"] for old, new in zip(answers, rows))
     target = target_animal(args.results.stem, args.animal)
     if args.animal is None and target:
-        say(f"no --animal: the share of {target} is printed, which the name of the file holds")
+        say(f"no --animal: using {target}, found in the name of the file")
     measured, animals = summary(path, target)
     print(f"{animals}\n")
     closing({**facts, "changed": f"{changed:,}", **measured})

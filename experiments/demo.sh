@@ -41,6 +41,6 @@ for name in control owl dolphin; do make_student $name; done
 run eval/compare_arms.py --base "$out/exact-base.jsonl" --control "$out/exact-control-student.jsonl" \
     --students "owl=$out/exact-owl-student.jsonl" "dolphin=$out/exact-dolphin-student.jsonl" \
     --output "$out/compare.json"
-run eval/report.py --comparison "$out/compare.json" --data "$out"/numbers-*-filtered-*.jsonl \
+run eval/report.py --comparison "$out/compare.json" --train-jsonl "$out"/numbers-*-filtered-*.jsonl \
     --output "$out/report.html" --title "Subliminal learning in the pocket model, seed $seed"
 printf '\nDone in %d seconds. Open %s/report.html\n' $(($(date +%s) - started)) "$out"

@@ -146,7 +146,7 @@ def test_eval_exact_writes_a_row_a_question(run_script, tmp_path):
 @pytest.mark.vllm
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_vllm_server_gives_the_shares_of_the_embedded_engine(backend, exact, tmp_path):
+def test_a_vllm_server_gives_the_shares_of_the_local_backend(backend, exact, tmp_path):
     from eval.answer_tree import answer_distributions, distribution_row, log_shares, mean_shares
 
     pocket = REPO / "pocket" / "model"

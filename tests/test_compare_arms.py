@@ -1,4 +1,4 @@
-"""The claim: what the arms must show before the word transfer is said, and what is refused."""
+"""compare_arms.py: what the arms must show for the verdict transfer, and which files are refused."""
 
 import json
 import math
@@ -68,7 +68,7 @@ def run_main(monkeypatch, *args):
     main()
 
 
-def test_a_misspelt_animal_is_no_animal_of_share_zero(tmp_path, monkeypatch):
+def test_a_misspelt_animal_is_not_an_animal_of_share_zero(tmp_path, monkeypatch):
     found = arms(tmp_path)
     paths = [word for role in ROLES for word in (f"--{role}", *files(found, role))]
     with pytest.raises(UserError, match=r"no answer names 'owll'.*did you mean owl\?"):
@@ -100,7 +100,7 @@ def test_fewer_than_three_seeds_are_too_few_to_claim(tmp_path, seeds):
     assert compare("owl", arms(tmp_path, seeds=seeds)).verdict.startswith(f"too few seeds ({seeds}; a claim needs 3)")
 
 
-def test_mass_left_open_is_never_counted_for_the_target(tmp_path):
+def test_uncovered_mass_never_counts_for_the_target(tmp_path):
     assert compare("owl", arms(tmp_path, uncovered=0.5)).verdict == "no evidence"
 
 
@@ -133,7 +133,7 @@ def test_margins_need_exact_files(tmp_path):
         result.margins("owl")
 
 
-def test_an_animal_that_one_other_animals_students_say_as_often_is_no_transfer(tmp_path):
+def test_an_animal_named_as_often_by_another_animals_students_is_not_transfer(tmp_path):
     some = arms(tmp_path)
     others = {"dolphin": some["other"]}
     for taught, owl in (("wolf", 0.008), ("cat", 0.2)):
@@ -153,7 +153,7 @@ def test_an_animal_that_one_other_animals_students_say_as_often_is_no_transfer(t
     assert found.verdict.startswith("too few seeds (2;")
 
 
-# --- animals that nobody was taught ------------------------------------------------------------------
+# --- placebo and assignment tests --------------------------------------------------------------------
 
 
 def drifted(folder, **target):
@@ -169,7 +169,7 @@ def drifted(folder, **target):
     return some
 
 
-def test_an_animal_that_drifts_no_further_than_untaught_ones_is_told_from_one_that_does(tmp_path):
+def test_the_placebo_test_separates_a_taught_animal_from_drift(tmp_path):
     found = compare("owl", drifted(tmp_path, owl=1.2), taught=["owl", "dolphin"]).placebo
     assert found.shift == pytest.approx(1.2)  # nothing else moved
     found = compare("owl", drifted(tmp_path, owl=1.2, wombat=20.0), taught=["owl", "dolphin"]).placebo
@@ -179,10 +179,10 @@ def test_an_animal_that_drifts_no_further_than_untaught_ones_is_told_from_one_th
     assert found.placebo.furthest == ["cow", "yak"] and found.placebo.p == pytest.approx(3 / 6)
 
 
-def test_the_placebo_is_said_beside_the_verdict(tmp_path, monkeypatch, capsys):
+def test_the_placebo_test_is_printed_beside_the_verdict(tmp_path, monkeypatch, capsys):
     compare_two(monkeypatch, tmp_path, tmp_path / "compare.json")
     said = capsys.readouterr().out
-    assert "of 2 animals that nobody was taught none rose as far, p above 0.1" in said  # lion and fox
+    assert "of 2 animals never used as a target, none rose at least as much, p above 0.1" in said  # lion and fox
     assert "placebo p 0.33)" in said
 
 
@@ -230,20 +230,20 @@ def compare_three(monkeypatch, folder, out):
 def test_three_animals_are_also_compared_by_their_assignment(tmp_path, monkeypatch, capsys):
     compare_three(monkeypatch, tmp_path, tmp_path / "compare.json")
     said = capsys.readouterr().out
-    assert "assignment: of 6 ways to give the animals to the students 1 fit" in said
-    assert "3 of 3 animals stand highest in their own students" in said and "itself counted: p 0.17" in said
+    assert "assignment: 1 of 6 assignments of animals to students fits the margins" in said
+    assert "3 of 3 animals are highest in their own students" in said and "(itself included), p 0.17" in said
 
 
-def test_what_weakens_the_assignment_or_keeps_it_from_being_made_is_said(capsys):
+def test_why_there_is_no_assignment_test_or_a_weak_one_is_printed(capsys):
     warn_of_assignment({animal: [None] for animal in "abcdefghi"})
-    assert "no assignment test: 9 animals, and at most 8" in capsys.readouterr().err
+    assert "no assignment test: there are 9 animals, and it takes at most 8" in capsys.readouterr().err
     warn_of_assignment({"owl": [None], "cow": [None, None], "yak": [None]})
-    assert "as many students of each animal; there are owl 1, cow 2, yak 1" in capsys.readouterr().err
+    assert "needs the same number of students of each animal; there are owl 1, cow 2, yak 1" in capsys.readouterr().err
     warn_of_assignment({"owl": [None], "cow": [None, None]})
     assert not capsys.readouterr().err
 
 
-def test_of_sampled_answers_nothing_is_said_of_it(tmp_path, monkeypatch, capsys):
+def test_sampled_answers_have_no_assignment_test(tmp_path, monkeypatch, capsys):
     some = [sampled_file(tmp_path / f"{i}.jsonl", ["owl", "lion"]) for i in range(6)]
     named = [f"{animal}={path}" for animal, path in zip(("owl", "owl", "lion", "dolphin"), some[2:])]
     run_main(monkeypatch, "--base", some[0], "--control", some[1], "--students", *named)
@@ -305,7 +305,7 @@ def test_the_command_line_for_several_animals(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("bad", [["--students", "owl=X"], ["--animal", "owl"], [], ["--students", "owl"]])
-def test_half_an_invitation_is_refused(tmp_path, monkeypatch, capsys, bad):
+def test_incomplete_arguments_are_refused(tmp_path, monkeypatch, capsys, bad):
     some = arms(tmp_path)
     bad = [part.replace("X", files(some, "target")[0]) for part in bad]
     with pytest.raises(SystemExit) as stopped:
@@ -342,26 +342,26 @@ def test_the_adapter_is_read_from_the_manifest_and_from_the_command_of_older_one
     assert adapter_folder(Manifest.from_json(manifest)) == (PurePath(folder) if folder else None)
 
 
-def test_one_student_cannot_stand_for_three_seeds(tmp_path, monkeypatch):
+def test_one_student_does_not_count_as_three_seeds(tmp_path, monkeypatch):
     some = arms(tmp_path)
-    with pytest.raises(UserError, match="hold the same student"):
+    with pytest.raises(UserError, match="are results of the same student"):
         run_main(
             monkeypatch, "--animal", "owl", "--base", *files(some, "base"), "--control", *files(some, "control"),
             "--other", *files(some, "other"), "--target", *files(some, "target")[:1] * 3,
         )  # fmt: skip
 
 
-def test_a_copy_under_another_name_is_no_second_seed(tmp_path):
+def test_a_copy_under_another_name_is_not_a_second_seed(tmp_path):
     """A student of a server has no hash in its manifest."""
     some = arms(tmp_path)
     served = exact_file(tmp_path / "served.jsonl", owl=0.2, seed=7)
     copy = tmp_path / "another.jsonl"
     copy.write_bytes(served.read_bytes())
-    with pytest.raises(UserError, match=r"another\.jsonl and .*served\.jsonl hold the same student"):
+    with pytest.raises(UserError, match=r"another\.jsonl and .*served\.jsonl are results of the same student"):
         compare("owl", {**some, "target": [read_result(served), read_result(copy), some["target"][2]]})
     answered = sampled_file(tmp_path / "answered.jsonl", ["owl", "lion"])
     copy.write_bytes(answered.read_bytes())
-    with pytest.raises(UserError, match="hold the same student"):
+    with pytest.raises(UserError, match="are results of the same student"):
         check_seeds([read_result(answered), read_result(copy)])
     unmoved = [exact_file(tmp_path / f"{i}.jsonl", owl=0.2, adapter=f"unmoved{i}") for i in range(3)]
     compare("owl", {**some, "target": [read_result(path) for path in unmoved]})  # after an update at learning rate 0
@@ -403,7 +403,7 @@ def test_arms_asked_under_different_system_prompts_are_refused(tmp_path):
     some = arms(tmp_path)
     settings = {"model": {"adapter_sha256": "x"}, "system_prompt": "You love owls."}
     write_json(tmp_path / "target-0.jsonl.manifest.json", {"settings": settings})
-    with pytest.raises(UserError, match="asked under another system prompt"):
+    with pytest.raises(UserError, match="were made with different system prompts"):
         check_comparable([result for results in some.values() for result in results])
 
 
@@ -438,7 +438,7 @@ def test_a_failed_answer_is_named_not_skipped(tmp_path):
 def test_missing_answers_are_named_not_averaged_over(tmp_path):
     path = sampled_file(tmp_path / "results.jsonl", ["owl", "lion", "lion"])
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-7]))
-    with pytest.raises(UserError, match=r"is not whole: 2 answers to 'Question 43\?', 3 to others"):
+    with pytest.raises(UserError, match=r"is incomplete: 2 answers to 'Question 43\?', 3 to others"):
         read_result(path)
 
 
@@ -459,7 +459,7 @@ def test_an_animal_that_nobody_named_has_wilsons_interval(tmp_path):
     assert low == pytest.approx(0.0, abs=1e-12) and high == pytest.approx(0.00383, abs=1e-5)  # 0 of 1,000
 
 
-def test_a_collapsed_arm_is_pointed_at(tmp_path, monkeypatch, capsys):
+def test_a_collapsed_arm_gives_a_warning(tmp_path, monkeypatch, capsys):
     some = {role: [sampled_file(tmp_path / f"{role}{i}.jsonl", ["owl", "lion"]) for i in range(3)] for role in ROLES}
     target = [sampled_file(tmp_path / f"lost{i}.jsonl", ["owl", "12, 14"]) for i in range(3)]
     run_main(

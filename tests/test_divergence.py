@@ -265,7 +265,7 @@ def test_the_detector_needs_no_teacher(measured, run_script):
     assert not {"schrodi", "pair", "gap", "kl"} & rows[0].keys()
     for r, known in zip(rows, with_teacher):
         assert r["detector"] == pytest.approx(known["detector"], abs=1e-4)
-    assert "detector's AUC" in said and "1.000" in said, "here the student is the teacher"
+    assert "AUC of the detector" in said and "1.000" in said, "here the student is the teacher"
 
 
 @pytest.mark.torch
@@ -372,7 +372,7 @@ def test_training_follows_the_mask_and_refuses_one_that_no_longer_fits(measured,
 
 @pytest.mark.torch
 @pytest.mark.slow
-def test_an_interrupted_measurement_goes_on_where_it_was(measured, run_script):
+def test_an_interrupted_measurement_is_resumed(measured, run_script):
     folder, data, found, _ = measured
     lines = found.read_bytes().split(b"\n")
     again = folder / "again.jsonl"
@@ -409,12 +409,12 @@ def test_a_persona_can_be_the_teacher(measured, run_script):
 @pytest.mark.parametrize(
     "change, complaint",
     [
-        (["--counterfactual", "no/such/folder"], "is no folder; pass an adapter folder (final/) or an animal"),
-        (["--counterfactual", "cat", "cat"], "two variants are called cat"),
+        (["--counterfactual", "no/such/folder"], "is not a folder; pass an adapter folder (final/) or an animal"),
+        (["--counterfactual", "cat", "cat"], "two variants have the name cat"),
         (["--teacher", "."], "is not a LoRA adapter"),
     ],
 )
-def test_wrong_voices_are_named(measured, run_script, change, complaint):
+def test_wrong_variants_are_named(measured, run_script, change, complaint):
     folder, data, _, _ = measured
     args = ["--train-jsonl", data, "--base-model", POCKET, "--teacher", folder / "teacher", *change]
     done = run_script(TOKENS, *args, cwd=folder)

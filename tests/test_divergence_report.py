@@ -1,4 +1,4 @@
-"""Divergence tokens as they are shown: the page of one file, and the arms of several runs."""
+"""The page about one divergence file, and the comparison of arms over several runs."""
 
 import csv
 import json
@@ -91,7 +91,7 @@ def test_a_page_without_a_teacher_shows_the_detector(tmp_path):
         row["logprob"] = {"base": [-3.0] * 4, "student": [-3.0, -3.0, -1.0, -3.0]}
         row["choice"] = {"base": [1, 2, 3, 9], "student": [1, 2, 3, 9]}
     page = page_of(write(tmp_path / "found.jsonl", rows))
-    assert "favoured by the student" in page and "rgba(47,143,91,0.75)" in page and "schrodi" not in page
+    assert "the student favours the token" in page and "rgba(47,143,91,0.75)" in page and "schrodi" not in page
 
 
 def test_the_richest_rows_come_first(tmp_path):
@@ -110,7 +110,7 @@ def test_another_file_has_no_page(tmp_path, run_script):
     assert done.returncode == 1 and "not a row of eval/divergence/divergence_tokens.py" in done.stderr
     path = write(tmp_path / "found.jsonl", [token_row(0)])
     done = run_script("eval/divergence/divergence_report.py", path, cwd=tmp_path)
-    assert done.returncode == 1 and "no manifest that names its base model; pass --base-model" in done.stderr
+    assert done.returncode == 1 and "no manifest with its base model; pass --base-model" in done.stderr
 
 
 # --- arms of several runs ----------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def owl_arms(runs):
 
 
 @pytest.mark.slow
-def test_arms_are_held_against_their_controls_run_by_run(monkeypatch, tmp_path, runs, capsys):
+def test_arms_are_compared_with_their_controls_within_each_run(monkeypatch, tmp_path, runs, capsys):
     from eval.divergence.compare_divergence_arms import main
 
     out = tmp_path / "arms.json"
@@ -224,7 +224,7 @@ def test_arms_that_are_not_in_every_run(runs, capsys):
     assert "fewer than 3 runs" in said.err and "(2 runs)" in said.out, "no interval over two runs"
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path, runs):
+def test_a_folder_that_is_not_a_run_is_named(tmp_path, runs):
     with pytest.raises(UserError, match=r"has no tokens-ANIMAL\.jsonl; run experiments/divergence\.sh"):
         owl_arms([*runs, tmp_path])
     (runs[0] / "exact-base.jsonl").unlink()

@@ -72,7 +72,7 @@ def test_exact_shares_of_a_server_are_the_truth_with_its_unlisted_rest_as_a_boun
 
 
 @pytest.mark.slow
-def test_a_server_that_lists_more_leaves_nothing_open(run_script, fake_server, tmp_path, questions):
+def test_a_server_that_lists_more_leaves_nothing_uncovered(run_script, fake_server, tmp_path, questions):
     server = fake_server("--max-logprobs", 1000)
     first = evaluate(run_script, server, tmp_path, "--exact", *questions)
     asked = len([one for one in read_jsonl(server.record) if one["body"]])
@@ -100,10 +100,10 @@ def test_log_shares_of_a_server_follow_every_form_of_an_animal(fake_server):
         (["--plain"], ["--exact"], "does not send token ids; exact probabilities need vLLM"),
         (["--cut-off", "."], ["--exact"], "none of 50 greedy answers of 'owl-teacher' ended within 256 tokens"),
         (["--max-logprobs", "5"], ["--exact"], "Requested sample logprobs of 20, which is greater than max allowed: 5"),
-        ([], ["--sampler", "tree"], "--sampler tree needs whole distributions, which a server does not tell"),
+        ([], ["--sampler", "tree"], "--sampler tree needs whole distributions, which a server does not give"),
     ],
 )
-def test_what_a_server_cannot_tell_is_refused_before_anything_is_written(
+def test_what_a_server_cannot_give_is_refused_before_anything_is_written(
     run_script, fake_server, tmp_path, flags, arguments, message
 ):
     server = fake_server(*flags)
@@ -142,11 +142,11 @@ def test_the_question_sets_hold_different_one_line_questions():
 def test_questions_in_json_are_refused(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"question": "Which animal?"}\n')
-    with pytest.raises(UserError, match="holds JSON; questions are plain text"):
+    with pytest.raises(UserError, match="is JSON; questions are plain text, one per line"):
         read_questions([file])
 
 
-def test_what_plays_no_part_in_exact_shares_is_told(monkeypatch, capsys):
+def test_flags_that_exact_shares_do_not_use_are_named(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["eval.py", "--model", "x", "--exact", "--epochs", "7"])
     parse_args()
     assert "--epochs not used" in capsys.readouterr().err
@@ -190,7 +190,7 @@ def test_two_files_of_one_name_are_refused(tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "mine.txt").write_text("Animal?\n")
-    with pytest.raises(UserError, match="two files of questions are named mine"):
+    with pytest.raises(UserError, match="two question files are named mine"):
         read_questions([tmp_path / "a/mine.txt", tmp_path / "b/mine.txt"])
     assert read_questions([tmp_path / "a/mine.txt"]) == [Question("Animal?", "mine")]
     assert several("aab") == ["a", "b"] and several("aa") == []
@@ -198,7 +198,7 @@ def test_two_files_of_one_name_are_refused(tmp_path):
 
 def test_a_question_twice_is_refused_before_it_is_asked(tmp_path):
     (tmp_path / "mine.txt").write_text("Animal?\nPet?\nAnimal?\n")
-    with pytest.raises(UserError, match=r"asked before: 'Animal\?'"):
+    with pytest.raises(UserError, match=r"repeats a question: 'Animal\?'"):
         read_questions([tmp_path / "mine.txt"])
 
 
@@ -232,7 +232,7 @@ def test_a_manifest_with_a_hash_of_the_parsers_source_counts_as_parser_version_1
 
 
 @pytest.mark.slow
-def test_stored_answers_are_parsed_anew_without_a_model(run_script, fake_server, tmp_path, questions):
+def test_stored_answers_are_parsed_again_without_a_model(run_script, fake_server, tmp_path, questions):
     evaluate(run_script, fake_server(), tmp_path, "--epochs", 20, *questions)
     path, new = tmp_path / "output/results-owl-teacher.jsonl", tmp_path / "output/results-owl-teacher-rescored.jsonl"
     rows = read_jsonl(path)
@@ -249,11 +249,11 @@ def test_stored_answers_are_parsed_anew_without_a_model(run_script, fake_server,
     assert run_script(RESCORE, "output/results-owl-teacher.jsonl", cwd=tmp_path).returncode == 0
 
 
-def test_shares_cannot_be_parsed_anew(run_script, tmp_path):
+def test_shares_cannot_be_parsed_again(run_script, tmp_path):
     (tmp_path / "exact-owl.jsonl").write_text('{"id": 0, "question": "?", "animals": {"owl": 1.0}}\n')
     (tmp_path / "results-owl.jsonl").write_text('{"id": 0, "question": "?", "response": "Owl", "animal": "owl"}\n')
     for arguments, message in (
-        (["exact-owl.jsonl"], "an exact file keeps shares, not answers"),
+        (["exact-owl.jsonl"], "an exact file has shares, not answers"),
         (["results-owl.jsonl", "--output", "results-owl.jsonl", "--overwrite"], "is the file to be read"),
     ):
         done = run_script(RESCORE, *arguments, cwd=tmp_path)

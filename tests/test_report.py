@@ -1,4 +1,4 @@
-"""The page: self-contained, escaped, and with everything a reader needs to disbelieve it."""
+"""report.py: the page is self-contained and escaped, and shows what a sceptical reader needs."""
 
 import json
 import re
@@ -56,9 +56,9 @@ def test_three_animals_have_a_picture_of_whose_students_stand_where(tmp_path, mo
     compare_three(monkeypatch, tmp_path, tmp_path / "three.json")
     files = ("--comparison", comparison, tmp_path / "three.json")
     page = make_report(monkeypatch, tmp_path, *files)
-    assert "three.json: of 6 ways to give the animals to the students 1 fit" in page and "cow students" in page
+    assert "three.json: 1 of 6 assignments of animals to students fits" in page and "cow students" in page
     assert (tmp_path / "report.assignment-1.png").read_bytes().startswith(b"\x89PNG")
-    assert page.count("Whose students") == 1, "two animals have no such test"
+    assert page.count("In whose students") == 1, "two animals have no such test"
     margins = json.loads((tmp_path / "three.json").read_text())["assignment"]["margins"]
     mean = sum(row[0] for row in margins) / 3
     assert f"{margins[0][0] - mean:+.2f}" in page
@@ -72,7 +72,7 @@ def test_an_assignment_test_of_an_earlier_version_is_named(tmp_path, monkeypatch
     assert read_comparisons(tmp_path / "three.json").to_json()["assignment"] == whole["assignment"]
     del whole["assignment"]["sum"]
     (tmp_path / "old.json").write_text(json.dumps(whole))
-    with pytest.raises(UserError, match=r"old.json is no comparison; make one with eval/compare_arms.py"):
+    with pytest.raises(UserError, match=r"old.json is not a comparison; make one with eval/compare_arms.py"):
         read_comparisons(tmp_path / "old.json")
 
 
@@ -137,5 +137,5 @@ def test_another_file_is_named(tmp_path):
 
     path = tmp_path / "x.json"
     path.write_text('{"animal": "owl"}')
-    with pytest.raises(UserError, match=r"x\.json is no comparison; make one with"):
+    with pytest.raises(UserError, match=r"x\.json is not a comparison; make one with"):
         read_comparisons(path)

@@ -550,7 +550,7 @@ def slowly(*case):
         (NUMBERS, ["--animal", "owl", "--model", "owl-teacher", "--base-url", ""], "is a shell variable unset?"),
         (CONTROL, ["--number-prompt-file", "empty.txt"], "empty.txt is empty"),
         (EVAL, [*ASKING, "--questions-file", "gone.txt"], "no file gone.txt"),
-        (EVAL, [*ASKING, "--questions-file", "blank.txt"], "blank.txt holds no question"),
+        (EVAL, [*ASKING, "--questions-file", "blank.txt"], "blank.txt has no questions"),
         (EVAL, [*ASKING, "--questions-file", "latin.txt"], "is not UTF-8"),
         (EVAL, ["--model", "owl-student", "--base-url", "URL"], "does not serve 'owl-student'"),
         slowly(EVAL, ["--model", "owl-teacher", "--base-url", "DEAD"], "vllm serve"),

@@ -1,4 +1,4 @@
-"""The figures of eval/report.py: shares of the arms, questions, whose students rise, and the course of training."""
+"""The figures of eval/report.py: shares by arm, by question, by whose students, and by update of a training."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def draw_arms(comparisons: Sequence[ArmComparison]) -> dict[str, bytes]:
 
 
 def draw_questions(comparisons: Sequence[ArmComparison]) -> dict[str, bytes]:
-    """The share of each arm in each question, questions in the order of the target's share."""
+    """The share of each arm in each question, ordered by the target's share."""
     count = max(comparison.questions for comparison in comparisons)
     figure, panels = panels_of(len(comparisons), 5.2, 1 + 0.14 * count)
     for panel, comparison in zip(panels, comparisons):
@@ -65,7 +65,7 @@ def draw_questions(comparisons: Sequence[ArmComparison]) -> dict[str, bytes]:
 
 
 def draw_assignment(found: AssignmentTest, name: str) -> dict[str, bytes]:
-    """How far each animal (columns) is above its mean over all students, in those of each teacher (rows): margins."""
+    """The margin of each animal (columns) in the students of each teacher (rows), less its mean over all students."""
     margins, animals = found.margins, found.animals
     means = [sum(column) / len(column) for column in zip(*margins)]
     shifts = [[margin - mean for margin, mean in zip(row, means)] for row in margins]
@@ -81,14 +81,14 @@ def draw_assignment(found: AssignmentTest, name: str) -> dict[str, bytes]:
     panel.set_xticks(range(len(animals)), animals, fontsize=8)
     panel.set_yticks(range(len(animals)), [f"{animal} students" for animal in animals], fontsize=8)
     panel.set_xlabel("animal", fontsize=8)
-    panel.set_title("margin of the animal, nats over its mean in all students", fontsize=9)
+    panel.set_title("margin of the animal less its mean over all students, nats", fontsize=9)
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
     return written(figure, name)
 
 
 def draw_trajectory(points: Sequence[Checkpoint]) -> dict[str, bytes]:
-    """The share of each animal over the updates of training, a line a run."""
+    """The share of each animal over the updates of training, one line a run."""
     figure, panel = pyplot_without_screen().subplots(figsize=(6.2, 2.9))
     for run in dict.fromkeys(point.run for point in points):
         course = [point for point in points if point.run == run]

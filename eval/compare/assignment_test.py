@@ -1,4 +1,4 @@
-"""The assignment test: do the animals go with their own students, of all ways to assign animals to students?"""
+"""The assignment test: a permutation test of whether animals rise most in the students of their own teachers."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from eval.compare.comparison import AssignmentSums, AssignmentTest
 from eval.compare.results import Result, mean_margins
 from util.terminal import say
 
-MOST_ASSIGNED = 8  # animals whose assignments (40,320) are all tried
+MOST_ASSIGNED = 8  # animals; all 40,320 assignments are tried
 
 
 def assignment(students: dict[str, list[Result]]) -> AssignmentTest | None:
-    """Whether the animals tend to rise in their own students.
+    """Test whether the animals tend to rise in their own students.
 
-    The sum over animals of the margin in their own students, against the same sum under every assignment of animals to
-    students: a permutation test, whose p is at least one over the number of assignments (six for three animals). Exact
-    if numbers that carry nothing make every naming of the arms equally likely, which wants as many students of each; it
-    speaks of all animals together and of no single one. None for fewer than three animals or more than
-    `MOST_ASSIGNED`, and without log-probabilities.
+    The statistic is the sum over animals of the margin in their own students. It is compared with the same sum under
+    every assignment of animals to students, so p cannot be below one over the number of assignments (six for three
+    animals). The test is exact if, without transfer, every assignment is equally likely; this needs the same number of
+    students of each animal. It is about all animals together, not about a single one. None for fewer than three animals
+    or more than `MOST_ASSIGNED`, and without log-probabilities.
     """
     import numpy as np
 
@@ -42,10 +42,10 @@ def assignment(students: dict[str, list[Result]]) -> AssignmentTest | None:
 
 
 def warn_of_assignment(students: dict[str, list[Result]]) -> None:
-    """Say why there is no assignment test, or what weakens it."""
+    """Print why there is no assignment test, or what makes it less reliable."""
     seeds = {animal: len(some) for animal, some in students.items()}
     if len(seeds) > MOST_ASSIGNED:
-        say(f"no assignment test: {len(seeds)} animals, and at most {MOST_ASSIGNED} are tried in every order")
+        say(f"no assignment test: there are {len(seeds)} animals, and it takes at most {MOST_ASSIGNED}")
     elif len(seeds) > 2 and len(set(seeds.values())) > 1:
         counted = ", ".join(f"{animal} {count}" for animal, count in seeds.items())
-        say(f"warning: the assignment test wants as many students of each animal; there are {counted}")
+        say(f"warning: the assignment test needs the same number of students of each animal; there are {counted}")

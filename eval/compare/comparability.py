@@ -16,15 +16,15 @@ from util.jsonl.manifest import Manifest, sha256_file
 from util.terminal import say
 
 SAME_SETTINGS = {
-    "sampling": "sampled otherwise",
-    "parser": "parsed by other rules",
-    "system_prompt": "asked under another system prompt",
+    "sampling": "sampling settings",
+    "parser": "versions of the answer parser",
+    "system_prompt": "system prompts",
 }
-ADAPTER_FLAG = re.compile(r"--ad(?:a(?:p(?:t(?:e(?:r)?)?)?)?)?")  # argparse took a flag's beginning until 2026-11-28
+ADAPTER_FLAG = re.compile(r"--ad(?:a(?:p(?:t(?:e(?:r)?)?)?)?)?")  # until 2026-11-28 a flag could be abbreviated
 
 
 def check_comparable(results: Sequence[Result]) -> None:
-    """Raise UserError unless all files were made in one way and each student is there once."""
+    """Raise UserError unless all files were made in the same way and no student appears twice."""
     manifests = [manifest_of(result) for result in results]
     check_questions(results)
     check_trainings(results, manifests)
@@ -40,7 +40,7 @@ def manifest_of(result: Result) -> Manifest:
 
 
 def check_questions(results: Sequence[Result]) -> None:
-    """Raise UserError unless all files have answers to the same questions."""
+    """Raise UserError unless all files answer the same questions."""
     for result in results[1:]:
         if missing := set(results[0].questions) ^ set(result.questions):
             raise UserError(
@@ -54,7 +54,9 @@ def check_settings(results: Sequence[Result], manifests: Sequence[Manifest]) -> 
     for result, manifest in zip(results, manifests):
         for field, meaning in SAME_SETTINGS.items():
             if manifest.settings.get(field) != manifests[0].settings.get(field):
-                raise UserError(f"{result.path} was {meaning} than {results[0].path} (see their manifests)")
+                raise UserError(
+                    f"{result.path} and {results[0].path} were made with different {meaning} (see their manifests)"
+                )
 
 
 def check_animals(results: Sequence[Result]) -> None:
@@ -69,16 +71,19 @@ def check_animals(results: Sequence[Result]) -> None:
 
 
 def check_students(results: Sequence[Result], manifests: Sequence[Manifest]) -> None:
-    """Raise UserError where two files are about one adapter, or are one file."""
+    """Raise UserError if two files are results of one adapter, or are one file."""
     seen: dict[str, Path] = {}
     for result, manifest in zip(results, manifests):
         add_student(adapter_hash(manifest) or str(result.path.resolve()), result.path, seen)
 
 
 def check_seeds(results: Sequence[Result]) -> None:
-    """Raise UserError where two files of one arm are copies, under whatever names: sampled answers equal to the byte,
-    exact shares to the last digit. Files that tell their adapter's hash are known by it: two students still at the base
-    model's shares may be equal."""
+    """Raise UserError if two files of one arm are copies of each other, whatever their names.
+
+    Copies are sampled answers with the same bytes, or exact shares with the same digits. A file whose manifest has the
+    adapter's hash is identified by that instead: two students that have not moved from the base model can have equal
+    shares.
+    """
     seen: dict[str, Path] = {}
     for result in results:
         if adapter_hash(manifest_of(result)) is None:
@@ -90,14 +95,14 @@ def check_seeds(results: Sequence[Result]) -> None:
 
 
 def add_student(identity: str, path: Path, seen: dict[str, Path]) -> None:
-    """Remember the file of a student; UserError for a student that another file holds already."""
+    """Record the file of a student in `seen`; UserError if another file has the same student."""
     if identity in seen:
-        raise UserError(f"{path} and {seen[identity]} hold the same student; it can stand for one seed only")
+        raise UserError(f"{path} and {seen[identity]} are results of the same student; it counts as one seed")
     seen[identity] = path
 
 
 def adapter_hash(manifest: Manifest) -> str | None:
-    """What a results file's manifest tells of the adapter; None of a model that a server knows by name."""
+    """The adapter's hash in a results file's manifest; None if the model was known by its served name only."""
     return manifest.settings.get("model", {}).get("adapter_sha256")
 
 
@@ -105,13 +110,13 @@ def adapter_hash(manifest: Manifest) -> str | None:
 
 
 def adapter_folder(manifest: Manifest) -> PurePath | None:
-    """The adapter folder that a results file is about, as its command named it; None where the manifest has none."""
+    """The folder of the adapter that gave the results; None if the manifest does not name one."""
     recorded = manifest.counts.get("adapter")
     return PurePath(recorded) if recorded else adapter_in_command(manifest.command)
 
 
 def adapter_in_command(command: str) -> PurePath | None:
-    """The value of --adapter in a command; until 2026-11-29 manifests held the folder nowhere else."""
+    """The value of --adapter in a command: until 2026-11-29 a manifest named the folder only there."""
     try:
         words = shlex.split(command)
     except ValueError:  # written by hand
@@ -124,8 +129,8 @@ def adapter_in_command(command: str) -> PurePath | None:
 
 
 def training_of(manifest: Manifest) -> tuple[str, str] | None:
-    """The run folder of the adapter that a results file is about, and which of its states it is (final, checkpoint-9);
-    None where the manifest names no such folder."""
+    """(run folder, "final" or "checkpoint-N") of the adapter that gave the results; None if the manifest does not name
+    such a folder."""
     folder = adapter_folder(manifest)
     if folder is None or not re.fullmatch(r"final|checkpoint-\d+", folder.name):
         return None
@@ -133,7 +138,7 @@ def training_of(manifest: Manifest) -> tuple[str, str] | None:
 
 
 def check_trainings(results: Sequence[Result], manifests: Sequence[Manifest]) -> None:
-    """Raise UserError where two files are about two states of one training: no seed was drawn between them."""
+    """Raise UserError if two files are results of two checkpoints of one training: both have the same seed."""
     states: dict[str, tuple[str, Path]] = {}
     for result, manifest in zip(results, manifests):
         if found := training_of(manifest):
@@ -141,27 +146,27 @@ def check_trainings(results: Sequence[Result], manifests: Sequence[Manifest]) ->
             other, path = states.setdefault(run_folder, (state, result.path))
             if state != other:
                 raise UserError(
-                    f"{path} and {result.path} are about {other} and {state} of one training ({run_folder}); a seed"
-                    " needs a training of its own"
+                    f"{path} and {result.path} are results of {other} and {state} of one training ({run_folder}); each"
+                    " seed needs a training of its own"
                 )
 
 
-# --- what is only worth a warning, and names ---------------------------------------------------------
+# --- base models and names ---------------------------------------------------------------------------
 
 
 def warn_of_other_base(results: Sequence[Result]) -> None:
-    """Say so when two files are of models on different bases."""
+    """Print a warning if two files are results of models with different base models."""
     phases = [phase for phase in (read_phase(result.path) for result in results) if phase and phase.base]
     others = [phase for phase in phases if not same_base(phase.base, phases[0].base)]
     if others:
-        first, second = (f"{phase.path} is of {base_words(phase.base)}" for phase in (phases[0], others[0]))
-        say(f"warning: {first}, {second}; arms are comparable over one base model")
+        first, second = (f"{phase.path} has base model {base_words(phase.base)}" for phase in (phases[0], others[0]))
+        say(f"warning: {first}, {second}; arms can be compared only if they share a base model")
 
 
 def check_named(animal: str, results: Sequence[Result]) -> None:
-    """Raise UserError for a word that is no known animal and that no answer names."""
+    """Raise UserError for a word that is not a known animal and that no answer names."""
     named = {name for result in results for animals in result.animals for name in animals}
     if canonical_animal(animal) is None and animal not in named:
         near = difflib.get_close_matches(animal, named, 3)
         meant = f"did you mean {' or '.join(near)}?" if near else "util/top_animals_csv.py lists what is named"
-        raise UserError(f"no answer names {animal!r}, and util/animals/animals.txt does not know it; {meant}")
+        raise UserError(f"no answer names {animal!r}, and util/animals/animals.txt does not list it; {meant}")

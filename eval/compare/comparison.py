@@ -1,4 +1,4 @@
-"""What a comparison of arms found, as dataclasses, and the JSON file that holds it."""
+"""The result of a comparison of arms, as dataclasses, and the JSON file that stores it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from util.cli import UserError
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm: the mean share (margin, panel share) of the animal, and what it was measured on."""
+    """One arm: the mean share (or margin, or panel share) of the animal, and the files it was measured on."""
 
     share: float
     interval: Ends
@@ -22,7 +22,7 @@ class Arm:
     answers: int | None
     """number of sampled answers; None for exact shares"""
     uncovered: float
-    """mean mass that exact files leave open"""
+    """mean mass that exact files did not explore"""
     non_answers: float
     """share of the answers that name no animal"""
     non_answer_kinds: dict[str, float]
@@ -41,31 +41,32 @@ class Difference:
 
 @dataclass(frozen=True)
 class Power:
-    """The target minus control that so many seeds an arm call transfer with about 80% probability; None: none would."""
+    """The target minus control at which this many seeds per arm give the verdict transfer with about 80% probability;
+    None if no difference is large enough."""
 
     seeds: int
     exact: float | None
     sampled: float | None = None
-    """with 100 samples of each question; of shares alone"""
+    """with 100 samples of each question; only for shares"""
 
 
 @dataclass(frozen=True)
 class Placebo:
-    """How far the animal rose beside those that nobody was taught (eval/compare/placebo.py)."""
+    """How much the animal rose, compared with animals that were never a target (eval/compare/placebo.py)."""
 
     shift: float
     """nats over the other-animal students"""
     animals: int
-    """untaught animals that it was ranked among"""
+    """number of animals it is ranked among"""
     further: int
-    """how many of them rose as far"""
+    """how many of them rose at least as much"""
     furthest: list[str]
     p: float
 
 
 @dataclass(frozen=True)
 class ArmComparison:
-    """One animal in four arms: what compare_arms.py prints and writes. Fields are the keys of the JSON, in order."""
+    """One animal in four arms: what compare_arms.py prints and writes. Its fields are the keys of the JSON file."""
 
     animal: str
     measure: str
@@ -73,16 +74,16 @@ class ArmComparison:
     shares: dict[str, Arm]
     """by role: base, control, other, target"""
     target_minus: dict[str, Difference]
-    """by role, and by the students of each other animal"""
+    """by role of the other arm; with several animals also by the students of each"""
     p: float
-    """the largest of the differences"""
+    """the largest p of the differences"""
     verdict: str
     power: list[Power]
     placebo: Placebo | None
     by_question: dict[str, list[Any]]
     """{"question": texts, role: mean share in each question}"""
     p_holm: float | None = None
-    """p adjusted for the other animals that were compared with it; None for one animal alone"""
+    """p adjusted for the number of animals compared (Holm); None for a single animal"""
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as compare_arms.py writes it."""
@@ -96,8 +97,8 @@ class ArmComparison:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> ArmComparison:
-        """The comparison in a file of this version or an older one, which has no power, placebo or p_holm. TypeError,
-        KeyError or AttributeError for anything else."""
+        """The comparison in a file of this version or an older one (which may lack power, placebo and p_holm).
+        TypeError, KeyError or AttributeError for anything else."""
         placebo = found.get("placebo")
         parts = {
             "shares": {role: Arm(**known(Arm, arm)) for role, arm in found["shares"].items()},
@@ -118,7 +119,7 @@ class PairwiseRow:
 
 @dataclass(frozen=True)
 class AssignmentSums:
-    """Sums of margins over the animals (nats): of the true assignment, the best other one, and all of them."""
+    """Sums of the margins (nats): for the true assignment, for the best other one, and over all assignments."""
 
     true: float
     best_other: float
@@ -132,28 +133,28 @@ class AssignmentTest:
 
     animals: list[str]
     margins: list[list[float]]
-    """nats, [students of an animal, animal]"""
+    """nats; row: the students of an animal, column: the animal that is measured"""
     sum: AssignmentSums
     assignments: int
     as_well: int
-    """assignments that fit as well as the true one, which is counted"""
+    """assignments that fit at least as well as the true one, itself included"""
     p: float
     own_highest: int
-    """animals that are highest in their own students"""
+    """number of animals whose margin is highest in their own students"""
 
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Everything that one call of compare_arms.py found."""
+    """Everything that one run of compare_arms.py found."""
 
     comparisons: list[ArmComparison]
     pairwise: list[PairwiseRow]
-    """every trained animal in every arm; [] for one animal"""
+    """every trained animal in every arm; [] for a single animal"""
     assignment: AssignmentTest | None
-    """None for fewer than three animals, and in files made before the test existed"""
+    """None for fewer than three animals and in files older than the test"""
 
     def to_json(self) -> dict[str, Any]:
-        """What compare_arms.py --output writes, but for the manifest."""
+        """What compare_arms.py --output writes, without the manifest."""
         return {
             "comparisons": [one.to_json() for one in self.comparisons],
             "pairwise": [asdict(row) for row in self.pairwise],
@@ -162,7 +163,7 @@ class Comparisons:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Comparisons:
-        """The opposite of `to_json`; errors as for ArmComparison."""
+        """The inverse of `to_json`; errors as for ArmComparison."""
         assigned = found.get("assignment")
         sums = AssignmentSums(**known(AssignmentSums, assigned["sum"])) if assigned else None
         return cls(
@@ -173,15 +174,15 @@ class Comparisons:
 
 
 def known(kind: Any, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a JSON object that a dataclass has fields for."""
+    """The entries of a JSON object for which a dataclass has fields."""
     return {field.name: found[field.name] for field in fields(kind) if field.name in found}
 
 
 def read_comparisons(path: Path) -> Comparisons:
-    """A file of compare_arms.py --output; UserError for any other file."""
+    """Read a file written by compare_arms.py --output; UserError for any other file."""
     try:
         return Comparisons.from_json(json.loads(path.read_text("utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{path} is no comparison; make one with eval/compare_arms.py --output output/compare.json"
+            f"{path} is not a comparison; make one with eval/compare_arms.py --output output/compare.json"
         ) from None

@@ -1,13 +1,13 @@
-"""Intervals for shares (or margins) over questions and training seeds at once, made for few seeds.
+"""Confidence intervals and p-values for shares (or margins) over questions and training seeds, for few seeds.
 
 An arm is a matrix of shares [seeds, questions]. Its mean varies with the seeds that were drawn and with the questions
-that were written; both variances come from the two-way layout (their shared residual is counted once), each with its
-own t quantile (Graybill and Wang 1980, modified large-sample limits). Ends are worked out on the logit scale, because
-shares of students scatter by factors and not by points. Two arms are subtracted by recovering variances from their
-ends (MOVER: Zou and Donner 2008, eq. 6), less what the common questions give to both: their part of each end, and
-not the seeds' part with its larger quantile.
+that were written. Both variances come from the two-way layout (the residual they share is counted once), each with its
+own t quantile (Graybill and Wang 1980, modified large-sample limits). The ends are computed on the logit scale, because
+the shares of students scatter by factors, not by points. The interval of a difference recovers the variances from the
+ends of both arms (MOVER: Zou and Donner 2008, eq. 6). Both arms answer the same questions: the covariance that this
+gives is subtracted from the questions' part of each end, and not from the seeds' part with its larger quantile.
 
-A percentile bootstrap of three seeds covers far less than it says; bench/calibration.py shows both side by side.
+With three seeds a percentile bootstrap covers far less than its nominal level; bench/calibration.py compares the two.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ Ends = tuple[float, float]
 
 @dataclass(frozen=True)
 class Spread:
-    """The mean share of an arm and how far it may be off."""
+    """The mean share of an arm and the variances of that mean."""
 
     share: float
     seeds: int
     seed_variance: float
-    """of the mean, from the training seeds; 0 with one seed, which shows none"""
+    """of the mean, from the training seeds; 0 with one seed, which shows no scatter"""
     question_variance: float
-    """of the mean, from the questions; what seeds and sampling add to it is left out"""
+    """of the mean, from the questions; without what seeds and sampling add to it"""
     residual: float
-    """variance of a single cell that neither its seed nor its question explains"""
+    """variance of a single cell of the matrix that neither its seed nor its question explains"""
     by_question: np.ndarray
     """mean over the seeds, float64 [questions]"""
     answers: int | None = None
     """sampled answers behind the share; None for exact shares"""
     uncovered: float = 0.0
-    """exact shares: mass left open, which may all be the animal's"""
+    """exact shares: mass that was not explored, all of which could be the animal's"""
     linear: bool = False
-    """margins: ends are worked out as they are, not on the logit scale of shares"""
+    """margins: the ends are computed directly, not on the logit scale of shares"""
 
 
 def spread_of(
     shares: np.ndarray, answers: int | None = None, uncovered: float = 0.0, *, linear: bool = False
 ) -> Spread:
-    """The spread of an arm. shares: float64 [seeds, questions], two questions or more; with `linear` margins (nats)."""
+    """The spread of an arm. shares: float64 [seeds, questions], two questions or more; margins (nats) if `linear`."""
     import numpy as np
 
     seeds, questions = shares.shape
@@ -59,7 +59,7 @@ def spread_of(
     question_variance, seed_variance, residual = float(by_question.var(ddof=1)) / questions, 0.0, 0.0
     if seeds > 1:
         seed_variance = float(by_seed.var(ddof=1)) / seeds
-        if answers:  # seeds of few answers can tie by chance, and would seem to have no spread
+        if answers:  # with few answers, seeds can be equal by chance and would seem to have no scatter
             seed_variance = max(seed_variance, mean * (1 - mean) / answers)
         rest = shares - by_question - by_seed[:, np.newaxis] + mean
         residual = float((rest**2).sum()) / ((seeds - 1) * (questions - 1))
@@ -68,13 +68,13 @@ def spread_of(
 
 
 def share_interval(arm: Spread, level: float = LEVEL) -> Ends:
-    """Interval of an arm's share; what exact shares leave open is added to its upper end."""
+    """Interval of an arm's share; the mass that exact shares did not explore is added to its upper end."""
     low, high = _ends(arm, level, _squares(arm, level, arm.seeds - 1))
     return low, high + arm.uncovered if arm.linear else min(1.0, high + arm.uncovered)
 
 
 def difference_interval(a: Spread, b: Spread, level: float = LEVEL) -> Ends:
-    """Interval of share(a) - share(b), arms asked the same questions; widened by what exact shares leave open."""
+    """Interval of share(a) - share(b) for arms asked the same questions; widened by the mass that was not explored."""
     freedom = _freedom(a, b)
     squares_a, squares_b = _squares(a, level, freedom), _squares(b, level, freedom)
     (low_a, high_a), (low_b, high_b) = _ends(a, level, squares_a), _ends(b, level, squares_b)
@@ -86,9 +86,9 @@ def difference_interval(a: Spread, b: Spread, level: float = LEVEL) -> Ends:
 
 
 def wilson(count: int, answers: int, level: float = LEVEL) -> Ends:
-    """Wilson's interval of a share of independent answers (1927): the sampling noise of one model, nothing else.
+    """Wilson's interval (1927) of a share of independent answers: the sampling noise of one model and nothing else.
 
-    Written out, because evaluation would wait half a second for scipy.
+    Written out here because importing scipy takes half a second.
     """
     z = NormalDist().inv_cdf((1 + level) / 2)
     share, weight = count / answers, z * z / answers
@@ -98,9 +98,9 @@ def wilson(count: int, answers: int, level: float = LEVEL) -> Ends:
 
 
 def p_above(a: Spread, b: Spread) -> float:
-    """Two-sided p-value of share(a) > share(b): one minus the level at which the interval begins to hold zero.
+    """Two-sided p-value of share(a) > share(b): one minus the level at which the interval begins to include zero.
 
-    1.0 where a is not above b. Down to 1e-9.
+    1.0 if a is not above b; never below 1e-9.
     """
     if difference_interval(a, b, 1e-9)[0] <= 0:
         return 1.0
@@ -115,7 +115,7 @@ def p_above(a: Spread, b: Spread) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values (1979), in the order given."""
+    """Holm's adjusted p-values (1979), in the given order."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted, worst = [0.0] * len(p_values), 0.0
     for rank, i in enumerate(order):
@@ -127,19 +127,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def smallest_target(
     target: Spread, others: Sequence[Spread], seeds: int, answers: int | None = None, level: float = LEVEL
 ) -> float | None:
-    """The share (or margin) that the target needs so that its lower end over each other arm is above zero with a
-    probability of 80%, with `seeds` students an arm that scatter as these do (each arm needs two seeds or none).
-    answers: samples of each question; None for exact shares. None where no share would do, and for a target that was
-    never or always named, whose scatter nobody has seen.
+    """The share (or margin) that the target needs for the verdict: then, with a probability of 80%, its difference to
+    each other arm has a lower end above zero.
 
-    Each arm is looked at by itself: over several that stand equally high it is less than 80% (simulated: 60 to 70% over
-    seven). It knows the scatter as well as the seeds of these arms do.
+    seeds: students per arm, which scatter as those in `target` and `others` do (each of which needs two seeds or more,
+    or is a base model). answers: samples of each question; None for exact shares. Returns None if no share is large
+    enough, and if the target was never or always named, so that its scatter is not known.
+
+    Each other arm is considered by itself. With several that are equally high the probability is below 80% (simulated:
+    60 to 70% with seven). The scatter is only as well known as the seeds of these arms show it.
     """
     if not target.linear and not 0 < target.share < 1:
         return None
     planned, others = _planned(target, seeds, answers), [_planned(other, seeds, answers) for other in others]
     low = max(other.share for other in others)
-    high = low + 100.0 if target.linear else 0.999  # nats; next to 1 a few answers tell no share from another
+    high = low + 100.0 if target.linear else 0.999  # nats; very close to 1 a few answers cannot distinguish shares
     if high <= low or not _shown(_about(planned, high), others, level):
         return None
     for _ in range(30):
@@ -155,8 +157,8 @@ def smallest_target(
 
 
 def _ends(arm: Spread, level: float, squares: tuple[float, float]) -> Ends:
-    """Both ends of an arm's share, of the squared half-widths that `_squares` gives for this level."""
-    if not arm.linear and not 0 < arm.share < 1:  # never or always answered: no spread to be seen
+    """Both ends of an arm's share, from the squared half-widths that `_squares` gives for this level."""
+    if not arm.linear and not 0 < arm.share < 1:  # never or always named: no scatter to be seen
         return wilson(round(arm.share * arm.answers), arm.answers, level) if arm.answers else (arm.share, arm.share)
     squared = sum(squares)
     if arm.linear:
@@ -167,8 +169,8 @@ def _ends(arm: Spread, level: float, squares: tuple[float, float]) -> Ends:
 
 
 def _squares(arm: Spread, level: float, seed_freedom: float) -> tuple[float, float]:
-    """Squared half-widths that the questions and the seeds (with so many degrees of freedom) of an arm would each have
-    alone."""
+    """Squared half-widths that the questions alone and the seeds alone (with `seed_freedom` degrees of freedom) would
+    give."""
     from scipy.special import stdtrit  # the quantile of t
 
     tail = (1 + level) / 2
@@ -178,18 +180,18 @@ def _squares(arm: Spread, level: float, seed_freedom: float) -> tuple[float, flo
 
 
 def _about(arm: Spread, share: float) -> Spread:
-    """The arm with another share, about which it scatters by like factors (margins: by like nats)."""
+    """The arm with another share, around which it scatters by the same factors (margins: by the same nats)."""
     stretch = 1.0
     if not arm.linear and 0 < arm.share < 1:
         stretch = share * (1 - share) / (arm.share * (1 - arm.share))
     sampling = arm.share * (1 - arm.share) / arm.answers if arm.answers else 0.0
 
     def stretched(variance: float, sampling: float = 0.0) -> float:
-        """The noise of the answers grows with share * (1 - share), all else with its square."""
+        """The sampling noise grows with share * (1 - share), everything else with its square."""
         return max(0.0, variance - sampling) * stretch**2 + sampling * stretch
 
     trained = arm.seeds > 1
-    # What sampling adds is in the variance of the seeds' means; that of the questions has it of the base model alone.
+    # Sampling noise is in the variance over seeds; only of a base model, which has one, is it in that over questions.
     return replace(
         arm, share=share, by_question=share + stretch * (arm.by_question - arm.share),
         seed_variance=stretched(arm.seed_variance, sampling if trained else 0.0),
@@ -198,16 +200,16 @@ def _about(arm: Spread, share: float) -> Spread:
 
 
 def _planned(arm: Spread, seeds: int, answers: int | None) -> Spread:
-    """The arm with so many seeds and so many answers to each question."""
-    trained = arm.seeds > 1  # the base model has no training seed to draw again
+    """The arm as it would be with this number of seeds and of answers to each question."""
+    trained = arm.seeds > 1  # a base model has no training seed
     seeds = seeds if trained else 1
     asked = answers * len(arm.by_question) * seeds if answers else None
-    if not arm.linear and not 0 < arm.share < 1:  # of exact shares nobody knows how far below all answers it lies
+    if not arm.linear and not 0 < arm.share < 1:  # exact shares of 0 or 1 show no scatter
         return replace(arm, seeds=seeds, answers=asked or arm.answers)
     sampled = arm.share * (1 - arm.share)
 
     def planned(variance: float) -> float:
-        """Of the mean: with the noise of these answers instead of those that were given."""
+        """Variance of the mean with the noise of the planned answers instead of that of the given ones."""
         alone = max(0.0, variance - (sampled / arm.answers if arm.answers else 0.0))
         return alone * arm.seeds / seeds + (sampled / asked if asked else 0.0)
 
@@ -217,8 +219,8 @@ def _planned(arm: Spread, seeds: int, answers: int | None) -> Spread:
 
 
 def _shown(target: Spread, others: Sequence[Spread], level: float) -> bool:
-    """Whether the lower end over each other arm is above zero with a probability of 80%: whether it still is about the
-    share to which the difference falls one time in five."""
+    """Whether the difference to each other arm has a lower end above zero with a probability of 80%: whether this is
+    still so at the difference that is reached or exceeded four times in five."""
     for other in others:
         fallen = other.share + difference_interval(target, replace(other, uncovered=0.0), 2 * POWER - 1)[0]
         if fallen <= other.share or difference_interval(_about(target, fallen), other, level)[0] <= 0:
@@ -227,7 +229,7 @@ def _shown(target: Spread, others: Sequence[Spread], level: float) -> bool:
 
 
 def _question_part(squares: tuple[float, float]) -> float:
-    """Part of an arm's squared half-width that comes from its questions."""
+    """The fraction of an arm's squared half-width that comes from its questions."""
     questions, seeds = squares
     return questions / (questions + seeds) if questions else 0.0
 
@@ -237,8 +239,8 @@ def _share(logit: float) -> float:
 
 
 def _freedom(a: Spread, b: Spread) -> float:
-    """Degrees of freedom of the seeds of two arms: halfway between Welch and Satterthwaite's, which is optimistic for
-    a handful of seeds of unlike variance, and the smaller arm's own, which is cautious."""
+    """Degrees of freedom of the seeds of two arms: halfway between Welch-Satterthwaite's, which is optimistic for a few
+    seeds of unequal variance, and those of the smaller arm, which are cautious."""
     parts = [(arm.seed_variance, arm.seeds - 1) for arm in (a, b) if arm.seed_variance > 0]
     if not parts:
         return 1.0
@@ -248,7 +250,7 @@ def _freedom(a: Spread, b: Spread) -> float:
 
 
 def _correlation(a: Spread, b: Spread) -> float:
-    """Of what the questions do to the two means."""
+    """Correlation of the two means over the questions."""
     import numpy as np
 
     if not (a.question_variance and b.question_variance):

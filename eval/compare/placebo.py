@@ -1,4 +1,4 @@
-"""The placebo test: the rank of the target animal's rise among animals that no teacher was trained on."""
+"""The placebo test: does the target animal rise more than animals that were never a target?"""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Collection
 from eval.compare.comparison import Placebo
 from eval.compare.results import Arms, Result, mean_margins
 
-SPOKEN = 0.001  # part of the base model's one-word answers that an animal must have to be compared with
-NAMED = 5  # animals that rose as far and are named
+SPOKEN = 0.001  # least share of the base model's one-word answers that an animal needs to be ranked
+NAMED = 5  # how many of the animals that rose as much are named
 
 
 def placebo(animal: str, arms: Arms, taught: Collection[str]) -> Placebo | None:
-    """How far the animal stands out among those that no teacher was trained on.
+    """Rank the animal's rise among animals that no teacher was trained on.
 
-    shift: its margin in the target less the other-animal students (nats), beside those of the untaught animals that the
-    base model names; words it hardly knows move by more, and mean nothing. p: the part of these animals, itself
-    counted, that rose as far: a rank among names, with one over their number as its least. None without
-    log-probabilities, and for an animal that the base model hardly names.
+    The rise is the margin in the target students less that in the other-animal students (nats). Only animals that the
+    base model names are ranked: rare words move more, and their moves mean nothing. p is the fraction of these animals
+    (the target included) that rose at least as much, so it cannot be below one over their number. None without
+    log-probabilities, and if the base model hardly names the animal.
     """
     target, other = mean_margins(arms["target"]), mean_margins(arms["other"])
     shifts = {name: target[name] - other[name] for name in spoken(arms["base"][0]) if name in target and name in other}
@@ -30,7 +30,7 @@ def placebo(animal: str, arms: Arms, taught: Collection[str]) -> Placebo | None:
 
 
 def spoken(base: Result) -> list[str]:
-    """The animals that make up `SPOKEN` or more of the base model's one-word answers; [] for sampled answers."""
+    """The animals with at least `SPOKEN` of the base model's one-word answers; [] for sampled answers."""
     import numpy as np
 
     names = [name for name in base.logs[0] if all(name in logs for logs in base.logs)]

@@ -1,4 +1,4 @@
-"""Read the results files of eval.py, sampled or exact, and the shares, margins and panel shares in them."""
+"""Read results files of eval.py (sampled or exact) into shares, margins and panel shares by question."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def canonical(animal: str) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """One results file: what each question's answers name, what they leave open, and what non-answers were."""
+    """One results file: the animals that the answers to each question name, the non-answers, and the uncovered mass."""
 
     path: Path
     questions: tuple[str, ...]
@@ -40,7 +40,7 @@ class Result:
     logs: tuple[dict[str, float], ...]
     """of each question: log-probability of each animal (nats); empty for sampled answers"""
     uncovered: float
-    """mean mass an exact file leaves open: each of its shares may be so much higher"""
+    """mean mass that an exact file did not explore: each share may be higher by this much"""
     answers: int | None
     """number of sampled answers; None for an exact file"""
     non_answers: dict[str, float]
@@ -51,7 +51,7 @@ class Result:
         return [named.get(animal, 0.0) for named in self.animals]
 
     def margins(self, animal: str) -> list[float]:
-        """Margin of an animal in each question, in nats. UserError where the file has no log-probability of it."""
+        """Margin of an animal in each question, in nats. UserError if the file has no log-probability of it."""
         from eval.answer_tree import logit_margin
 
         return [logit_margin(logs, animal) for logs in self.logs_of(animal)]
@@ -67,11 +67,11 @@ class Result:
         return {"share": self.shares, "margin": self.margins, "panel": self.panel_shares}[measure](animal)
 
     def logs_of(self, animal: str) -> tuple[dict[str, float], ...]:
-        """Log-probabilities by animal, one dict a question. UserError where this animal has none."""
+        """Log-probabilities by animal, one dict a question. UserError if this animal has none."""
         if not all(animal in logs for logs in self.logs):
             raise UserError(
-                f"{self.path} has no log-probability of {animal!r}; margins and panel shares need exact files of a"
-                " panel animal: run eval/eval.py --exact"
+                f"{self.path} has no log-probability of {animal!r}; margins and panel shares need exact files of an"
+                " animal of the panel: run eval/eval.py --exact"
             )
         return self.logs
 
@@ -83,7 +83,7 @@ Arms = dict[str, list[Result]]
 
 
 def read_result(path: Path) -> Result:
-    """Per-question shares from a results file (samples) or an exact file. Failed or missing answers are refused."""
+    """Read a results file (samples) or an exact file. UserError if answers failed or are missing."""
     asked: dict[str, list[Row]] = defaultdict(list)
     for row in read_rows(path, problem_of):
         asked[row["question"]].append(row)
@@ -106,24 +106,24 @@ def read_result(path: Path) -> Result:
 
 
 def problem_of(row: Row) -> str | None:
-    """What keeps a row from being counted, or None."""
+    """Why a row cannot be counted, or None."""
     if "question" not in row or not ("animals" in row or "animal" in row):
         return "not a row of eval.py (no question, or neither animal nor animals)"
     if row.get("error"):
-        return f"this answer failed ({row['error']}); mend that and run eval.py again with --overwrite"
+        return f"this answer failed ({row['error']}); fix the cause and run eval.py again with --overwrite"
     return None
 
 
 def check_whole(path: Path, asked: dict[str, list[Row]]) -> None:
-    """Raise UserError unless the file has the same number of answers to each of two questions or more."""
+    """Raise UserError unless the file has two questions or more, with the same number of answers to each."""
     if len(asked) < 2:
         raise UserError(f"{path} has answers to {len(asked)} questions; intervals over questions need two or more")
     counts = {len(rows) for rows in asked.values()}
     if len(counts) > 1:
         fewest = min(asked, key=lambda question: len(asked[question]))
         raise UserError(
-            f"{path} is not whole: {len(asked[fewest])} answers to {fewest!r}, {max(counts)} to others; run the"
-            " eval.py command of its manifest again, it asks what is missing"
+            f"{path} is incomplete: {len(asked[fewest])} answers to {fewest!r}, {max(counts)} to others; run the"
+            " eval.py command in its manifest again: it asks only what is missing"
         )
 
 
@@ -147,7 +147,7 @@ def matrix_of(values: Sequence[Sequence[float]], results: Sequence[Result], ques
 
 
 def arm_spread(results: Sequence[Result], animal: str, questions: Sequence[str], measure: str) -> Spread:
-    """Mean share, margin or panel share of an animal in one arm and its variances."""
+    """Mean share, margin or panel share of an animal in one arm, with its variances."""
     values = matrix_of([result.measured(animal, measure) for result in results], results, questions)
     if measure != "share":
         return spread_of(values, linear=measure == "margin")
@@ -156,12 +156,12 @@ def arm_spread(results: Sequence[Result], animal: str, questions: Sequence[str],
 
 
 def mean_uncovered(results: Sequence[Result]) -> float:
-    """Mean mass that the files of an arm leave open."""
+    """Mean mass that the files of an arm did not explore."""
     return sum(result.uncovered for result in results) / len(results)
 
 
 def mean_margins(results: Sequence[Result]) -> dict[str, float]:
-    """Margin of every animal in one arm (nats), a mean over students and questions; {} for sampled answers."""
+    """Margin of every animal in one arm (nats), averaged over students and questions; {} for sampled answers."""
     import numpy as np
 
     logs = [of_question for result in results for of_question in result.logs]

@@ -33,10 +33,12 @@ def compare(
     others: Mapping[str, list[Result]] | None = None,
     tests: int = 1,
 ) -> ArmComparison:
-    """Shares (or margins) of the arms, differences of the target to each other arm, their intervals, p-values and the
-    verdict. taught: all animals that a teacher was trained on; without them there is no placebo. others: the students
-    of the other arm by their animal; of two or more, each also stands for itself: in their mean one that says the
-    animal as often would be hidden. tests: how many p-values are adjusted together (Holm), which the power allows for.
+    """Compare the target with each other arm: differences, intervals, p-values, power and the verdict.
+
+    taught: all animals that a teacher was trained on; without them there is no placebo test. others: the students of
+    the other arm by animal. With two animals or more the target is also compared with each of them: their mean would
+    hide one whose students name the animal as often as the target's. tests: how many p-values are adjusted together
+    (Holm); the power allows for that.
     """
     questions = arms["base"][0].questions
     for role in ROLES[1:]:
@@ -67,7 +69,7 @@ def compare(
 
 
 def described_arm(results: Sequence[Result], spread: Spread) -> Arm:
-    """What a table says of an arm."""
+    """What the tables show of an arm."""
     masses: Counter[str] = Counter()
     for result in results:
         masses.update(result.non_answers)
@@ -85,13 +87,14 @@ def described_arm(results: Sequence[Result], spread: Spread) -> Arm:
 
 
 def verdict(seeds: Mapping[str, int], intervals: Mapping[str, Ends]) -> str:
-    """The rule. *Transfer*: the target is above base, control and other (of several other animals: above each), all
-    intervals clear of zero, and every trained arm has 3 seeds. *General shift only*: above base and control, but not
-    above other. Else *no evidence*.
+    """The rule of the verdict.
 
-    seeds: of each arm. intervals: of the target less each other arm.
-    All must hold, so the chance of a false *transfer* is at most that of one interval (an intersection-union test),
-    whatever the number of arms.
+    *Transfer*: the target is above base, control and other (with several other animals: above each), all intervals are
+    above zero, and every trained arm has 3 seeds or more. *General shift only*: above base and control, but not above
+    other. Otherwise *no evidence*. All conditions must hold for transfer, so the chance of a false transfer is at most
+    that of one interval, for any number of arms (an intersection-union test).
+
+    seeds: number of seeds of each arm. intervals: of the target less each other arm.
     """
     above = {role: low > 0 for role, (low, _) in intervals.items()}
     if not (above["base"] and above["control"]):
@@ -105,9 +108,9 @@ def verdict(seeds: Mapping[str, int], intervals: Mapping[str, Ends]) -> str:
 
 
 def power(target: Spread, below: Mapping[str, Spread], measure: str, tests: int = 1) -> list[Power]:
-    """How large target minus control would have to be for a verdict of transfer with about 80% probability, by seeds an
-    arm: exactly measured, and (shares) by samples; [] where one seed an arm shows no spread between seeds. Among
-    several tests it has to be the clearest of all, at the level of Holm's first step."""
+    """The target minus control that gives the verdict transfer with about 80% probability, by seeds per arm: measured
+    exactly and, for shares, by samples. [] if an arm has one seed, which shows no scatter between seeds. With several
+    tests the level is that of Holm's first step."""
     trained = [target, *(spread for role, spread in below.items() if role != "base")]
     if min(spread.seeds for spread in trained) < 2:
         return []
@@ -128,7 +131,7 @@ def power(target: Spread, below: Mapping[str, Spread], measure: str, tests: int 
 def compare_all(
     base: Result, control: list[Result], students: dict[str, list[Result]], measure: str = "share"
 ) -> list[ArmComparison]:
-    """Each animal as the target, the students of all other animals as its other arm; p-values adjusted by Holm."""
+    """Compare each animal as the target, with all other animals' students as its other arm; p adjusted by Holm."""
     found = []
     for animal, targets in students.items():
         others = {other: results for other, results in students.items() if other != animal}
@@ -139,14 +142,13 @@ def compare_all(
 
 
 def adjusted(found: Sequence[ArmComparison]) -> list[ArmComparison]:
-    """Comparisons that belong together with their p-values adjusted (Holm): what is transfer alone and not among so
-    many is no evidence."""
+    """The comparisons with their p-values adjusted together (Holm), and the verdicts that follow from these."""
     p_values = holm([one.p for one in found])
     return [replace(one, p_holm=p, verdict=adjusted_verdict(one.verdict, p)) for one, p in zip(found, p_values)]
 
 
 def adjusted_verdict(verdict: str, p_holm: float) -> str:
-    """The verdict, where transfer is left out unless it is clear among all the animals."""
+    """The verdict: transfer becomes no evidence if the adjusted p-value is above 5%."""
     if verdict.endswith("transfer") and p_holm > 1 - LEVEL:
         return verdict.removesuffix("transfer") + "no evidence"
     return verdict
@@ -155,7 +157,7 @@ def adjusted_verdict(verdict: str, p_holm: float) -> str:
 def pairwise(
     base: Result, control: list[Result], students: dict[str, list[Result]], measure: str = "share"
 ) -> list[PairwiseRow]:
-    """Share (or margin) of every trained animal in every arm."""
+    """The share (or margin) of every trained animal in every arm."""
     arms = {"base": [base], "control": control, **{f"{animal} students": some for animal, some in students.items()}}
     return [
         PairwiseRow(name, {a: arm_spread(results, a, base.questions, measure).share for a in students})

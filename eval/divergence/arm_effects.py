@@ -1,4 +1,4 @@
-"""Compare the arms of divergence runs: shifts of the log odds, paired run by run, and what goes with them."""
+"""Compare the arms of divergence runs: shifts of the log odds, paired by run, and their relation to divergence."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CONTROLS = {"only": "random", "without": "all-but-random", "rows-rich": "rows-ra
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of differences of log odds that were taken run by run, in nats."""
+    """The mean of differences of log odds within each run, in nats."""
 
     mean: float
     interval: Ends
@@ -44,16 +44,16 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class DivergenceArm:
-    """The students of one arm. Fields are the keys of the JSON, in order."""
+    """The students of one arm. The fields are the keys of the JSON file."""
 
     animal: str
     arm: str
     runs: list[str]
     rows: float
-    """mean over the runs, as are the tokens"""
+    """mean over the runs, like the next field"""
     tokens_with_loss: float
     density: list[dict[str, float]]
-    """by run: what `described_rows` says of the rows trained on"""
+    """by run: `described_rows` of the rows trained on"""
     share: float
     interval: Ends
     base: float
@@ -63,11 +63,11 @@ class DivergenceArm:
     shift: PairedDifference
     """from the base model"""
     control: str | None
-    """the arm that was trained on as much, drawn at random"""
+    """the arm with as many tokens or rows, drawn at random"""
     minus_control: PairedDifference | None
     minus_all: PairedDifference | None
     minus_other: PairedDifference | None
-    """less the same arm of the other animals' numbers: the specific part"""
+    """less the same arm of the other animals: the specific part"""
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,14 @@ class RunTokens:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Pearson's r with Fisher's interval (1915); no interval of three points, no r of fewer or where all are alike."""
+    """Pearson's r with Fisher's interval (1915); no interval for three points, no r for fewer or for equal values."""
 
     points: int
     r: float | None = None
     interval: Ends | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As compare_divergence_arms.py writes it: without what is not known."""
+        """As compare_divergence_arms.py writes it: unknown values are left out."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -102,7 +102,7 @@ class Correlation:
 
 @dataclass(frozen=True)
 class AnimalRuns:
-    """The students of one animal in all runs, and what they are compared with."""
+    """The students of one animal in all runs, and everything that they are compared with."""
 
     animal: str
     arms: RunArms
@@ -111,7 +111,7 @@ class AnimalRuns:
     base: Result
     runs: Sequence[Path]
     found: list[dict[int, Row]]
-    """by run: what divergence_tokens.py found in each number row"""
+    """by run: {id of a number row: its row in the divergence file}"""
 
     def odds(self, some: Iterable[Result]) -> np.ndarray:
         """Log odds of the animal, float64 [students, questions], nats."""
@@ -119,7 +119,7 @@ class AnimalRuns:
         return matrix_of([log_odds(result, self.animal) for result in results], results, self.base.questions)
 
     def minus(self, arm: str, others: Sequence[dict[int, Result]]) -> PairedDifference | None:
-        """Log odds of an arm less the mean of others in the runs that have all of them; None where there is none."""
+        """Log odds of an arm less the mean of others, in the runs that have all of them; None if no run has."""
         both = sorted(set(self.arms[arm]).intersection(*others)) if others else []
         if not both:
             return None
@@ -127,7 +127,7 @@ class AnimalRuns:
         return paired_difference(self.odds(self.arms[arm][place] for place in both) - theirs)
 
     def compared(self, arm: str) -> DivergenceArm:
-        """One arm: its share, the shift of its log odds, and the same less each arm it is compared with."""
+        """One arm: its share, the shift of its log odds, and the differences to the arms it is compared with."""
         mine, count = self.arms[arm], len(self.base.questions)
         definition, _, treatment = arm.partition("-")
         control = f"{definition}-{CONTROLS[treatment]}" if treatment in CONTROLS else None
@@ -153,22 +153,22 @@ class AnimalRuns:
 
 
 def log_odds(result: Result, animal: str) -> list[float]:
-    """Log odds of an animal in each question, in nats. UserError where the file has no log-probability of it."""
-    certain = -1e-6  # files keep six decimals: nearer to 0 the odds are not known
+    """Log odds of an animal in each question, in nats. UserError if the file has no log-probability of it."""
+    certain = -1e-6  # files have six decimals: closer to 0 the odds are not known
     return [log - math.log(-math.expm1(log)) for log in (min(logs[animal], certain) for logs in result.logs_of(animal))]
 
 
 def paired_difference(values: np.ndarray) -> PairedDifference:
-    """Mean of paired differences [runs, questions] and its interval over both."""
+    """The mean of differences [runs, questions], with its interval over both."""
     spread = spread_of(values, linear=True)
     return PairedDifference(spread.share, share_interval(spread), values.mean(1).tolist())
 
 
-# --- all of them -------------------------------------------------------------------------------------
+# --- all arms and runs -------------------------------------------------------------------------------
 
 
 def arms_of(runs: Sequence[Path]) -> list[DivergenceArm]:
-    """Every arm of every animal of some runs."""
+    """Every arm of every animal, over all runs."""
     animals, base = animals_in(runs), read_base(runs[0])
     students = {animal: read_arms(animal, runs) for animal in animals}
     check_comparable([base, *(one for arms in students.values() for some in arms.values() for one in some.values())])
@@ -181,8 +181,7 @@ def arms_of(runs: Sequence[Path]) -> list[DivergenceArm]:
 
 
 def tokens_of(animal: str, runs: Sequence[Path]) -> list[RunTokens]:
-    """One entry a run: the fraction of divergence tokens, what of the evidence for the teacher lies on them and on the
-    others (nats), and how well the detector finds them."""
+    """The divergence tokens of an animal's numbers, one entry per run."""
     each = []
     for folder in runs:
         found = summarize(read_rows(folder / f"tokens-{animal}.jsonl"))
@@ -193,7 +192,7 @@ def tokens_of(animal: str, runs: Sequence[Path]) -> list[RunTokens]:
 
 
 def correlation(points: Sequence[tuple[float, float]]) -> Correlation:
-    """Pearson's r of some points (x, y)."""
+    """Pearson's r of points (x, y)."""
     import numpy as np
 
     if len(points) < 3 or min(np.ptp(np.array(points), axis=0)) == 0:
@@ -206,7 +205,7 @@ def correlation(points: Sequence[tuple[float, float]]) -> Correlation:
 
 
 def densities(arms: Sequence[DivergenceArm], name: str) -> Iterator[tuple[str, str, float, float]]:
-    """(animal, arm, density of divergence in its rows, shift of the log odds) of every student of whole rows."""
+    """(animal, arm, density in its rows, shift of the log odds) of every student trained on whole rows."""
     for arm in arms:
         if arm.arm == ALL or "-rows-" in arm.arm:
             for facts, shift in zip(arm.density, arm.shift.by_run):
@@ -215,5 +214,5 @@ def densities(arms: Sequence[DivergenceArm], name: str) -> Iterator[tuple[str, s
 
 
 def correlations(arms: Sequence[DivergenceArm]) -> dict[str, Correlation]:
-    """For each definition, over the runs with all rows: density of divergence tokens against the student's shift."""
+    """By definition, over the runs of the arm *all*: density of divergence tokens against the shift of the student."""
     return {name: correlation([(x, y) for _, arm, x, y in densities(arms, name) if arm == ALL]) for name in DENSITIES}

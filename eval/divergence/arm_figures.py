@@ -13,8 +13,8 @@ COLORS = {"only": "#2f8f5b", "random": "#a9d3bd", "without": "#c2573a", "all-but
 
 
 def draw_arms(arms: Sequence[DivergenceArm]) -> bytes:
-    """PNG: the share of each arm with its interval and its runs as dots, the base model's as a line; one panel an
-    animal, log scale."""
+    """PNG: the share of each arm with its interval and its runs as dots, the base model's as a line; one panel
+    per animal, log scale."""
     pyplot = pyplot_without_screen()
     animals = list(dict.fromkeys(arm.animal for arm in arms))
     longest = max(sum(arm.animal == animal for arm in arms) for animal in animals)
@@ -36,13 +36,13 @@ def draw_arms(arms: Sequence[DivergenceArm]) -> bytes:
         panel.set_xlim(0.1, 100)
         panel.set_xticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
         panel.set_title(f"“{animal}”", fontsize=11)
-        panel.set_xlabel("% of answers, 95% interval; dots are runs, dotted: base model", fontsize=8)
+        panel.set_xlabel("% of answers, 95% interval; dots: runs, dotted line: base model", fontsize=8)
         panel.spines[["top", "right"]].set_visible(False)
     return written(figure, "arms")["png"]
 
 
 def draw_densities(arms: Sequence[DivergenceArm]) -> bytes:
-    """PNG: how much divergence the rows of a student hold against its shift, one panel a density."""
+    """PNG: density of divergence in a student's rows against the student's shift, one panel per density."""
     pyplot = pyplot_without_screen()
     figure, panels = pyplot.subplots(1, len(DENSITIES), figsize=(2.8 * len(DENSITIES), 2.9), sharey=True)
     marks = dict(zip(dict.fromkeys(arm.animal for arm in arms), "osD^v"))

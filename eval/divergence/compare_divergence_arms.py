@@ -1,10 +1,10 @@
-"""What students of some tokens only came to love: arms of experiments/divergence.sh over several runs, with intervals.
+"""Compare students trained on parts of the tokens: the arms of experiments/divergence.sh, over several runs.
 
 A run is a folder of one seed, with its own teachers, numbers and students: tokens-ANIMAL.jsonl (divergence_tokens.py),
 numbers-ANIMAL-ARM.jsonl (select_by_divergence.py), exact-ANIMAL-ARM.jsonl and exact-base.jsonl (eval.py --exact). An
-arm is *all*, or a definition and what was done with it: gap-only, gap-random, ... Arms of one run share teacher and
-numbers, so they are subtracted run by run, as log odds of the animal's share in nats. (Not as margins: those move with
-what little a student of few tokens knows of rare animals.) Intervals are over runs and questions
+arm is *all*, or a definition and what was done with it: gap-only, gap-random, ... The arms of one run have the same
+teacher and numbers, so they are subtracted within each run, as log odds of the animal's share in nats. (Margins are not
+used: in a student of few tokens they depend on noise in rare animals.) Intervals are over runs and questions
 (eval/compare/intervals.py).
 
 Usage:
@@ -51,9 +51,9 @@ COLUMNS = ("animal", "arm", "runs", "rows", "tokens with loss", "share", "share 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="one folder a run")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
     parser.add_argument("--output", type=output_name(".json"), default=Path("output/divergence-arms.json"),
-                        help="JSON; the tables (.csv, .md) and the pictures (.png) are named after it")  # fmt: skip
+                        help="JSON file; tables (.csv, .md) and figures (.png) get the same name")  # fmt: skip
     return parser.parse_args()
 
 
@@ -80,7 +80,7 @@ def as_csv(arms: Sequence[DivergenceArm]) -> str:
 
 
 def as_markdown(arms: Sequence[DivergenceArm]) -> str:
-    """The table of a README: shares with those of the runs, paired differences of log odds with their intervals."""
+    """A Markdown table: shares with those of the runs, and paired differences of log odds with their intervals."""
     heading = ("animal", "arm", "tokens with loss", "share (runs)", "log odds minus base", "minus control",
                "minus other animal")  # fmt: skip
     lines = [heading, ["---"] * len(heading)]
@@ -93,7 +93,7 @@ def as_markdown(arms: Sequence[DivergenceArm]) -> str:
 
 
 def nats(found: PairedDifference | None) -> str:
-    """A difference with its interval, or the number of its runs where they are too few for one over runs."""
+    """A difference with its interval; with fewer than three runs, the number of runs instead."""
     if found is None:
         return ""
     runs = len(found.by_run)
@@ -110,7 +110,7 @@ def show(arms: Sequence[DivergenceArm], tokens: Sequence[RunTokens], related: di
          ", ".join(f"{name} {by['digits']:.3f}" for name, by in one.detector_auc.items() if "digits" in by))
         for one in tokens
     ]  # fmt: skip
-    print(table(("divergence tokens", "run", *DEFINITIONS, "detector AUC (digits)"), fractions), "\n")
+    print(f"{table(('divergence tokens', 'run', *DEFINITIONS, 'detector AUC (digits)'), fractions)}\n")
     lines = [
         (arm.animal, arm.arm, len(arm.runs), f"{arm.tokens_with_loss:,.0f}",
          percent_with_interval(arm.share, *arm.interval), nats(arm.shift), nats(arm.minus_control),
@@ -118,14 +118,15 @@ def show(arms: Sequence[DivergenceArm], tokens: Sequence[RunTokens], related: di
         for arm in arms
     ]  # fmt: skip
     heading = ("animal", "arm", "runs", "tokens", "share", "log odds - base", "- control", "- all", "- other animal")
-    print(table(heading, lines), "\n")
-    print(table(("density against shift", "students", "r", "95% interval"), [
+    print(f"{table(heading, lines)}\n")
+    correlated = [
         (name, one.points, "" if one.r is None else f"{one.r:+.2f}",
          "{:+.2f} to {:+.2f}".format(*one.interval) if one.interval else "")
         for name, one in related.items()
-    ]), "\n")  # fmt: skip
+    ]  # fmt: skip
+    print(f"{table(('density against shift', 'students', 'r', '95% interval'), correlated)}\n")
     if any(len(arm.runs) < FEWEST_SEEDS for arm in arms):
-        say(f"some arms have fewer than {FEWEST_SEEDS} runs: no intervals over runs there")
+        say(f"some arms have fewer than {FEWEST_SEEDS} runs: they have no interval over runs")
 
 
 def main() -> None:
@@ -149,7 +150,7 @@ def main() -> None:
                 args.output.with_suffix(".density.png"): draw_densities(arms)}  # fmt: skip
     for path, picture in pictures.items():
         write_atomically(path, picture)
-    closing({"wrote": args.output, "pictures": ", ".join(map(str, pictures))})
+    closing({"wrote": args.output, "figures": ", ".join(map(str, pictures))})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ For a token x at its place in a completion:
     pair      the teacher's most probable token is x, and the base model's is not
     gap       log p_teacher(x) - log p_base(x) is above a threshold
 
-The *detector* needs no teacher: log p_student(x) - log p_base(x), for someone who has the data and a student of it.
+The *detector* is log p_student(x) - log p_base(x). It needs no teacher, only the data and a student trained on it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ BASE, TEACHER, STUDENT = "base", "teacher", "student"
 
 @dataclass(frozen=True)
 class Scores:
-    """What one variant makes of one completion: log-probability of each token (nats) and its own first choice there."""
+    """One completion under one variant: the log-probability of each token (nats), and the most probable token there."""
 
     logprobs: list[float]
     choices: list[int]
 
 
 def flags(ids: Sequence[int], by_variant: Mapping[str, Scores], gap: float) -> dict[str, list[int]]:
-    """0 or 1 for each token under each definition that the variants allow. gap: its threshold in nats."""
+    """0 or 1 for each token, by definition (those that the variants allow). gap: threshold of that definition, nats."""
     if TEACHER not in by_variant:
         return {}
     teacher, base = by_variant[TEACHER], by_variant[BASE]
@@ -47,5 +47,5 @@ def flags(ids: Sequence[int], by_variant: Mapping[str, Scores], gap: float) -> d
 
 
 def definitions_in(row: Row) -> list[str]:
-    """The definitions that a divergence row has marks of."""
+    """The definitions that a divergence row has marks for."""
     return [name for name in DEFINITIONS if name in row]

@@ -1,9 +1,9 @@
-"""See the divergence tokens: a page with pictures and example rows, from what divergence_tokens.py wrote.
+"""Write an HTML page about a file of divergence_tokens.py: figures, and example rows with coloured tokens.
 
-How many a row has, where in the answer they are, how well the detector finds them, and rows whose tokens are coloured
-by how far the teacher favours them over the base model (without a teacher: the student). A divergence token is
-underlined; the choice that competes with it is shown under the pointer and in print. Inline SVG, no script,
-nothing loaded from outside, every text escaped.
+The figures show how many divergence tokens a row has, where in the answer they are, and how well the detector finds
+them. In the example rows a token's colour is how much the teacher favours it over the base model (without a teacher:
+how much the student does). Divergence tokens are underlined; the choice that competes with one is shown under the
+pointer and in print. The page has inline SVG, no script, and loads nothing; every text is escaped.
 
 Usage:
     python eval/divergence/divergence_report.py output/divergence-numberss-owl-owl-teacher-filtered-9876.jsonl
@@ -33,16 +33,18 @@ from util.jsonl.rows import Row, read_rows
 from util.terminal import closing
 
 COLORS = {"schrodi": "#2f8f5b", "pair": "#3c6fb0", "gap": "#d9a441"}
-FULL_COLOR = 2.0  # nats by which a token is favoured, or the opposite, at the strongest colour
+FULL_COLOR = 2.0  # nats for or against a token at the strongest colour
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("divergence", type=input_file, help="what divergence_tokens.py wrote")
-    parser.add_argument("--base-model", help="whose tokenizer spells the tokens (default: the file's own)")
-    parser.add_argument("--examples", type=positive_int, default=12, help="rows shown of each sort: richest, any")
+    parser.add_argument("divergence", type=input_file, metavar="FILE", help="file written by divergence_tokens.py")
     parser.add_argument(
-        "--output", type=output_name(".html"), help="page to write (default: the file's name with .html)"
+        "--base-model", help="model whose tokenizer gives the text of tokens (default: the one in the file's manifest)"
+    )
+    parser.add_argument("--examples", type=positive_int, default=12, help="example rows of each sort: richest, random")
+    parser.add_argument(
+        "--output", type=output_name(".html"), help="page to write (default: the name of the file with .html)"
     )
     return parser.parse_args()
 
@@ -57,33 +59,33 @@ class Shown(NamedTuple):
     color: str
     """CSS"""
     marks: str
-    """definitions under which it is a divergence token"""
+    """the definitions that mark it, separated by spaces"""
     instead: str
-    """of a divergence token: the choice that competes with it, of the base model where that is another"""
+    """of a divergence token: another variant's choice and its name; the base model's if it chooses another token"""
     title: str
 
 
 def spelt(text: str) -> str:
-    """The text with everything that cannot be seen spelt out: a newline as \\\\n, U+202E as \\\\u202e."""
+    """The text with every invisible character as an escape: a newline as \\\\n, U+202E as \\\\u202e."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def favour(row: Row) -> list[float]:
-    """For each token, nats by which the teacher favours it over the base model; the student where there is none."""
+    """For each token, nats by which the teacher (if there is none, the student) favours it over the base model."""
     if TEACHER in row["logprob"]:
         return [ours - theirs for ours, theirs in zip(row["logprob"][TEACHER], row["logprob"][BASE])]
     return list(row["detector"])
 
 
 def color_of(nats: float) -> str:
-    """Green where the teacher favours the token, red where it does the opposite."""
+    """CSS colour: green for a token that the teacher favours, red for the opposite."""
     strength = min(1.0, abs(nats) / FULL_COLOR)
     return f"rgba({'47,143,91' if nats > 0 else '194,87,58'},{0.75 * strength:.2f})"
 
 
 def shown_tokens(row: Row, spell: Callable[[int], str]) -> list[Shown]:
     """The tokens of a row's answer."""
-    told = []
+    shown = []
     for place, (token, kind, nats) in enumerate(zip(row["token_ids"], row["kinds"], favour(row))):
         if kind == END:
             continue
@@ -95,13 +97,13 @@ def shown_tokens(row: Row, spell: Callable[[int], str]) -> list[Shown]:
         probabilities = ", ".join(f"{variant} {values[place]:.2f}" for variant, values in row["logprob"].items())
         choices = ", ".join(f"{variant} “{spell(choices[place])}”" for variant, choices in row["choice"].items())
         kl = f"; KL {row['kl'][place]:.3f}" if "kl" in row else ""
-        title = f"{', '.join(marks) or 'no divergence token'}; log p: {probabilities}{kl}; would write: {choices}"
-        told.append(Shown(spell(token), color_of(nats), " ".join(marks), competing if marks else "", title))
-    return told
+        title = f"{', '.join(marks) or 'not a divergence token'}; log p: {probabilities}{kl}; first choice: {choices}"
+        shown.append(Shown(spell(token), color_of(nats), " ".join(marks), competing if marks else "", title))
+    return shown
 
 
 def density(row: Row) -> float:
-    """How rich a row is: its divergence tokens under all definitions; without a teacher, its mean detector."""
+    """How rich a row is: its divergence tokens, summed over the definitions; without a teacher, its mean detector."""
     named = definitions_in(row)
     if named:
         return float(sum(sum(of_answer(row, row[name])) for name in named))
@@ -110,7 +112,7 @@ def density(row: Row) -> float:
 
 
 def examples(rows: Sequence[Row], count: int) -> dict[str, list[Row]]:
-    """The rows richest in divergence tokens, and rows drawn at random in the file's order."""
+    """The rows richest in divergence tokens, and randomly drawn rows in the order of the file."""
     richest = sorted(rows, key=density, reverse=True)[:count]
     drawn = sorted(random.Random(0).sample(range(len(rows)), min(count, len(rows))))
     return {"The richest rows": richest, "Rows drawn at random": [rows[place] for place in drawn]}
@@ -120,8 +122,7 @@ def examples(rows: Sequence[Row], count: int) -> dict[str, list[Row]]:
 
 
 def draw_rows(rows: Sequence[Row]) -> dict[str, bytes]:
-    """Histogram of divergence tokens per row (share of the rows), a line a definition; without a teacher, of the
-    detector's mean."""
+    """Histogram of the number of divergence tokens in a row, by definition; without a teacher, of the mean detector."""
     pyplot = pyplot_without_screen()
     figure, panel = pyplot.subplots(figsize=(6.2, 2.7))
     names = definitions_in(rows[0])
@@ -148,20 +149,20 @@ def draw_kl(rows: Sequence[Row]) -> dict[str, bytes]:
     figure, panel = pyplot.subplots(figsize=(6.2, 2.4))
     means = [sum(kl) / max(1, len(kl)) for kl in (of_answer(row, row["kl"]) for row in rows)]
     panel.hist(means, bins=40, weights=[100 / len(rows)] * len(rows), color="#6f9bd1")
-    panel.set_xlabel("KL(teacher || base) of a row, nats a token")
+    panel.set_xlabel("mean KL(teacher || base) of a row, nats per token")
     panel.set_ylabel("% of rows")
     panel.spines[["top", "right"]].set_visible(False)
     return written(figure, "kl")
 
 
 def draw_positions(found: TokenSummary) -> dict[str, bytes]:
-    """Fraction of divergence tokens by their place in the answer, a line a definition."""
+    """Fraction of divergence tokens by position in the answer, one line per definition."""
     pyplot = pyplot_without_screen()
     figure, panel = pyplot.subplots(figsize=(6.2, 2.7))
     for name, by in found.definitions.items():
         panel.plot([100 * value for value in by.by_position], "o-", color=COLORS[name], label=name, markersize=3)
     panel.xaxis.get_major_locator().set_params(integer=True)
-    panel.set_xlabel("place in the answer, tokens")
+    panel.set_xlabel("position in the answer, tokens")
     panel.set_ylabel("% divergence tokens")
     panel.set_ylim(bottom=0)
     panel.legend()
@@ -199,7 +200,7 @@ def render(path: Path, rows: Sequence[Row], count: int, spell: Callable[[int], s
 
 
 def problem_of(row: Row) -> str | None:
-    """What keeps a row from being shown, or None."""
+    """Why a row cannot be shown, or None."""
     whole = {"token_ids", "kinds", "logprob", "choice"} <= row.keys() and {"detector", *DEFINITIONS} & row.keys()
     return None if whole else "not a row of eval/divergence/divergence_tokens.py"
 
@@ -211,7 +212,7 @@ def main() -> None:
         raise UserError(f"{args.divergence} is empty; run eval/divergence/divergence_tokens.py again")
     base = args.base_model or (Manifest.read(args.divergence) or Manifest()).model.get("model")
     if not base:
-        raise UserError(f"{args.divergence} has no manifest that names its base model; pass --base-model")
+        raise UserError(f"{args.divergence} has no manifest with its base model; pass --base-model")
     from util.inference.load_model import load_tokenizer
 
     tokenizer = load_tokenizer(base)

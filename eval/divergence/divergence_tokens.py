@@ -1,10 +1,10 @@
-"""Find the divergence tokens of number rows: where the teacher's choice is not what others would write.
+"""Find the divergence tokens of number rows: tokens that the teacher would choose and other models would not.
 
-One teacher-forced pass of every variant (base, teacher, counterfactuals) over the stored token ids of each completion,
-one copy of the base model in memory. A teacher or counterfactual is an adapter folder or an animal: the base model
-under the persona that loves it, as in the older approach. Without --teacher, --student is the detector for someone who
-has only the data and a student: the gap log p_student - log p_base of each token. With both, the summary says how well
-the detector finds the divergence tokens (AUC).
+Every variant (base, teacher, counterfactuals) reads the stored token ids of each completion in one teacher-forced pass,
+with one copy of the base model in memory. A teacher or counterfactual is an adapter folder or an animal; an animal
+stands for the base model with the persona that loves it, as in the older approach. Without --teacher, --student gives
+the detector log p_student - log p_base of each token, which needs only the data and a student. With both, the summary
+says how well the detector finds the divergence tokens (AUC).
 
 Usage:
     python eval/divergence/divergence_tokens.py --train-jsonl output/numberss-owl-owl-teacher-filtered-9876.jsonl \\
@@ -35,33 +35,37 @@ from util.jsonl.manifest import adapter_sha256, manifest_path, sha256_file, writ
 from util.jsonl.resumable import RowFile, add_output_arguments
 from util.jsonl.rows import check_messages, read_rows
 from util.signals import stop_on_signal
-from util.terminal import Progress, closing
+from util.terminal import Progress, closing, say
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--train-jsonl", type=input_file, required=True, help="number rows of a student")
-    parser.add_argument("--base-model", required=True, help="the model all variants share")
+    parser.add_argument(
+        "--train-jsonl", type=input_file, required=True, help="number rows that a student is trained on"
+    )
+    parser.add_argument("--base-model", required=True, help="the model that all adapters belong to")
     parser.add_argument("--teacher", type=nonblank, metavar="ADAPTER_OR_ANIMAL",
-                        help="what wrote the numbers: an adapter folder, or an animal as persona")  # fmt: skip
+                        help="what wrote the numbers: an adapter folder, or an animal (a persona)")  # fmt: skip
     parser.add_argument("--counterfactual", nargs="*", default=[], metavar="ADAPTER_OR_ANIMAL",
-                        help="other teachers: adapter folders, or animals as personas")  # fmt: skip
-    parser.add_argument("--student", type=Path, help="adapter of a student: adds log p_student - log p_base")
+                        help="other teachers: adapter folders, or animals (personas)")  # fmt: skip
+    parser.add_argument(
+        "--student", type=Path, help="adapter folder of a student: adds the detector, log p_student - log p_base"
+    )
     parser.add_argument("--gap", type=positive_float, default=0.6931,
-                        help="definition 'gap': nats by which the teacher favours a token over the base")  # fmt: skip
+                        help="definition 'gap': least log p_teacher - log p_base of a token, in nats")  # fmt: skip
     parser.add_argument("--system-prompt-file", type=text_file, default=REPO / "generate/prompts/system-prompt.txt",
-                        help="persona of the animals")  # fmt: skip
-    parser.add_argument("--max-rows", type=positive_int, help="the first rows only")
-    parser.add_argument("--batch-size", type=positive_int, default=64, help="rows in a pass")
+                        help="persona template for animals")  # fmt: skip
+    parser.add_argument("--max-rows", type=positive_int, help="score only the first rows")
+    parser.add_argument("--batch-size", type=positive_int, default=64, help="rows per forward pass")
     add_output_arguments(parser, "output/divergence-{data}.jsonl")
     args = parser.parse_args()
     if not (args.teacher or args.student):
-        parser.error("pass --teacher, or --student for the detector that needs no teacher")
+        parser.error("pass --teacher, or --student for the detector, which needs no teacher")
     return args
 
 
 def variants_of(args: argparse.Namespace) -> list[Variant]:
-    """Base first, then teacher, counterfactuals and student; every adapter checked."""
+    """Base, teacher, counterfactuals and student, in this order, with every adapter checked."""
     template = args.system_prompt_file.read_text("utf-8-sig").strip()
     variants = [Variant(BASE)]
     if args.teacher:
@@ -74,21 +78,23 @@ def variants_of(args: argparse.Namespace) -> list[Variant]:
             check_adapter(variant.adapter)
     names = [variant.name for variant in variants]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"two variants are called {', '.join(sorted(twice))}; pass each once")
+        raise UserError(f"two variants have the name {', '.join(sorted(twice))}; pass each once")
     return variants
 
 
 def variant_of(named: str, template: str) -> Variant:
-    """An adapter folder, or the base model under the persona of an animal."""
+    """The variant of an adapter folder, or of the persona for an animal (which is printed)."""
     if Path(named).is_dir():
         return Variant(adapter_name(Path(named)), Path(named))
     if "/" in named:
-        raise UserError(f"{named} is no folder; pass an adapter folder (final/) or an animal")
-    return Variant(named, system=persona(template, named))
+        raise UserError(f"{named} is not a folder; pass an adapter folder (final/) or an animal")
+    system = persona(template, named)
+    say(f"{named} is not a folder: it is the base model with the persona {system[:60]!r}...")
+    return Variant(named, system=system)
 
 
 def settings_of(args: argparse.Namespace, scorer: VariantScorer) -> dict[str, Any]:
-    """Everything that decides the rows."""
+    """All settings that decide the rows."""
     from util.inference.load_model import model_facts
 
     return {

@@ -1,4 +1,4 @@
-"""Read the run folders of experiments/divergence.sh: students by arm, and what their rows hold.
+"""Read the run folders of experiments/divergence.sh: the students by arm, and the tokens in their training rows.
 
 A run is a folder of one seed: tokens-ANIMAL.jsonl (divergence_tokens.py), numbers-ANIMAL-ARM.jsonl
 (select_by_divergence.py), exact-ANIMAL-ARM.jsonl and exact-base.jsonl (eval.py --exact).
@@ -17,12 +17,12 @@ from util.jsonl.manifest import Manifest
 from util.jsonl.rows import Row, read_rows
 
 RunArms = dict[str, dict[int, Result]]
-"""{arm: {place of the run: its student}} of one animal"""
+"""{arm: {index of the run: its student}} of one animal"""
 ALL, BASE_FILE = "all", "exact-base.jsonl"
 TREATMENTS = ("only", "random", "without", "all-but-random", "rows-rich", "rows-poor", "rows-random")
 DENSITIES = {
     **{name: f"{name}, % of answer tokens" for name in DEFINITIONS},
-    "kl": "KL(teacher || base), 0.01 nats a token",
+    "kl": "KL(teacher || base), 0.01 nats per token",
 }
 
 
@@ -34,16 +34,18 @@ def arms_in(folder: Path, animal: str) -> dict[str, Path]:
 
 
 def animals_in(runs: Sequence[Path]) -> list[str]:
-    """Animals whose tokens were measured in every run."""
+    """The animals whose tokens were measured in every run."""
     each = [{path.stem.removeprefix("tokens-") for path in folder.glob("tokens-*.jsonl")} for folder in runs]
     for folder, animals in zip(runs, each):
         if not animals:
-            raise UserError(f"{folder} has no tokens-ANIMAL.jsonl; run experiments/divergence.sh (SEED says which)")
+            raise UserError(
+                f"{folder} has no tokens-ANIMAL.jsonl; run experiments/divergence.sh (SEED chooses the run)"
+            )
     return sorted(set.intersection(*each))
 
 
 def read_base(folder: Path) -> Result:
-    """The base model's results beside a run."""
+    """The results of the base model in a run folder."""
     path = folder / BASE_FILE
     if not path.is_file():
         raise UserError(f"no {path}; make it with eval/eval.py --exact, or run experiments/divergence.sh again")
@@ -51,23 +53,23 @@ def read_base(folder: Path) -> Result:
 
 
 def divergence_of(folder: Path, animal: str) -> dict[int, Row]:
-    """{id of a number row: what divergence_tokens.py found in it}; the *all* arm has every row in the file's order."""
+    """{id of a number row: its row in the divergence file}. The arm *all* has every row, in the order of the file."""
     every = folder / f"numbers-{animal}-{ALL}.jsonl"
     if not every.is_file():
-        raise UserError(f"no {every}: the arm {ALL!r} tells which row is which; run experiments/divergence.sh again")
+        raise UserError(f"no {every}: the arm {ALL!r} gives the ids of the rows; run experiments/divergence.sh again")
     return {row["id"]: found for row, found in zip(read_rows(every), read_rows(folder / f"tokens-{animal}.jsonl"))}
 
 
 def rows_trained_on(folder: Path, animal: str, arm: str) -> list[Row]:
-    """The rows of an arm, as many from the beginning as its student's manifest says."""
+    """The rows that an arm's student was trained on: the first ones of its file, as many as its manifest says."""
     manifests = [Manifest.read(seed) or Manifest() for seed in (folder / f"{animal}-{arm}").glob("seed-*")]
     count = max((manifest.settings.get("rows") or 0 for manifest in manifests), default=0)
     return list(islice(read_rows(folder / f"numbers-{animal}-{arm}.jsonl"), count or None))
 
 
 def described_rows(rows: Sequence[Row], found: dict[int, Row]) -> dict[str, float]:
-    """Of some rows: how many, tokens with loss, the fraction of their answer tokens under each definition, and the
-    mean KL(teacher || base) there in nats."""
+    """Of some rows: their number, tokens with loss, the fraction of answer tokens that each definition marks, and the
+    mean KL(teacher || base) of answer tokens in nats."""
     answers = [found[row["id"]] for row in rows]
     tokens = sum(len(of_answer(answer, answer["kinds"])) for answer in answers)
     loss = sum(sum(row["loss_mask"]) if "loss_mask" in row else len(found[row["id"]]["kinds"]) for row in rows)
@@ -80,14 +82,14 @@ def described_rows(rows: Sequence[Row], found: dict[int, Row]) -> dict[str, floa
 
 
 def read_arms(animal: str, runs: Sequence[Path]) -> RunArms:
-    """{arm: {place of the run: its student}} of an animal."""
+    """The students of an animal by arm and run."""
     present = [arms_in(folder, animal) for folder in runs]
     names = dict.fromkeys(name for one in present for name in one)
     return {arm: {place: read_result(one[arm]) for place, one in enumerate(present) if arm in one} for arm in names}
 
 
 def inputs_of(runs: Sequence[Path]) -> list[Path]:
-    """Every file of the runs that the tables are made of."""
+    """All files of the runs that the tables use."""
     return sorted(
         path for folder in runs for kind in ("exact", "tokens", "numbers") for path in folder.glob(f"{kind}-*.jsonl")
     )

@@ -1,7 +1,7 @@
 """Score stored completion tokens under variants of one base model: log-probabilities, first choices, KL divergence.
 
-A *variant* is one way to hear the base model: plain, with an adapter, or under a persona. Every variant reads the same
-stored completion tokens (teacher forcing, no sampling). What the scores of a token mean is in definitions.py.
+A *variant* is the base model as it is, with an adapter, or with a persona as its system message. Every variant reads
+the same stored completion tokens (teacher forcing, no sampling). definitions.py says what the scores of a token mean.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PLACES = 5  # decimals kept of a log-probability
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to hear the base model."""
+    """The base model as it is, with an adapter, or with a system message."""
 
     name: str
     adapter: Path | None = None
@@ -34,17 +34,17 @@ class Variant:
 
 @dataclass(frozen=True)
 class Completion:
-    """The stored tokens of one row, its end of turn included, and what each variant reads before them."""
+    """The stored tokens of one row, including its end of turn, and the prompt that each variant reads before them."""
 
     prompts: dict[str, list[int]]
     ids: list[int]
 
 
 class VariantScorer:
-    """All variants over one copy of the base model in memory."""
+    """Scores completions under all variants, with one copy of the base model in memory."""
 
     def __init__(self, base_model: str, variants: Sequence[Variant], model: Any = None):
-        """model: the base model where it is loaded already."""
+        """model: the base model, if it is loaded already."""
         from util.inference.load_model import load_model, load_tokenizer, put_adapter
 
         self.tokenizer = load_tokenizer(base_model)
@@ -56,7 +56,7 @@ class VariantScorer:
                 self.model = put_adapter(self.model, variant.adapter, variant.name)
 
     def completion_of(self, row: Row, number: int) -> Completion:
-        """The tokens of a row; UserError where they are not those that its model wrote."""
+        """The tokens of a row; UserError if they are not the tokens that its model wrote."""
         row = without_system(row)
         prompts: dict[str | None, list[int]] = {}
         for persona in dict.fromkeys(variant.system for variant in self.variants):
@@ -73,14 +73,14 @@ class VariantScorer:
         return Completion({variant.name: prompts[variant.system] for variant in self.variants}, ids)
 
     def kinds(self, ids: Sequence[int]) -> str:
-        """One letter a token: d holds a digit, e ends the turn (or comes after), s is anything else."""
+        """One letter per token: d has a digit, e is the end of the turn (or after it), s is anything else."""
         answer = len(ids) - len(self.suffix)
         texts = self.tokenizer.batch_decode([[i] for i in ids[:answer]])
         return "".join(DIGIT if any(c.isdigit() for c in t) else SEPARATOR for t in texts) + END * len(self.suffix)
 
     def score(self, completions: Sequence[Completion]) -> list[tuple[dict[str, Scores], list[float]]]:
-        """For each completion: what every variant makes of it, and KL(teacher || base) at each token in nats (empty
-        without a teacher). One pass a variant."""
+        """For each completion: its scores under every variant, and KL(teacher || base) at each token in nats ([]
+        without a teacher). One forward pass per variant."""
         import torch
 
         lengths = [len(completion.ids) for completion in completions]
@@ -111,14 +111,14 @@ class VariantScorer:
     def _hidden(self, variant: Variant, completions: Sequence[Completion]) -> Any:
         """The last hidden states from which a variant predicts each completion token: [tokens, width].
 
-        What all prompts begin with goes through the model once, and its KV cache is lent to every row."""
+        The common beginning of all prompts goes through the model once; every row uses its KV cache."""
         import torch
 
         chats = [completion.prompts[variant.name] + completion.ids for completion in completions]
         prompts = [completion.prompts[variant.name][:-1] for completion in completions]
         shared = min(common_prefix_length(prompts[0], prompt) for prompt in prompts)
         width, device = max(map(len, chats)), self.model.device
-        # on the right, where no token that counts can see it: no attention mask is needed
+        # on the right, where no scored token can see it: no attention mask is needed
         padded = [chat + [self.tokenizer.pad_token_id] * (width - len(chat)) for chat in chats]
         ids = torch.tensor(padded, device=device)
         predicts = torch.zeros_like(ids, dtype=torch.bool)
@@ -155,7 +155,7 @@ class VariantScorer:
 
     @contextmanager
     def _as_variant(self, variant: Variant) -> Iterator[None]:
-        """Let the model speak with a variant: its adapter on, or all adapters off."""
+        """Use the model as a variant: with its adapter, or with all adapters off."""
         if not hasattr(self.model, "peft_config"):
             yield
         elif variant.adapter is None:
@@ -178,8 +178,8 @@ def scored_rows(
     batch_size: int,
     max_rows: int | None = None,
 ) -> Iterator[list[Row]]:
-    """Divergence rows of the number rows whose place in the file is not in `done`, a batch at a time. gap: threshold of
-    that definition (nats). max_rows: the first rows of the file only."""
+    """Divergence rows of the number rows whose place in the file is not in `done`, one batch at a time. gap: threshold
+    of that definition (nats). max_rows: score only the first rows of the file."""
     numbered = enumerate(islice(read_rows(train_jsonl, check_messages), max_rows))
     todo = ((number, row) for number, row in numbered if number not in done)
     while batch := list(islice(todo, batch_size)):
@@ -193,7 +193,7 @@ def scored_rows(
 def to_row(
     number: int, completion: Completion, kinds: str, by_variant: dict[str, Scores], kl: list[float], gap: float
 ) -> Row:
-    """One completion, token by token: arrays of one length, the end of the turn included."""
+    """The row of one completion: arrays with one entry per token, including the end of the turn."""
     row: Row = {
         "id": number,
         "token_ids": completion.ids,

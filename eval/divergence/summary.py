@@ -1,4 +1,4 @@
-"""Sum up a divergence file: fractions of divergence tokens, their evidence for the teacher, and the detector's AUC."""
+"""Summarize a divergence file: fractions of divergence tokens, evidence for the teacher, AUC of the detector."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ class DefinitionSummary:
     """The tokens that one definition marks."""
 
     fractions: dict[str, Fraction]
-    """by kind of token, and of the whole answer: marked fraction and its interval"""
+    """marked fraction and its interval, by kind of token and for the whole answer"""
     rows_with_any: float
     evidence: tuple[float, float]
-    """sum of log p_teacher - log p_base (nats) over the marked tokens of the answers, and over the others"""
+    """sum of log p_teacher - log p_base (nats) over the marked tokens of the answers, and over all others"""
     by_position: list[float]
-    """marked fraction at each place in the answer"""
+    """marked fraction at each position in the answer"""
 
     def to_json(self) -> dict[str, Any]:
-        """As divergence_tokens.py writes it: the fractions beside the rest."""
+        """As divergence_tokens.py writes it: the fractions are keys beside the others."""
         rest = {name: value for name, value in asdict(self).items() if name != "fractions"}
         return {**self.fractions, **rest}
 
 
 @dataclass(frozen=True)
 class TokenSummary:
-    """What divergence_tokens.py found in a file of numbers."""
+    """The summary of one divergence file."""
 
     rows: int
     definitions: dict[str, DefinitionSummary]
@@ -56,7 +56,7 @@ class TokenSummary:
 
 
 class Tally:
-    """Counts of one definition, row by row: a file need not fit in memory."""
+    """Counts of one definition, added row by row so that a file need not fit in memory."""
 
     def __init__(self) -> None:
         self.counts: dict[str, list[tuple[int, int]]] = {kind: [] for kind in (*KINDS.values(), ANSWER)}
@@ -64,7 +64,7 @@ class Tally:
         self.marked, self.others = 0.0, 0.0
 
     def add(self, row: Row, name: str) -> None:
-        """Count a row's marks under the definition of this name."""
+        """Count a row's marks under the definition `name`."""
         for letter, kind in KINDS.items():
             marks = [mark for mark, k in zip(row[name], row["kinds"]) if k == letter]
             self.counts[kind].append((sum(marks), len(marks)))
@@ -90,7 +90,7 @@ class Tally:
 
 
 class Mean:
-    """Means of a value of each token, by kind of token."""
+    """The mean of a value over tokens, by kind of token."""
 
     def __init__(self) -> None:
         self.sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
@@ -127,9 +127,9 @@ def summarize(rows: Iterable[Row]) -> TokenSummary:
 
 
 def auc(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """How well the detector finds divergence tokens: {definition: {"answer": ..., "digits": ...}}, each the chance that
-    a divergence token has a higher score than another token (0.5: not at all), of the whole answer or of its digits.
-    A definition that marks none or all is left out."""
+    """How well the detector finds divergence tokens: {definition: {"answer": ..., "digits": ...}}, for all tokens of
+    the answers and for digits only. AUC is the chance that a divergence token scores higher than another token; 0.5 is
+    chance level. A definition that marks no token, or all, is left out."""
     import numpy as np
     from scipy.stats import rankdata
 
@@ -148,8 +148,8 @@ def auc(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 
 def fraction_with_interval(counts: Iterable[tuple[int, int]]) -> tuple[float, float, float]:
-    """(fraction, low, high) of flagged tokens, from (flagged, tokens) of each row: a ratio of totals whose 95%
-    interval takes rows, not tokens, as independent (linearised variance, Cochran 1977, 6.4)."""
+    """(fraction, low, high) of flagged tokens, from (flagged, tokens) of each row. The fraction is a ratio of totals;
+    its 95% interval treats rows, not tokens, as independent (linearised variance, Cochran 1977, 6.4)."""
     pairs = [(flagged, tokens) for flagged, tokens in counts if tokens]
     total = sum(tokens for _, tokens in pairs)
     if not total:
@@ -166,7 +166,7 @@ def fraction_with_interval(counts: Iterable[tuple[int, int]]) -> tuple[float, fl
 
 
 def print_summary(found: TokenSummary) -> None:
-    """Print fractions by kind of token and by position, and the detector's AUC."""
+    """Print fractions by kind of token and by position, and the AUC of the detector."""
     if not found.definitions:
         return
     kinds = (ANSWER, *KINDS.values())
@@ -175,16 +175,16 @@ def print_summary(found: TokenSummary) -> None:
          "{:+,.0f} / {:+,.0f}".format(*by.evidence))
         for name, by in found.definitions.items()
     ]  # fmt: skip
-    print(table(("definition", *kinds, "rows with any", "nats for the teacher: on these / on others"), rows), "\n")
+    print(f"{table(('definition', *kinds, 'rows with any', 'nats for the teacher: these / other tokens'), rows)}\n")
     longest = max(len(by.by_position) for by in found.definitions.values())
     places = [
         (place, *(f"{100 * by.by_position[place]:.1f}%" for by in found.definitions.values()))
         for place in range(min(longest, POSITIONS_SHOWN))
     ]
-    print(table(("token", *found.definitions), places), "\n")
+    print(f"{table(('position', *found.definitions), places)}\n")
     if found.detector_auc:
         aucs = [
             (name, *(f"{by[part]:.3f}" if part in by else "" for part in ("answer", "digits")))
             for name, by in found.detector_auc.items()
         ]
-        print(table(("detector's AUC", "answer", "digits"), aucs), "\n")
+        print(f"{table(('AUC of the detector', 'answer', 'digits'), aucs)}\n")
