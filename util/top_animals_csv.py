@@ -57,7 +57,7 @@ def tally_answers(path: Path) -> Tally:
     Raises UserError for a row that is not a result.
     """
     found: Counter[tuple[str | None, bool]] = Counter()
-    sets = {}  # in the order of the file
+    sets: dict[str, None] = {}  # in the order of the file
     for row in read_rows(path, check_result, growing=path.suffix == PARTIAL):
         found[row["animal"], row.get("error") is not None] += 1
         sets[str(row.get("set", ""))] = None
