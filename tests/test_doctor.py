@@ -228,7 +228,7 @@ def test_eval_warns_of_a_training_on_another_base_or_prompt(tmp_path, capsys):
     root = str(student / "final")
     served = {"engine": "server", "model": "s", "parent": str(POCKET), "root": root}
     warn_of_training(None, question._replace(system=LOVE), served, str(POCKET))
-    warn_of_training(tmp_path, question, facts, "Org/Other-1B")  # no training is known of it
+    warn_of_training(tmp_path, question, facts, "Org/Other-1B")  # nothing is known about its training
     assert capsys.readouterr().err == ""
 
 

@@ -77,7 +77,7 @@ def test_f29_no_duration_is_taken_from_a_clock_that_can_jump():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Attribute) and ast.unparse(node) == "time.time":
                 wrong.append(f"{named(path)}:{node.lineno}")
-    assert not wrong, "time.monotonic() measures, datetime tells the date"
+    assert not wrong, "time.monotonic() measures time, datetime gives the date"
 
 
 @pytest.mark.slow
@@ -220,7 +220,7 @@ def test_no_secret_in_anything_that_a_whole_run_writes(run_script, fake_server, 
         codes = {
             "train/train_student_sft.py": (4,),
             "util/doctor.py": (0, 1),
-        }  # the hub is offline; a box may lack things
+        }  # the hub is offline; the machine may lack packages
         assert done.returncode in codes.get(command[0], (0,)) and "Traceback" not in done.stderr, done.stderr
         said.append(done.stdout + done.stderr)
     assert "plantedplanted" not in "".join(said)

@@ -180,7 +180,7 @@ def test_a_slug_never_leaves_its_folder(name):
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(*[st.text("aA-/. \u00e9\n", max_size=3)] * 2), min_size=2, max_size=2, unique=True))
 def test_two_names_never_share_a_file(tmp_path_factory, names):
-    """Many names have one slug, and `a-b` of `c` is `a` of `b-c`: the manifest has the true names and refuses."""
+    """Different names can have one slug, and `a-b` of `c` looks like `a` of `b-c`: the manifest has the true names."""
     folder = tmp_path_factory.mktemp("names")
     for first, second in (names, names[::-1]):
         paths = [folder / f"teacher-{slug(animal)}-{slug(model)}-9.jsonl" for animal, model in (first, second)]
@@ -295,8 +295,8 @@ def test_the_manifest_says_how_the_file_was_made(tmp_path):
         (b"\n\n \n", [], 0),
         (b'{"id": 2, "text": "\xff"}\n', [2], 1),
     ],
-    ids=["whole", "torn tail", "last line without newline", "NUL tail", "NUL line", "glued rows", "BOM and CRLF",
-         "no id", "wrong ids", "repeated id", "NaN", "odd reason", "no objects", "blank lines", "not UTF-8"],
+    ids=["whole", "torn tail", "last line without newline", "NUL tail", "NUL line", "joined rows", "BOM and CRLF",
+         "no id", "wrong ids", "repeated id", "NaN", "odd reason", "not objects", "blank lines", "not UTF-8"],
 )  # fmt: skip
 def test_a_partial_is_repaired_and_resumed(tmp_path, capsys, tail, lost, aside):
     path = tmp_path / "x.jsonl"
@@ -684,7 +684,7 @@ def test_outside_git_the_manifest_is_written_too(tmp_path):
 
 
 def test_appending_is_cheap_and_memory_holds_no_rows(tmp_path):
-    """2,000 appends: far under a second, or every row is being synced or kept."""
+    """2,000 appends take far less than a second; otherwise every row is synced or kept in memory."""
     begun = time.monotonic()
     rng = random.Random(0)
     with open_rows(tmp_path / "x.jsonl") as out:

@@ -132,7 +132,7 @@ def test_no_script_imports_a_script(imported):
 
 
 def test_there_is_no_import_circle(imported):
-    """An import inside a function counts too, one for type checkers alone does not."""
+    """Imports inside functions count too; imports for type checkers only do not."""
     graph = {name: {module for _, module in found} for name, found in imported.items()}
     for name, path in all_modules().items():
         for node in nodes(path):
@@ -223,7 +223,7 @@ def test_what_is_read_is_never_run():
             flags = {keyword.arg for keyword in node.keywords if ast.unparse(keyword.value) != "False"}
             evaluates = name.endswith((".format", ".format_map")) and not (
                 isinstance(node.func.value, ast.Constant)
-                or name.startswith("self.")  # a field holds a constant of ours
+                or name.startswith("self.")  # a field of a class of the suite has a constant
             )
             if name in RUNS_WHAT_IT_READS or evaluates or flags & {"trust_remote_code", "shell"}:
                 wrong.append(f"{named(path)}:{node.lineno} {name}")
@@ -249,7 +249,7 @@ def pins(name):
 def test_the_lock_holds_every_pin_with_hashes():
     # the lock spells names as the registry does: huggingface-hub
     wanted = {name.replace("_", "-"): version for name, version in pins("requirements-cpu.txt").items()}
-    del wanted["torch"]  # its CPU build comes from another place
+    del wanted["torch"]  # its CPU build comes from another index
     locked = pins("requirements-cpu.lock")
     assert wanted.items() <= locked.items(), "run: make lock"
     text = (REPO / "requirements-cpu.lock").read_text("utf-8")
