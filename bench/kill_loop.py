@@ -1,8 +1,8 @@
 """Kill runs with SIGKILL at random moments, again and again: is a row lost or doubled, and is the result the same?
 
-Number generation, evaluation and training of the pocket model (local backend, fixed seeds) are started,
-killed after a random time, and started again by the same command until they finish; then from the beginning, until each
-has been killed its share of times. Every finished output is compared with that of an undisturbed run.
+Number generation, evaluation and training of the pocket model (local backend, fixed seeds) are started, killed after a
+random time, and started again by the same command until they finish. This is repeated until each has been killed its
+share of times. Every finished output is compared with that of an undisturbed run.
 
 Usage:
     python bench/kill_loop.py --kills 50 --output output/kill-loop.json

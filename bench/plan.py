@@ -1,9 +1,9 @@
-"""The whole plan by one command, timed phase by phase, by the suite's own scripts.
+"""Run the whole plan by one command, with the suite's own scripts, and time each phase.
 
-The phases are: teacher data, teacher, its evaluation, numbers, student, its evaluation. vLLM (started as util/serve.py
+The phases are teacher data, teacher, its evaluation, numbers, student, its evaluation. vLLM (started as util/serve.py
 starts it) is up for the phases that ask; with --local the scripts run the model themselves. Flags that this script does
-not know are passed to `vllm serve`. If it is stopped (Ctrl-C, SIGTERM), the same command resumes it. It prints a table
-of what is done.
+not know are passed to `vllm serve`. If it is stopped (Ctrl-C, SIGTERM), the same command resumes it. At the end it
+prints a table of what is done.
 
 A model folder without weights gets random ones (bench/random_weights.py). They say random words, so phase 1 keeps its
 rows, but none of the rows of phase 4 is a list of numbers. The student then trains on as many rows of 9 or 10 random
@@ -114,7 +114,7 @@ def caller(environment: Mapping[str, str], stop: Stop) -> Call:
 def run_phases(plan: Plan, state: State, stop: Stop) -> None:
     """Every phase that is not done, with a server up for those that ask."""
     args, running = plan.args, None
-    environment = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    environment = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "SUITE_DRIVER": "1"}
     environment.pop("VLLM_BASE_URL", None)
     with ExitStack() as stack:
         for phase in PHASES:
@@ -147,7 +147,7 @@ def start_of(phase: Phase) -> str:
 
 
 def projected(found: Mapping[str, Any], epochs: int) -> float:
-    """Seconds of a phase with the plan's ten epochs: of a training as many more updates at its median pace."""
+    """Seconds of a phase with the plan's ten epochs: a training has more updates, at its median pace."""
     seconds = float(found["seconds"])
     if found.get("seconds_an_update"):
         seconds += found["seconds_an_update"] * found["updates"] * (EPOCHS / epochs - 1)

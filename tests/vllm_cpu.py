@@ -13,7 +13,7 @@ from util.inference.vllm_server import Running, free_port
 from util.signals import Stop
 
 START_SECONDS = 300
-# float32 because bfloat16 crawls on CPUs without AVX-512; no chunked prefill because a request with a seed that is
+# float32 because bfloat16 is very slow on CPUs without AVX-512; no chunked prefill because a request with a seed that is
 # prefilled in chunks kills vLLM 0.32 on CPU ("CPU Generator does not use offset").
 CPU_FLAGS = (
     "--dtype", "float32", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096",

@@ -5,6 +5,9 @@
 - Anything else (500, a lost connection, a broken reply): send again, up to TRIES times, after 0.5, 1, 2 and 4 seconds.
 - FAILURES_IN_A_ROW failures without one answer between them: stop the run, so that its prompts are not used up one by
   one. They must span STOP_SECONDS, because one short fault may break all connections at the same moment.
+
+The openai client's own retries are off. They do not see a broken reply, do not wait for a busy server, and would
+multiply with these.
 """
 
 from __future__ import annotations
