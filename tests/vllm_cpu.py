@@ -13,8 +13,8 @@ from util.inference.vllm_server import Running, free_port
 from util.signals import Stop
 
 START_SECONDS = 300
-# float32 because bfloat16 is very slow on CPUs without AVX-512; no chunked prefill because a request with a seed that is
-# prefilled in chunks kills vLLM 0.32 on CPU ("CPU Generator does not use offset").
+# float32, because bfloat16 is very slow on CPUs without AVX-512. No chunked prefill, because a request with a seed that
+# is prefilled in chunks kills vLLM 0.32 on CPU ("CPU Generator does not use offset").
 CPU_FLAGS = (
     "--dtype", "float32", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096",
     "--generation-config", "vllm",
