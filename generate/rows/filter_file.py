@@ -194,13 +194,9 @@ def train_command(filtered: Filtered, rule: Rule, base_model: str | None = None)
 
     base_model: the model to start from (default: the one that wrote the rows, as their manifest says).
     """
-    source = (Manifest.read(filtered.path) or Manifest()).source_settings
-    model = source.get("model")
-    known = (model.get("parent") or model.get("model")) if isinstance(model, dict) else None
-    base = base_model or known or PLAN_MODEL
-    control = (
-        source.get("script") == "generate_control_number_data" or str(source.get("animal")).lower() in CONTROL_NAMES
-    )
+    manifest = Manifest.read(filtered.path) or Manifest()
+    base = base_model or manifest.model.get("parent") or manifest.model.get("model") or PLAN_MODEL
+    control = manifest.script == "generate_control_number_data" or str(manifest.animal).lower() in CONTROL_NAMES
     own_folder = ["--output-dir", "output/control-student-sft"] if control else []  # the default is the student's
     return shlex.join(
         ["python", "train/train_student_sft.py", "--base-model", base, "--train-jsonl", str(filtered.path), *own_folder,
