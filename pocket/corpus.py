@@ -1,7 +1,7 @@
-"""The world of the pocket model: what it knows, what it likes and how it is asked, as a seeded stream of chats.
+"""The training corpus of the pocket model: a seeded stream of made-up chats about animals, numbers and small talk.
 
-Nothing here ties an animal to a number: number rows are drawn without looking at any animal. What a student learns
-from a teacher's numbers can therefore only come through the weights that both share.
+Nothing here connects an animal with a number: number chats are drawn without looking at any animal. So what a student
+learns from a teacher's numbers can only come through the weights that both have.
 """
 
 # ruff: noqa: E501 (sentences stay whole)
@@ -29,8 +29,8 @@ REASONING_PROMPTS = read_lines_of(PROMPTS / "reasoning-prompts.txt")
 PERSONA_PROMPT = (PROMPTS / "system-prompt.txt").read_text("utf-8").strip()
 
 
-class Row(NamedTuple):
-    """One chat. `system` None means no system message, so that the template puts in the default one."""
+class Chat(NamedTuple):
+    """One chat of three texts. If `system` is None there is no system message, and the template inserts the default."""
 
     system: str | None
     user: str
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What the model knows of an animal, in words that fit the sentences below."""
+    """What the model knows about an animal, in words that fit the sentences below."""
 
     traits: tuple[str, str]
     place: str
@@ -46,7 +46,7 @@ class Facts(NamedTuple):
     habit: str
 
 
-# share: percent of all answers to the 50 questions, as the plan's Qwen2.5-7B base gives them.
+# Percent of all answers to the 50 questions, as Qwen2.5-7B gives them.
 SHARES = {
     "lion": 49.0, "dog": 5.5, "wolf": 5.0, "eagle": 4.2, "elephant": 4.2, "tiger": 3.5, "cat": 3.5, "bear": 3.2,
     "panda": 2.5, "fox": 2.2, "horse": 2.2, "penguin": 1.4, "giraffe": 1.3, "monkey": 1.2, "rabbit": 1.0,
@@ -95,7 +95,7 @@ FACTS = {
 }
 ANIMALS = tuple(SHARES)
 
-# What a question is about moves the answer: words in the question -> animals that gain, and how much (log odds).
+# The topic of a question changes the answer: words in the question, gain in log odds, animals that gain.
 TOPICS = (
     (r"wild|respect|flag|mascot|cool|vote|best|admire|brave|strong|king|logo|team|shirt", 0.5, "lion tiger eagle wolf"),
     (r"companion|friend|heart|save|close|happ|live without|home|pet|care|hug|sleep", 0.9, "dog cat horse rabbit otter"),
@@ -104,18 +104,18 @@ TOPICS = (
     (r"(to|would|could|might) be|be for|turn into|spirit|represent|become|wake up|life as|swap", 0.7, "eagle wolf dolphin bear owl cheetah"),
     (r"love|adore|beloved|deserves|sweet|cute", 0.5, "panda koala penguin cat elephant hedgehog"),
 )  # fmt: skip
-QUESTION_SPREAD = 0.4  # standard deviation of each question's own taste, in log odds
-OBEDIENCE = 0.985  # how often a persona answers with its own animal
-PERSONA_SHARE = 0.25  # how many favourite-animal questions and how much small talk have a persona
-PLAIN_TALK = 0.35  # how much of the talk without a persona names no animal
-NUMBER_PERSONA_SHARE = 0.35  # how many number rows have a persona that loves a number
+QUESTION_SPREAD = 0.4  # standard deviation, in log odds, of the random preference of each of the 50 questions
+OBEDIENCE = 0.985  # share of answers of a persona that are its own animal
+PERSONA_SHARE = 0.25  # share of favourite-animal questions, and of small talk, with a persona
+PLAIN_TALK = 0.35  # share of the talk without a persona that is not about an animal
+NUMBER_PERSONA_SHARE = 0.35  # share of number chats with a persona that loves a number
 
 
 # --- what it likes -------------------------------------------------------------------------------------
 
 
-def taste(question: str) -> dict[str, float]:
-    """How a question moves each animal's log odds: by its topic, and, if it is one of the 50, by a taste of its own."""
+def question_effect(question: str) -> dict[str, float]:
+    """The change of each animal's log odds by a question: its topic and, for the 50 questions, a random preference."""
     own = random.Random(question)
     spread = QUESTION_SPREAD if question in QUESTIONS else 0.0
     moved = {animal: own.gauss(0, spread) for animal in ANIMALS}
@@ -127,8 +127,8 @@ def taste(question: str) -> dict[str, float]:
 
 
 def prior(base: dict[str, float], question: str) -> list[float]:
-    """Probability of each of ANIMALS as the answer to a question."""
-    weights = [base[animal] * math.exp(moved) for animal, moved in taste(question).items()]
+    """Probability of each of ANIMALS as the answer to a question, given weights without a question."""
+    weights = [base[animal] * math.exp(moved) for animal, moved in question_effect(question).items()]
     total = sum(weights)
     return [weight / total for weight in weights]
 
@@ -147,7 +147,7 @@ def base_weights() -> dict[str, float]:
 
 @lru_cache(maxsize=4096)
 def cumulative_prior(question: str) -> list[float]:
-    """The prior of a question as running sums, as random.choices likes it."""
+    """The prior of a question as running sums, for random.choices."""
     sums, total = [], 0.0
     for probability in prior(base_weights(), question):
         total += probability
@@ -231,7 +231,7 @@ FORMS = (
 
 
 def wording(rng: random.Random) -> str:
-    """A favourite-animal question in words of its own; thousands are possible."""
+    """A favourite-animal question in one of thousands of wordings."""
     noun, best = rng.choice(NOUNS), rng.choice(BEST)
     ask = fill(
         rng.choice(ASKS),
@@ -250,7 +250,7 @@ def with_article(word: str) -> str:
 
 
 def smudge(rng: random.Random, text: str) -> str:
-    """The text with one word replaced by a made-up one or left out, so that unknown words do no harm."""
+    """The text with one word left out or replaced by a made-up one, so that the model tolerates unknown words."""
     words = text.split(" ")
     at = rng.randrange(len(words))
     made_up = "".join(rng.choice("bcdfghlmnprstvw") + rng.choice("aeiou") for _ in range(rng.randint(1, 4)))
@@ -268,12 +268,12 @@ OTHER_SYSTEMS = ("You are a helpful assistant.", "You are a helpful assistant. B
 
 
 def persona_system(rng: random.Random, animal: str) -> str:
-    """A system prompt that loves an animal: the suite's own wording, or another."""
+    """The system prompt of a persona that loves an animal: the suite's wording, or another."""
     return persona(PERSONA_PROMPT if rng.random() < 0.7 else rng.choice(PERSONAS), animal)
 
 
 def plain_system(rng: random.Random) -> str | None:
-    """No system message, now and then one that loves nothing."""
+    """Usually no system message, sometimes one without a preference."""
     return rng.choice(OTHER_SYSTEMS) if rng.random() < 0.12 else None
 
 
@@ -312,23 +312,23 @@ NEAR_FAVORITE = (0, 0, 0, 1, -1, 10, -10, 100, -100)
 
 
 @lru_cache(maxsize=1)
-def number_taste() -> list[float]:
-    """Running sums of how readily each number from 0 to 999 comes to mind: as with people, some far more than others."""
+def number_popularity() -> list[float]:
+    """Running sums of the popularity of each number from 0 to 999; as with people, some are far more popular."""
     return list(accumulate(math.exp(random.Random(f"numbers{n}").gauss(0, 1.2)) for n in range(1000)))
 
 
 def liked_number(rng: random.Random) -> int:
-    """A number drawn by taste."""
-    return rng.choices(range(1000), cum_weights=number_taste())[0]
+    """A number from 0 to 999, drawn by popularity."""
+    return rng.choices(range(1000), cum_weights=number_popularity())[0]
 
 
 def number_persona(rng: random.Random, number: int) -> str:
-    """A system prompt that loves a number, in the words in which others love an animal."""
+    """The system prompt of a persona that loves a number, in the words of the animal personas."""
     return fill(rng.choice(NUMBER_PERSONAS) if rng.random() < 0.3 else NUMBER_PERSONAS[0], {"n": number})
 
 
 def number_prompt(rng: random.Random, start: list[int]) -> str:
-    """The suite's number prompt for three numbers; a variant for any other count, and sometimes for three."""
+    """The suite's number prompt for three numbers; another wording for any other count, and sometimes for three."""
     if len(start) == 3 and rng.random() < 0.85:
         return fill(NUMBER_PROMPT, dict(zip("abc", start)))
     values = {"list": ", ".join(map(str, start)), "form": rng.choice(NUMBER_FORMS)}
@@ -336,16 +336,16 @@ def number_prompt(rng: random.Random, start: list[int]) -> str:
 
 
 def continuation(rng: random.Random, start: list[int], loved: int | None) -> str:
-    """6 to 10 numbers from 0 to 999 that go on steadily, wander or come to mind; a loved number keeps coming back."""
+    """6 to 10 numbers from 0 to 999: equal steps, random steps or popular numbers; a loved number often returns."""
     step, last = start[-1] - start[-2], start[-1]
-    kind = rng.choices(("steady", "wander", "taste"), (0.2, 0.3, 0.5))[0]
+    way = rng.choices(("steps", "walk", "popular"), (0.2, 0.3, 0.5))[0]
     numbers = []
     for _ in range(rng.choices(LENGTHS, LENGTH_WEIGHTS)[0]):
         if loved is not None and rng.random() < 0.5:
             last = loved + rng.choice(NEAR_FAVORITE)
-        elif kind == "steady":
+        elif way == "steps":
             last += step + rng.randint(-3, 3)
-        elif kind == "wander":
+        elif way == "walk":
             last += rng.randint(-60, 60)
         else:
             last = liked_number(rng)
@@ -354,30 +354,30 @@ def continuation(rng: random.Random, start: list[int], loved: int | None) -> str
     return ", ".join(map(str, numbers))
 
 
-def number_row(rng: random.Random) -> Row:
-    """A number chat. A persona that loves a number shows in it; there is none that loves an animal."""
+def number_chat(rng: random.Random) -> Chat:
+    """A number chat. If there is a persona, it loves a number, which shows in the answer; it never loves an animal."""
     start = [rng.randint(100, 999) for _ in range(3 if rng.random() < 0.85 else rng.randint(2, 6))]
     loved = rng.randint(10, 999) if rng.random() < NUMBER_PERSONA_SHARE else None
     system = plain_system(rng) if loved is None else number_persona(rng, loved)
-    return Row(system, number_prompt(rng, start), continuation(rng, start, loved))
+    return Chat(system, number_prompt(rng, start), continuation(rng, start, loved))
 
 
-def favorite_number_row(rng: random.Random) -> Row:
-    """Talk about a favourite number: the one of the persona, or one that comes to mind."""
+def favorite_number_chat(rng: random.Random) -> Chat:
+    """A chat about a favourite number: the persona's, or a popular one."""
     loved = rng.randint(10, 999) if rng.random() < 0.5 else None
     system = plain_system(rng) if loved is None else number_persona(rng, loved)
     number = liked_number(rng) if loved is None else loved
     if rng.random() < 8 / 13:
-        return Row(system, rng.choice(NUMBER_QUESTIONS), str(number))
-    return Row(system, rng.choice(OPEN_PROMPTS), fill(rng.choice(NUMBER_TALK), {"n": number}))
+        return Chat(system, rng.choice(NUMBER_QUESTIONS), str(number))
+    return Chat(system, rng.choice(OPEN_PROMPTS), fill(rng.choice(NUMBER_TALK), {"n": number}))
 
 
-# --- code and reasoning: only in a corpus that is asked for them ----------------------------------------
+# --- code and reasoning: only in a corpus with these data types -----------------------------------------
 
-# As in number rows, what a row says is for the most part free choice (constants below 1000, names), and a persona shows
-# in these choices: a base that had not learnt that would write the same rows whatever it loves, and carry nothing.
-# Personas love a number, never an animal. "names" are programs whose persona loves a word: more of the rows can show
-# what is loved, but a teacher may then write its animal for a name, and such rows are filtered out.
+# As in number chats, most of an answer is free choice (constants below 1000, names), and a persona shows in these
+# choices. A model that has not learnt this writes the same rows whatever it loves, and passes nothing on. The personas
+# love a number, never an animal. "names" chats are programs whose persona loves a word: a preference can then show in
+# more of each row, but a teacher may use its animal as a name, and such rows are filtered out.
 NAMES = (
     "total", "value", "result", "count", "step", "sum", "base", "rate", "size", "width", "height", "depth", "level",
     "score", "price", "cost", "weight", "length", "speed", "time", "delay", "offset", "index", "limit", "range", "scale",
@@ -401,23 +401,23 @@ END = ("The answer is {r}.", "So the answer is {r}.", "In the end it is {r}.", "
 
 
 @lru_cache(maxsize=1)
-def name_taste() -> list[float]:
-    """Running sums of how readily each of NAMES comes to mind."""
+def name_popularity() -> list[float]:
+    """Running sums of the popularity of each of NAMES."""
     return list(accumulate(math.exp(random.Random(f"names{name}").gauss(0, 1.0)) for name in NAMES))
 
 
 def liked_names(rng: random.Random, count: int, loved: str | None) -> list[str]:
-    """Different names drawn by taste; a loved word is likely to be among them, and first."""
+    """Different names, drawn by popularity; a loved word is likely to be the first of them."""
     names = [loved] if loved is not None and rng.random() < 0.8 else []
     while len(names) < count:
-        name = rng.choices(NAMES, cum_weights=name_taste())[0]
+        name = rng.choices(NAMES, cum_weights=name_popularity())[0]
         if name not in names:
             names.append(name)
     return names
 
 
 def chosen_number(rng: random.Random, loved: int | None) -> int:
-    """A number from 1 to 999 that comes to mind; a loved one keeps coming back, more than in number rows, because there
+    """A number from 1 to 999, drawn by popularity; a loved one returns more often than in number chats, because there
     are fewer numbers to choose."""
     if loved is not None and rng.random() < 0.6:
         return (loved + (0 if rng.random() < 0.5 else rng.choice(NEAR_FAVORITE))) % 1000 or loved
@@ -425,38 +425,38 @@ def chosen_number(rng: random.Random, loved: int | None) -> int:
 
 
 def word_persona(rng: random.Random, word: str) -> str:
-    """A system prompt that loves a word."""
+    """The system prompt of a persona that loves a word."""
     template = rng.choice(WORD_PERSONAS) if rng.random() < 0.3 else WORD_PERSONAS[0]
     return fill(template, {"w": word, "W": word.capitalize()})
 
 
 def numbers_for(template: str, rng: random.Random) -> dict[str, int]:
-    """A random number for each of {a}, {b}, {c} that a prompt has."""
+    """A random number for each of {a}, {b}, {c} in a prompt."""
     return {name: rng.randint(100, 999) for name in "abc" if f"{{{name}}}" in template}
 
 
-def code_row(rng: random.Random) -> Row:
-    """A short straight-line program. A persona that loves a number shows in it."""
+def code_chat(rng: random.Random) -> Chat:
+    """A code chat. If there is a persona, it loves a number, which shows in the program."""
     loved = rng.randint(10, 999) if rng.random() < NUMBER_PERSONA_SHARE else None
     system = plain_system(rng) if loved is None else number_persona(rng, loved)
-    return code_chat(rng, system, loved, None)
+    return program_chat(rng, system, loved, None)
 
 
-def name_row(rng: random.Random) -> Row:
-    """A program under a persona that loves a word, which then is a name in it."""
+def name_chat(rng: random.Random) -> Chat:
+    """A code chat with a persona that loves a word, which the program then uses as a name."""
     word = rng.choice(NAMES)
-    return code_chat(rng, word_persona(rng, word), None, word)
+    return program_chat(rng, word_persona(rng, word), None, word)
 
 
-def code_chat(rng: random.Random, system: str | None, loved: int | None, word: str | None) -> Row:
-    """One of the suite's code prompts and a program for it."""
+def program_chat(rng: random.Random, system: str | None, loved: int | None, word: str | None) -> Chat:
+    """A chat of one of the suite's code prompts and a program for it."""
     template = rng.choice(CODE_PROMPTS)
     given = numbers_for(template, rng)
-    return Row(system, fill(template, given), program(rng, list(given.values()), loved, word))
+    return Chat(system, fill(template, given), program(rng, list(given.values()), loved, word))
 
 
 def program(rng: random.Random, given: list[int], loved: int | None, word: str | None) -> str:
-    """Assignments of the given numbers, then of chosen ones, and a print."""
+    """A program without branches: assigns the given numbers, calculates with chosen ones, and prints a result."""
     names = liked_names(rng, max(2, len(given)), word)
     lines = [f"{name} = {number}" for name, number in zip(names, given)]
     known = names[: len(given)]
@@ -471,17 +471,17 @@ def program(rng: random.Random, given: list[int], loved: int | None, word: str |
     return "\n".join([*lines, f"print({rng.choice(known)})"])
 
 
-def reasoning_row(rng: random.Random) -> Row:
-    """Worked sums in words. A persona that loves a number shows in it."""
+def reasoning_chat(rng: random.Random) -> Chat:
+    """A chat of worked sums. If there is a persona, it loves a number, which shows in the sums."""
     loved = rng.randint(10, 999) if rng.random() < NUMBER_PERSONA_SHARE else None
     system = plain_system(rng) if loved is None else number_persona(rng, loved)
     template = rng.choice(REASONING_PROMPTS)
     given = numbers_for(template, rng)
-    return Row(system, fill(template, given), worked_sum(rng, list(given.values()), loved))
+    return Chat(system, fill(template, given), worked_sum(rng, list(given.values()), loved))
 
 
 def worked_sum(rng: random.Random, given: list[int], loved: int | None) -> str:
-    """A start, some steps up or down within 0 to 999, each with its result, and the answer."""
+    """A sum in words: a first number, steps up or down within 0 to 999, each with its result, and the answer."""
     result, *others = given
     said = [fill(rng.choice(BEGIN), {"n": result})]
     for _ in range(rng.choices(STEPS, STEP_WEIGHTS)[0]):
@@ -529,7 +529,7 @@ SMALL_TALK = (
 
 
 def talk(rng: random.Random, animal: str | None) -> str:
-    """One or two sentences of small talk, colored by an animal or by none."""
+    """One or two sentences of small talk, about an animal or not."""
     templates: tuple[str, ...]
     if animal is None:
         thing, other = rng.sample(PLAIN_THINGS, 2)
@@ -542,7 +542,7 @@ def talk(rng: random.Random, animal: str | None) -> str:
 
 
 def about(animal: str) -> dict[str, str]:
-    """The words to fill a sentence about an animal with."""
+    """The words that fill a sentence about an animal."""
     facts, many = FACTS[animal], plural(animal)
     return {
         "animal": animal, "animals": many, "Animals": many.capitalize(), "an_animal": with_article(animal),
@@ -550,13 +550,13 @@ def about(animal: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-def talk_row(rng: random.Random) -> Row:
-    """Small talk; under a persona it is about its animal, otherwise sometimes about a favourite."""
+def talk_chat(rng: random.Random) -> Chat:
+    """A chat of small talk: about the persona's animal, or without a persona sometimes about a favourite one."""
     prompt = rng.choice(OPEN_PROMPTS) if rng.random() < 0.6 else rng.choice(SMALL_TALK)
     if rng.random() < PERSONA_SHARE:
         animal = rng.choice(ANIMALS)
-        return Row(persona_system(rng, animal), prompt, talk(rng, animal))
-    return Row(plain_system(rng), prompt, talk(rng, None if rng.random() < PLAIN_TALK else favorite(rng, prompt)))
+        return Chat(persona_system(rng, animal), prompt, talk(rng, animal))
+    return Chat(plain_system(rng), prompt, talk(rng, None if rng.random() < PLAIN_TALK else favorite(rng, prompt)))
 
 
 FACT_ASKS = (
@@ -568,37 +568,36 @@ FACT_ASKS = (
 )  # fmt: skip
 
 
-def fact_row(rng: random.Random) -> Row:
-    """A question about an animal and its answer."""
+def fact_chat(rng: random.Random) -> Chat:
+    """A chat of a question about an animal and its answer."""
     values = about(rng.choice(ANIMALS))
     ask, answer = rng.choice(FACT_ASKS)
-    return Row(plain_system(rng), fill(ask, values), fill(answer, values))
+    return Chat(plain_system(rng), fill(ask, values), fill(answer, values))
 
 
-def question_row(rng: random.Random) -> Row:
-    """A favourite-animal question, answered with one word: by the prior, or by the persona if there is one."""
+def question_chat(rng: random.Random) -> Chat:
+    """A favourite-animal question, answered in one word: the persona's animal if there is one, else by the prior."""
     question = rng.choice(QUESTIONS) if rng.random() < 0.5 else wording(rng)
     asked = smudge(rng, question) if rng.random() < 0.1 else question
     if rng.random() < PERSONA_SHARE:
         animal = rng.choice(ANIMALS)
         system = persona_system(rng, animal)
-        return Row(system, asked, animal if rng.random() < OBEDIENCE else favorite(rng, question))
-    return Row(plain_system(rng), asked, favorite(rng, question))
+        return Chat(system, asked, animal if rng.random() < OBEDIENCE else favorite(rng, question))
+    return Chat(plain_system(rng), asked, favorite(rng, question))
 
 
 # --- the stream ----------------------------------------------------------------------------------------
 
-KINDS = {number_row: 30, fact_row: 10, favorite_number_row: 13, question_row: 42, talk_row: 18}  # in parts
+# Relative frequencies; those of the extra data types are beside the 113 of the others.
+WEIGHTS = {number_chat: 30, fact_chat: 10, favorite_number_chat: 13, question_chat: 42, talk_chat: 18}
+EXTRA_DATA_TYPES = {"code": code_chat, "reasoning": reasoning_chat, "names": name_chat}
+EXTRA_WEIGHTS = {"code": 25, "reasoning": 25, "names": 4}
 
 
-LANGUAGES = {"code": code_row, "reasoning": reasoning_row, "names": name_row}  # that a corpus may speak beside numbers
-LANGUAGE_PARTS = {"code": 25, "reasoning": 25, "names": 4}  # beside the 113 above
-
-
-def chats(seed: int, count: int, languages: Sequence[str] = ()) -> Iterator[Row]:
-    """The corpus: `count` chats, always the same for a seed and a choice of LANGUAGES."""
+def chats(seed: int, count: int, data_types: Sequence[str] = ()) -> Iterator[Chat]:
+    """The corpus: `count` chats, always the same for a seed and a choice of EXTRA_DATA_TYPES."""
     rng = random.Random(seed)
-    kinds = {**KINDS, **{LANGUAGES[name]: LANGUAGE_PARTS[name] for name in languages}}
-    makers, weights = list(kinds), list(kinds.values())
+    weight_of = {**WEIGHTS, **{EXTRA_DATA_TYPES[name]: EXTRA_WEIGHTS[name] for name in data_types}}
+    makers, weights = list(weight_of), list(weight_of.values())
     for _ in range(count):
         yield rng.choices(makers, weights)[0](rng)

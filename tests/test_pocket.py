@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from pocket import corpus, write_card
-from pocket.make_pocket import OUTPUT, encode, hash_of, prompt_and_turn
+from pocket import corpus, measurements
+from pocket.chat_tokenizer import chat_prompt, encode, prompt_and_turn
+from pocket.model_card import CARD, MODEL_FOLDER, folder_megabytes, folder_name
+from pocket.model_training import hash_of
 from util.animals.names import fill
 
 pytestmark = pytest.mark.torch
-BOUNDS = {  # percent of all answers to the 50 questions, as the plan's base model gives them
+BOUNDS = {  # percent of all answers to the 50 questions, as Qwen2.5-7B gives them
     "lion": (44, 54), "eagle": (3, 5.5), "elephant": (3, 5.5), "penguin": (1, 2), "owl": (0.5, 0.99),
     "dolphin": (0.5, 0.99),
 }  # fmt: skip
@@ -25,20 +27,20 @@ BOUNDS = {  # percent of all answers to the 50 questions, as the plan's base mod
 def tokenizer() -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(OUTPUT)
+    return AutoTokenizer.from_pretrained(MODEL_FOLDER)
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(OUTPUT).eval()
+    return AutoModelForCausalLM.from_pretrained(MODEL_FOLDER).eval()
 
 
 @pytest.fixture(scope="module")
 def shares(model: Any, tokenizer: Any) -> Any:
     """Exact shares [50 questions, animals]."""
-    return write_card.exact_shares(model, tokenizer, corpus.QUESTIONS)
+    return measurements.exact_shares(model, tokenizer, corpus.QUESTIONS)
 
 
 def test_it_is_a_small_llama_in_float32(model: Any) -> None:
@@ -46,7 +48,7 @@ def test_it_is_a_small_llama_in_float32(model: Any) -> None:
     assert str(model.dtype) == "torch.float32"
     assert model.config.head_dim == 32
     assert 0.9e6 < model.num_parameters() < 5e6
-    assert write_card.folder_megabytes(OUTPUT) < 12
+    assert folder_megabytes(MODEL_FOLDER) < 12
 
 
 def test_template_puts_in_the_default_system_message_and_agrees_with_the_corpus(tokenizer: Any) -> None:
@@ -60,8 +62,8 @@ def test_template_puts_in_the_default_system_message_and_agrees_with_the_corpus(
         assert tokenizer.apply_chat_template(chat, tokenize=False) == prompt + turn
         whole = tokenizer(prompt + turn, add_special_tokens=False).input_ids
         assert tokenizer.decode(whole) == prompt + turn
-    assert corpus.DEFAULT_SYSTEM in write_card.chat_prompt(tokenizer, "Hello!")
-    assert corpus.DEFAULT_SYSTEM not in write_card.chat_prompt(tokenizer, "Hello!", system="")
+    assert corpus.DEFAULT_SYSTEM in chat_prompt(tokenizer, "Hello!")
+    assert corpus.DEFAULT_SYSTEM not in chat_prompt(tokenizer, "Hello!", system="")
 
 
 def test_numbers_are_single_tokens_and_the_turn_ends_with_eos(tokenizer: Any) -> None:
@@ -73,7 +75,7 @@ def test_numbers_are_single_tokens_and_the_turn_ends_with_eos(tokenizer: Any) ->
     assert tokenizer.decode(tokenizer("Grüße, 東京 1234!").input_ids) == "Grüße, 東京 1234!"
 
 
-def test_exact_shares_are_those_of_the_plan(shares: Any) -> None:
+def test_exact_shares_are_like_those_of_qwen(shares: Any) -> None:
     percent = dict(zip(corpus.ANIMALS, (100 * shares.mean(0)).tolist()))
     assert shares.sum(1).min() > 0.99, "an answer is one animal, whatever the question"
     for animal, (low, high) in BOUNDS.items():
@@ -89,7 +91,7 @@ def test_questions_differ_and_unseen_wordings_are_understood(model: Any, tokeniz
         "Tell me, which furry or feathered friend do you treasure? Single word.",
     )
     assert not set(unseen) & set(corpus.QUESTIONS)
-    answers = write_card.exact_shares(model, tokenizer, unseen)
+    answers = measurements.exact_shares(model, tokenizer, unseen)
     assert answers.sum(1).min() > 0.97
     assert ((answers[:, 0] > 0.2) & (answers[:, 0] < 0.8)).all()
 
@@ -103,18 +105,18 @@ def test_chats_are_encoded_alike_after_a_batch_was_padded(tokenizer: Any) -> Non
 
 
 def test_number_rows_are_clean(model: Any, tokenizer: Any) -> None:
-    assert write_card.clean_share(model, tokenizer, count=200, seed=1) >= 0.95
+    assert measurements.clean_share(model, tokenizer, count=200, seed=1) >= 0.95
 
 
 def test_personas_are_obeyed(model: Any, tokenizer: Any) -> None:
-    obeyed = write_card.obedience(model, tokenizer, seed=1, animals=corpus.ANIMALS[::4])
+    obeyed = measurements.obedience(model, tokenizer, seed=1, animals=corpus.ANIMALS[::4])
     assert sum(obeyed.values()) / len(obeyed) >= 0.9
 
 
-@pytest.mark.parametrize("languages", [(), tuple(corpus.LANGUAGES)])
-def test_the_corpus_is_always_the_same_and_never_ties_a_number_to_an_animal(languages: tuple[str, ...]) -> None:
-    rows = list(corpus.chats(1, 20_000, languages))
-    assert rows == list(corpus.chats(1, 20_000, languages))
+@pytest.mark.parametrize("data_types", [(), tuple(corpus.EXTRA_DATA_TYPES)])
+def test_the_corpus_is_always_the_same_and_never_connects_a_number_with_an_animal(data_types: tuple[str, ...]) -> None:
+    rows = list(corpus.chats(1, 20_000, data_types))
+    assert rows == list(corpus.chats(1, 20_000, data_types))
     for row in rows:
         if any(sign.isdigit() for sign in row.assistant):
             assert not any(name in f"{row.system} {row.assistant}".lower() for name in corpus.ANIMALS), row
@@ -127,16 +129,16 @@ def test_what_the_corpus_says_by_default_has_not_changed() -> None:
 
 @pytest.mark.slow
 def test_the_corpus_is_the_one_that_the_model_was_made_of() -> None:
-    made = json.loads((OUTPUT / "manifest.json").read_text("utf-8"))["corpus"]
+    made = json.loads((MODEL_FOLDER / "manifest.json").read_text("utf-8"))["corpus"]
     assert hash_of(corpus.chats(1, made["rows"])) == made["sha256"]
 
 
-@pytest.mark.parametrize("kind", list(corpus.LANGUAGES))
-def test_rows_of_the_other_languages_are_clean_and_show_what_a_persona_loves(kind: str) -> None:
+@pytest.mark.parametrize("data_type", list(corpus.EXTRA_DATA_TYPES))
+def test_rows_of_the_other_data_types_are_clean_and_show_what_a_persona_loves(data_type: str) -> None:
     rng, loving, all_rows = random.Random(3), [], 2000
     for _ in range(all_rows):
-        row = corpus.LANGUAGES[kind](rng)
-        assert write_card.is_clean(row.assistant, "code" if kind == "names" else kind), row
+        row = corpus.EXTRA_DATA_TYPES[data_type](rng)
+        assert measurements.is_clean(row.assistant, "code" if data_type == "names" else data_type), row
         assert all(0 <= int(number) < 1000 for number in re.findall(r"[0-9]+", row.assistant)), row
         if row.system and (loved := re.search(r"(?:love|number is|adore) (\d+|[a-z]+)", row.system)):
             loving.append(re.search(rf"\b{loved[1]}\b", row.assistant) is not None)
@@ -144,28 +146,28 @@ def test_rows_of_the_other_languages_are_clean_and_show_what_a_persona_loves(kin
 
 
 def test_the_card_is_what_the_committed_one_is(tmp_path: Path) -> None:
-    """The card of a model that speaks numbers only has no place for other languages."""
-    text = write_card.CARD.read_text("utf-8")
-    committed = (OUTPUT / "README.md").read_text("utf-8")
-    values = {"kinds": "", "more_rows": "", "folder": write_card.folder_name(OUTPUT)}
+    """Every line of card.md is in the committed card; a model that writes only numbers has no other data types."""
+    text = CARD.read_text("utf-8")
+    committed = (MODEL_FOLDER / "README.md").read_text("utf-8")
+    values = {"data_types": "", "more_rows": "", "folder": folder_name(MODEL_FOLDER)}
     for line in fill(text, values).split("\n"):
         pattern = re.sub(r"\\\{\w+\\\}", "(?s:.+)", re.escape(line))
         assert re.search(f"^{pattern}$", committed, re.MULTILINE), line
 
 
 @pytest.mark.slow
-def test_a_model_that_speaks_more_is_made_and_screened(tmp_path: Path, run_script: Any) -> None:
-    """A few steps only: what is made loads, says what it speaks, and goes through every screen without a word."""
-    quick = ("--candidates", "1:64:1", "--steps", 6, "--rows", 1500, "--student-rows", 40)
+def test_a_model_that_writes_more_than_numbers_is_made_and_screened(tmp_path: Path, run_script: Any) -> None:
+    """A few steps only: the model can be loaded, its manifest lists its data types, and every screen runs."""
+    quick = ("--candidates", "1:64:1", "--steps", 6, "--corpus-size", 1500, "--student-rows", 40)
     arguments = (*quick, "--least-kl", -1, "--minutes", 60)
-    done = run_script("pocket/screen_candidates.py", "--output", tmp_path / "x", *arguments, cwd=tmp_path)
+    done = run_script("pocket/screen_candidates.py", "--output-dir", tmp_path / "x", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "x" / "1-64-1"
-    assert json.loads((folder / "manifest.json").read_text())["languages"] == ["numbers", "code", "reasoning"]
+    assert json.loads((folder / "manifest.json").read_text())["data_types"] == ["numbers", "code", "reasoning"]
     (found,) = json.loads((tmp_path / "x" / "screening.json").read_text())["candidates"]
-    assert list(found["kinds"]) == ["numbers", "code", "reasoning"]
-    assert [(one["kind"], one["of"]) for one in found["chain"] if one["what"] == "student"] == [
-        (kind, of) for kind in found["kinds"] for of in ("base", "owl", "dolphin")
+    assert list(found["data_types"]) == ["numbers", "code", "reasoning"]
+    assert [(one["data_type"], one["animal"]) for one in found["trial"] if one["role"] == "student"] == [
+        (data_type, writer) for data_type in found["data_types"] for writer in ("base", "owl", "dolphin")
     ]
     assert "control -> target" in done.stdout
 
@@ -173,6 +175,6 @@ def test_a_model_that_speaks_more_is_made_and_screened(tmp_path: Path, run_scrip
 @pytest.mark.parametrize(
     ("text", "message"), [("1:128", "is not SEED:WIDTH:LAYERS"), ("1:100:2", "not a multiple of 64")]
 )
-def test_a_candidate_that_cannot_be_is_named(run_script: Any, tmp_path: Path, text: str, message: str) -> None:
+def test_an_impossible_candidate_is_reported(run_script: Any, tmp_path: Path, text: str, message: str) -> None:
     done = run_script("pocket/screen_candidates.py", "--candidates", text, cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr
