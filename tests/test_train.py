@@ -229,14 +229,14 @@ def test_a_stop_after_the_last_update_loses_nothing(data, tmp_path, monkeypatch,
     from train.multi_adapter_trainer import AdapterGroup
     from util.signals import Interrupted
 
-    exchange = AdapterGroup.sum_over_processes
+    sum_over_processes = AdapterGroup.sum_over_processes
 
     def then_stop(adapter_group):
-        exchange(adapter_group)
+        sum_over_processes(adapter_group)
         if adapter_group.trainers[0].state.global_step == 8:  # the ninth is being made
             adapter_group.stop.signum = signal.SIGTERM
 
-    monkeypatch.setattr(AdapterGroup, "exchange", then_stop)
+    monkeypatch.setattr(AdapterGroup, "sum_over_processes", then_stop)
     monkeypatch.setattr(sys, "argv", [SCRIPT, *SMALL, "--train-jsonl", str(data), "--save-strategy", "no"])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Interrupted):
