@@ -188,8 +188,8 @@ def other_base(first: Phase, second: Phase) -> str | None:
 def other_prompt(first: Phase, second: Phase, frame_of: FrameOf) -> str | None:
     """How two phases differ in what is around the user's message, or None."""
     frames = frame_of(first), frame_of(second)
-    are_same = first.system == second.system if None in frames else frames[0] == frames[1]
-    if are_same:
+    is_rendered = None not in frames  # without a tokenizer only the messages that were sent are known
+    if (is_rendered and frames[0] == frames[1]) or (not is_rendered and first.system == second.system):
         return None
     if first.system != second.system:
         return f"{first.kind} had {system_words(first)}, {second.kind} {system_words(second)}"
