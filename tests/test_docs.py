@@ -74,11 +74,12 @@ def test_every_page_of_docs_is_linked():
 
 
 def test_every_path_in_backticks_exists():
-    missing = []
+    files, missing = {path.name for folder in FOLDERS for path in (REPO / folder).rglob("*.py")}, []
     for page, text in documents().items():
         for name in re.findall(r"`([\w.\-]+/[\w./\-]*)`", text):
             if name.split("/")[0] in FOLDERS and not (REPO / name).exists():
                 missing.append(f"{named(page)}: {name}")
+        missing += [f"{named(page)}: {name}" for name in re.findall(r"`(\w+\.py)`", text) if name not in files]
     assert not missing
 
 
