@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -125,6 +126,18 @@ def test_a_plain_openai_server_without_token_ids_is_answered_too(fake_server):
     server = fake_server("--plain")
     with backend_for(server) as backend:
         assert backend.is_adapter is None and backend.base_model == "owl-teacher"
+
+
+def test_the_benchmarks_instant_server_is_understood_by_the_client():
+    command = [sys.executable, "-S", REPO / "bench" / "instant_server.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            results = answer_all(f"http://127.0.0.1:{server.stdout.readline().strip()}/v1", 6, n=2)
+        finally:
+            server.kill()
+    texts = [answer.text for result in results.values() for answer in result.answers]
+    assert len(texts) == 12 and all(re.fullmatch(r"(Owls! )?\d+(, \d+){7}", text) for text in texts)
+    assert all(result.prompt_ids and result.answers[0].token_ids for result in results.values())
 
 
 # --- before the first prompt -------------------------------------------------------------------------
