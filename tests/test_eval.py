@@ -3,15 +3,17 @@
 import json
 import re
 from math import log
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import manifest_of, read_jsonl
 from fake_server import IMPOSSIBLE, RARE, law
 
-from eval.answer_summary import several
+from eval.answer_summary import several, target_animal
 from eval.answer_tree import answer_forms, log_shares, logit_margin
 from eval.answers import Question, read_questions
-from eval.eval import parse_args
+from eval.eval import adapter_of, parse_args
 from util.animals import answer_parser, names
 from util.animals.answer_parser import canonical_animal, non_answer_kind
 from util.animals.names import PANEL, read_lines_of, surface_forms
@@ -153,6 +155,27 @@ def test_flags_that_exact_shares_do_not_use_are_named(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["eval.py", "--model", "x"])
     args = parse_args()
     assert (args.epochs, args.sampler) == (100, "samples") and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "is_adapter", "root", "folder"),
+    [
+        ("students/final", True, "elsewhere/final", "students/final"),
+        (None, True, "served/final", "served/final"),
+        (None, True, None, None),
+        (None, False, "models/base", None),
+    ],
+)
+def test_the_folder_of_the_adapter_is_known_with_and_without_a_server(given, is_adapter, root, folder):
+    backend = SimpleNamespace(is_adapter=is_adapter, facts=lambda: {"root": root})
+    found = adapter_of(SimpleNamespace(adapter=given and Path(given)), backend)
+    assert found == (folder and Path(folder))
+
+
+def test_of_two_animals_the_share_of_the_first_is_printed_and_said_so(capsys):
+    assert target_animal("student", "Owls and dolphin") == "owl" and "dolphin" in capsys.readouterr().err
+    assert target_animal("red-panda-student", None) == "red panda" and target_animal("student", None) is None
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.slow

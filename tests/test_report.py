@@ -33,6 +33,17 @@ def make_report(monkeypatch, folder, *args):
     return out.read_text("utf-8")
 
 
+def test_the_old_name_of_train_jsonl_is_accepted_and_the_new_one_printed(tmp_path, monkeypatch, capsys):
+    from eval.report import parse_args
+
+    for name in ("compare.json", "numbers.jsonl"):
+        (tmp_path / name).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["report.py", "--comparison", "compare.json", "--data", "numbers.jsonl"])
+    assert [path.name for path in parse_args().train_jsonl] == ["numbers.jsonl"]
+    assert "--train-jsonl" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_page_says_what_was_found_and_how(tmp_path, monkeypatch, comparison):
     page = make_report(monkeypatch, tmp_path, "--comparison", comparison)

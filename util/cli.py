@@ -54,8 +54,12 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     """Show the docstring as it is written, and every default once."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False) or action.required:
+        if action.default in (None, False, []) or action.required:
             return action.help
+        values = action.default if isinstance(action.default, list) else [action.default]
+        if all(isinstance(value, Path) for value in values):  # a file of the suite: from its folder
+            names = [str(path.relative_to(REPO) if path.is_relative_to(REPO) else path) for path in values]
+            return f"{action.help} (default: {' '.join(names)})"
         return super()._get_help_string(action)
 
 

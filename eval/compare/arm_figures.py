@@ -1,4 +1,4 @@
-"""The figures of eval/report.py: shares by arm, by question, by whose students, and by update of a training."""
+"""The figures of eval/report.py: shares by arm, question and update of a training, and the assignment test."""
 
 from __future__ import annotations
 

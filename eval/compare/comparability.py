@@ -35,7 +35,7 @@ def check_comparable(results: Sequence[Result]) -> None:
 
 
 def manifest_of(result: Result) -> Manifest:
-    """The manifest of a results file; an empty one where there is none."""
+    """The manifest of a results file; an empty one if there is none."""
     return Manifest.read(result.path) or Manifest()
 
 

@@ -191,7 +191,7 @@ def _about(arm: Spread, share: float) -> Spread:
         return max(0.0, variance - sampling) * stretch**2 + sampling * stretch
 
     trained = arm.seeds > 1
-    # Sampling noise is in the variance over seeds; only of a base model, which has one, is it in that over questions.
+    # Sampling noise is part of the variance over seeds; for a base model, of that over questions.
     return replace(
         arm, share=share, by_question=share + stretch * (arm.by_question - arm.share),
         seed_variance=stretched(arm.seed_variance, sampling if trained else 0.0),

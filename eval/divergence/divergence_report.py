@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("divergence", type=input_file, metavar="FILE", help="file written by divergence_tokens.py")
     parser.add_argument(
-        "--base-model", help="model whose tokenizer gives the text of tokens (default: the one in the file's manifest)"
+        "--base-model", help="model whose tokenizer gives the text of tokens (default: the one in the manifest)"
     )
     parser.add_argument("--examples", type=positive_int, default=12, help="example rows of each sort: richest, random")
     parser.add_argument(
