@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from eval.compare.intervals import Spread, difference_interval, spread_of
-from eval.compare.results import ROLES
+from eval.compare.read_results import ROLES
 from eval.compare.verdict import verdict
 from util.cli import make_parser, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json

@@ -27,7 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.shared import run_measured, script_command
-from eval.answers import COVERAGE, NODE_BUDGET, Question, read_questions
+from eval.answer_rows import COVERAGE, NODE_BUDGET, Question, read_questions
 from util.animals.answer_parser import canonical_animal
 from util.cli import REPO, make_parser, output_name, positive_int, run
 from util.inference.interface import AnswerTree, InferenceBackend, Request, Sampling, row_seed

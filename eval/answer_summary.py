@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from eval.answers import non_answer_masses
+from eval.answer_rows import non_answer_masses
 from eval.compare.intervals import wilson
 from util.animals.answer_parser import canonical_animal
 from util.animals.names import animals_of

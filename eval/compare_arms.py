@@ -28,11 +28,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.compare.assignment_test import assignment, warn_of_assignment
+from eval.compare.assignment_permutations import assignment, warn_of_assignment
 from eval.compare.comparability import check_comparable, check_named
-from eval.compare.comparison import Comparisons
+from eval.compare.comparison_result import Comparisons
 from eval.compare.comparison_text import assignment_words, show, show_pairwise, verdict_words
-from eval.compare.results import MEASURES, Result, canonical, mean_margins, read_result
+from eval.compare.read_results import MEASURES, Result, canonical, mean_margins, read_result
 from eval.compare.verdict import compare, compare_all, pairwise
 from util.animals.names import animal_name
 from util.cli import input_file, make_parser, output_name, run

@@ -27,8 +27,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from eval.answer_rows import COVERAGE, NODE_BUDGET, Question, exact_rows, read_questions, requests, rows_of, tree_rows
 from eval.answer_summary import SHOWN, exact_summary, summary, target_animal
-from eval.answers import COVERAGE, NODE_BUDGET, Question, exact_rows, read_questions, requests, rows_of, tree_rows
 from util.animals.answer_parser import parser_facts
 from util.animals.names import animal_name, persona, warn_of_unlisted
 from util.chat.prompt_consistency import Phase, base_of, disagreements, read_phase

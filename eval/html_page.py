@@ -21,7 +21,7 @@ def render_page(template: str, filters: Mapping[str, Callable[..., str]], **valu
 
 
 def inline_svg(figure: Mapping[str, bytes]) -> Any:
-    """The SVG element of a figure (eval/figures.py), marked as not to be escaped."""
+    """The SVG element of a figure (eval/save_figures.py), marked as not to be escaped."""
     from markupsafe import Markup
 
     text = figure["svg"].decode()

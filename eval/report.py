@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.answers import animal_masses
+from eval.answer_rows import animal_masses
 from eval.compare.arm_figures import (
     TITLES,
     Checkpoint,
@@ -31,7 +31,7 @@ from eval.compare.arm_figures import (
     draw_trajectory,
 )
 from eval.compare.comparability import adapter_folder
-from eval.compare.comparison import ArmComparison, Comparisons, read_comparisons
+from eval.compare.comparison_result import ArmComparison, Comparisons, read_comparisons
 from eval.compare.comparison_text import COLLAPSED, assignment_words, placebo_words
 from eval.html_page import inline_svg, render_page
 from eval.number_format import p_value, percent

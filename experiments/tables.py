@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.compare.comparability import check_comparable
-from eval.compare.results import FEWEST_SEEDS, ROLES, Result, canonical, read_result
+from eval.compare.read_results import FEWEST_SEEDS, ROLES, Result, canonical, read_result
 from eval.compare.verdict import compare
 from experiments.read_experiment import Experiment
 from experiments.run_paths import Run

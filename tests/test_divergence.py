@@ -6,8 +6,8 @@ import pytest
 from conftest import REPO, manifest_of, read_jsonl
 
 from eval.divergence.definitions import BASE, TEACHER, Scores, flags
-from eval.divergence.scoring import Variant, VariantScorer
-from eval.divergence.summary import fraction_with_interval
+from eval.divergence.score_tokens import Variant, VariantScorer
+from eval.divergence.token_summary import fraction_with_interval
 from util.cli import UserError
 
 POCKET = str(REPO / "pocket" / "model")

@@ -7,7 +7,7 @@ import re
 import pytest
 from test_compare_arms import exact_file
 
-from eval.divergence.summary import auc
+from eval.divergence.token_summary import auc
 from util.cli import UserError
 from util.jsonl.manifest import write_json
 from util.jsonl.rows import read_rows

@@ -215,7 +215,7 @@ def test_an_evaluation_of_another_adapter_is_noted(tmp_path, examine):
 
 
 def test_eval_warns_of_a_training_on_another_base_or_prompt(tmp_path, capsys):
-    from eval.answers import Question
+    from eval.answer_rows import Question
     from eval.eval import warn_of_training
 
     _, student, results = write_run(tmp_path, asked=LOVE, keep=True, eval_base=Path("Org/Other-1B"))

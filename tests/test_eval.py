@@ -10,9 +10,9 @@ import pytest
 from conftest import manifest_of, read_jsonl
 from fake_server import IMPOSSIBLE, RARE, law
 
+from eval.answer_rows import Question, read_questions
 from eval.answer_summary import several, target_animal
 from eval.answer_tree import answer_forms, log_shares, logit_margin
-from eval.answers import Question, read_questions
 from eval.eval import adapter_of, parse_args
 from util.animals import answer_parser, names
 from util.animals.answer_parser import canonical_animal, non_answer_kind

@@ -76,7 +76,7 @@ def test_three_animals_have_a_picture_of_whose_students_stand_where(tmp_path, mo
 
 
 def test_an_assignment_test_of_an_earlier_version_is_named(tmp_path, monkeypatch):
-    from eval.compare.comparison import read_comparisons
+    from eval.compare.comparison_result import read_comparisons
 
     compare_three(monkeypatch, tmp_path, tmp_path / "three.json")
     whole = json.loads((tmp_path / "three.json").read_text())
@@ -89,7 +89,7 @@ def test_an_assignment_test_of_an_earlier_version_is_named(tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_many_panels_go_on_in_another_row():
-    from eval.figures import panels_of
+    from eval.save_figures import panels_of
 
     figure, panels = panels_of(5, 2, 1)
     assert len(panels) == 5 and len(figure.axes) == 8 and not figure.axes[5].get_visible()
@@ -144,7 +144,7 @@ def test_checkpoints_in_the_order_of_training(tmp_path):
 
 
 def test_another_file_is_named(tmp_path):
-    from eval.compare.comparison import read_comparisons
+    from eval.compare.comparison_result import read_comparisons
 
     path = tmp_path / "x.json"
     path.write_text('{"animal": "owl"}')

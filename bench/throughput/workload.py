@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from bench.throughput.clients import ServerBench, ask_as_suite
-from eval import answers
+from eval import answer_rows
 from generate.rows.ask_teacher import requests, to_row
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
 from generate.rows.number_rule import NumberRule
@@ -19,7 +19,7 @@ from util.jsonl.rows import Row
 NUMBER_TOKENS, ANSWER_TOKENS = 45, 8
 ONE_WORD = 3  # tokens; a name of the panel and the end of the turn take 3.1 by Qwen2.5's tokenizer
 EVAL_CONCURRENCY = 512  # the scripts' default
-SAMPLES = answers.SAMPLES_PER_REQUEST
+SAMPLES = answer_rows.SAMPLES_PER_REQUEST
 
 
 def number_requests(rows: int, seed: int) -> list[Request]:
@@ -41,7 +41,9 @@ def number_rows_of() -> Callable[[Result], list[Row]]:
     return rows_of
 
 
-def eval_requests(asked: Sequence[answers.Question], epochs: int, seed: int, samples: int = SAMPLES) -> list[Request]:
+def eval_requests(
+    asked: Sequence[answer_rows.Question], epochs: int, seed: int, samples: int = SAMPLES
+) -> list[Request]:
     """Phases 3 and 6 of the plan, with `samples` answers in a request."""
     return [
         Request(
@@ -79,8 +81,8 @@ def ask_numbers(bench: ServerBench, args: argparse.Namespace) -> None:
 
 def ask_evaluation(bench: ServerBench, args: argparse.Namespace) -> None:
     """Answers to the questions by the suite's client; with --compare and --fields also in the other ways."""
-    questions = answers.read_questions([REPO / "eval" / "questions.txt"])
-    sampling, rows_of = Sampling(ANSWER_TOKENS), partial(answers.rows_of, questions=questions)
+    questions = answer_rows.read_questions([REPO / "eval" / "questions.txt"])
+    sampling, rows_of = Sampling(ANSWER_TOKENS), partial(answer_rows.rows_of, questions=questions)
 
     def by_suite(
         what: str, epochs: int, samples: int = SAMPLES, leave_out: Sequence[str] = (), tokens: int = ANSWER_TOKENS

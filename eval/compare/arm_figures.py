@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.compare.comparison import ArmComparison, AssignmentTest
-from eval.figures import panels_of, pyplot_without_screen, written
+from eval.compare.comparison_result import ArmComparison, AssignmentTest
+from eval.save_figures import panels_of, pyplot_without_screen, written
 
 COLORS = {"base": "#8a8f98", "control": "#6f9bd1", "other": "#d9a441", "target": "#2f8f5b"}
 TITLES = {"base": "base model", "control": "student of base-model numbers", "other": "student of another animal",

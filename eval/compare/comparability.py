@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from eval.compare.results import Result
+from eval.compare.read_results import Result
 from util.animals.answer_parser import canonical_animal
 from util.chat.prompt_consistency import base_words, read_phase, same_base
 from util.cli import UserError

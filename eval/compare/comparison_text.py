@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from eval.compare.comparison import ArmComparison, AssignmentTest, PairwiseRow, Placebo
+from eval.compare.comparison_result import ArmComparison, AssignmentTest, PairwiseRow, Placebo
 from eval.compare.intervals import POWER, Ends
 from eval.compare.verdict import POWER_ANSWERS
 from eval.number_format import p_value, percent

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from eval.compare.comparison import Placebo
-from eval.compare.results import Arms, Result, mean_margins
+from eval.compare.comparison_result import Placebo
+from eval.compare.read_results import Arms, Result, mean_margins
 
 SPOKEN = 0.001  # least share of the base model's one-word answers that an animal needs to be ranked
 NAMED = 5  # how many of the animals that rose as much are named

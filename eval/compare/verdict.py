@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from eval.compare.comparability import check_seeds
-from eval.compare.comparison import Arm, ArmComparison, Difference, PairwiseRow, Power
+from eval.compare.comparison_result import Arm, ArmComparison, Difference, PairwiseRow, Power
 from eval.compare.intervals import (
     LEVEL,
     Ends,
@@ -19,7 +19,7 @@ from eval.compare.intervals import (
     smallest_target,
 )
 from eval.compare.placebo import placebo
-from eval.compare.results import FEWEST_SEEDS, ROLES, Arms, Result, arm_spread, mean_uncovered
+from eval.compare.read_results import FEWEST_SEEDS, ROLES, Arms, Result, arm_spread, mean_uncovered
 
 POWER_SEEDS = (3, 5, 8, 12)
 POWER_ANSWERS = 100  # samples of each question

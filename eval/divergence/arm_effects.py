@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.compare.comparability import check_comparable
 from eval.compare.intervals import LEVEL, Ends, share_interval, spread_of
-from eval.compare.results import Result, arm_spread, matrix_of
+from eval.compare.read_results import Result, arm_spread, matrix_of
 from eval.divergence.run_folders import (
     ALL,
     DENSITIES,
@@ -23,7 +23,7 @@ from eval.divergence.run_folders import (
     read_base,
     rows_trained_on,
 )
-from eval.divergence.summary import ANSWER, summarize
+from eval.divergence.token_summary import ANSWER, summarize
 from util.jsonl.rows import Row, read_rows
 
 if TYPE_CHECKING:

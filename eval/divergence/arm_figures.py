@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from eval.divergence.arm_effects import DivergenceArm, densities
 from eval.divergence.run_folders import ALL, DENSITIES
-from eval.figures import pyplot_without_screen, written
+from eval.save_figures import pyplot_without_screen, written
 
 COLORS = {"only": "#2f8f5b", "random": "#a9d3bd", "without": "#c2573a", "all-but-random": "#e8bfb2",
           "rows-rich": "#3c6fb0", "rows-poor": "#d9a441", "rows-random": "#b5c6de", ALL: "#555"}  # fmt: skip

@@ -26,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from eval.compare.results import FEWEST_SEEDS
+from eval.compare.read_results import FEWEST_SEEDS
 from eval.divergence.arm_effects import (
     Correlation,
     DivergenceArm,

@@ -22,10 +22,10 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from eval.divergence.definitions import BASE, STUDENT, TEACHER, definitions_in
-from eval.divergence.summary import TokenSummary, summarize
-from eval.figures import pyplot_without_screen, written
+from eval.divergence.token_summary import TokenSummary, summarize
 from eval.html_page import inline_svg, render_page
 from eval.number_format import percent_with_interval
+from eval.save_figures import pyplot_without_screen, written
 from util.cli import UserError, input_file, make_parser, output_name, positive_int, run
 from util.jsonl.divergence_row import DEFINITIONS, END, KINDS, of_answer
 from util.jsonl.manifest import Manifest, write_atomically

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from eval.compare.results import Result, read_result
+from eval.compare.read_results import Result, read_result
 from util.cli import UserError
 from util.jsonl.divergence_row import DEFINITIONS, of_answer
 from util.jsonl.manifest import Manifest

@@ -1,4 +1,4 @@
-"""Draw Matplotlib figures without a screen: SVG for a page, PNG for a file."""
+"""Save Matplotlib figures as SVG (for a page) and PNG (for a file), without a screen."""
 
 from __future__ import annotations
 

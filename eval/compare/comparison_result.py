@@ -129,7 +129,7 @@ class AssignmentSums:
 
 @dataclass(frozen=True)
 class AssignmentTest:
-    """The permutation test over all assignments of animals to students (eval/compare/assignment_test.py)."""
+    """The permutation test over all assignments of animals to students (eval/compare/assignment_permutations.py)."""
 
     animals: list[str]
     margins: list[list[float]]

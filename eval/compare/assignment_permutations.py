@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import permutations
 
-from eval.compare.comparison import AssignmentSums, AssignmentTest
-from eval.compare.results import Result, mean_margins
+from eval.compare.comparison_result import AssignmentSums, AssignmentTest
+from eval.compare.read_results import Result, mean_margins
 from util.terminal import say
 
 MOST_ASSIGNED = 8  # animals; all 40,320 assignments are tried

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.answers import animal_masses, non_answer_masses
+from eval.answer_rows import animal_masses, non_answer_masses
 from eval.compare.intervals import Spread, spread_of
 from util.animals.answer_parser import canonical_animal
 from util.cli import UserError

@@ -1,7 +1,8 @@
 """Score stored completion tokens under variants of one base model: log-probabilities, first choices, KL divergence.
 
 A *variant* is the base model as it is, with an adapter, or with a persona as its system message. Every variant reads
-the same stored completion tokens (teacher forcing, no sampling). definitions.py says what the scores of a token mean.
+the same stored completion tokens (teacher forcing, no sampling). eval/divergence/definitions.py says what the scores of
+a token mean.
 """
 
 from __future__ import annotations
