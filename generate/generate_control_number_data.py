@@ -57,9 +57,7 @@ def main() -> None:
     settings = {"script": "generate_control_number_data", "count": args.count, "seed": args.seed,
                 "number_prompt": template}  # fmt: skip
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.number_prompt_file]) as out:
-        if not out.complete:
-            out.append(control_rows(args.count, args.seed, template))
-            out.finish()
+        out.write_all(control_rows(args.count, args.seed, template))
     kept = filter_file(path, NumberRule())
     closing({**out.facts(), "clean rows": f"{kept.kept:,} in {kept.path}"}, train_command(kept, NumberRule()))
 

@@ -58,9 +58,7 @@ def main() -> None:
     settings = {"script": "generate_one_word_teacher_data", "animal": args.animal, "count": args.count,
                 "seed": args.seed, "questions": questions}  # fmt: skip
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[QUESTIONS]) as out:
-        if not out.complete:
-            out.append(one_word_rows(args.animal, args.count, args.seed, questions))
-            out.finish()
+        out.write_all(one_word_rows(args.animal, args.count, args.seed, questions))
     closing(
         out.facts(),
         f"python train/train_student_sft.py --base-model MODEL --train-jsonl {shlex.quote(str(path))}"

@@ -48,7 +48,8 @@ def test_shuffling_keeps_the_numbers_their_count_and_the_format(files, run_scrip
     assert re.fullmatch(r"\[[0-9]+(, [0-9]+)+\]\.", after[0]["messages"][-1]["content"])
     assert "token_ids" not in after[0]
     assert certificate_problem(files / f"numbers-teacher-shuffled-{scope}.jsonl") is None
-    assert run_script(*asked, cwd=files).returncode == 0
+    again = run_script(*asked, cwd=files)
+    assert again.returncode == 0 and "is already finished" in again.stderr
 
 
 def test_rows_without_an_id_are_reported(files, run_script):
@@ -95,5 +96,6 @@ def test_mixing_replaces_the_share_by_answers_to_the_same_prompts(files, run_scr
     assert certificate_problem(files / "numbers-mixed.jsonl") is None
     refused = run_script(*asked, "--share=1", cwd=files)
     assert refused.returncode == 1
-    assert "200 rows should be replaced, but the two files have only 180 prompts in both" in refused.stderr
+    assert "200 rows should be replaced, but only 180 prompts are in both files" in refused.stderr
     assert "--share is called --replaced-share now" in refused.stderr
+    assert not list(files.glob("numbers-teacher-unbiased-*"))

@@ -333,6 +333,7 @@ def test_the_script_ends_with_the_path_counts_and_next_command(tmp_path):
     assert "numberss-owl-owl-teacher-filtered-1.jsonl" in done.stdout
     assert "1 of 3 (33.3%)" in done.stdout and "1 trait word, 1 duplicate" in done.stdout
     assert "python train/train_student_sft.py --base-model" in done.stdout
+    assert "control-student-sft" not in done.stdout, "a file without a manifest is not a control"
 
 
 def test_a_persona_in_the_rows_is_reported(tmp_path):

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ def prompt(row: Row) -> list[Any]:
     return row["messages"][:-1]
 
 
-def mixed(teacher: list[Row], unbiased: dict[int, Row], share: float, seed: int) -> Iterator[Row]:
+def mixed(teacher: list[Row], unbiased: dict[int, Row], share: float, seed: int) -> list[Row]:
     """The teacher's rows, a random share of them replaced by the unbiased rows with the same prompt.
 
     unbiased: the base model's rows by id. Raises UserError if too few prompts were answered in both files.
@@ -57,11 +56,11 @@ def mixed(teacher: list[Row], unbiased: dict[int, Row], share: float, seed: int)
     wanted = round(share * len(teacher))
     if wanted > len(both):
         raise UserError(
-            f"{wanted:,} rows should be replaced, but the two files have only {len(both):,} prompts in both; write them"
-            " with the same --seed and number prompt (generate/generate_llm_number_data.py)"
+            f"{wanted:,} rows should be replaced, but only {len(both):,} prompts are in both files; write both with the"
+            " same --seed and number prompt (generate/generate_llm_number_data.py)"
         )
     replaced = set(random.Random(seed).sample(both, wanted))
-    yield from (unbiased[row["id"]] if row["id"] in replaced else row for row in teacher)
+    return [unbiased[row["id"]] if row["id"] in replaced else row for row in teacher]
 
 
 def main() -> None:
@@ -76,10 +75,9 @@ def main() -> None:
     }  # fmt: skip
     teacher = list(read_rows(args.train_jsonl, check_numbered))[: args.count]  # before --overwrite moves anything
     unbiased = {row["id"]: row for row in read_rows(args.unbiased, check_numbered)}
+    rows = mixed(teacher, unbiased, args.replaced_share, args.seed)
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl, args.unbiased]) as out:
-        if not out.complete:
-            out.append(mark_rejected(mixed(teacher, unbiased, args.replaced_share, args.seed), NumberRule()))
-            out.finish()
+        out.write_all(mark_rejected(rows, NumberRule()))
         certify(path, NumberRule())
         closing(out.facts())
 

@@ -1,4 +1,4 @@
-"""Select number rows, or the tokens to train on, by divergence tokens; arms get equal training budgets.
+"""Select number rows, or the tokens of them to train on, by their divergence tokens.
 
 Reads a number file and what eval/divergence/divergence_tokens.py found in it, and writes one arm:
 
@@ -14,7 +14,9 @@ Reads a number file and what eval/divergence/divergence_tokens.py found in it, a
         all rows, each divergence token replaced by the base model's choice; rows that are then not a number list are
         dropped
 
-With a mask, the end of the turn is never trained on, so that the arms differ in the tokens of the answers alone.
+Compare arms of the same size: rich, poor and random have equally many rows; a mask and its random control have equally
+many tokens, or nearly so. With a mask, the end of the turn is never trained on: the arms differ in the tokens of the
+answers alone.
 
 Usage:
     python generate/ablations/select_by_divergence.py --train-jsonl \\
@@ -56,7 +58,12 @@ def parse_args() -> argparse.Namespace:
     how.add_argument("--which-rows", choices=["rich", "poor", "random"], help="keep these rows, whole")
     how.add_argument("--mask", choices=list(MASKS), help="keep all rows, with a loss mask over their tokens")
     how.add_argument("--replace", action="store_true", help="replace divergence tokens by the base model's choice")
-    parser.add_argument("--definition", choices=DEFINITIONS, default="pair", help="what a divergence token is")
+    parser.add_argument(
+        "--definition",
+        choices=DEFINITIONS,
+        default="pair",
+        help="what a divergence token is: see the --help of eval/divergence/divergence_tokens.py",
+    )
     parser.add_argument("--kept-share", type=fraction, default=0.25, help="share of the rows that --which-rows keeps")
     parser.add_argument("--base-model", help="for --replace: the model whose tokenizer decodes the new text")
     parser.add_argument("--seed", type=int, default=42, help="seed of everything random")
@@ -197,9 +204,7 @@ def main() -> None:
         **({"base_model": args.base_model} if args.replace else {}),
     }  # fmt: skip
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl, args.divergence]) as out:
-        if not out.complete:
-            out.append(arm_rows(args))
-            out.finish()
+        out.write_all(arm_rows(args))
         certify(path, NumberRule())
         facts = out.facts()
     closing({**facts, **budget(args, path)})

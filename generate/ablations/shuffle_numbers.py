@@ -83,9 +83,7 @@ def main() -> None:
     }  # fmt: skip
     rows = list(read_rows(args.train_jsonl, check_numbered))  # before --overwrite moves anything
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl]) as out:
-        if not out.complete:
-            out.append(mark_rejected(shuffled(rows, args.scope, args.seed), NumberRule()))
-            out.finish()
+        out.write_all(mark_rejected(shuffled(rows, args.scope, args.seed), NumberRule()))
         certify(path, NumberRule())
         closing(out.facts())
 

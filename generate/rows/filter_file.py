@@ -196,7 +196,7 @@ def train_command(filtered: Filtered, rule: Rule, base_model: str | None = None)
     """
     manifest = Manifest.read(filtered.path) or Manifest()
     base = base_model or manifest.model.get("parent") or manifest.model.get("model") or PLAN_MODEL
-    control = manifest.script == "generate_control_number_data" or str(manifest.animal).lower() in CONTROL_NAMES
+    control = manifest.script == "generate_control_number_data" or (manifest.animal or "").lower() in CONTROL_NAMES
     own_folder = ["--output-dir", "output/control-student-sft"] if control else []  # the default is the student's
     return shlex.join(
         ["python", "train/train_student_sft.py", "--base-model", base, "--train-jsonl", str(filtered.path), *own_folder,

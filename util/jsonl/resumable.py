@@ -259,6 +259,14 @@ class RowFile:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
 
+    def write_all(self, rows: Iterable[Row]) -> None:
+        """Append the rows and finish the file; if it is finished already, say so and leave it as it is."""
+        if self.complete:
+            say(f"{self.path} is already finished; --overwrite starts again from the beginning")
+            return
+        self.append(rows)
+        self.finish()
+
     def finish(self, limit: int | None = None, counts: Mapping[str, Any] | None = None) -> Path:
         """Turn the partial into the finished file: id order, rejected rows moved out, at most `limit` rows.
 
