@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 from collections import defaultdict
@@ -35,13 +37,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 # Processor seconds of this process and of the ended processes it started, at the last report. Wall time depends on what
 # else the machine does; processor time says what a test costs.
 cpu_at_last_report = sum(os.times()[:4])
+cpu_of_warm_scripts = 0.0  # of scripts that tests/warm_python.py ran: not children of this process
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     global cpu_at_last_report
     report = yield
-    now = sum(os.times()[:4])
+    now = sum(os.times()[:4]) + cpu_of_warm_scripts
     report.cpu_seconds = now - cpu_at_last_report  # type: ignore[attr-defined]  # xdist sends it to the main process
     cpu_at_last_report = now
     return report
@@ -80,9 +83,14 @@ def clean_environment(home: Path, env: dict[str, str] | None = None) -> dict[str
 
 
 @pytest.fixture(scope="session")
-def start_script(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.Popen[str]]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home folder of all scripts."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def start_script(home: Path) -> Callable[..., subprocess.Popen[str]]:
     """start_script("eval/eval.py", *args, cwd=folder, env={}, **Popen options) -> a running process."""
-    home = tmp_path_factory.mktemp("home")
 
     def start(script: str, *args: object, cwd: Path, env: dict[str, str] | None = None, **options: Any) -> Any:
         command = [sys.executable, str(REPO / script), *map(str, args)]
@@ -92,11 +100,82 @@ def start_script(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subp
     return start
 
 
+class WarmPython:
+    """A running tests/warm_python.py: runs scripts whose imports are done."""
+
+    def __init__(self, folder: Path, env: dict[str, str]):
+        self.folder, self.env = folder, env
+        command = [sys.executable, str(REPO / "tests" / "warm_python.py")]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+
+    def answer(self, timeout: float) -> Any:
+        assert self.process.stdout
+        if not select.select([self.process.stdout], [], [], timeout)[0]:
+            raise TimeoutError
+        return json.loads(self.process.stdout.readline())
+
+    def run(self, command: list[str], cwd: Path, env: dict[str, str], timeout: float) -> Any:
+        global cpu_of_warm_scripts
+        assert self.process.stdin
+        out, err = self.folder / "stdout", self.folder / "stderr"
+        request = {"command": command, "cwd": str(cwd), "env": env, "stdout": str(out), "stderr": str(err)}
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        child = self.answer(60)
+        try:
+            code, cpu = self.answer(timeout)
+        except TimeoutError:
+            os.kill(child, signal.SIGKILL)
+            self.answer(60)
+            raise subprocess.TimeoutExpired(command, timeout) from None
+        cpu_of_warm_scripts += cpu
+        return subprocess.CompletedProcess(command, code, out.read_text("utf-8"), err.read_text("utf-8"))
+
+
+# With another environment a script gets a Python of its own: some packages read theirs when they are imported.
+WARM_ENVIRONMENTS: tuple[dict[str, str], ...] = ({}, {"HF_HUB_OFFLINE": "1"})
+READ_LATER = ("VLLM_", "OPENAI_", "WANDB_")  # these are read when they are needed
+wants_warm_python = False  # only the slow tests: the quick ones start no script that imports torch
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    global wants_warm_python
+    marked = any(item.get_closest_marker(marker) for marker in ("torch", "slow", "vllm"))
+    wants_warm_python = marked and hasattr(os, "fork")
+
+
 @pytest.fixture(scope="session")
-def run_script(start_script: Callable[..., Any]) -> Callable[..., subprocess.CompletedProcess[str]]:
+def warm_python(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Callable[..., WarmPython | None]]:
+    """warm_python(env) -> the Python that runs scripts with this environment, or None if a new one must be started."""
+    started: dict[int, WarmPython] = {}
+
+    def find(env: dict[str, str]) -> WarmPython | None:
+        at_import = {name: value for name, value in env.items() if not name.startswith(READ_LATER)}
+        if not wants_warm_python or at_import not in WARM_ENVIRONMENTS:
+            return None
+        place = WARM_ENVIRONMENTS.index(at_import)
+        if place not in started:
+            started[place] = WarmPython(tmp_path_factory.mktemp("warm"), clean_environment(home, at_import))
+        return started[place]
+
+    yield find
+    for one in started.values():
+        one.process.kill()
+        one.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def run_script(
+    start_script: Callable[..., Any], warm_python: Callable[..., WarmPython | None], home: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
     """run_script("eval/eval.py", *args, cwd=folder, env={}) -> returncode, stdout, stderr."""
 
     def run(script: str, *args: object, cwd: Path, timeout: float = 600, **options: Any) -> Any:
+        env = options.get("env") or {}
+        warm = warm_python(env) if set(options) <= {"env"} else None
+        if warm is not None:
+            command = [sys.executable, str(REPO / script), *map(str, args)]
+            return warm.run(command, cwd, clean_environment(home, env), timeout)
         process = start_script(script, *args, cwd=cwd, **options)
         try:
             out, err = process.communicate(timeout=timeout)
