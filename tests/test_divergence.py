@@ -443,4 +443,4 @@ def test_another_data_file_is_refused(measured, run_script, tmp_path):
     other = numbers_file(tmp_path, count=10)
     args = ["--train-jsonl", other, "--divergence", found, "--mask", "only"]
     done = run_script(SELECT, *args, cwd=tmp_path)
-    assert done.returncode == 1 and "was not made of" in done.stderr
+    assert done.returncode == 1 and "was not made from" in done.stderr and "leak" not in done.stderr
