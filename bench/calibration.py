@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from eval.compare.intervals import Spread, difference_interval, spread_of
 from eval.compare.read_results import ROLES
 from eval.compare.verdict import verdict
-from util.cli import make_parser, output_name, positive_int, run
+from util.cli import make_parser, natural_int, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.terminal import table
 
@@ -46,7 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--experiments", type=positive_int, default=1000, help="simulated experiments per line of the table"
     )
-    parser.add_argument("--seed", type=int, default=1, help="seed of the simulation")
+    parser.add_argument("--seed", type=natural_int, default=1, help="seed of the simulation")
     parser.add_argument("--output", type=output_name(".json"), help="also write the results to this JSON file")
     return parser.parse_args()
 

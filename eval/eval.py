@@ -58,7 +58,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--animal", type=animal_name,
                         help="the animal whose share is printed (default: found in the model's name)")  # fmt: skip
     parser.add_argument("--max-tokens", type=positive_int, default=16, help="longest answer, in tokens")
-    parser.add_argument("--seed", type=int, default=42, help="decides sampling seeds")
+    parser.add_argument("--seed", type=int, default=42, help="seed of sampling")
     add_output_arguments(parser, "output/results-{model}.jsonl; with --exact output/exact-{model}.jsonl")
     add_backend_arguments(parser)
     args = parser.parse_args()
@@ -66,6 +66,8 @@ def parse_args() -> argparse.Namespace:
     if unused:
         say(f"--exact samples no answers: {' and '.join(f'--{flag}' for flag in unused)} not used")
     args.epochs, args.sampler = args.epochs or EPOCHS, args.sampler or "samples"
+    if args.sampler == "tree" and args.seed < 0:
+        parser.error(f"--sampler tree needs a --seed of at least 0, not {args.seed}")
     if args.sampler == "tree" and not args.exact and args.base_url:
         raise UserError(
             "--sampler tree needs whole distributions, which a server does not give; remove it, or remove --base-url"

@@ -157,6 +157,13 @@ def test_flags_that_exact_shares_do_not_use_are_named(monkeypatch, capsys):
     assert (args.epochs, args.sampler) == (100, "samples") and not capsys.readouterr().err
 
 
+def test_a_negative_seed_of_tree_samples_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["eval.py", "--model", "x", "--sampler", "tree", "--seed", "-1"])
+    with pytest.raises(SystemExit):
+        parse_args()
+    assert "--sampler tree needs a --seed of at least 0, not -1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("given", "is_adapter", "root", "folder"),
     [
