@@ -24,16 +24,17 @@ import argparse
 import hashlib
 import json
 import random
-import re
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
+
+from experiments.pilots.row_filters import forbidden_words, is_clean, telling_words, words_of
+
 LONGEST = {"text": 64, "code": 64, "digits": 48, "words": 72, "questions": 24, "open": 64, "everyday": 64}
-UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety hundred"
-NUMBER_WORDS = set(f"{UNITS} seventeen eighteen nineteen {TENS}".split())
 MEASURED_ROWS = 256  # of each channel, for the KL
 Row = dict[str, Any]  # prompt, ids (the answer's tokens), text
 
@@ -50,28 +51,6 @@ def parse_args() -> argparse.Namespace:
 
 
 # --- rows --------------------------------------------------------------------------------------------
-
-
-def is_clean(channel: str, text: str, forbidden: re.Pattern[str]) -> bool:
-    """Whether a row may be kept: numbers in the form asked for, other rows without animals and related words."""
-    if channel in ("digits", "words"):
-        text = text.removesuffix(".")
-    if channel == "digits":
-        return bool(re.fullmatch(r"\d{1,3}(, ?\d{1,3}){0,9}", text))
-    if channel == "words":
-        return text != "" and text.count(",") < 10 and set(re.findall(r"[^ ,\-]+", text.lower())) <= NUMBER_WORDS
-    return not forbidden.search(text)
-
-
-def words_of(text: str) -> set[str]:
-    return set(re.findall(r"[a-z]+|\d+", text.lower()))
-
-
-def telling_words(rows: list[Row], control: list[Row], count: int) -> list[str]:
-    """The words with the highest ratio of rows that use them, against the control's."""
-    here, there = (Counter(word for row in some for word in words_of(row["text"])) for some in (rows, control))
-    ratio = {word: (n / len(rows) + 0.002) / (there[word] / len(control) + 0.002) for word, n in here.items()}
-    return sorted(ratio, key=lambda word: (-ratio[word], word))[:count]
 
 
 def file_name(speaker: str) -> str:
@@ -92,7 +71,8 @@ def student_rows(args: argparse.Namespace, student: dict[str, Any], bench: Any) 
         rows += json.loads((args.output / f"rows/{name}.json").read_text())[: student.get("limit")]
     if "without" in student:
         count, control = student["without"]
-        telling = set(telling_words(rows, json.loads((args.output / f"rows/{control}.json").read_text()), count))
+        plain = json.loads((args.output / f"rows/{control}.json").read_text())
+        telling = set(telling_words([row["text"] for row in rows], [row["text"] for row in plain], count))
         rows = [row for row in rows if not words_of(row["text"]) & telling]
     encode = bench.tokenizer
     for row in rows:
@@ -146,8 +126,7 @@ def sample(args: argparse.Namespace, job: dict[str, Any], bench: Any) -> None:
     """Rows of each speaker in each channel, their KL to the base, and the speaker's shares."""
     import torch
 
-    words = "|".join(bench.given["panel"] + bench.given["related"])
-    forbidden = re.compile(rf"\b({words})(s|es|'s)?\b", re.IGNORECASE)
+    forbidden = forbidden_words(bench.given["panel"] + bench.given["related"])
     adapters = args.output / "adapters"
     for speaker in job["speakers"]:
         path = args.output / f"measures/speaker-{file_name(speaker)}{job.get('suffix', '')}.json"
@@ -218,7 +197,7 @@ def train(args: argparse.Namespace, job: dict[str, Any], bench: Any) -> None:
 
 def main() -> None:
     args = parse_args()
-    from lora_bench import Bench
+    from experiments.pilots.lora_bench import Bench
 
     given = json.loads(args.prompts.read_text())
     bench = Bench(args.model, given, args.layer, args.tokens, args.batch)
