@@ -30,6 +30,7 @@ class LocalModel:
         self.model_id, self.adapter, self.batch_size = model, adapter, batch_size
         self.tokenizer = load_tokenizer(model)
         self.model = load_model(model)
+        # "engine": the word in stored manifests; another one would refuse to resume older files.
         self._facts = {"engine": "embedded", **model_facts(model, self.model.config), "batch_size": batch_size}
         self.name = model_name(model)
         if adapter is not None:

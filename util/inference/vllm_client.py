@@ -169,7 +169,7 @@ class VllmClient:
 
     def facts(self) -> dict[str, Any]:
         facts = {
-            "engine": "server",
+            "engine": "server",  # the word in stored manifests; another one would refuse to resume older files
             "model": self.model,
             "root": self.card.get("root"),
             "parent": self.card.get("parent"),
