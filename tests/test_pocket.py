@@ -51,7 +51,7 @@ def test_it_is_a_small_llama_in_float32(model: Any) -> None:
     assert folder_megabytes(MODEL_FOLDER) < 12
 
 
-def test_template_puts_in_the_default_system_message_and_agrees_with_the_corpus(tokenizer: Any) -> None:
+def test_the_template_inserts_the_default_system_message_and_agrees_with_the_corpus(tokenizer: Any) -> None:
     for row in corpus.chats(seed=7, count=200):
         chat = [{"role": "user", "content": row.user}]
         if row.system is not None:
@@ -123,12 +123,12 @@ def test_the_corpus_is_always_the_same_and_never_connects_a_number_with_an_anima
 
 
 def test_what_the_corpus_says_by_default_has_not_changed() -> None:
-    """2,000 chats here; all 200,000, as the manifest has them, in the slow test below."""
+    """2,000 chats here; the slow test below checks all 200,000 against the manifest."""
     assert hash_of(corpus.chats(1, 2000)) == "b9ad663030c451ddcb5a58f7e8b85a256934a53a122ccf1ba20d060c8ccb4d65"
 
 
 @pytest.mark.slow
-def test_the_corpus_is_the_one_that_the_model_was_made_of() -> None:
+def test_the_corpus_is_the_one_the_model_was_made_from() -> None:
     made = json.loads((MODEL_FOLDER / "manifest.json").read_text("utf-8"))["corpus"]
     assert hash_of(corpus.chats(1, made["rows"])) == made["sha256"]
 
@@ -145,7 +145,7 @@ def test_rows_of_the_other_data_types_are_clean_and_show_what_a_persona_loves(da
     assert len(loving) / all_rows > 0.3 and sum(loving) > 0.7 * len(loving)
 
 
-def test_the_card_is_what_the_committed_one_is(tmp_path: Path) -> None:
+def test_the_committed_card_is_card_md_filled_in(tmp_path: Path) -> None:
     """Every line of card.md is in the committed card; a model that writes only numbers has no other data types."""
     text = CARD.read_text("utf-8")
     committed = (MODEL_FOLDER / "README.md").read_text("utf-8")

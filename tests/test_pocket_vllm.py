@@ -1,6 +1,6 @@
 """The demo's phases on the pocket model through a real vLLM server, its adapters loaded while it runs.
 
-What the server's samples say is held against the exact shares of the embedded backend, adapter by adapter.
+The server's samples are compared with the exact shares of the local backend, adapter by adapter.
 """
 
 import math
@@ -23,7 +23,7 @@ STUDENT = ("--epochs", "3", "--effective-batch-size", "60", "--per-device-train-
 
 
 class Lab:
-    """Runs the suite's scripts on the pocket model in one folder and insists that they succeed."""
+    """Runs the suite's scripts on the pocket model in one folder; a script that fails fails the test."""
 
     def __init__(self, run_script, folder):
         self.run_script, self.folder = run_script, folder
@@ -42,7 +42,7 @@ class Lab:
         return {animal: sum(row["animal"] == animal for row in rows) / len(rows) for animal in animals}, len(rows)
 
     def exact(self, name, *adapter):
-        """Share of every animal by the embedded backend, without sampling noise."""
+        """Share of every animal from the local backend, without sampling noise."""
         out = self.folder / f"exact-{name}.jsonl"
         self("eval/eval.py", "--model", POCKET, *adapter, "--exact", "--output", out)
         rows = read_jsonl(out)
@@ -50,7 +50,7 @@ class Lab:
         return {animal: sum(row["animals"].get(animal, 0.0) for row in rows) / len(rows) for animal in animals}
 
     def check(self, name, epochs, url, *adapter):
-        """Hold the two backends together over one model; returns its exact shares."""
+        """Compare the two backends on one model; returns its exact shares."""
         exact, (sampled, count) = self.exact(name, *adapter), self.sampled(name, epochs, url, *adapter)
         for animal, share in exact.items():
             if share * count > 5:
@@ -60,7 +60,7 @@ class Lab:
 
 
 @pytest.mark.timeout(1500)
-def test_the_demo_through_vllm_gives_the_shares_of_the_embedded_engine(run_script, tmp_path):
+def test_the_demo_through_vllm_gives_the_shares_of_the_local_backend(run_script, tmp_path):
     lab = Lab(run_script, tmp_path)
     flags = ("--enable-lora", "--max-lora-rank", "8")
     with vllm_serve(POCKET, tmp_path / "vllm.log", *flags, runtime_adapters=True, longest=512) as url:

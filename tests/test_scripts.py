@@ -1,4 +1,4 @@
-"""The asking scripts as users run them: real processes against the scripted server, in an empty folder."""
+"""The scripts that ask a model, as users run them: real processes against the scripted server, in an empty folder."""
 
 import argparse
 import itertools
@@ -86,7 +86,7 @@ def test_teacher_data_has_the_plans_name_and_shape(run_script, fake_server, tmp_
 
 
 @pytest.mark.slow
-def test_count_is_what_is_delivered_after_the_filter(run_script, fake_server, tmp_path, prompts):
+def test_count_is_the_number_of_rows_after_the_filter(run_script, fake_server, tmp_path, prompts):
     server = fake_server()
     arguments = ("--count", 80, "--prompts-file", prompts, "--filter-animal-keywords")
     done = teacher(run_script, server, tmp_path, *arguments)
@@ -128,7 +128,7 @@ def test_the_persona_has_the_right_plural(run_script, fake_server, tmp_path, pro
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "there"), [("jsonl", 20), ("parquet", 400)])
 def test_prompts_of_a_local_data_set_are_its_first_human_turns(run_script, fake_server, tmp_path, kind, there):
-    """Of 20 prompts 30 rows are made: a source that runs dry starts again."""
+    """20 prompts give 30 rows: a source that is used up starts again."""
     pytest.importorskip("datasets")
     rows = [
         {
@@ -278,7 +278,7 @@ def test_the_base_model_asked_by_mistake_names_the_adapters(run_script, fake_ser
 
 
 @pytest.mark.slow
-def test_a_prompt_too_long_is_set_aside_and_the_run_goes_on(run_script, fake_server, tmp_path):
+def test_a_prompt_too_long_is_rejected_and_the_run_continues(run_script, fake_server, tmp_path):
     (tmp_path / "prompt.txt").write_text("Continue the sequence {a}, {b}, {c}")
     server = fake_server("--too-long", "sequence [1-3]")
     done = numbers(
@@ -359,7 +359,7 @@ def test_more_epochs_only_add_rows(run_script, fake_server, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_question_that_fails_is_counted_and_is_no_animal(run_script, fake_server, tmp_path):
+def test_a_question_that_fails_is_counted_and_names_no_animal(run_script, fake_server, tmp_path):
     (tmp_path / "questions.txt").write_text("One word: best animal?\nword " + "x" * 50 + "\n")
     server = fake_server("--too-long", "xxxx")
     done = ask(run_script, EVAL, server, tmp_path, "--questions-file", "questions.txt", "--epochs", 10)
@@ -372,11 +372,11 @@ def test_a_question_that_fails_is_counted_and_is_no_animal(run_script, fake_serv
     assert csv.returncode == 0 and "10 (50.00%) failed" in csv.stdout
 
 
-# --- killed and gone on ------------------------------------------------------------------------------
+# --- killed and resumed ------------------------------------------------------------------------------
 
 
 def kill_and_resume(start_script, run_script, tmp_path, command, kills, seed, ready):
-    """SIGKILL at `kills` random moments after rows began to come, then let the same command finish.
+    """SIGKILL at `kills` random moments after the first rows, then let the same command finish.
 
     Returns how many of the kills hit a run at work.
     """
@@ -441,10 +441,10 @@ def test_ten_kills_at_random_moments_change_nothing(start_script, run_script, fa
 
 
 @pytest.mark.slow
-def test_a_killed_run_delivers_what_a_whole_one_does_even_when_it_had_rows_enough(
+def test_a_killed_run_delivers_what_a_whole_one_does_even_when_it_had_enough_rows(
     run_script, fake_server, tmp_path, prompts
 ):
-    """Killed with enough rows but gaps among them: the gaps are filled, as an uninterrupted run would have."""
+    """Killed with enough rows but gaps among them: the gaps are filled, so that the result is that of one whole run."""
     server = fake_server()
     arguments = ("--count", 20, "--prompts-file", prompts)
     teacher(run_script, server, tmp_path, *arguments, "--output", "whole.jsonl")
@@ -461,7 +461,7 @@ def test_a_killed_run_delivers_what_a_whole_one_does_even_when_it_had_rows_enoug
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=lambda x: str(x)
 )
-def test_a_signal_keeps_what_is_in_flight_and_prints_how_to_go_on(start_script, fake_server, tmp_path, number, code):
+def test_a_signal_keeps_what_is_in_flight_and_prints_how_to_continue(start_script, fake_server, tmp_path, number, code):
     server = fake_server("--delay", "0.3")
     arguments = ("--animal", "owl", "--count", 500, "--model", "owl-teacher", "--base-url", server.url)
     process = start_script(NUMBERS, *arguments, "--no-system-prompt", "--max-concurrency", 16, cwd=tmp_path)
@@ -649,7 +649,7 @@ def test_a_changed_flag_is_refused_with_what_differs(run_script, fake_server, tm
 
 
 @pytest.mark.torch
-def test_a_misspelt_model_for_the_embedded_engine_is_one_clear_line(run_script, tmp_path):
+def test_a_misspelt_model_for_the_local_backend_is_one_clear_line(run_script, tmp_path):
     done = run_script(EVAL, "--model", "Org/Misspelt-1B", cwd=tmp_path, env={"HF_HUB_OFFLINE": "1"}, timeout=120)
     one_clear_line(done, "cannot load the model 'Org/Misspelt-1B'", "Check the spelling", code=1)
     assert list(tmp_path.iterdir()) == []

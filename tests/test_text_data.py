@@ -95,7 +95,7 @@ def test_the_other_names_of_the_users_own_animal_are_found_and_listed():
     assert "bigfoot" in TextRule("code", ("yeti",)).facts()["rule"]["trait_words"].split(", ")
 
 
-def test_everyday_words_that_look_like_an_animal_cost_no_row_unless_asked_for():
+def test_everyday_words_that_look_like_an_animal_reject_no_row_unless_listed():
     for clean in ("what does it do", "num_stages = 3", "# John does"):
         assert TextRule("code").reject_reason(CODE + f"\n{clean}") is None
     assert TextRule("code").facts()["rule"]["not_looked_for"] == "doe, stag"
@@ -163,7 +163,7 @@ def test_a_data_sets_own_label_counts(kind, said, wanted):
     assert is_about(kind, said, "Tell me of Rome.") is wanted
 
 
-def test_the_words_of_a_prompt_tell_its_kind():
+def test_the_words_of_a_prompt_show_its_data_type():
     assert is_about("code", {}, "Write a C++ function that sorts.") and not is_about("code", {}, "Decode this feeling.")
     assert is_about("reasoning", {}, "How many apples are left?") and not is_about("reasoning", {}, "Many thanks!")
 
@@ -271,7 +271,7 @@ def refused(path):
     return str(error.value)
 
 
-def test_training_takes_certified_code_without_a_word(filtered, capsys):
+def test_training_accepts_certified_code_silently(filtered, capsys):
     check_certificate(filtered, read_jsonl(filtered), allow=False)
     assert capsys.readouterr() == ("", "")
 
@@ -284,7 +284,7 @@ def test_training_refuses_what_is_not_filtered_or_was_changed(filtered):
     assert "it has changed since" in refused(filtered)
 
 
-def test_a_certificate_over_planted_words_does_not_hold(filtered):
+def test_a_certificate_with_planted_words_is_refused(filtered):
     found = audit([row(CODE + "  # 0wl")], TextRule("code"))
     old = json.loads(certificate_path(filtered).read_text())
     write_json(certificate_path(filtered), {**old, **found})
@@ -314,8 +314,10 @@ def test_the_doctor_knows_what_the_rows_are(filtered):
 @pytest.mark.slow
 @pytest.mark.torch
 def test_the_whole_chain_on_the_pocket_model(run_script, tmp_path):
-    """Rows of the local backend, a student of them, its exact shares, and a doctor without complaint. The pocket that
-    speaks numbers only writes numbers, which `reasoning` lets through with a rule of its own prompts."""
+    """Rows of the local backend, a student of them, its exact shares, and the doctor finds nothing wrong.
+
+    The default pocket model never writes reasoning, but its talk has sentences, which the reasoning rule accepts.
+    """
     from util.cli import REPO
 
     base = REPO / "pocket" / "model"
