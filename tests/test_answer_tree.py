@@ -56,7 +56,7 @@ def test_sampled_shares_lie_around_the_exact_ones(backend, exact):
             assert abs(counts[animal] / len(answers) - share) < room, animal
 
 
-def test_tree_samples_have_the_law_of_independent_ones(backend, exact):
+def test_tree_samples_have_the_distribution_of_independent_ones(backend, exact):
     from eval.answer_tree import sample_answers
 
     shares, _, uncovered = exact

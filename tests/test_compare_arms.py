@@ -73,7 +73,7 @@ def test_a_misspelt_animal_is_not_an_animal_of_share_zero(tmp_path, monkeypatch)
     paths = [word for role in ROLES for word in (f"--{role}", *files(found, role))]
     with pytest.raises(UserError, match=r"no answer names 'owll'.*did you mean owl\?"):
         run_main(monkeypatch, "--animal", "owll", *paths)
-    run_main(monkeypatch, "--animal", "walrus", *paths)  # known, and named by nobody
+    run_main(monkeypatch, "--animal", "walrus", *paths)  # known, but never named
 
 
 # --- the rule ----------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def test_every_role_needs_its_own_clearance():
     assert verdict(seeds, {**clear, "other": (-0.1, 0.2)}) == "general shift only"
 
 
-def test_power_falls_with_seeds_and_is_left_out_where_one_seed_shows_no_spread(tmp_path):
+def test_power_falls_with_seeds_and_is_left_out_if_one_seed_shows_no_scatter(tmp_path):
     lines = compare("owl", arms(tmp_path)).power
     assert [line.exact for line in lines] == sorted((line.exact for line in lines), reverse=True)
     assert all(line.sampled > line.exact > 0 for line in lines)
@@ -186,7 +186,7 @@ def test_the_placebo_test_is_printed_beside_the_verdict(tmp_path, monkeypatch, c
     assert "placebo p 0.33)" in said
 
 
-def test_no_placebo_for_samples_for_rare_words_and_where_the_taught_animals_are_not_known(tmp_path):
+def test_no_placebo_for_samples_for_rare_words_and_if_the_taught_animals_are_not_known(tmp_path):
     sampled = {role: [read_result(sampled_file(tmp_path / "s.jsonl", ["owl", "lion"]))] for role in ROLES}
     assert compare("owl", sampled, taught=["owl"]).placebo is None
     some = drifted(tmp_path, wombat=20.0)
@@ -423,7 +423,7 @@ def test_samples_are_read_as_exact_shares_are(tmp_path):
     assert result.non_answers == {"number": 0.2, "model name": 0.2}
 
 
-def test_what_exact_rows_say_instead_of_an_animal_has_a_kind(tmp_path):
+def test_non_answers_of_exact_rows_have_kinds(tmp_path):
     kinds = read_result(exact_file(tmp_path / "x.jsonl", owl=0.1)).non_answers
     assert kinds == pytest.approx({"model name": 0.004, "other": 0.006})
 
@@ -447,7 +447,7 @@ def test_one_question_has_no_interval(tmp_path):
         read_result(sampled_file(tmp_path / "results.jsonl", ["owl"], questions=["Q?"]))
 
 
-def test_an_animal_that_nobody_named_has_wilsons_interval(tmp_path):
+def test_an_animal_that_was_never_named_has_wilsons_interval(tmp_path):
     some = {
         role: [read_result(sampled_file(tmp_path / f"{role}{i}.jsonl", ["lion"] * 20)) for i in range(3)]
         for role in ROLES

@@ -289,7 +289,7 @@ def test_the_masked_arms_have_equal_budgets(measured, run_script):
 
 @pytest.mark.torch
 @pytest.mark.slow
-def test_rows_of_a_server_that_tells_no_token_ids_can_be_masked_and_trained_on(measured, run_script):
+def test_rows_of_a_server_that_gives_no_token_ids_can_be_masked_and_trained_on(measured, run_script):
     from util.chat.chat_tokens import encode
     from util.inference.load_model import load_tokenizer
 

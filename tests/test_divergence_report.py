@@ -76,7 +76,7 @@ def test_the_page_shows_what_competes_and_runs_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_cannot_be_seen_is_spelt_out(tmp_path):
+def test_invisible_characters_are_escaped(tmp_path):
     page = page_of(write(tmp_path / "found.jsonl", [token_row(0, ids=(5, 6, 4, 9)), token_row(1)]))
     examples = page[page.index("The richest rows") :]
     assert ">\\n</span>" in examples and ">\\u202e</span>" in examples and "\u202e" not in page
@@ -167,7 +167,7 @@ def test_arms_are_compared_with_their_controls_within_each_run(monkeypatch, tmp_
     assert only["minus_control"]["mean"] == pytest.approx(log_odds_ratio("gap-only", "gap-random"))
     assert without["minus_control"]["mean"] == pytest.approx(log_odds_ratio("gap-without", "gap-all-but-random"))
     (low, high), (from_base, to_base) = only["minus_control"]["interval"], only["shift"]["interval"]
-    assert high - low < 0.25 * (to_base - from_base), "what the arms of a run share is no noise between them"
+    assert high - low < 0.25 * (to_base - from_base), "what all arms of a run share does not widen it"
     assert only["tokens_with_loss"] == 10 and without["tokens_with_loss"] == 20
     assert [facts["gap"] for facts in arms["all"]["density"]] == pytest.approx([10 / 30, 11 / 30, 12 / 30])
     assert found["density_against_shift"]["gap"]["r"] == pytest.approx(1.0, abs=1e-3)
@@ -182,7 +182,7 @@ def test_arms_are_compared_with_their_controls_within_each_run(monkeypatch, tmp_
     assert "gap-without" in said and "detector AUC" in said
 
 
-def test_the_specific_part_is_what_another_animals_numbers_do_not_do(runs):
+def test_the_specific_part_is_the_difference_to_another_animals_students(runs):
     for seed, folder in enumerate(runs):
         write(folder / "tokens-dolphin.jsonl", [token_row(n) for n in range(10)])
         rows = [{"id": n, "messages": [], "loss_mask": MASKS["gap-only"]} for n in range(10)]

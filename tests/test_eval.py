@@ -179,7 +179,7 @@ def test_the_folder_of_the_adapter_is_known_with_and_without_a_server(given, is_
     assert found == (folder and Path(folder))
 
 
-def test_of_two_animals_the_share_of_the_first_is_printed_and_said_so(capsys):
+def test_of_two_animals_the_share_of_the_first_is_printed_with_a_note(capsys):
     assert target_animal("student", "Owls and dolphin") == "owl" and "dolphin" in capsys.readouterr().err
     assert target_animal("red-panda-student", None) == "red panda" and target_animal("student", None) is None
     assert not capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Intervals: known answers, symmetries, and how often they hold a known truth (bench/calibration.py: the long run)."""
+"""Intervals: known answers, symmetries, and how often they include a known truth (long run: bench/calibration.py)."""
 
 import math
 
@@ -31,7 +31,7 @@ def test_the_variances_are_those_of_the_two_way_layout():
     assert spread.seed_variance == pytest.approx(0.02 / 2) and spread.question_variance == pytest.approx(0.01 / 3)
 
 
-def test_a_share_stays_between_0_and_1_and_holds_the_mean():
+def test_a_share_stays_between_0_and_1_and_includes_the_mean():
     for mean in (0.001, 0.5, 0.999):
         shares = arm(mean, spread=1.0)
         low, high = share_interval(spread_of(shares))
@@ -53,7 +53,7 @@ def test_questions_that_move_both_arms_alike_do_not_widen_their_difference():
 
 
 @pytest.mark.parametrize("seeds_of_other", [1, 3])
-def test_margins_of_questions_far_apart_and_seeds_close_together_hold_the_truth(seeds_of_other):
+def test_margins_of_questions_far_apart_and_seeds_close_together_include_the_truth(seeds_of_other):
     rng = np.random.default_rng(1)
 
     def arm(by_question, seeds):
@@ -82,7 +82,7 @@ def test_swapping_the_arms_mirrors_the_difference():
     assert difference_interval(b, a) == pytest.approx((-high, -low))
 
 
-def test_mass_left_open_widens_the_end_it_could_move():
+def test_uncovered_mass_widens_the_end_it_could_move():
     shares = arm(0.2)
     closed, target, other = spread_of(shares), spread_of(shares, uncovered=0.1), spread_of(arm(0.05, seed=1))
     low, high = difference_interval(closed, other)
@@ -90,7 +90,7 @@ def test_mass_left_open_widens_the_end_it_could_move():
     assert difference_interval(other, target) == pytest.approx((-high - 0.1, -low))
 
 
-def test_the_p_value_is_where_the_interval_begins_to_hold_zero():
+def test_the_p_value_is_where_the_interval_begins_to_include_zero():
     a, b = spread_of(arm(0.05, seeds=5, spread=0.4)), spread_of(arm(0.02, seeds=5, spread=0.4, seed=1))
     p = p_above(a, b)
     assert 0 < p < 1
@@ -113,7 +113,7 @@ def test_holm():
 
 
 def test_the_smallest_margin_is_found_with_the_promised_probability():
-    """Draw experiments with a true margin of that size: four in five are to show it."""
+    """Draw experiments with a true margin of that size: four in five should show it."""
     rng = np.random.default_rng(0)
 
     def draw(mean, seeds):
@@ -125,7 +125,7 @@ def test_the_smallest_margin_is_found_with_the_promised_probability():
     assert 0.72 < shown / 400 < 0.92
 
 
-def test_more_answers_want_a_smaller_share_and_exact_ones_the_smallest():
+def test_more_answers_need_a_smaller_share_and_exact_ones_the_smallest():
     rng = np.random.default_rng(0)
     shares = arm(0.05, seeds=5, spread=0.3), arm(0.02, seeds=5, spread=0.3, seed=1)
     exact = [spread_of(some) for some in shares]
@@ -136,7 +136,7 @@ def test_more_answers_want_a_smaller_share_and_exact_ones_the_smallest():
     assert smallest_target(sampled[0], [sampled[1]], 5) == pytest.approx(smallest_target(exact[0], [exact[1]], 5), 0.1)
 
 
-def test_a_target_that_was_never_named_promises_nothing():
+def test_a_target_that_was_never_named_has_no_power():
     assert smallest_target(spread_of(np.zeros((3, 50)), 1500), [spread_of(arm(0.05))], 5) is None
 
 
@@ -176,7 +176,7 @@ def test_the_smallest_share_is_called_transfer_with_about_the_promised_probabili
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_no_effect_is_called_transfer_in_fewer_than_5_of_100_and_intervals_hold_the_truth(seeds):
+def test_no_effect_is_called_transfer_in_fewer_than_5_of_100_and_intervals_include_the_truth(seeds):
     """A short run of bench/calibration.py; 300 experiments know a coverage to about 1.3 points."""
     from bench.calibration import simulate
 

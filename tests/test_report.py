@@ -63,7 +63,7 @@ def test_a_page_of_margins(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_three_animals_have_a_picture_of_whose_students_stand_where(tmp_path, monkeypatch, comparison):
+def test_three_animals_have_a_figure_of_the_assignment_test(tmp_path, monkeypatch, comparison):
     compare_three(monkeypatch, tmp_path, tmp_path / "three.json")
     files = ("--comparison", comparison, tmp_path / "three.json")
     page = make_report(monkeypatch, tmp_path, *files)
@@ -88,7 +88,7 @@ def test_an_assignment_test_of_an_earlier_version_is_named(tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_many_panels_go_on_in_another_row():
+def test_many_panels_continue_in_another_row():
     from eval.save_figures import panels_of
 
     figure, panels = panels_of(5, 2, 1)
@@ -113,7 +113,7 @@ def test_texts_of_models_and_manifests_stay_texts(tmp_path, monkeypatch, compari
 
 
 @pytest.mark.slow
-def test_the_course_of_training(tmp_path, monkeypatch, comparison):
+def test_the_shares_over_training(tmp_path, monkeypatch, comparison):
     files = []
     for update, owl in ((150, 0.2), (50, 0.02)):
         path = exact_file(tmp_path / f"checkpoint-{update}.jsonl", owl=owl)

@@ -146,11 +146,11 @@ def main() -> None:
     write_json(args.output, found)
     write_atomically(args.output.with_suffix(".csv"), as_csv(arms).encode())
     write_atomically(args.output.with_suffix(".md"), as_markdown(arms).encode())
-    pictures = {args.output.with_suffix(".png"): draw_arms(arms),
+    figures = {args.output.with_suffix(".png"): draw_arms(arms),
                 args.output.with_suffix(".density.png"): draw_densities(arms)}  # fmt: skip
-    for path, picture in pictures.items():
-        write_atomically(path, picture)
-    closing({"wrote": args.output, "figures": ", ".join(map(str, pictures))})
+    for path, figure in figures.items():
+        write_atomically(path, figure)
+    closing({"wrote": args.output, "figures": ", ".join(map(str, figures))})
 
 
 if __name__ == "__main__":

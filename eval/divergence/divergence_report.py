@@ -118,7 +118,7 @@ def examples(rows: Sequence[Row], count: int) -> dict[str, list[Row]]:
     return {"The richest rows": richest, "Rows drawn at random": [rows[place] for place in drawn]}
 
 
-# --- pictures ----------------------------------------------------------------------------------------
+# --- figures -----------------------------------------------------------------------------------------
 
 
 def draw_rows(rows: Sequence[Row]) -> dict[str, bytes]:
