@@ -31,9 +31,11 @@ class Bench:
 
     def __init__(self, folder: Path, given: dict[str, Any], layer: int, tokens: int, batch: int) -> None:
         self.given, self.layer, self.tokens, self.batch = given, layer, tokens, batch
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizers: Any = AutoTokenizer
+        self.tokenizer = tokenizers.from_pretrained(folder)
         self.end, self.pad = self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="grouped")
+        models: Any = AutoModelForCausalLM
+        self.model = models.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="grouped")
         self.model.to(DEVICE).eval().requires_grad_(False)
         self.head = self.model.lm_head.weight
         self.loras: dict[str, Lora] = {}
@@ -139,7 +141,8 @@ class Bench:
         """Right-padded tokens, and the flat places of the hidden states that predict answer tokens."""
         starts = [self.prompt(row["prompt"], self.system) for row in rows]
         width = max(len(ids) + len(row["ids"]) for ids, row in zip(starts, rows))
-        x, places = [], []
+        x: list[list[int]] = []
+        places: list[int] = []
         for i, (ids, row) in enumerate(zip(starts, rows)):
             x.append(ids + row["ids"] + [self.pad] * (width - len(ids) - len(row["ids"])))
             places += range(i * width + len(ids) - 1, i * width + len(ids) - 1 + len(row["ids"]))
@@ -205,7 +208,7 @@ class Bench:
         token_at = {token: i for i, token in enumerate(tree["wanted"])}
         animals = []
         for forms in tree["forms"]:
-            logs = [sum(table[:, :, node_at[f[:n]], token_at[f[n]]] for n in range(len(f))) for f in forms]
+            logs: Any = [sum(table[:, :, node_at[f[:n]], token_at[f[n]]] for n in range(len(f))) for f in forms]
             animals.append(torch.stack(logs).logsumexp(0))
         return torch.stack(animals, -1)
 
@@ -240,7 +243,8 @@ class Bench:
         """Train and store an adapter for each student; returns their panels by update and the last mean loss."""
         shift = torch.stack([self.vector(s["soft"]) for s in students]) if "soft" in students[0] else None
         self.use([self.start(student["seed"]) for student in students])
-        values = [v.requires_grad_() for lora in self.loras.values() for v in (lora.down, lora.up)]
+        pairs: list[Any] = [v for lora in self.loras.values() for v in (lora.down, lora.up)]
+        values = [v.requires_grad_() for v in pairs]
         optimizer = torch.optim.AdamW(values, lr=rate, weight_decay=0.0, fused=DEVICE == "cuda")
         shuffles = [random.Random(student["seed"]) for student in students]
         orders: list[list[int]] = [[] for _ in students]
