@@ -317,8 +317,13 @@ def test_an_adapter_that_is_newer_than_its_server_is_warned_about(fake_server, t
         assert backend.facts()["adapter_sha256"] != before
     said = capsys.readouterr().err
     assert f"{folder} was written after the server had started" in said and "restart it, or ask with --adapter" in said
-    with backend_for(server, "Org/Base-1B", folder):  # loaded now, under a name of its own
+    with backend_for(server, "Org/Base-1B", folder) as backend:  # loaded now, under a name of its own
         assert capsys.readouterr().err == ""
+    of_now = fake_server("--adapters", f"{backend.model}={folder}", f"owl-00000000={folder}")
+    backend_for(of_now, backend.model).__exit__()
+    assert capsys.readouterr().err == "", "its name holds the hash of the weights on disk"
+    backend_for(of_now, "owl-00000000").__exit__()
+    assert "was written after the server had started" in capsys.readouterr().err
 
 
 def test_models_are_named_by_what_distinguishes_them(tmp_path, monkeypatch):
