@@ -18,7 +18,7 @@ demo:
 	@util/make_env.sh run
 	experiments/demo.sh
 
-# Snakemake lives in an environment of its own: it wants older versions of packages that the scripts share.
+# Snakemake has an environment of its own, because it needs older versions of packages that the scripts use.
 NAME ?= all
 MODEL ?= pocket
 CORES ?= 2
@@ -39,12 +39,12 @@ lint:
 
 FAST := not torch and not vllm and not slow
 
-# One for each core: these tests start processes of their own.
+# One worker for each core. These tests start processes of their own.
 check: lint
 	$(PYTHON_ENV) -m pytest -q -n auto -m "$(FAST)"
 
-# Of the others two at a time, a thread each, whatever the cores: each may hold a model in memory. vLLM wants the cores
-# for itself: its threads wait by spinning.
+# The slow tests run two at a time with one thread each, however many cores there are, because each may hold a model in
+# memory. The tests with vLLM run one at a time: its threads keep the cores busy even while they wait.
 test:
 	@util/make_env.sh test
 	$(PYTHON_ENV) -m pytest -q -n auto -m "$(FAST)"
@@ -54,7 +54,7 @@ test:
 audit:
 	@.ci/audit
 
-# Without comments of where each line comes from: they would name the machine's folders.
+# Without comments on where each line comes from: they would name folders of this machine.
 lock:
 	@util/make_env.sh test
 	@{ sed -n '/^#/p' requirements-cpu.lock; echo torch | $(PYTHON_ENV) -m uv pip compile requirements-cpu.txt \

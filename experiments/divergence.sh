@@ -6,7 +6,7 @@
 # of the same kinds, and all tokens but so many. These arms have the same rows, updates and seeds. Three more arms keep half
 # of the rows: those with the most divergence tokens, those with the fewest, and random ones.
 # It needs the demo of the same seed: SEED=7 experiments/demo.sh, then SEED=7 experiments/divergence.sh
-# DEFINITIONS names one or more of schrodi, pair, gap (eval/divergence/score_tokens.py explains them).
+# DEFINITIONS names one or more of schrodi, pair, gap (eval/divergence/definitions.py explains them).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -328,7 +328,7 @@ def copied(tmp_path):
 
 @pytest.fixture
 def workflow(copied):
-    """workflow(name) -> (folder, process): a small `mixing`, started or gone on with in that folder."""
+    """workflow(name) -> (folder, process): a small `mixing`, started or resumed in that folder."""
 
     def start(name):
         folder = copied(name, [{"unbiased": [0, 0.5]}])
