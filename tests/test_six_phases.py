@@ -1,4 +1,4 @@
-"""The plan's six phases on SmolLM2-135M-Instruct with real adapters: through vLLM, and through the embedded backend.
+"""The plan's six phases on SmolLM2-135M-Instruct with real adapters: through vLLM, and through the local backend.
 
 Tens of rows: this proves the chain, not the effect. Each command is the plan's, with the model's name and the counts
 changed.
@@ -27,7 +27,7 @@ def rows_of(path):
 
 
 class Box:
-    """The shell of the user's machine: runs a script in one folder and insists that it succeeds."""
+    """The shell of the user's machine: runs a script in one folder, and fails if the script fails."""
 
     def __init__(self, run_script, folder, smollm2):
         self.run_script, self.folder, self.model = run_script, folder, smollm2
@@ -132,7 +132,7 @@ def test_the_six_phases_through_vllm(run_script, smollm2, tmp_path):
 
 
 @pytest.mark.timeout(1500)
-def test_the_six_phases_through_the_embedded_engine(run_script, smollm2, tmp_path):
+def test_the_six_phases_through_the_local_backend(run_script, smollm2, tmp_path):
     box = Box(run_script, tmp_path, smollm2)
     box.phase_1()
     box.phase_2()

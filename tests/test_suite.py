@@ -83,7 +83,7 @@ def imported():
 @pytest.mark.parametrize("script", scripts(), ids=named)
 def test_help_answers_at_once_on_a_bare_python_from_anywhere(script, tmp_path):
     seconds = []
-    for _ in range(2):  # the second run has the compiled files
+    while not seconds or (len(seconds) < 2 and min(seconds) >= 1.0):  # a second run has the compiled files
         begun = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-S", script, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=30
