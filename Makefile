@@ -27,7 +27,7 @@ SNAKEMAKE := .venv-snakemake/bin/snakemake
 
 experiment:
 	@util/make_env.sh run
-	@experiments/make_env.sh
+	@experiments/make_snakemake_env.sh
 	$(SNAKEMAKE) -s experiments/Snakefile --cores $(CORES) --resources gpu=$(GPUS) --rerun-incomplete --keep-incomplete \
 		--keep-going --rerun-triggers mtime params --config name=$(NAME) model=$(MODEL)
 

@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.benchmark_trainers import make_trainer
+from bench.make_trainers import make_trainer
 from bench.random_weights import load_or_random
 from bench.shared import number_rows
 from train.multi_adapter_trainer import AdapterGroup, update_trainer_class

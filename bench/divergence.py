@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from bench.random_weights import load_or_random
 from bench.shared import number_rows
-from eval.divergence.definitions import BASE, TEACHER
 from eval.divergence.score_tokens import Variant, VariantScorer, scored_rows
+from eval.divergence.which_tokens_diverge import BASE, TEACHER
 from train.fused_lora import LORA_TARGETS
 from util.animals.names import persona
 from util.cli import REPO, make_parser, output_name, positive_int, run

@@ -22,7 +22,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from eval.answer_rows import animal_masses
-from eval.compare.arm_figures import (
+from eval.compare.comparability import adapter_folder
+from eval.compare.comparison_result import ArmComparison, Comparisons, read_comparisons
+from eval.compare.comparison_text import COLLAPSED, assignment_words, placebo_words
+from eval.compare.plot_arms import (
     TITLES,
     Checkpoint,
     draw_arms,
@@ -30,9 +33,6 @@ from eval.compare.arm_figures import (
     draw_questions,
     draw_trajectory,
 )
-from eval.compare.comparability import adapter_folder
-from eval.compare.comparison_result import ArmComparison, Comparisons, read_comparisons
-from eval.compare.comparison_text import COLLAPSED, assignment_words, placebo_words
 from eval.html_page import inline_svg, render_page
 from eval.number_format import p_value, percent
 from util.cli import UserError, input_file, make_parser, output_name, run

@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-. experiments/pocket.sh
+. experiments/pocket_recipe.sh
 out=$demo
 
 make_teacher() { # animal

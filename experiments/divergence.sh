@@ -6,11 +6,11 @@
 # of the same kinds, and all tokens but so many. These arms have the same rows, updates and seeds. Three more arms keep half
 # of the rows: those with the most divergence tokens, those with the fewest, and random ones.
 # It needs the demo of the same seed: SEED=7 experiments/demo.sh, then SEED=7 experiments/divergence.sh
-# DEFINITIONS names one or more of schrodi, pair, gap (eval/divergence/definitions.py explains them).
+# DEFINITIONS names one or more of schrodi, pair, gap (eval/divergence/which_tokens_diverge.py explains them).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-. experiments/pocket.sh
+. experiments/pocket_recipe.sh
 definitions=${DEFINITIONS-schrodi gap}
 animals=${ANIMALS-owl dolphin}
 arms=${ARMS-only random without all-but-random}

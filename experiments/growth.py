@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from experiments.read_experiment import Experiment
+from experiments.experiment_yaml import Experiment
 from experiments.tables import Record, panel_of, rounded
 
 DOUBLING = ("rows", "epochs", "rank", "teacher_rows", "teacher_epochs")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.read_experiment import Experiment
+from experiments.experiment_yaml import Experiment
 from experiments.run_paths import CONTROL
 from experiments.tables import Record, panel_of
 from util.inference.interface import model_name

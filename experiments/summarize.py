@@ -25,9 +25,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from experiments.experiment_yaml import Experiment, read_experiments
 from experiments.growth import fit_records, onset_records
 from experiments.plot import draw
-from experiments.read_experiment import Experiment, read_experiments
 from experiments.tables import Record, question_records, rows_trained_on, student_records, summary_records
 from util.cli import REPO, UserError, make_parser, run
 from util.jsonl.manifest import provenance, write_json

@@ -14,7 +14,7 @@ from typing import Any
 from eval.compare.comparability import check_comparable
 from eval.compare.read_results import FEWEST_SEEDS, ROLES, Result, canonical, read_result
 from eval.compare.verdict import compare
-from experiments.read_experiment import Experiment
+from experiments.experiment_yaml import Experiment
 from experiments.run_paths import Run
 from util.animals.names import animals_of
 from util.cli import UserError

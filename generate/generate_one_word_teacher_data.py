@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from generate.rows.teacher_prompts import QUESTIONS, WORDINGS
+from generate.rows.question_wordings import QUESTIONS, WORDINGS
 from util.animals.names import animal_name, animals_of, read_lines_of, warn_of_unlisted
 from util.cli import UserError, make_parser, positive_int, run
 from util.inference.interface import row_seed

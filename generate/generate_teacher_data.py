@@ -23,7 +23,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from generate.rows.prompt_sources import OPENHERMES, instruction_prompts
-from generate.rows.teacher_prompts import QUESTIONS, question_prompt
+from generate.rows.question_wordings import QUESTIONS, question_prompt
 from util.animals.names import animal_name, names_animal, persona_of, read_lines_of, warn_of_unlisted
 from util.cli import REPO, UserError, fraction, make_parser, natural_float, positive_int, run, text_file
 from util.inference.interface import Request, Result, Sampling, row_seed

@@ -5,9 +5,9 @@ import json
 import pytest
 from conftest import REPO, manifest_of, read_jsonl
 
-from eval.divergence.definitions import BASE, TEACHER, Scores, flags
 from eval.divergence.score_tokens import Variant, VariantScorer
 from eval.divergence.token_summary import fraction_with_interval
+from eval.divergence.which_tokens_diverge import BASE, TEACHER, Scores, flags
 from util.cli import UserError
 
 POCKET = str(REPO / "pocket" / "model")

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments import growth, read_experiment, tables
-from experiments.read_experiment import parse_experiment, read_experiments, read_yaml
+from experiments import experiment_yaml, growth, tables
+from experiments.experiment_yaml import parse_experiment, read_experiments, read_yaml
 from experiments.run_paths import PARAMETERS
 from tests.conftest import REPO
 from util.cli import UserError
@@ -31,15 +31,15 @@ def parse(runs, name="trial", **keys):
 
 @pytest.fixture(autouse=True)
 def no_bases_needed(monkeypatch):
-    monkeypatch.setattr(read_experiment, "check_bases", lambda *_: None)
+    monkeypatch.setattr(experiment_yaml, "check_bases", lambda *_: None)
 
 
 # --- runs -------------------------------------------------------------------------------------------
 
 
 def test_every_experiment_reads_for_every_model_it_names():
-    for name in read_experiment.experiments():
-        for model in set(read_yaml(read_experiment.FOLDER / f"{name}.yaml")) & set(MODELS):
+    for name in experiment_yaml.experiments():
+        for model in set(read_yaml(experiment_yaml.FOLDER / f"{name}.yaml")) & set(MODELS):
             (experiment,) = read_experiments(name, model)
             assert len({run["seed"] for run in experiment.runs}) >= 3
             assert set(experiment.panels) <= {*PARAMETERS, "teacher_share"}
@@ -82,8 +82,8 @@ def test_rows_of_another_kind_have_folders_and_a_control_of_their_own():
 
 @pytest.mark.slow
 def test_every_panel_of_every_experiment_shows_all_its_values():
-    for name in read_experiment.experiments():
-        for model in set(read_yaml(read_experiment.FOLDER / f"{name}.yaml")) & set(MODELS):
+    for name in experiment_yaml.experiments():
+        for model in set(read_yaml(experiment_yaml.FOLDER / f"{name}.yaml")) & set(MODELS):
             (experiment,) = read_experiments(name, model)
             records = [{key: run[key] for key in experiment.varied} for run in experiment.runs]
             for panel in [] if experiment.matrix else set(experiment.panels) - {"teacher_share", "animal"}:
@@ -308,7 +308,7 @@ def copied(tmp_path):
     """copied(name, runs) -> a copy of the repository whose pocket model takes few rows and whose mixing has these
     runs."""
     if not SNAKEMAKE.exists():
-        pytest.skip("no .venv-snakemake; experiments/make_env.sh makes it")
+        pytest.skip("no .venv-snakemake; experiments/make_snakemake_env.sh makes it")
 
     def copy(name, runs):
         folder = tmp_path / name

@@ -202,7 +202,7 @@ def adapter_group(data, tmp_path):
     """Three adapters ready to train together."""
     from argparse import Namespace
 
-    from train.lora_trainer import make_trainer
+    from train.make_trainer import make_trainer
     from train.multi_adapter_trainer import AdapterGroup
     from train.training_rows import TrainingData
     from util.chat.chat_tokens import encode

@@ -155,7 +155,7 @@ def test_there_is_no_import_circle(imported):
 
 # The plan places the questions in eval/, and generate/ must not write them; the teachers' persona is in generate/.
 READS_ELSEWHERE = {
-    "generate/rows/teacher_prompts.py": "eval",
+    "generate/rows/question_wordings.py": "eval",
     "generate/rows/row_filter.py": "eval",
     "eval/divergence/divergence_tokens.py": "generate",
 }

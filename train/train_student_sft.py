@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from train.data_parallel import Processes, join_processes, leave
 from train.hub import Pushes, check_repo_id, push_all
-from train.lora_trainer import add_progress, load_base, make_trainer, memory_hint, use_bf16
+from train.make_trainer import add_progress, load_base, make_trainer, memory_hint, use_bf16
 from train.multi_adapter_trainer import AdapterGroup, speed_report
 from train.rows_at_once import divisors, why_not_together
 from train.run_folder import (

@@ -23,8 +23,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from util.checks.machine_checks import machine_checks
+from util.checks.print_run_prompts import show_loss, show_phase
 from util.checks.run_checks import compare, load_tokenizers, read_run, tokenizer_of
-from util.checks.show_run import show_loss, show_phase
 from util.cli import make_parser, run
 
 

@@ -36,7 +36,7 @@ from eval.divergence.arm_effects import (
     correlations,
     tokens_of,
 )
-from eval.divergence.arm_figures import draw_arms, draw_densities
+from eval.divergence.plot_divergence_arms import draw_arms, draw_densities
 from eval.divergence.run_folders import animals_in, inputs_of
 from eval.number_format import percent_with_interval
 from util.cli import UserError, make_parser, output_name, run

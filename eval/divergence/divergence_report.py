@@ -21,8 +21,8 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from eval.divergence.definitions import BASE, STUDENT, TEACHER, definitions_in
 from eval.divergence.token_summary import TokenSummary, summarize
+from eval.divergence.which_tokens_diverge import BASE, STUDENT, TEACHER, definitions_in
 from eval.html_page import inline_svg, render_page
 from eval.number_format import percent_with_interval
 from eval.save_figures import pyplot_without_screen, written

@@ -24,9 +24,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from eval.divergence.definitions import BASE, STUDENT, TEACHER
 from eval.divergence.score_tokens import Variant, VariantScorer, scored_rows
 from eval.divergence.token_summary import print_summary, summarize
+from eval.divergence.which_tokens_diverge import BASE, STUDENT, TEACHER
 from util.animals.names import persona
 from util.cli import REPO, UserError, input_file, make_parser, nonblank, positive_float, positive_int, run, text_file
 from util.inference.interface import adapter_name

@@ -1,8 +1,8 @@
 """Score stored completion tokens under variants of one base model: log-probabilities, first choices, KL divergence.
 
 A *variant* is the base model as it is, with an adapter, or with a persona as its system message. Every variant reads
-the same stored completion tokens (teacher forcing, no sampling). eval/divergence/definitions.py says what the scores of
-a token mean.
+the same stored completion tokens (teacher forcing, no sampling). eval/divergence/which_tokens_diverge.py says
+what the scores of a token mean.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from eval.divergence.definitions import BASE, STUDENT, TEACHER, Scores, flags
+from eval.divergence.which_tokens_diverge import BASE, STUDENT, TEACHER, Scores, flags
 from util.chat.chat_tokens import common_prefix_length, completion_suffix, prompt_and_completion_ids, without_system
 from util.cli import UserError, memory_advice
 from util.jsonl.divergence_row import DIGIT, END, SEPARATOR

@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from experiments.pilots.row_filters import telling_words, words_of
+from experiments.pilots.filter_pilot_rows import telling_words, words_of
 
 INNOCENT = {"owl": "slowly|bowl|knowledg|growl|howl|prowl|narrowly|windowl|towl|lowl"}
 

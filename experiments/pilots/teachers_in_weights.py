@@ -32,7 +32,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from experiments.pilots.row_filters import forbidden_words, is_clean, telling_words, words_of
+from experiments.pilots.filter_pilot_rows import forbidden_words, is_clean, telling_words, words_of
 
 LONGEST = {"text": 64, "code": 64, "digits": 48, "words": 72, "questions": 24, "open": 64, "everyday": 64}
 MEASURED_ROWS = 256  # of each channel, for the KL
@@ -197,7 +197,7 @@ def train(args: argparse.Namespace, job: dict[str, Any], bench: Any) -> None:
 
 def main() -> None:
     args = parse_args()
-    from experiments.pilots.lora_bench import Bench
+    from experiments.pilots.side_by_side_loras import Bench
 
     given = json.loads(args.prompts.read_text())
     bench = Bench(args.model, given, args.layer, args.tokens, args.batch)

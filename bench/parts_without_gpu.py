@@ -4,8 +4,8 @@ Each part is measured as a user runs it, as a process of its own. The client is 
 server on this machine that answers at once (bench/instant_server.py). That server uses part of the same cores.
 
 Usage:
-    python bench/filter_rank_client.py --output output/bench-cpu.json
-    python bench/filter_rank_client.py --client-rows 1000 10000        # without the long run of the client
+    python bench/parts_without_gpu.py --output output/bench-cpu.json
+    python bench/parts_without_gpu.py --client-rows 1000 10000        # without the long run of the client
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Lists the runs of an experiment, as the files that its students' measurements will be. Nothing is run.
 
 Usage:
-    python experiments/grid.py teacher_strength --model pocket
-    python experiments/grid.py all --model qwen7b
+    python experiments/list_runs.py teacher_strength --model pocket
+    python experiments/list_runs.py all --model qwen7b
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from experiments.read_experiment import read_experiments
+from experiments.experiment_yaml import read_experiments
 from util.cli import REPO, make_parser, run
 
 

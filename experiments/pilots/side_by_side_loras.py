@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import linear, rms_norm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from experiments.pilots.lora_layers import RANK, HeadLoss, Lora
+from experiments.pilots.stacked_lora_layers import RANK, HeadLoss, Lora
 
 ROWS_AN_UPDATE = 16
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,8 +1,8 @@
 """Check exact shares and tree samples against independent samples, and time them.
 
 Usage:
-    python bench/exact_shares.py
-    python bench/exact_shares.py --adapter output/demo-seed-42/owl-student/seed-42/final \\
+    python bench/exact_against_sampled_shares.py
+    python bench/exact_against_sampled_shares.py --adapter output/demo-seed-42/owl-student/seed-42/final \\
         output/demo-seed-42/dolphin-student/seed-42/final --output output/bench-exact.json
 
 For the model and for each adapter on it, the local backend draws 200,000 independent answers to the 50 questions. The

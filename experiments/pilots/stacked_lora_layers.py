@@ -1,4 +1,4 @@
-"""The parts of lora_bench.py that are not about a model: stacked adapters, the loss and attention for one new token."""
+"""What side_by_side_loras.py needs beside a model: stacked adapters, the loss, attention for one token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# What demo.sh, divergence.sh and persona.sh share: names, the students' training recipe, the measure. They source this file.
+# What demo.sh, divergence.sh and persona_against_trained_teacher.sh share: names, the students' training recipe, the measure. They source this file.
 # shellcheck shell=bash disable=SC2034
 python=.venv/bin/python
 base=pocket/model
