@@ -22,13 +22,12 @@ demo:
 NAME ?= all
 MODEL ?= pocket
 CORES ?= 2
-GPUS := $(shell nvidia-smi -L 2>/dev/null | wc -l)
-SNAKEMAKE := .venv-snakemake/bin/snakemake
+GPUS = $(shell util/gpus.sh | wc -l)
 
 experiment:
 	@util/make_env.sh run
 	@experiments/make_snakemake_env.sh
-	$(SNAKEMAKE) -s experiments/Snakefile --cores $(CORES) --resources gpu=$(GPUS) --rerun-incomplete --keep-incomplete \
+	experiments/snakemake.sh --cores $(CORES) --resources gpu=$(GPUS) --rerun-incomplete --keep-incomplete \
 		--keep-going --rerun-triggers mtime params --config name=$(NAME) model=$(MODEL)
 
 lint:

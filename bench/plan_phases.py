@@ -138,5 +138,5 @@ def asking_facts(path: Path) -> dict[str, Any]:
     """Answers, tokens and seconds of a file of rows or results, from its manifest."""
     manifest = Manifest.read(path) or Manifest()
     rows, counts = manifest.rows, manifest.counts
-    answers = rows["kept"] + sum(rows["rejected"].values())
+    answers = counts.get("counted_rows") or rows["kept"] + sum(rows["rejected"].values())
     return {"kind": "asking", "rows": answers, "tokens": counts["answer_tokens"], "work_seconds": counts["seconds"]}

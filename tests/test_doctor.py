@@ -359,6 +359,16 @@ def test_packages_that_are_missing_or_older_are_named(tmp_path):
     assert not older.broken and "(999.1 wanted)" in older.found and older.advice == "run: make setup"
 
 
+def test_a_package_with_extras_a_marker_or_a_comment_is_checked(tmp_path):
+    found = checks_of(tmp_path, "pytest[dev, x]==999.1\nno.such-package==1.0 ; python_version > '3'  # why\n")
+    assert "(999.1 wanted)" in found["pytest"].found and found["no.such-package"].broken
+    for name in ("requirements.txt", "requirements-cpu.txt"):
+        assert {"openai", "torch", "peft"} <= set(machine_checks.pinned_packages(REPO / name))
+    (tmp_path / "requirements.txt").write_text("pytest==9.0\npandas>=2\n")
+    with pytest.raises(ValueError, match="'pandas>=2' is not a line such as"):
+        machine_checks.pinned_packages(tmp_path / "requirements.txt")
+
+
 @pytest.mark.parametrize(("older", "newer"), [("2.9.0", "2.13.0+cpu"), ("1.2", "1.2.1"), ("0.9", "1.0")])
 def test_versions_are_compared_by_number(older, newer):
     assert machine_checks.numbers_of(older) < machine_checks.numbers_of(newer)
@@ -372,6 +382,72 @@ def test_a_gpu_without_bf16_or_unused_by_torch_is_reported(monkeypatch):
     assert one.found == "A100, 81920 MiB, 81000 MiB free, bf16" and not one.advice
     assert "no bf16" in two.found and "leave out --bf16" in two.advice
     assert torch.broken and "CPU build" in torch.found
+
+
+FAKE_SMI = """#!/bin/sh
+# One GPU split in two by MIG, eight GPUs, or a driver that fails.
+case "$MACHINE $*" in
+"mig -L") printf 'GPU 0: NVIDIA A100 (UUID: GPU-aaaa)\\n  MIG 3g.20gb     Device  0: (UUID: MIG-bbbb)\\n'
+          printf '  MIG 3g.20gb     Device  1: (UUID: MIG-cccc)\\nGPU 1: NVIDIA A100 (UUID: GPU-dddd)\\n' ;;
+"eight -L") for i in 0 1 2 3 4 5 6 7; do echo "GPU $i: NVIDIA H100 (UUID: GPU-$i)"; done ;;
+*) echo "No devices were found"; exit 6 ;;
+esac
+"""
+
+
+@pytest.fixture
+def gpu_machine(tmp_path, monkeypatch):
+    """gpu_machine("mig", "0,1") -> the environment of such a machine with this CUDA_VISIBLE_DEVICES."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(FAKE_SMI)
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+
+    def machine(kind, visible):
+        monkeypatch.setenv("MACHINE", kind)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    return machine
+
+
+GPU_MACHINES = [
+    ("eight", None, ["0", "1", "2", "3", "4", "5", "6", "7"]),
+    ("eight", "3", ["3"]),
+    ("eight", "5,2,-1,4", ["5", "2"]),
+    ("eight", "", []),
+    ("eight", "-1", []),
+    ("mig", None, ["MIG-bbbb", "MIG-cccc", "1"]),
+    ("mig", "MIG-cccc", ["MIG-cccc"]),
+    ("none", None, []),
+]
+
+
+@pytest.mark.parametrize(("kind", "visible", "expected"), GPU_MACHINES)
+def test_the_gpus_of_a_run_are_those_that_the_scheduler_and_mig_leave_it(gpu_machine, kind, visible, expected):
+    gpu_machine(kind, visible)
+    assert machine_checks.usable_gpus() == expected
+    makefile = subprocess.run(["make", "-n", "experiment"], cwd=REPO, capture_output=True, text=True)
+    assert f"--resources gpu={len(expected)} " in makefile.stdout
+    lines = list(machine_checks.check_usable_gpus({"eight": 8, "mig": 2, "none": 0}[kind], expected))
+    assert bool(lines) == ((kind, visible) not in {("eight", None), ("none", None)})
+    if lines and not expected:
+        assert lines[0].found == "none of 8" and "CUDA_VISIBLE_DEVICES hides them" in lines[0].advice
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="no flock here")
+@pytest.mark.parametrize(("kind", "visible", "expected"), [*GPU_MACHINES[1:5], *GPU_MACHINES[5:]])
+def test_each_command_gets_one_gpu_of_its_own(gpu_machine, kind, visible, expected):
+    gpu_machine(kind, visible)
+    command = [REPO / "experiments" / "run_on_a_free_gpu.sh", "sh", "-c", 'echo "<$CUDA_VISIBLE_DEVICES>"; read wait']
+    started = [subprocess.Popen(command, stdin=-1, stdout=-1, text=True) for _ in expected or [""]]
+    seen = [process.stdout.readline().strip() for process in started]
+    for process in started:
+        process.communicate("\n")
+    assert sorted(seen) == sorted(f"<{name}>" for name in expected or [visible or ""])
 
 
 def test_a_server_that_answers_is_named_and_a_missing_one_is_broken_only_when_asked_for(

@@ -316,7 +316,8 @@ def copied(tmp_path):
             for room in ("generate", "train", "eval", "util", "pocket", "experiments"):
                 ignored = shutil.ignore_patterns("__pycache__", "results")
                 shutil.copytree(REPO / room, folder / room, symlinks=True, ignore=ignored)
-            (folder / ".venv").symlink_to((REPO / ".venv").resolve())
+            for name in (".venv", ".venv-snakemake"):
+                (folder / name).symlink_to((REPO / name).resolve())
             models = {**MODELS, "pocket": MODELS["pocket"] | {"defaults": MODELS["pocket"]["defaults"] | TINY}}
             (folder / "experiments" / "models.yaml").write_text(yaml.safe_dump(models))
             mixing = {"question": "?", "panels": ["unbiased"], "pocket": runs}
@@ -332,7 +333,7 @@ def workflow(copied):
 
     def start(name):
         folder = copied(name, [{"unbiased": [0, 0.5]}])
-        command = [str(SNAKEMAKE), "-s", "experiments/Snakefile", "--cores", "1", "--rerun-incomplete", "--nolock"]
+        command = ["experiments/snakemake.sh", "--cores", "1", "--rerun-incomplete"]
         with (folder / "log.txt").open("ab") as log:
             return folder, subprocess.Popen(
                 [*command, "--config", "name=mixing"], cwd=folder, stdout=log, stderr=log, start_new_session=True
@@ -387,6 +388,37 @@ def test_what_experiments_share_is_done_once_and_never_again(pretended):
     assert "rule student" in plan and "have changed" not in plan
     assert "rule teacher:" not in plan
     assert len(asked) == len(set(asked))
+
+
+@pytest.mark.slow
+def test_after_a_kill_the_same_command_continues_but_never_beside_a_living_snakemake(copied):
+    folder = copied("killed", [{"unbiased": [0]}])
+    waiting = "#!/usr/bin/env bash\n[ -e go ] || { touch asked; sleep 60; }\n" + PRETENDER.partition("\n")[2]
+    (folder / "pretender").write_text(waiting)
+    (folder / "pretender").chmod(0o755)
+
+    def start():
+        command = ["experiments/snakemake.sh", "--cores", "1", "--rerun-incomplete", "--config", "name=mixing"]
+        return subprocess.Popen(
+            [*command, "python=./pretender"], cwd=folder, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    first = start()
+    try:
+        deadline = time.monotonic() + 60
+        while not (folder / "asked").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        said, _ = (second := start()).communicate(timeout=60)
+        assert second.returncode == 1 and "Snakemake still works in this folder (process" in said, said
+        assert first.poll() is None and list((folder / ".snakemake/locks").iterdir())
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+    (folder / "go").touch()
+    said, _ = (third := start()).communicate(timeout=300)
+    assert third.returncode == 0 and "removing the lock of a Snakemake that was killed" in said, said[-3000:]
+    assert not list(folder.glob(".snakemake/locks/*"))
 
 
 @pytest.mark.slow

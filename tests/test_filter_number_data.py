@@ -323,6 +323,20 @@ def test_train_command_starts_from_the_base_model_of_the_rows(tmp_path):
     )
 
 
+def test_rows_that_are_filtered_twice_keep_the_settings_and_the_prompt_they_were_made_with(tmp_path):
+    source = write(tmp_path / "x.jsonl", [row("1, 2"), row("3, 4", id=1)])
+    settings = {"script": "generate_llm_number_data", "animal": "owl", "model": {"model": "Org/Base-1B"}}
+    prompt = {"base_model": "Org/Base-1B", "messages": [{"role": "user", "content": PROMPT}], "token_ids": "1 2"}
+    made = {"settings": settings, "counts": {"prompt": prompt}}
+    (tmp_path / "x.jsonl.manifest.json").write_text(json.dumps(made))
+    once = filter_file(source, NumberRule()).path
+    twice = filter_file(once, NumberRule(("owl",)), tmp_path / "twice.jsonl").path
+    for path in (once, twice):
+        manifest = manifest_of(path)
+        assert (manifest["source_settings"], manifest["source_prompt"]) == (settings, prompt)
+    assert "--base-model Org/Base-1B " in train_command(filter_file(twice, NumberRule()), NumberRule())
+
+
 # --- the script --------------------------------------------------------------------------------------
 
 

@@ -259,6 +259,73 @@ def test_a_resumed_run_keeps_the_sessions_before_it(tmp_path, monkeypatch):
     assert set(manifest["earlier_sessions"][0]) == {"command", "git", "python", "packages"}
 
 
+class StoppingBackend:
+    """Answers `answers` prompts of two tokens each, then fails as a server does."""
+
+    base_model = "base"
+
+    def __init__(self, answers):
+        self.answers = answers
+
+    def generate(self, requests, sampling, done):
+        from util.inference.interface import Answer, Result
+
+        left = [request for request in requests if not set(request.ids) <= done]
+        for request in left[: self.answers]:
+            time.sleep(0.06)
+            yield Result(request, [Answer("5", [7, 8], "stop")], None, [request.ids[0]])
+        if len(left) > self.answers:
+            raise UserError("the server has gone")
+
+
+def ask_in_sessions(path, answers, total=6):
+    """Ask for `total` rows, in sessions that get so many answers each."""
+    from util.inference.interface import Request, Sampling
+    from util.inference.request_loop import run_requests
+
+    requests = [Request((i,), [{"role": "user", "content": str(i)}], i) for i in range(total)]
+    for count in answers:
+        with open_rows(path) as out:
+            try:
+                run_requests(
+                    out, StoppingBackend(count), requests, Sampling(8), lambda result: [row(result.request.ids[0])],
+                    total, counts={"adapter": "a"},
+                )  # fmt: skip
+            except UserError:
+                assert manifest_of(path)["state"] == "running"
+
+
+def test_tokens_seconds_and_prompt_of_a_resumed_run_are_those_of_all_its_sessions(tmp_path):
+    path = tmp_path / "x.jsonl"
+    ask_in_sessions(path, [3, 2, 0, 4])
+    counts = manifest_of(path)["counts"]
+    assert (counts["answer_tokens"], counts["counted_rows"], counts["adapter"]) == (12, 6, "a")
+    assert counts["seconds"] >= 0.3 and counts["prompt"]["messages"][0]["content"] == "0"
+    before = counts
+    ask_in_sessions(path, [9])
+    assert manifest_of(path)["counts"] == before
+
+
+def test_a_run_killed_after_its_last_row_keeps_what_it_had_counted(tmp_path):
+    path = tmp_path / "x.jsonl"
+    ask_in_sessions(path, [6])
+    written = manifest_of(path)
+    # As a SIGKILL at the very end leaves it:
+    manifest_path(path).write_text(json.dumps({**written, "state": "running"}))
+    ask_in_sessions(path, [0])
+    assert manifest_of(path)["state"] == "complete" and manifest_of(path)["counts"] == written["counts"]
+
+
+def test_after_a_sigkill_the_counts_say_over_how_many_rows_they_are(tmp_path, monkeypatch):
+    path = tmp_path / "x.jsonl"
+    monkeypatch.setattr(RowFile, "_save_counts", lambda self: None)  # what a SIGKILL leaves: no end of the session
+    ask_in_sessions(path, [4])
+    monkeypatch.undo()
+    ask_in_sessions(path, [2])
+    counts = manifest_of(path)["counts"]
+    assert (counts["counted_rows"], counts["answer_tokens"], manifest_of(path)["rows"]["kept"]) == (2, 4, 6)
+
+
 def test_the_manifest_says_how_the_file_was_made(tmp_path):
     source = tmp_path / "prompts.txt"
     source.write_text("hello")

@@ -110,8 +110,8 @@ def _manifest(source: Path, rule: Rule, started: str, kept: int, rejected: Count
         "complete",
         Manifest(started=started),
         [source],
-        source_settings=before.settings or None,
-        source_prompt=before.counts.get("prompt"),
+        source_settings=before.origin or None,  # of a file that was filtered before: of the rows that it was made from
+        source_prompt=before.prompt or None,
         rows={"kept": kept, "rejected": dict(rejected)},
         sha256=digest,
     )

@@ -40,6 +40,7 @@ def machine_checks() -> Iterator[Check]:
     yield check_python()
     yield from check_packages(REPO / ("requirements.txt" if gpus else "requirements-cpu.txt"))
     yield from check_gpus(gpus)
+    yield from check_usable_gpus(len(gpus), usable_gpus())
     yield from check_orphans()
     yield check_disk()
     yield Check("W&B login", "yes" if wandb_login() else "no: runs are logged offline")
@@ -56,13 +57,26 @@ def check_python() -> Check:
 
 def check_packages(requirements: Path) -> Iterator[Check]:
     """The packages of a requirements file: one line for all that are as wanted or newer, one for each other package."""
-    wanted = dict(re.findall(r"^([\w-]+)==([\w.]+)", requirements.read_text("utf-8"), re.MULTILINE))
+    wanted = pinned_packages(requirements)
     found = {name: installed_version(name) for name in wanted}
     good = [name for name, version in found.items() if version and numbers_of(version) >= numbers_of(wanted[name])]
     yield Check("packages", f"{len(good)} of {len(wanted)} as in {requirements.name}, or newer")
     for name in [name for name in wanted if name not in good]:
         version = found[name]
         yield Check(name, f"{version or 'missing'} ({wanted[name]} wanted)", "run: make setup", broken=version is None)
+
+
+def pinned_packages(requirements: Path) -> dict[str, str]:
+    """{package: version} of a requirements file. Raises ValueError for a line that is not `name==version`: a package
+    that is not understood would never be checked."""
+    lines = [line.partition("#")[0].strip() for line in requirements.read_text("utf-8").split("\n")]
+    found = {}
+    for line in filter(None, lines):
+        pin = re.fullmatch(r"([\w.-]+)(?:\[[\w, -]+\])?==([\w.+!]+)(?:\s*;.*)?", line)  # extras are left out
+        if pin is None:
+            raise ValueError(f"{requirements}: {line!r} is not a line such as name==1.2.3")
+        found[pin[1]] = pin[2]
+    return found
 
 
 def installed_version(name: str) -> str | None:
@@ -99,6 +113,27 @@ def check_gpus(gpus: list[list[str]]) -> Iterator[Check]:
         yield Check("GPU", f"{name}, {memory}, {free} free, {'bf16' if bf16 else 'no bf16'}", advice)
     if gpus and "+cpu" in (installed_version("torch") or ""):
         yield Check("torch", "a CPU build on a machine with a GPU", "remove .venv and run: make setup", broken=True)
+
+
+def usable_gpus() -> list[str]:
+    """The names that util/gpus.sh prints: `CUDA_VISIBLE_DEVICES` is obeyed, and the parts of a MIG GPU are counted."""
+    try:
+        done = subprocess.run([REPO / "util" / "gpus.sh"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.split() if done.returncode == 0 else []
+
+
+def check_usable_gpus(there: int, usable: list[str]) -> Iterator[Check]:
+    """A line if a run sees other GPUs than the machine has. there: how many the machine has."""
+    hidden = "CUDA_VISIBLE_DEVICES" in os.environ
+    parts = [name for name in usable if name.startswith("MIG-")]
+    if there and not usable:
+        why = "CUDA_VISIBLE_DEVICES hides them" if hidden else "nvidia-smi -L lists none"
+        yield Check("usable GPUs", f"none of {there}", f"{why}: everything runs on the CPU")
+    elif there and (len(usable) != there or parts):
+        why = " (MIG parts)" if parts else " (CUDA_VISIBLE_DEVICES)" if hidden else ""
+        yield Check("usable GPUs", f"{', '.join(usable)}{why}; the machine has {there}")
 
 
 def check_orphans() -> Iterator[Check]:

@@ -31,27 +31,32 @@ def run_requests(
     rows_of: the rows of one result, with its ids; a row with a "rejected" key is not data.
     total: rows expected, for the progress display. limit: keep at most so many rows, those with the lowest ids.
     note: what the progress display shows beside the rate. counts: further facts for the manifest.
-    Returns the closing facts: path, rows, rejects by reason, time and tokens.
+    The manifest's answer_tokens and seconds are sums over all sessions; counted_rows says over how many rows, which
+    are fewer only after a SIGKILL.
+    Returns the closing facts of this session: path, rows, rejects by reason, time and tokens.
     """
     if out.complete:
         say(f"{out.path} is already finished; --overwrite starts again from the beginning")
         if out.settings["model"].get("adapter_sha256", "") is None:
             say("(the server's adapter cannot be read from here; one retrained under the same name is not noticed)")
         return out.facts()
-    tokens, prompt, base_model = 0, None, backend.base_model
+    tokens, seconds = 0, 0.0
     with stop_on_signal() as stop, Progress(total, out.kept) as progress:
         # Closed at once when a row cannot be written. The garbage collector would cancel the requests in flight only
         # after the backend is closed.
         with closing(backend.generate(stop.until(requests), sampling, out.done)) as results:
             for result in results:
-                before = out.kept
-                if prompt is None and result.answers:
-                    prompt = prompt_entry(base_model, result.request.messages, result.prompt_ids)
+                kept, done = out.kept, len(out.done)
+                if not out.counts.get("prompt") and result.answers:
+                    out.counts["prompt"] = prompt_entry(backend.base_model, result.request.messages, result.prompt_ids)
                 out.append(rows_of(result))
-                tokens += sum(len(answer.token_ids or ()) for answer in result.answers)
-                progress.add(out.kept - before, note())
+                new_tokens = sum(len(answer.token_ids or ()) for answer in result.answers)
+                tokens, passed, seconds = tokens + new_tokens, progress.seconds - seconds, progress.seconds
+                out.add_counts(answer_tokens=new_tokens, seconds=passed, counted_rows=len(out.done) - done)
+                progress.add(out.kept - kept, note())
         stop.raise_if_requested()
-    facts = {"answer_tokens": tokens, "seconds": round(progress.seconds, 1), "prompt": prompt}
-    out.finish(limit=limit, counts={**facts, **(counts or {})})
+    out.add_counts(answer_tokens=0, seconds=progress.seconds - seconds, counted_rows=0)
+    out.counts["seconds"] = round(out.counts["seconds"], 1)
+    out.finish(limit=limit, counts=counts)
     rate = f"{progress.new / max(progress.seconds, 1e-9):.1f} rows/s"
     return {**out.facts(), "time": f"{duration(progress.seconds)} ({rate})", "answer tokens": f"{tokens:,}"}

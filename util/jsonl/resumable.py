@@ -37,6 +37,7 @@ from util.jsonl.rows import Row, dump_row, parse_row, read_lines, row_problem
 from util.terminal import counted, say
 
 FSYNC_SECONDS = 2.0
+COUNTS_SECONDS = 30.0
 TORN = "torn last line"
 
 
@@ -146,9 +147,11 @@ class RowFile:
         self.complete = False
         self.rejected: Counter[str] = Counter()
         self.kept = 0
+        self.counts: dict[str, Any] = {}
+        """further facts for the manifest, over all sessions; see `add_counts`"""
         self._file: Any = None
         self._lock: Any = None
-        self._synced = time.monotonic()
+        self._synced = self._counts_saved = time.monotonic()
 
     def __enter__(self) -> RowFile:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,6 +167,7 @@ class RowFile:
         if self._file is not None:
             self._file.close()
             self._file = None
+            self._save_counts()
         self._lock.release()
 
     def _open(self) -> None:
@@ -179,6 +183,7 @@ class RowFile:
         if state is State.NEW:  # what an older run left beside it does not belong to this run
             before = None
             self.rejects.unlink(missing_ok=True)
+        self.counts = dict(before.counts) if before else {}
         if state is State.EXTENDED:
             self.path.replace(self.partial)
         self._write_manifest("running", before)
@@ -259,6 +264,25 @@ class RowFile:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
 
+    def add_counts(self, **more: float) -> None:
+        """Add to facts of the manifest, such as tokens and seconds. They are sums over all sessions of this output.
+
+        They reach the disk every half minute and at the end of a session: a SIGKILL loses at most the last of them.
+        """
+        for name, value in more.items():
+            self.counts[name] = self.counts.get(name, 0) + value
+        if time.monotonic() - self._counts_saved > COUNTS_SECONDS:
+            self._save_counts()
+
+    def _save_counts(self) -> None:
+        """Put the counts into the manifest of the unfinished file; nothing else in it has changed."""
+        self._counts_saved = time.monotonic()
+        path = manifest_path(self.path)
+        with suppress(OSError):  # on a full disk the rows cannot be written either, and their error is the one to see
+            manifest = json.loads(path.read_text("utf-8"))
+            if manifest["counts"] != self.counts:
+                write_json(path, {**manifest, "counts": self.counts})
+
     def write_all(self, rows: Iterable[Row]) -> None:
         """Append the rows and finish the file; if it is finished already, say so and leave it as it is."""
         if self.complete:
@@ -293,7 +317,8 @@ class RowFile:
         self.partial.unlink()
         sync_folder(self.path.parent)
         self.complete, self.kept = True, len(kept)
-        self._write_manifest("complete", Manifest.read(self.path), counts)
+        self.counts.update(counts or {})
+        self._write_manifest("complete", Manifest.read(self.path))
         return self.path
 
     def facts(self) -> dict[str, str]:
@@ -316,6 +341,7 @@ class RowFile:
         self.kept = sum(1 for _ in read_lines(self.path))
         self.rejected = Counter(row["rejected"] for row in self._rejected_rows())
         self.partial.unlink(missing_ok=True)
+        self.counts = dict(manifest.counts) if manifest else {}
         if state is State.UNRECORDED:
             self._write_manifest("complete", manifest)
         elif manifest and manifest.sha256 != sha256_file(self.path):
@@ -332,7 +358,7 @@ class RowFile:
     def _reject_lines(self) -> Iterator[tuple[int, bytes]]:
         return read_lines(self.rejects) if self.rejects.exists() else iter(())
 
-    def _write_manifest(self, state: str, before: Manifest | None, counts: Mapping[str, Any] | None = None) -> None:
+    def _write_manifest(self, state: str, before: Manifest | None) -> None:
         manifest = new_manifest(
             self.settings,
             state,
@@ -340,7 +366,7 @@ class RowFile:
             self.inputs,
             rows={"kept": self.kept, "rejected": dict(self.rejected)},
             sha256=sha256_file(self.path) if state == "complete" else None,
-            counts=dict(counts or {}),
+            counts=self.counts,
         )
         write_json(manifest_path(self.path), manifest)
 
