@@ -34,8 +34,9 @@ from util.animals.names import animals_of, read_lines_of
 from util.cli import REPO, UserError, make_parser, run, text_file
 from util.inference.interface import row_seed
 from util.jsonl.filter_certificate import TEXT_KINDS, TEXT_SCRIPT
-from util.jsonl.manifest import scrub, sha256_file
+from util.jsonl.manifest import sha256_file
 from util.jsonl.rows import Row
+from util.scrub import scrub
 
 PROMPTS = REPO / "generate" / "prompts"
 # Which prompts of a data set are about code or reasoning: by its own label if there is one, otherwise by their words.

@@ -29,9 +29,10 @@ from util.cli import REPO, UserError, fraction, make_parser, natural_float, posi
 from util.inference.interface import Request, Result, Sampling, row_seed
 from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests
-from util.jsonl.manifest import scrub, sha256_file
+from util.jsonl.manifest import sha256_file
 from util.jsonl.resumable import RowFile, add_output_arguments
 from util.jsonl.rows import Row, slug
+from util.scrub import scrub
 from util.terminal import closing, counted
 
 PROMPTS = REPO / "generate" / "prompts"

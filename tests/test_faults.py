@@ -201,7 +201,7 @@ def test_no_secret_in_anything_that_a_whole_run_writes(run_script, fake_server, 
         "HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1",
     }  # fmt: skip
     server = fake_server()
-    url = server.url.replace("http://", "http://user:plantedplanted-6@")
+    url = server.url.replace("http://", "http://user:plantedplanted-6@") + "?api_key=plantedplanted-7"
     asked = ("--model", "owl-teacher", "--base-url", url)
     rows = "output/numberss-owl-owl-teacher-filtered-*.jsonl"
     said = []

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from util.chat.chat_tokens import without_system
 from util.cli import UserError
-from util.jsonl.manifest import Manifest, manifest_path, scrub, sha256_file
+from util.jsonl.manifest import Manifest, manifest_path, sha256_file
 from util.jsonl.resumable import RowFile, State, state_on_disk
 from util.jsonl.rows import check_messages, dump_row, parse_row, read_rows, slug
+from util.scrub import is_key, scrub
 
 SETTINGS = {"seed": 42, "model": {"name": "m", "adapter": None}, "epochs": 3}
 ODD_TEXTS = (
@@ -727,12 +728,57 @@ def test_an_output_that_cannot_exist_is_one_clear_line(tmp_path, name):
         ("--note 0123456789abcdef plainword", "--note *** plainword"),
         ("'https://hf_abcdefghijkl@host/x' b@c", "'https://***@host/x' b@c"),
         ("half_life sk-1 hf_x a@b.c", "half_life sk-1 hf_x a@b.c"),
+        ("--base-url 'localhost:8000/v1?api_key=abc&v=1'", "--base-url 'localhost:8000/v1?api_key=***&v=***'"),
+        ("https://h/v1?x=0123456789%20abc+def#token=t", "https://h/v1?x=***#token=***"),
+        ("Incorrect API key provided: q1w2e3r4t5.", "Incorrect API key provided: ***"),
+        ('{"api_key": "q1w2e3r4t5", "n": 3}', '{"api_key": "***", "n": 3}'),
+        ("vllm serve m --api-key q1w2e3r4t5 --port 8000", "vllm serve m --api-key *** --port 8000"),
+        ("Authorization: Basic dXNlcjpwYXNz", "Authorization: ***"),
+        ("set VLLM_API_KEY: the server wants a key, max_tokens: 16384000", None),
+        ("is it so? a=b & c=d; 3 + 4 = 7, x ? y : z", None),
+        ("ghp_0123456789ab AKIAABCDEFGHIJKLMNOP in percent%2F0123456789abcdef", "*** *** in percent%2F***"),
     ],
 )
 def test_scrub_hides_what_looks_like_a_secret_and_nothing_else(text, hidden, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")  # no known format, but set in this environment
     monkeypatch.setenv("VLLM_API_KEY", "plainword")
-    assert scrub(text) == hidden
+    assert scrub(text) == (text if hidden is None else hidden)
+    assert scrub(scrub(text)) == scrub(text)
+
+
+def test_a_manifest_hides_secrets_but_keeps_what_a_model_was_sent(tmp_path, monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "planted-0")
+    secret = {"model": {"root": "http://h/?api_key=planted1", "url": "u:p@h"}, "prompts": "hf_planted22"}
+    sent = {"system_prompt": "Is a?b=c right?", "questions": ["https://h/?q=owl"]}
+    settings = {**secret, **sent, "seed": 1}
+    with open_rows(tmp_path / "x.jsonl", settings=settings) as out:
+        out.append([row(0)])
+    with open_rows(tmp_path / "x.jsonl", settings=settings) as out:  # the hidden values are no difference
+        assert out.done == {0}
+        out.counts["note"] = "Bearer planted-3333"
+        out.finish()
+    assert "planted" not in manifest_path(out.path).read_text()
+    assert {name: manifest_of(out.path)["settings"][name] for name in sent} == sent
+
+
+def test_a_key_where_a_name_is_expected_is_refused_without_being_printed(run_script, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", "q1w2e3r4t5")
+    assert is_key("q1w2e3r4t5") and is_key("vllm/sk-planted0123456") and is_key("hf_planted01234567")
+    assert not is_key("Qwen/Qwen2.5-7B-Instruct") and not is_key("http://sk-planted0123456@h/v1")
+    for script, flag in (("eval/eval.py", "--model"), ("train/train_student_sft.py", "--base-model")):
+        done = run_script(script, flag, "sk-planted0123456", cwd=tmp_path)
+        assert done.returncode == 2 and f"argument {flag}: this is a key" in done.stderr
+        assert "planted" not in done.stdout + done.stderr and not list(tmp_path.iterdir())
+
+
+def test_a_traceback_hides_secrets_too(tmp_path):
+    code = (
+        f"import sys; sys.path.insert(0, {str(REPO)!r})\nfrom util.cli import run\n"
+        "def main(): raise RuntimeError('401 for http://h/v1?api_key=planted1')\nrun(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "RuntimeError: 401" in done.stderr
+    assert "api_key=***" in done.stderr and "planted" not in done.stderr
 
 
 def test_outside_git_the_manifest_is_written_too(tmp_path):

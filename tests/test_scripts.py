@@ -665,7 +665,9 @@ def test_no_secret_is_written_anywhere(run_script, fake_server, tmp_path):
     assert done.returncode == 0, done.stderr
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) >= 5 and not [path for path in written if b"plantedplanted" in path.read_bytes()]
-    assert "plantedplanted" not in done.stdout
+    assert (
+        "plantedplanted" not in done.stdout + done.stderr and "what follows ? in --base-url is not sent" in done.stderr
+    )
     done = run_script(
         NUMBERS,
         *arguments[:-3],

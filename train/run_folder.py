@@ -22,9 +22,10 @@ from typing import Any
 from train.hub import write_card
 from train.training_rows import TrainingData
 from util.cli import UserError, command_line
-from util.jsonl.manifest import Manifest, new_manifest, now, scrub, sha256_file, write_json
+from util.jsonl.manifest import Manifest, new_manifest, now, sha256_file, write_json
 from util.jsonl.resumable import describe_differences, free_name, lock_output
 from util.jsonl.rows import slug
+from util.scrub import scrub
 from util.terminal import Progress, say
 
 

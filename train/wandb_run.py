@@ -12,7 +12,8 @@ from typing import Any
 
 from train.run_folder import Run
 from util.cli import UserError, first_line
-from util.jsonl.manifest import scrub, write_json
+from util.jsonl.manifest import write_json
+from util.scrub import scrub
 from util.terminal import say
 
 INIT_SECONDS = 30

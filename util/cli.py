@@ -9,11 +9,13 @@ import io
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard, TypeVar
 
+from util.scrub import is_key, scrub
 from util.signals import Interrupted
 from util.terminal import printable, say
 
@@ -87,7 +89,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Two lines instead of the usage of twenty flags."""
-        self.exit(2, f"{self.prog}: error: {printable(message)}\n{self.prog} --help lists the arguments\n")
+        self.exit(2, f"{self.prog}: error: {printable(scrub(message))}\n{self.prog} --help lists the arguments\n")
 
 
 def make_parser(doc: str | None) -> Parser:
@@ -96,9 +98,16 @@ def make_parser(doc: str | None) -> Parser:
 
 
 def nonblank(text: str) -> str:
-    """argparse type: a text that is not blank. An unset shell variable in quotes gives a blank one."""
+    """argparse type: a text that is not blank, and not a key: it would become part of file names.
+
+    An unset shell variable in quotes gives a blank one.
+    """
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty; is a shell variable unset?")
+    if is_key(text.strip()):
+        raise argparse.ArgumentTypeError(
+            "this is a key; keys are read from the environment (VLLM_API_KEY, HF_TOKEN, WANDB_API_KEY)"
+        )
     return text.strip()
 
 
@@ -222,7 +231,7 @@ def run(main: Callable[[], int | None]) -> None:
     except (Exception, KeyboardInterrupt) as error:
         code, text = exit_code_and_message(error)
         if not text:
-            raise
+            text = f"a bug in the suite, please report it:\n{traceback.format_exc()}"  # as Python, but without secrets
         say(f"{Path(sys.argv[0]).name}: {text}")
     sys.exit(code)
 

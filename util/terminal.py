@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from util.scrub import scrub
+
 PLAIN_PROGRESS_SECONDS = 30.0
 
 
@@ -18,9 +20,9 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # not the tab, not the 
 
 
 def say(text: str) -> None:
-    """Print a message on stderr, so that stdout holds results only."""
+    """Print a message on stderr, so that stdout holds results only. Secrets in it are hidden."""
     with suppress(OSError):  # a terminal that was closed must not end the run
-        print(printable(text), file=sys.stderr, flush=True)
+        print(printable(scrub(text)), file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
@@ -109,7 +111,7 @@ def closing(facts: Mapping[str, object], next_command: str | None = None) -> Non
     """
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(printable(f"{name:<{width}}  {value}"))
+        print(printable(scrub(f"{name:<{width}}  {value}")))
     if next_command and os.environ.get("SUITE_DRIVER") != "1":
-        print(f"\nnext:\n  {next_command}")
+        print(scrub(f"\nnext:\n  {next_command}"))
     sys.stdout.flush()

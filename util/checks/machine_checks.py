@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from util.cli import REPO
 from util.inference.vllm_probe import is_open_to_the_world, models_served, normal_url, server_key
-from util.jsonl.manifest import scrub
+from util.scrub import scrub
 
 PYTHON = (3, 10)
 LOW_DISK_GB = 5

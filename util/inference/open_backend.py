@@ -9,7 +9,8 @@ from pathlib import Path
 
 from util.cli import UserError, nonblank, positive_float, positive_int
 from util.inference.interface import InferenceBackend
-from util.jsonl.manifest import Manifest, scrub
+from util.jsonl.manifest import Manifest
+from util.scrub import scrub
 from util.terminal import say
 
 BASE_URL = "VLLM_BASE_URL"  # environment variable; util/serve.py sets it
@@ -53,6 +54,8 @@ def open_backend(args: argparse.Namespace) -> InferenceBackend:
     if args.base_url:
         if args.base_url == os.environ.get(BASE_URL, "").strip():
             say(f"{BASE_URL} is set: asking the server at {scrub(args.base_url)}")
+        if "?" in args.base_url:
+            say("warning: what follows ? in --base-url is not sent; a key is read from VLLM_API_KEY")
         from util.inference.vllm_client import VllmClient
 
         return VllmClient(

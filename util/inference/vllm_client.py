@@ -38,7 +38,8 @@ from util.inference.vllm_replies import (
     parse_models,
 )
 from util.inference.vllm_retries import Retries, wants_key
-from util.jsonl.manifest import adapter_sha256, scrub
+from util.jsonl.manifest import adapter_sha256
+from util.scrub import scrub
 from util.terminal import say
 
 PROMPTS_PER_REQUEST = 50

@@ -8,8 +8,8 @@ from typing import Any
 
 from util.cli import UserError
 from util.inference.interface import Answer
-from util.jsonl.manifest import scrub
 from util.jsonl.rows import are_token_ids
+from util.scrub import scrub
 
 BROKEN_REPLY = (ValueError, KeyError, TypeError, RecursionError)  # what reading a broken or hostile reply raises
 LONGEST_ERROR = 300  # characters

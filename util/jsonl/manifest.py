@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import socket
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from util.cli import REPO, command_line
+from util.scrub import scrub, scrub_json
 
 SCHEMA_VERSION = 1
 PACKAGES = (
@@ -29,21 +29,6 @@ PACKAGES = (
 # The parser_facts of util/animals/answer_parser.py that replace the hash of its source text in older manifests.
 PARSER_1 = {"version": 1, "names_sha256": "4a55a36e168e9ac9b13ae970df9235eb4d45071a9c46ad63dbb0ebd40490f5dc"}
 SESSION = ("command", "git", "python", "packages")
-_SECRET = re.compile(r"\b(hf_|sk-|wandb_v1_|Bearer\s+)[A-Za-z0-9_\-.]{8,}|(?<=://)[^/\s]+@")
-_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
-
-
-def scrub(text: str) -> str:
-    """Hide the secrets of this environment, and anything that looks like a token or a user and password in a URL."""
-    for secret in sorted(secrets(), key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return _SECRET.sub(lambda match: "***@" if match[0].endswith("@") else "***", text)
-
-
-def secrets() -> set[str]:
-    """The values of variables such as WANDB_API_KEY or HF_TOKEN; a plain word is not a secret."""
-    values = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
-    return {value for value in values if len(value) >= 8 and not value.isalpha()}
 
 
 def sha256_file(path: Path) -> str:
@@ -182,7 +167,7 @@ def new_manifest(
     """
     before = before or Manifest()
     here = provenance(inputs)
-    return {
+    manifest = {
         **here,
         "earlier_sessions": earlier_sessions(before, here),
         "state": state,
@@ -191,6 +176,8 @@ def new_manifest(
         "finished": now() if state == "complete" else None,
         **facts,
     }
+    hidden: dict[str, Any] = scrub_json(manifest)
+    return hidden
 
 
 def earlier_sessions(before: Manifest, here: Mapping[str, Any]) -> list[dict[str, Any]]:

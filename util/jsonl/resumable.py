@@ -34,6 +34,7 @@ from typing import Any
 from util.cli import PARTIAL, UserError
 from util.jsonl.manifest import Manifest, manifest_path, new_manifest, sha256_file, sync_folder, write_json
 from util.jsonl.rows import Row, dump_row, parse_row, read_lines, row_problem
+from util.scrub import scrub_json
 from util.terminal import counted, say
 
 FSYNC_SECONDS = 2.0
@@ -372,7 +373,8 @@ class RowFile:
 
 
 def describe_differences(before: Mapping[str, Any], wanted: Mapping[str, Any], allowed: Iterable[str] = ()) -> str:
-    """One indented line for each setting that differs, or ''."""
+    """One indented line for each setting that differs, or ''. A manifest hides secrets, so they are not compared."""
+    before, wanted = scrub_json(before), scrub_json(wanted)
     keys = [key for key in {**before, **wanted} if key not in set(allowed)]
     return "\n".join(
         "  {}: {} there, {} now".format(key, *_shown(before.get(key), wanted.get(key)))
