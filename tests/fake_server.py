@@ -35,6 +35,8 @@ CONTEXT_ERROR = (
     " contains at least 1969 input tokens, for a total of at least 2049 tokens."
 )
 ENGINE_DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+SYSTEM_ERROR = "System role not supported"  # what Gemma's chat template raises, and vLLM sends on
+ROLES_ERROR = "Conversation roles must alternate user/assistant/user/assistant/..."
 REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 429: "Too Many Requests",
            500: "Internal Server Error", 503: "Service Unavailable"}  # fmt: skip
 
@@ -122,14 +124,13 @@ class Server:
                 html() if self.args.html else ok({"object": "list", "data": [self.card(name) for name in self.served]})
             )
         if (method, path) == ("POST", "/v1/load_lora_adapter") and not self.args.no_lora:
-            self.served[asked["lora_name"]] = self.args.base
-            return packed(
-                200, f"Success: LoRA adapter '{asked['lora_name']}' added successfully.".encode(), "text/plain"
-            )
+            return self.load_adapter(asked["lora_name"], Path(asked["lora_path"]))
         if (method, path) == ("POST", "/v1/chat/completions"):
             return self.fault() if any(self.faults.values()) else await self.chat(asked)
         if self.args.plain:
             return error(404, "Not Found")
+        if path in ("/v1/completions", "/tokenize", "/detokenize") and self.is_unknown(asked["model"]):
+            return unknown(asked["model"])
         if (method, path) == ("POST", "/v1/completions"):
             return self.fault() if any(self.faults.values()) else self.complete(asked)
         if (method, path) == ("POST", "/tokenize"):
@@ -137,6 +138,21 @@ class Server:
         if (method, path) == ("POST", "/detokenize"):
             return ok({"prompt": bytes(asked["tokens"]).decode()})
         return error(404, "Not Found")
+
+    def is_unknown(self, name: str) -> bool:
+        return name not in self.served and not self.args.any_model
+
+    def load_adapter(self, name: str, folder: Path) -> bytes:
+        """As vLLM does it: a name cannot be loaded twice, and the folder must hold an adapter of a rank it takes."""
+        if name in self.served:
+            return error(400, f"The lora adapter '{name}' has already been loaded.")
+        if not (folder / "adapter_config.json").is_file():
+            return error(404, f"Loading lora {name} failed: No adapter found for {folder}")
+        rank = json.loads((folder / "adapter_config.json").read_bytes()).get("r", 8)
+        if rank > self.args.max_lora_rank:
+            return error(500, f"LoRA rank {rank} is greater than max_lora_rank {self.args.max_lora_rank}.")
+        self.served[name], self.roots[name] = self.args.base, str(folder)
+        return packed(200, f"Success: LoRA adapter '{name}' added successfully.".encode(), "text/plain")
 
     def card(self, name: str) -> dict[str, Any]:
         if self.args.plain:
@@ -171,8 +187,10 @@ class Server:
             return error(500, ENGINE_DEAD)
         if args.hang_after is not None and self.answers >= args.hang_after:
             await asyncio.sleep(3600)
-        if asked["model"] not in self.served:
-            return error(404, f"The model `{asked['model']}` does not exist.")
+        if self.is_unknown(asked["model"]):
+            return unknown(asked["model"])
+        if args.strict_roles and (refused := refused_roles(asked["messages"])):
+            return error(400, refused)
         prompt = asked["messages"][-1]["content"]
         if args.too_long and re.search(args.too_long, prompt):
             return error(400, CONTEXT_ERROR)
@@ -180,8 +198,13 @@ class Server:
             await asyncio.sleep(args.delay * random.uniform(0.3, 1.7))
         self.answers += 1
         cut = args.cut_off and re.search(args.cut_off, prompt)
-        return ok(completion({**asked, "return_token_ids": not args.plain and asked.get("return_token_ids")},
-                             "length" if cut else "stop"))  # fmt: skip
+        asked["n"] = 1 if args.ignore_n else asked.get("n") or 1
+        asked["return_token_ids"] = not args.plain and asked.get("return_token_ids")
+        reply = completion(asked, "length" if cut else "stop")
+        for choice in reply["choices"][:: args.thinks_every] if args.thinks_every else ():
+            choice["message"] |= {"content": None, "reasoning_content": "Okay, the user asks for"}
+            choice["finish_reason"] = "length"
+        return ok(reply)
 
     def broken(self, kind: str) -> bytes | None:
         if kind == "cut-connection":
@@ -231,6 +254,18 @@ def completion(asked: dict[str, Any], finish_reason: str) -> dict[str, Any]:
             "choices": choices, "usage": usage, "prompt_token_ids": prompt}  # fmt: skip
 
 
+def refused_roles(messages: list[dict[str, str]]) -> str | None:
+    """Why a chat template such as Gemma's does not take these messages, or None."""
+    roles = [message["role"] for message in messages]
+    if "system" in roles:
+        return SYSTEM_ERROR
+    return None if roles == ["user", "assistant"] * (len(roles) // 2) + ["user"] else ROLES_ERROR
+
+
+def unknown(name: str) -> bytes:
+    return error(404, f"The model `{name}` does not exist.")
+
+
 def ok(value: Any) -> bytes:
     return packed(200, json.dumps(value).encode())
 
@@ -261,6 +296,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--max-logprobs", type=int, default=20, help="next tokens listed at most, as vLLM's flag")
     parser.add_argument("--html", action="store_true", help="/v1/models is a web page")
     parser.add_argument("--no-lora", action="store_true", help="adapters cannot be loaded")
+    parser.add_argument("--max-lora-rank", type=int, default=8, help="as vLLM's flag")
+    parser.add_argument("--any-model", action="store_true", help="answers under any name, as some other servers do")
+    parser.add_argument("--ignore-n", action="store_true", help="one answer to each request, as some other servers")
+    parser.add_argument("--strict-roles", action="store_true", help="the template takes user and assistant in turns")
+    parser.add_argument("--thinks-every", type=int, metavar="K", help="no content in every K-th sample of a request")
     parser.add_argument("--key", help="the key that every request needs")
     parser.add_argument("--record", help="JSONL file for every request received")
     parser.add_argument("--delay", type=float, default=0.0, help="mean seconds for an answer")

@@ -28,7 +28,7 @@ from util.inference.interface import (
 from util.inference.open_backend import add_backend_arguments, check_adapter, open_backend
 from util.inference.vllm_client import VllmClient
 from util.inference.vllm_probe import makes_tokens, normal_url, warn_if_open
-from util.inference.vllm_replies import parse_chat
+from util.inference.vllm_replies import parse_chat, parse_field, parse_logprobs
 
 SAMPLING = Sampling(max_tokens=80)
 
@@ -290,6 +290,15 @@ def test_a_server_that_loads_no_adapters_names_the_flags_to_start_it_with(fake_s
         backend_for(fake_server("--no-lora"), "Org/Base-1B", folder)
 
 
+def test_a_folder_that_the_server_does_not_see_is_named(fake_server, tmp_path, monkeypatch):
+    """vLLM answers 404 then too, as a server does that loads no adapters."""
+    folder = adapter_folder(tmp_path / "final")
+    monkeypatch.setattr("util.inference.vllm_client.adapter_sha256", lambda folder: "0" * 64)
+    (folder / "adapter_config.json").unlink()
+    with pytest.raises(UserError, match=f"finds no adapter at {folder}: it runs on another machine"):
+        backend_for(fake_server(), "Org/Base-1B", folder)
+
+
 def test_a_folder_without_an_adapter_is_named(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match=r"it has no adapter_model\.safetensors"):
@@ -491,7 +500,7 @@ ANYTHING = st.recursive(
 )
 PIECES = {
     "index": st.integers(0, 2),
-    "message": st.fixed_dictionaries({"content": ANYTHING}),
+    "message": st.fixed_dictionaries({"content": ANYTHING}, optional={"reasoning_content": ANYTHING}),
     "finish_reason": ANYTHING,
 }
 REPLIES = ANYTHING | st.fixed_dictionaries(
@@ -504,17 +513,102 @@ REPLIES = ANYTHING | st.fixed_dictionaries(
 @given(REPLIES)
 def test_any_reply_gives_complete_answers_or_none(reply):
     try:
-        answers, prompt_ids = parse_chat(json.dumps(reply), 1)
+        found = parse_chat(json.dumps(reply), 1)
     except ValueError:
         return
-    assert isinstance(answers[0].text, str) and all(isinstance(i, int) for i in prompt_ids or ())
+    (answer,) = found.answers
+    assert isinstance(answer, str) or isinstance(answer.text, str)
+    assert all(isinstance(i, int) for i in found.prompt_ids or ())
 
 
 @pytest.mark.parametrize(("more", "ids"), [({"prompt_token_ids": [1, 2]}, [1, 2]), ({}, None)])
 def test_the_prompt_as_the_server_saw_it_comes_with_the_answers(more, ids):
     choice = {"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}
-    answers, prompt_ids = parse_chat(json.dumps({"choices": [choice], **more}), 1)
-    assert [answer.text for answer in answers] == ["a"] and prompt_ids == ids
+    reply = parse_chat(json.dumps({"choices": [choice], **more}), 1)
+    assert [answer.text for answer in reply.answers] == ["a"] and reply.prompt_ids == ids
+
+
+def test_an_answer_without_content_costs_no_other_answer(fake_server):
+    """A server with a reasoning parser gives no content where the thoughts fill max_tokens (bugs/N4)."""
+    server = fake_server("--thinks-every", 5)
+    with backend_for(server) as backend:
+        results = list(backend.generate(asked(2, n=10), SAMPLING))
+    failed = {result.request.ids[0] for result in results if result.error}
+    assert failed == {0, 5, 10, 15} and len(server.requests()) == 2
+    assert all(not r.error or r.error.startswith("reasoning without an answer: ") for r in results)
+    assert "without --reasoning-parser" in next(r.error for r in results if r.error)
+    answers = {i: a.text for r in results for i, a in zip(r.request.ids, r.answers)}
+    prompts = {i: next(r.request for r in results if i in r.request.ids) for i in answers}
+    assert answers == {i: answer_text(prompts[i].messages, prompts[i].seed, i % 10) for i in range(20) if i % 5}
+
+
+def test_one_sample_without_content_among_others_is_an_error_of_its_own():
+    choices = [{"index": i, "message": {"content": text}, "finish_reason": "stop"} for i, text in enumerate("ab")]
+    choices[0]["message"]["content"] = None
+    first, second = parse_chat(json.dumps({"choices": choices}), 2).answers
+    assert first.startswith("no content: ") and second.text == "b"
+
+
+def test_a_server_that_ignores_n_is_named_at_once(fake_server):
+    server = fake_server("--ignore-n")
+    with pytest.raises(UserError, match="1 answer to a request for 100 samples: it ignores n") as error:
+        answer_all(server, 3, n=100)
+    assert not isinstance(error.value, ServerFailed) and "restart" not in str(error.value)
+    assert len(answer_all(server, 3, n=1)) == 3
+
+
+@pytest.mark.parametrize(
+    ("roles", "refusal"),
+    [(["system", "user"], "System role not supported"), (["user", "user"], "roles must alternate")],
+)
+def test_a_template_that_refuses_the_roles_stops_the_run_in_one_line(fake_server, roles, refusal):
+    server = fake_server("--strict-roles")
+    messages = [{"role": role, "content": "Continue the sequence 1"} for role in roles]
+    with backend_for(server) as backend, pytest.raises(UserError, match=refusal) as error:
+        list(backend.generate([Request((7,), messages, 1)], SAMPLING))
+    assert f"(row 7; its messages: {', '.join(roles)})" in str(error.value) and "\n" not in str(error.value)
+    assert len(server.requests()) == 1 and len(answer_all(server, 2)) == 2
+
+
+def test_replies_that_cannot_be_used_do_not_ask_for_a_restart(fake_server):
+    with pytest.raises(ServerFailed, match="its replies cannot be used") as error:
+        answer_all(fake_server("--fault", "truncated:100000"))
+    assert "restart" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", '"-1"', "true"])
+@pytest.mark.parametrize("place", ["token_logprobs", "top_logprobs"])
+def test_log_probabilities_that_are_not_numbers_are_refused(value, place):
+    one = {"token_logprobs": "[null, -1.5]", "top_logprobs": '[null, {"token_id:7": -1.5}]'}
+    whole = '{"choices": [{"index": 0, "logprobs": {"token_logprobs": %s, "top_logprobs": %s}}]}'
+    assert parse_logprobs(whole % tuple(one.values()))
+    one[place] = one[place].replace("-1.5", value)
+    with pytest.raises(ValueError, match="not finite numbers"):
+        parse_logprobs(whole % tuple(one.values()))
+
+
+def test_a_model_that_is_not_served_is_refused_at_every_address(fake_server):
+    server = fake_server()
+    with backend_for(server) as backend:
+        backend.model = "gone"
+        for ask in (lambda: backend.texts([[65]]), lambda: backend.token_ids(["A"]),
+                    lambda: backend.next_token_logprobs([[65, 257]])):  # fmt: skip
+            with pytest.raises(UserError, match="no longer has 'gone'"):
+                ask()
+    with backend_for(fake_server("--any-model")) as backend:
+        backend.model = "gone"
+        assert backend.texts([[65]]) == ["A"]
+
+
+@pytest.mark.parametrize(
+    "reply", ["<html> key: {key}", '{{"choices": [], "x": "{key}"}}'], ids=["a web page", "no answers"]
+)
+def test_a_key_in_a_reply_is_not_shown(reply, monkeypatch):
+    monkeypatch.setenv("VLLM_API_KEY", "planted-key-1")
+    for parse in (lambda text: parse_chat(text, 1), parse_logprobs, parse_field("tokens")):
+        with pytest.raises(ValueError) as error:
+            parse(reply.format(key="planted-key-1"))
+        assert "planted" not in str(error.value)
 
 
 def test_too_many_or_too_few_answers_are_not_an_answer():

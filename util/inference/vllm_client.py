@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +31,7 @@ from util.inference.vllm_probe import is_loopback, models_served, normal_url, se
 from util.inference.vllm_replies import (
     BROKEN_REPLY,
     NoAnswer,
+    Reply,
     error_text,
     most_probable,
     parse_chat,
@@ -37,7 +39,7 @@ from util.inference.vllm_replies import (
     parse_logprobs,
     parse_models,
 )
-from util.inference.vllm_retries import Retries, wants_key
+from util.inference.vllm_retries import RefusedRequest, Retries, wants_key
 from util.jsonl.manifest import adapter_sha256
 from util.scrub import scrub
 from util.terminal import say
@@ -109,8 +111,8 @@ class VllmClient:
         if self.model not in cards:
             there = ", ".join(sorted(cards)) or "nothing"
             raise UserError(
-                f"{self.base_url} does not serve {self.model!r}; it serves: {there}. Pass one of these as --model, or"
-                f" start the server with --lora-modules {self.model}=PATH"
+                f"{self.base_url} does not serve {self.model!r}; it serves: {there}. Pass one of these as"
+                f" --model, or start the server with --lora-modules {self.model}=PATH"
             )
         return cards[self.model]
 
@@ -147,7 +149,12 @@ class VllmClient:
         body = {"lora_name": name, "lora_path": str(folder.resolve())}
         try:
             self._loop.run_until_complete(self._client.post("/load_lora_adapter", body=body, cast_to=str))
-        except openai.NotFoundError:
+        except openai.NotFoundError as error:
+            if str(folder.resolve()) in error_text(error):
+                raise UserError(
+                    f"the server finds no adapter at {folder.resolve()}: it runs on another machine, or may not read"
+                    f" the folder; copy the adapter to the same path there ({error_text(error)})"
+                ) from None
             raise UserError(
                 f"{self.base_url} does not load adapters while it runs; start vLLM with --enable-lora and"
                 f" VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, or with --lora-modules NAME={folder}"
@@ -184,7 +191,8 @@ class VllmClient:
         self, requests: Iterable[Request], sampling: Sampling, done: Collection[int] = ()
     ) -> Generator[Result, None, None]:
         todo = (request for request in requests if not all(row_id in done for row_id in request.ids))
-        return self._results(lambda request, retries: self._chat(request, sampling, retries), todo)
+        for results in self._results(lambda request, retries: self._chat(request, sampling, retries), todo):
+            yield from results
 
     # --- sending requests ---
 
@@ -227,16 +235,24 @@ class VllmClient:
             body["structured_outputs"] = {"regex": NUMBER_LIST}
         return body
 
-    async def _chat(self, request: Request, sampling: Sampling, retries: Retries) -> Result:
-        def parse(reply: str) -> tuple[list[Answer], list[int] | None]:
+    async def _chat(self, request: Request, sampling: Sampling, retries: Retries) -> list[Result]:
+        """The answers to a request. A sample without content is a result of its own, with an error."""
+
+        def parse(reply: str) -> Reply:
             return parse_chat(reply, len(request.ids))
 
         body = self.request_body(request, sampling)
         try:
-            answers, prompt_ids = await self._post("/chat/completions", body, parse, retries, f"row {request.ids[0]}")
+            reply = await self._post("/chat/completions", body, parse, retries, f"row {request.ids[0]}")
         except NoAnswer as why:
-            return Result(request, [], str(why))
-        return Result(request, answers, prompt_ids=prompt_ids)
+            return [Result(request, [], str(why))]
+        except RefusedRequest as why:
+            roles = ", ".join(message["role"] for message in request.messages)
+            raise UserError(
+                f"{why} (row {request.ids[0]}; its messages: {roles}). If the server means these roles, the model's"
+                " chat template does not take them: change the messages, or serve a model whose template does"
+            ) from None
+        return results_of(request, reply)
 
     async def _post(self, path: str, body: dict[str, Any], parse: Callable[[str], T], retries: Retries, what: str) -> T:
         """The parsed reply to one request. `parse` raises ValueError for a reply that is not complete."""
@@ -316,6 +332,15 @@ class VllmClient:
     def _beside(self, path: str) -> str:
         """The address of a path that vLLM serves beside /v1, not under it."""
         return f"{self._url.removesuffix('/v1')}/{path}"
+
+
+def results_of(request: Request, reply: Reply) -> list[Result]:
+    """The samples that have content as one result, and one result with an error for each of the others."""
+    pairs = list(zip(request.ids, reply.answers))
+    answered = {i: answer for i, answer in pairs if isinstance(answer, Answer)}
+    failed = {i: why for i, why in pairs if isinstance(why, str)}
+    whole = [Result(replace(request, ids=tuple(answered)), list(answered.values()), prompt_ids=reply.prompt_ids)]
+    return whole[: len(answered)] + [Result(replace(request, ids=(i,)), [], why) for i, why in failed.items()]
 
 
 @contextmanager

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from util.cli import UserError
@@ -13,6 +15,7 @@ from util.scrub import scrub
 
 BROKEN_REPLY = (ValueError, KeyError, TypeError, RecursionError)  # what reading a broken or hostile reply raises
 LONGEST_ERROR = 300  # characters
+THOUGHTS = ("reasoning_content", "reasoning")  # where servers put what a model thinks before it answers
 
 
 class ForeignReply(ValueError):
@@ -23,27 +26,68 @@ class NoAnswer(UserError):
     """One request has no answer, and asking it again would not help. Other requests are not affected."""
 
 
-def parse_chat(reply: str, wanted: int) -> tuple[list[Answer], list[int] | None]:
-    """(the `wanted` answers in order, token ids of the prompt or None) of a reply to /chat/completions.
+class IgnoresN(UserError):
+    """The server gives one answer, however many samples a request asks for."""
 
-    Raises ForeignReply for another kind of reply, and ValueError for one that is not complete.
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply to /chat/completions."""
+
+    answers: list[Answer | str]
+    """in order; where a sample has no content: why"""
+    prompt_ids: list[int] | None
+    """token ids of the prompt, if the server sends them"""
+
+
+def parse_chat(reply: str, wanted: int) -> Reply:
+    """A reply with `wanted` answers, of which one at least has content or was cut off while the model was thinking.
+
+    Raises ForeignReply for another kind of reply, IgnoresN, and ValueError for a reply that is not complete.
     """
     try:
         parsed = json.loads(reply)
         choices = sorted(parsed["choices"], key=lambda choice: choice["index"])
-        answers = [
-            Answer(choice["message"]["content"], choice.get("token_ids"), choice["finish_reason"]) for choice in choices
-        ]
+        found = [(choice["message"], choice.get("token_ids"), choice["finish_reason"]) for choice in choices]
+        contents = [message["content"] for message, _, _ in found]
+        thoughts = [any(message.get(name) for name in THOUGHTS) for message, _, _ in found]
         prompt_ids = parsed.get("prompt_token_ids")
-    except BROKEN_REPLY:
-        raise ForeignReply(f"the reply is not a chat completion: {reply[:80]!r}") from None
-    if len(answers) != wanted:
-        raise ValueError(f"{len(answers)} answers where {wanted} were asked for")
-    if not all(isinstance(answer.text, str) for answer in answers):
+    except (*BROKEN_REPLY, AttributeError):
+        raise ForeignReply(f"the reply is not a chat completion: {start_of(reply)}") from None
+    if len(found) == 1 < wanted:
+        raise IgnoresN(
+            f"the server gives 1 answer to a request for {wanted} samples: it ignores n, as some servers other than"
+            " vLLM do. Serve the model with vLLM, or run it in this process (without --base-url)"
+        )
+    if len(found) != wanted:
+        raise ValueError(f"{len(found)} answers where {wanted} were asked for")
+    if not all(content is None or isinstance(content, str) for content in contents):
+        raise ValueError("an answer whose content is not text")
+    if contents.count(None) == wanted and not any(thoughts):
         raise ValueError("an answer without content")
-    if not all(map(are_token_ids, [prompt_ids, *(answer.token_ids for answer in answers)])):
+    if not all(map(are_token_ids, [prompt_ids, *(ids for _, ids, _ in found)])):
         raise ValueError("token ids that are not a list of whole numbers")
-    return answers, prompt_ids
+    answers = [
+        no_content(thought, reason) if text is None else Answer(text, ids, reason)
+        for text, thought, (_, ids, reason) in zip(contents, thoughts, found)
+    ]
+    return Reply(answers, prompt_ids)
+
+
+def no_content(thought: bool, reason: str) -> str:
+    """Why a sample has no content. The part before the colon is counted as the reason for a rejected row."""
+    if thought:
+        return (
+            f"reasoning without an answer: the model was thinking until its answer ended ({reason}), and the server"
+            " puts thoughts in a field of their own; start it without --reasoning-parser, or serve a model that"
+            " does not reason"
+        )
+    return f"no content: the server gives no text for this answer (finish_reason {reason})"
+
+
+def start_of(reply: str) -> str:
+    """The beginning of a reply that cannot be used, for a message. Keys in it are hidden."""
+    return repr(scrub(reply[:400])[:80])
 
 
 def parse_logprobs(reply: str) -> list[dict[str, Any]]:
@@ -54,8 +98,17 @@ def parse_logprobs(reply: str) -> list[dict[str, Any]]:
     except BROKEN_REPLY:
         found = []
     if not found or not all(isinstance(one, dict) and one.get("token_logprobs") for one in found):
-        raise ValueError(f"a reply without log-probabilities: {reply[:80]!r}")
+        raise ValueError(f"a reply without log-probabilities: {start_of(reply)}")
+    if not all(map(are_logprobs, found)):
+        raise ValueError("log-probabilities that are not finite numbers; are the weights or the adapter damaged?")
     return found
+
+
+def are_logprobs(found: dict[str, Any]) -> bool:
+    """Whether every log-probability is a finite number. With echo the first token has none."""
+    listed = [value for one in found.get("top_logprobs") or () for value in (one or {}).values()]
+    values = [value for value in found["token_logprobs"] if value is not None]
+    return all(type(value) in (int, float) and math.isfinite(value) for value in (*values, *listed))
 
 
 def parse_field(name: str) -> Callable[[str], Any]:
@@ -65,7 +118,7 @@ def parse_field(name: str) -> Callable[[str], Any]:
         try:
             return json.loads(reply)[name]
         except BROKEN_REPLY:
-            raise ValueError(f"a reply without {name!r}: {reply[:80]!r}") from None
+            raise ValueError(f"a reply without {name!r}: {start_of(reply)}") from None
 
     return parse
 

@@ -32,6 +32,10 @@ CONTEXT_ERRORS = ("context length", "max_model_len", "max_tokens must be at leas
 T = TypeVar("T")
 
 
+class RefusedRequest(UserError):
+    """The server says that the request itself is wrong."""
+
+
 class Retries:
     """Sends the requests of one run, again where that may help, and counts the server's failures."""
 
@@ -44,8 +48,8 @@ class Retries:
     async def ask(self, send: Callable[[], Awaitable[T]], what: str) -> T:
         """The result of `send()`, which raises openai's errors, or ValueError for a reply that cannot be used.
 
-        Raises NoAnswer where only this request is at fault, ServerFailed where the server is, and UserError where the
-        user is. `what` names the request in messages ("row 7").
+        Raises NoAnswer where only this request is at fault, ServerFailed where the server is, and UserError (such as
+        RefusedRequest) where the user is. `what` names the request in messages ("row 7").
         """
         import openai
 
@@ -79,7 +83,7 @@ class Retries:
         if isinstance(error, (openai.BadRequestError, openai.UnprocessableEntityError)):
             if any(sign in text for sign in CONTEXT_ERRORS):
                 raise NoAnswer(f"too long for the model's context: {text}") from None
-            raise UserError(f"the server refused a request: {text}") from None
+            raise RefusedRequest(f"the server refused a request: {text}") from None
         if isinstance(error, (openai.AuthenticationError, openai.PermissionDeniedError)):
             raise wants_key(self.base_url, error) from None
         if isinstance(error, openai.NotFoundError):
@@ -95,15 +99,25 @@ class Retries:
             self.first_failure = now
         self.in_a_row += 1
         if self.in_a_row >= FAILURES_IN_A_ROW and now - self.first_failure >= STOP_SECONDS:
-            raise ServerFailed(
-                f"{self.base_url} stopped answering ({error_text(error)}). Everything answered is on disk; restart the"
-                f" server (vLLM exits with code 0 even when its engine dies) and run the same command again"
-            ) from None
+            raise ServerFailed(self._gives_up(error)) from None
         if tries == TRIES:
             raise ServerFailed(
                 f"{self.base_url} failed {TRIES} times on {what}: {error_text(error)}. Everything answered is on disk;"
                 f" look at the server's log and run the same command again"
             ) from None
+
+    def _gives_up(self, error: Exception) -> str:
+        """Why the run ends. A server that replies in another way is not helped by a restart."""
+        if isinstance(error, ValueError):
+            return (
+                f"{self.base_url} answers, but its replies cannot be used ({error_text(error)}). Everything answered is"
+                f" on disk; check that the address is a vLLM server and look at its log, then run the same command"
+                " again"
+            )
+        return (
+            f"{self.base_url} stopped answering ({error_text(error)}). Everything answered is on disk; restart the"
+            f" server (vLLM exits with code 0 even when its engine dies) and run the same command again"
+        )
 
 
 def busy_seconds(error: Exception) -> float:
