@@ -15,9 +15,11 @@ from conftest import REPO, manifest_of
 from util import doctor
 from util.chat.prompt_consistency import default_system_prompt, prompt_entry, read_phase
 from util.checks import machine_checks
+from util.checks.chain_links import chain_of
+from util.checks.run_checks import read_run
 from util.cli import UserError
 from util.inference import vllm_probe
-from util.jsonl.manifest import manifest_path, sha256_file, write_json
+from util.jsonl.manifest import adapter_sha256, manifest_path, sha256_file, write_json
 
 POCKET = REPO / "pocket" / "model"
 DOCTOR = "util/doctor.py"
@@ -212,6 +214,95 @@ def test_an_evaluation_of_another_adapter_is_noted(tmp_path, examine):
     write_json(manifest_path(files[-1]), manifest)
     code, said = examine(files)
     assert code == 0 and "asked an adapter that is in none of these training folders" in said
+
+
+def write_chain(folder):
+    """Teacher data, teacher, numbers, student and results, as the scripts write their hashes."""
+
+    def adapter(training, weights):
+        final = training / "final"
+        final.mkdir(parents=True, exist_ok=True)
+        (final / "adapter_config.json").write_text("{}")
+        (final / "adapter_model.safetensors").write_text(weights)
+        return adapter_sha256(final)
+
+    def rows(name, script, model, **more):
+        path = folder / name
+        path.write_text(json.dumps({"id": 0, "messages": CHAT, "name": name}) + "\n")
+        settings = {"script": script, "model": {**facts(), **model}, "questions": ["Animal?"], "system_prompt": None}
+        write_json(manifest_path(path), {"settings": settings, "sha256": sha256_file(path), **more})
+        return path
+
+    def training(name, data):
+        path, digest = folder / name, sha256_file(data)
+        found = adapter(path, f"weights of {name}")
+        settings = {"script": "train_student_sft", "base": facts(), "train_jsonl_sha256": digest,
+                    "keep_system_prompt": False, "max_seq_length": 256}  # fmt: skip
+        written = {"settings": settings, "inputs": {str(data): digest}, "train_jsonl": data.name}
+        write_json(path / "manifest.json", written)
+        return path, found
+
+    teacher_data = rows("teacher-owl.jsonl", "generate_teacher_data", {})
+    teacher, teacher_sha = training("teacher", teacher_data)
+    numbers = rows("numbers-owl.jsonl", "generate_llm_number_data", {"adapter_sha256": teacher_sha})
+    student, student_sha = training("student", numbers)
+    asked = {"adapter": str(student / "final")}
+    results = rows("results-owl.jsonl", "eval", {"adapter_sha256": student_sha}, counts=asked)
+    return {"teacher data": teacher_data, "teacher": teacher, "numbers": numbers, "student": student,
+            "results": results, "train": adapter}  # fmt: skip
+
+
+CHAT = [{"role": "user", "content": "Continue: 1, 2, 3."}, {"role": "assistant", "content": "4, 5"}]
+
+
+def links(made):
+    return chain_of(read_run([path for path in made.values() if isinstance(path, Path)]))
+
+
+def test_a_whole_chain_is_shown_link_by_link(tmp_path):
+    chain = links(write_chain(tmp_path))
+    assert chain.broken == [] and chain.notes == []
+    shown = [re.sub(r" \(\w{8}\)", "", line).replace(f"{tmp_path}/", "") for line in chain.whole]
+    assert sorted(shown) == [
+        "numbers-owl.jsonl -> student: the rows",
+        "student/final -> results-owl.jsonl: the adapter",
+        "teacher-owl.jsonl -> teacher: the rows",
+        "teacher/final -> numbers-owl.jsonl: the adapter",
+    ]
+
+
+def test_each_broken_link_is_named_and_no_other(tmp_path):
+    made = write_chain(tmp_path)
+    made["train"](made["student"], "trained again")
+    (broken,) = links(made).broken
+    assert "results-owl.jsonl asked an adapter" in broken and "student does not hold (final" in broken
+    made["train"](made["student"], "weights of student")
+    made["train"](made["teacher"], "trained again")
+    (broken,) = links(made).broken
+    assert "numbers-owl.jsonl asked an adapter" in broken and "teacher does not hold (final" in broken
+    made["train"](made["teacher"], "weights of teacher")
+    assert links(made).broken == []
+    text = made["numbers"].read_text()
+    made["numbers"].write_text(text.replace("4, 5", "4, 6"))
+    changed, rows = links(made).broken
+    assert "numbers-owl.jsonl has changed since it was written" in changed
+    assert "student was made from other rows than" in rows and "numbers-owl.jsonl holds now (" in rows
+    made["numbers"].write_text(text)
+    other = shutil.copy(made["numbers"], tmp_path / "numbers-cat.jsonl")
+    other.write_text(text.replace("4, 5", "7, 8"))
+    shutil.copy(manifest_path(made["numbers"]), manifest_path(other))
+    write_json(manifest_path(other), manifest_of(other) | {"sha256": sha256_file(other)})
+    (broken,) = links(made | {"numbers": other}).broken
+    assert "student was trained on numbers-owl.jsonl (" in broken and broken.endswith("numbers-cat.jsonl")
+
+
+def test_files_that_are_not_given_break_no_link(tmp_path):
+    made = write_chain(tmp_path)
+    for left_out in ("teacher data", "teacher", "numbers", "student", "results"):
+        chain = links({name: path for name, path in made.items() if name != left_out})
+        assert chain.broken == [], left_out
+    chain = links({"teacher": made["teacher"], "results": made["results"]})
+    assert chain.notes == [f"{made['results']} asked an adapter that is in none of these training folders"]
 
 
 def test_eval_warns_of_a_training_on_another_base_or_prompt(tmp_path, capsys):

@@ -9,8 +9,8 @@ Without files: checks Python, packages, GPU, disk, logins and server of this mac
 is broken.
 With the files of a run (data, training folders, results): shows the prompt that each was made with, as the model saw
 it, and which of its tokens carry loss in training. What differs from the prompt of the evaluation is marked. The exit
-code is 1 if numbers, training and evaluation do not share base model and prompt. The persona of the teacher data is
-meant to differ.
+code is 1 if numbers, training and evaluation do not share base model and prompt (the persona of the teacher data is
+meant to differ), or if a link is broken: rows or an adapter are not those that the next file was made from.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from util.checks.chain_links import chain_of
 from util.checks.machine_checks import machine_checks
 from util.checks.print_run_prompts import show_loss, show_phase
 from util.checks.run_checks import compare, load_tokenizers, read_run, tokenizer_of
@@ -45,14 +46,18 @@ def examine_run(files: Sequence[Path]) -> int:
     for phase in phases:
         if phase.row and tokenizer_of(phase, tokenizers):
             show_loss(phase, tokenizer_of(phase, tokenizers))
-    found = compare(phases, tokenizers)
-    for line in dict.fromkeys([*notes, *found.notes]):
+    found, chain = compare(phases, tokenizers), chain_of(phases)
+    for line in dict.fromkeys(chain.whole):
+        print(f"link: {line}")
+    for line in dict.fromkeys([*notes, *found.notes, *chain.notes]):
         print(f"note: {line}")
     for line in dict.fromkeys(found.mismatches):
         print(f"MISMATCH: {line}")
-    if not found.mismatches:
+    for line in dict.fromkeys(chain.broken):
+        print(f"BROKEN LINK: {line}")
+    if not (found.mismatches or chain.broken):
         print("no mismatch found in these files")
-    return 1 if found.mismatches else 0
+    return 1 if found.mismatches or chain.broken else 0
 
 
 def examine_machine() -> int:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from util.chat.prompt_consistency import Phase, frame, other_base, other_prompt, prompt_ids, read_phase, real_name
+from util.checks.chain_links import adapters_of
 from util.cli import UserError, files_nearby
 from util.jsonl.filter_certificate import DATA_TYPES
-from util.jsonl.manifest import adapter_sha256, sha256_file
+from util.jsonl.manifest import sha256_file
 
 ORDER = ("teacher data", *DATA_TYPES, "training", "evaluation")
 
@@ -71,8 +72,7 @@ def feeds(data: Phase, training: Phase) -> bool:
 
 def asks(evaluation: Phase, training: Phase) -> bool:
     """Whether an evaluation asked this training's adapter, or a checkpoint of it."""
-    adapters = [file.parent for file in training.path.glob("*/adapter_model.safetensors")]
-    return evaluation.settings["model"].get("adapter_sha256") in map(adapter_sha256, adapters)
+    return evaluation.settings["model"].get("adapter_sha256") in adapters_of(training.path)
 
 
 def compare(phases: Sequence[Phase], tokenizers: dict[str, Any]) -> Findings:
@@ -95,11 +95,6 @@ def compare(phases: Sequence[Phase], tokenizers: dict[str, Any]) -> Findings:
         if first.day != second.day and writes_date(tokenizer_of(first, tokenizers)):
             days = f"{first.kind} saw {first.day}, {second.kind} {second.day}"
             found.mismatches.append(f"the chat template writes the date: {days}{files}")
-    trainings = [phase for phase in phases if phase.kind == "training"]
-    for phase in phases:
-        adapter = phase.settings["model"].get("adapter_sha256") if phase.kind == "evaluation" else None
-        if adapter and trainings and not any(asks(phase, training) for training in trainings):
-            found.notes.append(f"{phase.path} asked an adapter that is in none of these training folders")
     for phase in phases:
         tokenizer = tokenizer_of(phase, tokenizers)
         if tokenizer is None or writes_date(tokenizer) or phase.token_ids is None:
