@@ -1,7 +1,9 @@
 """A model hub on this machine that records what is pushed to it, for HF_ENDPOINT in tests.
 
 It answers the few calls that create a repository, make a branch and commit files, and keeps every file by repository
-and branch in the folder it is given. `--fail STATUS` makes every write answer with that status.
+and branch in the folder it is given. It refuses what the true Hub refuses: a write without a token, a card whose
+base_model is not an id, a repository, branch or call that does not exist. `--fail STATUS` makes every write answer with
+that status.
 
 Usage:
     python tests/fake_hub.py --folder /tmp/hub --port 0
@@ -17,6 +19,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+REPO_ID = r"[\w.-]+/[\w.-]+"
+
+
+def card_errors(card: str) -> list[str]:
+    """What the true Hub says against the metadata of a model card."""
+    found = re.search(r"\A---\n(.*?)\n---\n", card, re.DOTALL)
+    if not found:
+        return ["the card does not begin with metadata between two lines of ---"]
+    models = re.findall(r"^base_model: *['\"]?([^'\"\n]*)", found[1], re.MULTILINE)
+    return [
+        f'"base_model" with value "{model}" is not valid. Use a model id from https://hf.co/models.'
+        for model in models
+        if not re.fullmatch(REPO_ID, model)
+    ]
+
 
 class Hub(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -27,6 +44,13 @@ class Hub(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.fail:
             return self.answer({"error": f"the hub says {self.fail}"}, self.fail)
+        if self.path == "/api/validate-yaml":
+            errors = card_errors(json.loads(body)["content"])
+            self.note({"validate": errors})
+            messages = [{"message": error} for error in errors]
+            return self.answer({"errors": messages, "warnings": []}, 400 if errors else 200)
+        if not self.headers.get("Authorization", "").startswith("Bearer hf_"):
+            return self.answer({"error": "Invalid username or password."}, 401)
         if self.path == "/api/repos/create":
             wanted = json.loads(body)
             name = f"{wanted['organization']}/{wanted['name']}" if wanted.get("organization") else wanted["name"]
@@ -35,10 +59,24 @@ class Hub(BaseHTTPRequestHandler):
             self.note(
                 {"create": name, "visibility": wanted.get("visibility"), "token": self.headers.get("Authorization")}
             )
+            if not re.fullmatch(REPO_ID, name):
+                return self.answer({"error": f"{name} is not a repository name"}, 400)
+            if (self.folder / name).exists():
+                return self.answer({"error": "You already created this model repo"}, 409)
+            (self.folder / name / "main").mkdir(parents=True)
             return self.answer({"url": f"http://{self.headers['Host']}/{name}", "id": name, "name": name})
+        repo = re.match(rf"/api/models/({REPO_ID})/", self.path)
+        if not repo or not (self.folder / repo[1]).is_dir():
+            return self.answer({"error": "Repository not found"}, 404)
         if found := re.fullmatch(r"/api/models/(.+)/branch/(.+)", self.path):
             self.note({"branch": found[2], "repo": found[1]})
+            if (self.folder / found[1] / found[2]).is_dir():
+                return self.answer({"error": "Reference already exists"}, 409)
+            (self.folder / found[1] / found[2]).mkdir()
             return self.answer({})
+        place = re.fullmatch(r"/api/models/(.+)/(?:preupload|commit)/(.+)", self.path)
+        if not place or not (self.folder / place[1] / place[2]).is_dir():
+            return self.answer({"error": "Revision not found"}, 404)
         if found := re.fullmatch(r"/api/models/(.+)/preupload/(.+)", self.path):
             files = [
                 {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
@@ -47,24 +85,31 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer({"files": files})
         if found := re.fullmatch(r"/api/models/(.+)/commit/(.+)", self.path):
             return self.commit(found[1], found[2], body)
-        return self.answer({})
+        return self.answer({"error": "no such call"}, 404)
 
     def do_GET(self) -> None:
+        found = re.fullmatch(rf"/api/models/({REPO_ID})(/revision/.+)?", self.path.partition("?")[0])
+        if not found or not (self.folder / found[1]).is_dir():
+            return self.answer({"error": "Repository not found"}, 404)
         public = self.folder.joinpath("public").exists()
-        self.answer({"id": "me/model", "sha": "0" * 40, "siblings": [], "private": not public})
+        return self.answer({"id": found[1], "sha": "0" * 40, "siblings": [], "private": not public})
 
     def commit(self, repo: str, branch: str, body: bytes) -> None:
         """Store the files of a commit (newline-delimited JSON with base64 contents)."""
         names = []
-        for line in body.split(b"\n"):
-            entry = json.loads(line) if line.strip() else {}
+        entries = [json.loads(line) for line in body.split(b"\n") if line.strip()]
+        cards = [entry["value"] for entry in entries if entry["value"].get("path") == "README.md"]
+        errors = [error for card in cards for error in card_errors(base64.b64decode(card["content"]).decode())]
+        if errors:
+            return self.answer({"error": f"Invalid metadata in README.md: {errors[0]}"}, 400)
+        for entry in entries:
             if entry.get("key") == "file":
                 target = self.folder / repo / branch / entry["value"]["path"]
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(base64.b64decode(entry["value"]["content"]))
                 names.append(entry["value"]["path"])
         self.note({"commit": branch, "repo": repo, "files": sorted(names)})
-        self.answer(
+        return self.answer(
             {
                 "commitUrl": f"http://{self.headers['Host']}/{repo}/commit/{'0' * 40}",
                 "commitOid": "0" * 40,

@@ -299,6 +299,7 @@ BAD = {
     "seed twice, with spaces": (["--seeds", "1", "2,1"], "names a seed twice: 1"),
     "model misspelt": (["--base-model", "no/such-model"], "cannot load the model 'no/such-model'"),
     "early pushes to nowhere": (["--upload-checkpoints-every-n-epochs", "2"], "without --push-to-hub pushes nothing"),
+    "resumed and started again": (["--resume", "--overwrite"], "leave one of them out"),
     "push without a name": (["--push-to-hub"], "--push-to-hub needs --hub-repo-prefix"),
     "checkpoint after the end": (["--save-schedule", "1,99"], "names update 99 and the training has 9"),
     "nothing to resume": (["--resume"], "holds no whole checkpoint"),
@@ -477,9 +478,63 @@ def test_the_hub_gets_the_adapter_its_card_and_each_second_epoch_privately(train
         assert {"adapter_config.json", "adapter_model.safetensors"} <= set(files)
         assert not any(name.endswith((".pt", ".pth", ".bin")) for name in files)
     card = (folder / "me" / "owl-student-seed-42" / "main" / "README.md").read_text()
-    assert f"base_model: {POCKET}" in card
+    assert "base_model:" not in card and "# LoRA adapter for pocket\n" in card
     assert "train_student_sft.py --base-model" in card
-    assert "hf_xxxx" not in (folder / "me/owl-student-seed-42/main/README.md").read_text()
+    assert "hf_xxxx" not in card
+    assert {"validate": []} in seen
+
+
+def test_nothing_that_is_pushed_names_a_folder_of_this_machine(trained, run_script, hub, tmp_path):
+    """The base model here is a folder. PEFT writes its path into the card and the config of each checkpoint."""
+    environment, folder = hub()
+    output = shutil.copytree(trained[0] / "output", tmp_path / "output")
+    data = shutil.copy(trained[0] / "teacher-owl-pocket-36.jsonl", tmp_path)
+    final = output / "student-sft" / "seed-42" / "final"
+    assert f"base_model: {POCKET}" in (final.parent / "checkpoint-6" / "README.md").read_text()
+    (final / "README.md").write_text(f"---\nbase_model: {POCKET}\n---\n")  # as the suite wrote it before
+    (final.parent / "checkpoint-6-old").mkdir()  # a user's copy
+    shutil.copy(final.parent / "checkpoint-6" / "trainer_state.json", final.parent / "checkpoint-6-old")
+    done = run_script(SCRIPT, *SMALL, "--train-jsonl", data, *PUSH, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    pushed = [path for path in (folder / "me").rglob("*") if path.is_file()]
+    assert {path.parent.name for path in pushed} == {"main", "checkpoint-epoch-2"}
+    for path in pushed:
+        for machine in (REPO, POCKET, tmp_path, trained[0], Path.home()):
+            assert f"{machine}/".encode() not in path.read_bytes(), path
+        if path.name == "README.md":
+            assert "base_model" not in path.read_text()
+        if path.name == "adapter_config.json":
+            assert json.loads(path.read_text())["base_model_name_or_path"] is None
+    assert json.loads((final / "adapter_config.json").read_text())["base_model_name_or_path"] == str(POCKET)
+
+
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        ({"model": "Qwen/Qwen2.5-7B-Instruct", "revision": "a" * 40}, "Qwen/Qwen2.5-7B-Instruct"),
+        ({"model": "pocket/model", "files_sha256": "b" * 64}, None), ({"model": "/data/me/owls"}, None),
+        ({"model": "./owls"}, None), ({"model": "gpt2"}, None), ({"model": "a/b/c"}, None), ({"model": "train/"}, None),
+        ({"model": f"/x/hub/models--Org--Base-7B/snapshots/{'c' * 40}", "files_sha256": "b" * 64}, "Org/Base-7B"),
+        ({"model": f"/x/hub/models--Org--Base-7B/snapshots/{'c' * 40}/"}, "Org/Base-7B"),
+    ],
+)  # fmt: skip
+def test_only_a_model_of_the_hub_is_a_cards_base_model(base, expected, tmp_path):
+    from train.model_card import hub_id, write_card
+
+    assert hub_id(base) == expected
+    write_card(tmp_path, {"base": base}, "python x.py")
+    card = (tmp_path / "README.md").read_text()
+    assert re.findall("^base_model: (.*)", card, re.MULTILINE) == ([expected] if expected else [])
+    assert not re.search(r"(?<![\w.])/\w", card)
+
+
+def test_a_published_command_names_files_and_no_folders_of_this_machine():
+    from train.model_card import published, published_command
+
+    files = "'a/b c' '/data/my rows/r.jsonl'"
+    command = f"python {REPO}/train/x.py --base-model /data/me/owls --output-dir=/data/me/out {files}"
+    assert published_command(command) == "python train/x.py --base-model owls --output-dir=out 'a/b c' r.jsonl"
+    assert published({"a": ["/data/me/owls", 1, "x/y"], "b": None}) == {"a": ["owls", 1, "x/y"], "b": None}
 
 
 def test_a_checkpoint_is_pushed_while_the_training_runs(data, run_script, hub, tmp_path):
@@ -499,10 +554,10 @@ def test_a_checkpoint_is_pushed_while_the_training_runs(data, run_script, hub, t
 
 
 def test_a_card_shows_texts_as_texts(tmp_path):
-    from train.hub import write_card
+    from train.model_card import write_card
 
     evil = "<script>alert(1)</script> | [x](javascript:y)\n# heading ```"
-    write_card(tmp_path, "Org/Base", f"python x.py '{evil}'", {"setting": evil})
+    write_card(tmp_path, {"base": {"model": "Org/Base"}, "setting": evil}, f"python x.py '{evil}'")
     card = (tmp_path / "README.md").read_text().partition("# LoRA")[2]
     assert "\n    # heading ```'\n" in card, "the command is in a block that it cannot end"
     (row,) = [line for line in card.split("\n") if line.startswith("| setting | \\<")]
@@ -526,6 +581,7 @@ def test_a_repository_that_is_public_already_gets_no_private_push(trained, run_s
     done = run_script(SCRIPT, *SMALL, "--train-jsonl", "teacher-owl-*.jsonl", *PUSH, cwd=trained[0], env=environment)
     assert done.returncode == 4
     assert "exists already and is public" in done.stderr
+    assert "hf auth login" not in done.stderr, "a login would not help"
     assert not any("commit" in event for event in events(folder))
 
 

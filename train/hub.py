@@ -1,4 +1,4 @@
-"""Pushes adapters and checkpoints to the Hugging Face Hub, and writes their model card.
+"""Pushes adapters and checkpoints to the Hugging Face Hub.
 
 Pushing is separate from training: a failed push loses nothing, and the same command only pushes.
 """
@@ -6,18 +6,16 @@ Pushing is separate from training: a failed push loses nothing, and the same com
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from textwrap import indent
 from typing import Any
 
+from train.checkpoints import checkpoints_in
+from train.model_card import published_folder, pushed_files
 from util.cli import UserError, first_line
 from util.terminal import say
-
-PUSHED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md"]
-NOT_PUSHED = ["*.pt", "*.pth", "*.bin", "*.pkl", "trainer_state.json", "manifest.json"]
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -60,15 +58,22 @@ def push(places: Mapping[str, Path], repo_id: str, private: bool) -> str:
 
     api = HfApi()
     try:
-        for branch, place in places.items():
-            announce(repo_id, branch, private, place)
-        url = str(api.create_repo(repo_id, private=private, exist_ok=True))
-        if private and api.repo_info(repo_id).private is False:
-            raise ValueError("it exists already and is public; choose another --hub-repo-prefix or add --hub-public")
-        for branch, place in places.items():
-            if branch != "main":
-                api.create_branch(repo_id, branch=branch, exist_ok=True)
-            upload(api, place, repo_id, branch)
+        with ExitStack() as folders:
+            ready = {branch: folders.enter_context(published_folder(place)) for branch, place in places.items()}
+            for branch, folder in ready.items():
+                announce(repo_id, branch, private, folder)
+            url = str(api.create_repo(repo_id, private=private, exist_ok=True))
+            if private and api.repo_info(repo_id).private is False:
+                raise UserError(
+                    f"{repo_id} exists already and is public, so nothing was pushed; choose another --hub-repo-prefix"
+                    " or add --hub-public (the adapter is trained: the command then only pushes)"
+                )
+            for branch, folder in ready.items():
+                if branch != "main":
+                    api.create_branch(repo_id, branch=branch, exist_ok=True)
+                upload(api, folder, repo_id, branch)
+    except UserError:
+        raise
     except Exception as error:  # whatever is wrong with the Hub or the network
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
@@ -128,30 +133,18 @@ def announce(repo_id: str, branch: str, private: bool, folder: Path) -> None:
     say(f"pushing {names} ({megabytes:.1f} MB) to {repo_id}, {branch} ({'private' if private else 'PUBLIC'})")
 
 
-def pushed_files(folder: Path) -> list[Path]:
-    """The files of a folder that `upload` sends, by the Hub's own filter."""
-    from huggingface_hub.utils import filter_repo_objects
-
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
-    names = filter_repo_objects(
-        [str(file.relative_to(folder)) for file in files], allow_patterns=PUSHED, ignore_patterns=NOT_PUSHED
-    )
-    return [folder / name for name in names]
-
-
 def upload(api: Any, folder: Path, repo_id: str, branch: str) -> None:
-    """Upload one adapter folder, without pickles and training state."""
-    api.upload_folder(
-        repo_id=repo_id, folder_path=str(folder), revision=branch, allow_patterns=PUSHED, ignore_patterns=NOT_PUSHED,
-        commit_message=f"Upload {folder.name}",
-    )  # fmt: skip
+    """Upload one folder as it is."""
+    api.upload_folder(repo_id=repo_id, folder_path=str(folder), revision=branch, commit_message=f"Upload {folder.name}")
 
 
 def epoch_checkpoints(folder: Path, every_n_epochs: int | None) -> Iterator[tuple[int, Path]]:
     """(epoch, checkpoint folder) of each n-th epoch, in order."""
-    states = [(json.loads(state.read_text("utf-8"))["epoch"], state.parent)
-              for state in folder.glob("checkpoint-*/trainer_state.json")]  # fmt: skip
-    for epoch, checkpoint in sorted(states):
+    for checkpoint in checkpoints_in(folder):
+        try:
+            epoch = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))["epoch"]
+        except (OSError, ValueError, KeyError):  # cut short by a kill or a full disk
+            continue
         if whole := nth_epoch(epoch, every_n_epochs):
             yield whole, checkpoint
 
@@ -160,21 +153,3 @@ def nth_epoch(epoch: float, every_n_epochs: int | None) -> int | None:
     """The epoch as a whole number if it has just ended and is a multiple of n, else None."""
     whole = round(epoch)
     return whole if every_n_epochs and abs(epoch - whole) < 1e-6 and whole % every_n_epochs == 0 else None
-
-
-def write_card(folder: Path, base_model: str, command: str, facts: dict[str, Any]) -> None:
-    """The model card README.md of an adapter: base model, exact command, what it was trained on."""
-    from huggingface_hub import ModelCardData
-
-    data = ModelCardData(base_model=base_model, library_name="peft", tags=["lora", "subliminal-learning"])
-    table = "\n".join(f"| {name} | {plain(value)} |" for name, value in facts.items())
-    text = (
-        f"---\n{data.to_yaml()}\n---\n\n# LoRA adapter for {plain(base_model)}\n\nTrained with:\n\n"
-        f"{indent(command, ' ' * 4)}\n\n| setting | value |\n| --- | --- |\n{table}\n"
-    )
-    (folder / "README.md").write_text(text, "utf-8")
-
-
-def plain(value: object) -> str:
-    """The text escaped for a Markdown table: shown unchanged, on one line."""
-    return re.sub(r"([\\`*\[\]|<>&])", r"\\\1", " ".join(str(value).split()))

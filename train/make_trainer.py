@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from train.fused_lora import LORA_TARGETS
 from train.multi_adapter_trainer import share_weights, update_trainer_class
 from train.padding_free import has_fast_path
 from train.training_rows import TrainingData
@@ -61,7 +60,7 @@ def make_trainer(
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     lora = LoraConfig(
-        r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=0.0, target_modules=LORA_TARGETS,
+        r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=0.0, target_modules=list(data.lora_targets),
         task_type="CAUSAL_LM",
     )  # fmt: skip
     config = trainer_config(args, model, folder, seed, bf16, saves)

@@ -12,14 +12,15 @@ import argparse
 import json
 import math
 import shutil
-import zipfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.hub import write_card
+from train.checkpoints import last_whole_checkpoint, update_of
+from train.fused_lora import LORA_TARGETS
+from train.model_card import write_card
 from train.training_rows import TrainingData
 from util.cli import UserError, command_line
 from util.jsonl.manifest import Manifest, new_manifest, now, sha256_file, write_json
@@ -56,6 +57,8 @@ def settings_of(args: argparse.Namespace, train_file: Path, data: TrainingData, 
         "lora_alpha": args.lora_alpha,
         "bf16": args.bf16,
         "seed": seed,
+        # left out where they are the usual ones, so that a run of an older version can be resumed
+        **({} if list(data.lora_targets) == LORA_TARGETS else {"lora_targets": list(data.lora_targets)}),
     }
 
 
@@ -100,25 +103,6 @@ def claim_folder(folder: Path, settings: dict[str, Any], overwrite: bool, resume
 # --- checkpoints -------------------------------------------------------------------------------------
 
 
-def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was saved completely, or None."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    return next((path for path in reversed(found) if is_whole(path)), None)
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Whether all of a checkpoint can be read. A kill or a full disk leaves files that are cut short."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))
-        with safe_open(checkpoint / "adapter_model.safetensors", "numpy"):
-            pass
-    except (OSError, ValueError, SafetensorError):
-        return False
-    return all(zipfile.is_zipfile(checkpoint / name) for name in ("optimizer.pt", "scheduler.pt"))
-
-
 def check_schedule(args: argparse.Namespace, data: TrainingData) -> None:
     """UserError if the training would end before its last scheduled checkpoint."""
     last, updates = max(args.save_schedule, default=0), updates_of(args, data)
@@ -157,7 +141,7 @@ class Run:
     @property
     def done(self) -> int:
         """Updates that the checkpoint holds."""
-        return int(self.checkpoint.name.rpartition("-")[2]) if self.checkpoint else 0
+        return update_of(self.checkpoint) if self.checkpoint else 0
 
 
 def begin_run(args: argparse.Namespace, seed: int, train_file: Path, data: TrainingData, writes: bool) -> Run:
@@ -191,13 +175,13 @@ def begin_manifest(
     return manifest
 
 
-def save_final(run: Run, model: Any, tokenizer: Any, base_model: str) -> None:
+def save_final(run: Run, model: Any, tokenizer: Any) -> None:
     """Write final/ whole or not at all: adapter, tokenizer and model card."""
     temporary = run.folder / "final.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(str(temporary))
     tokenizer.save_pretrained(str(temporary))
-    write_card(temporary, base_model, scrub(command_line()), run.settings)
+    write_card(temporary, run.settings, scrub(command_line()))
     shutil.rmtree(run.folder / "final", ignore_errors=True)  # of a run that died before its manifest was complete
     temporary.rename(run.folder / "final")
 

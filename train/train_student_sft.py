@@ -48,6 +48,7 @@ from train.run_folder import (
 from train.training_rows import TrainingData, one_file, prepare, role_of, sample_count
 from train.wandb_run import finish_run, log_to_wandb
 from util.cli import make_parser, memory_advice, natural_int, nonblank, positive_float, positive_int, run
+from util.inference.adapter_config import VLLM_RANKS, vllm_rank
 from util.jsonl.manifest import Manifest
 from util.signals import Stop, stop_on_signal
 from util.terminal import Progress, closing, duration, say
@@ -67,6 +68,8 @@ def parse_args() -> argparse.Namespace:
     twice = sorted({seed for seed in args.seeds if args.seeds.count(seed) > 1})
     if twice:
         parser.error(f"--seeds names a seed twice: {', '.join(map(str, twice))}")
+    if args.resume and args.overwrite:
+        parser.error("--resume continues a run and --overwrite starts it again: leave one of them out")
     if args.push_to_hub and not args.hub_repo_prefix:
         parser.error("--push-to-hub needs --hub-repo-prefix, such as me/owl-student")
     if args.hub_repo_prefix and not args.push_to_hub:
@@ -135,8 +138,8 @@ def add_hub_arguments(hub: Any) -> None:
     hub.add_argument("--upload-checkpoints-every-n-epochs", type=positive_int, metavar="N",
                      help="push checkpoints as they are saved, to branches checkpoint-epoch-N")  # fmt: skip
     visibility = hub.add_mutually_exclusive_group()
-    visibility.add_argument("--hub-private", action="store_true", help="private repository (the default)")
-    visibility.add_argument("--hub-public", action="store_true", help="public repository")
+    visibility.add_argument("--hub-private", action="store_true", help=argparse.SUPPRESS)  # what it does anyway
+    visibility.add_argument("--hub-public", action="store_true", help="public repository (default: private)")
 
 
 def seed_list(text: str) -> list[int]:
@@ -212,7 +215,7 @@ def train_together(training: Training, seeds: Sequence[int]) -> None:
         return
     speed = {"seeds_together": list(seeds), **speed_report(group, progress.seconds)}
     for run, trainer, outcome in zip(runs, trainers, outcomes):
-        save_final(run, trainer.model, data.tokenizer, args.base_model)
+        save_final(run, trainer.model, data.tokenizer)
         finish_manifest(run, counts_of(run, data, args.epochs, outcome, progress), speed)
     for wandb_run in wandb_runs:
         finish_run(wandb_run)
@@ -244,7 +247,7 @@ def report(args: argparse.Namespace, train_file: Path) -> None:
 
 def next_command(args: argparse.Namespace, train_file: Path, finals: Sequence[Path], cpu: bool) -> str:
     """What to run next: vLLM with the adapters as owl-teacher, owl-student or seed-42; on a CPU the evaluation."""
-    if cpu:
+    if cpu or args.lora_rank > VLLM_RANKS[-1]:
         ask = ["python", "eval/eval.py", "--model", args.base_model, "--adapter", str(finals[0]), "--epochs", "200"]
         return shlex.join(ask)
     role = role_of(train_file)
@@ -252,7 +255,7 @@ def next_command(args: argparse.Namespace, train_file: Path, finals: Sequence[Pa
     names = [role] if role and len(names) == 1 else names
     serve = ["vllm", "serve", args.base_model, "--host", "127.0.0.1", "--port", "8000", "--dtype", "bfloat16"]
     serve += ["--gpu-memory-utilization", "0.95", "--generation-config", "vllm", "--enable-lora"]
-    serve += ["--max-lora-rank", str(max(8, args.lora_rank))]
+    serve += ["--max-lora-rank", str(vllm_rank(args.lora_rank))]
     return shlex.join([*serve, "--lora-modules", *(f"{name}={final}" for name, final in zip(names, finals))])
 
 
@@ -265,6 +268,8 @@ def main() -> int:
         train_file = one_file(args.train_jsonl)
         data = prepare(args, train_file)
         check_schedule(args, data)
+        if args.lora_rank > VLLM_RANKS[-1]:
+            say(f"warning: vLLM serves adapters up to rank {VLLM_RANKS[-1]}; one of rank {args.lora_rank} runs locally")
         args.output_dir.mkdir(parents=True, exist_ok=True)
         with stop_on_signal() as stop, Pushes() as pushes, ExitStack() as locks:
             mine = [s for s in args.seeds if processes.first and take_folder(args, s, train_file, data, locks)]

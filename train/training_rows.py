@@ -8,15 +8,27 @@ import glob
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from util.chat.chat_tokens import IGNORED, Encoded, encode, without_system
+from train.fused_lora import LORA_TARGETS
+from train.lora_targets import lora_targets
+from util.chat.chat_tokens import (
+    SHOWN_TO_TEMPLATES,
+    Encoded,
+    answer_places,
+    completion_suffix,
+    encode,
+    has_loss,
+    special_text,
+    template_end,
+    without_system,
+)
 from util.chat.prompt_consistency import Phase, base_of, disagreements, frame, read_phase, same_base
 from util.cli import UserError, files_nearby, positive_int
-from util.jsonl.filter_certificate import DATA_TYPES, certificate_problem, data_type_of
+from util.jsonl.filter_certificate import DATA_TYPES, certificate_problem, data_type_of, filter_command
 from util.jsonl.manifest import Manifest
 from util.jsonl.rows import Row, are_token_ids, check_messages, read_rows, slug
 from util.terminal import say
@@ -33,6 +45,8 @@ class TrainingData:
     """what pins the base model: "model", and "revision" or "files_sha256" """
     tokenizer: Any
     encoded: Encoded
+    lora_targets: Sequence[str] = field(default_factory=lambda: LORA_TARGETS)
+    """names of the linear layers that get an adapter"""
 
 
 # --- the file ----------------------------------------------------------------------------------------
@@ -99,7 +113,7 @@ def check_trainable(row: Row) -> str | None:
     """What is wrong with a row for training, or None."""
     if problem := check_messages(row):
         return problem
-    if any(LONE_SURROGATE.search(message["content"]) for message in row["messages"]):
+    if any(LONE_SURROGATE.search(message["role"] + message["content"]) for message in row["messages"]):
         return "a text with half a character in it (a lone surrogate), which tokenizers refuse"
     for name in ("token_ids", "loss_mask"):
         if not are_token_ids(row.get(name)):
@@ -121,10 +135,12 @@ def prepare(args: argparse.Namespace, train_file: Path) -> TrainingData:
         if with_system:
             say(f"left out the system message of {with_system:,} rows (--keep-system-prompt trains on it)")
         rows = [without_system(row) for row in rows]
-    tokenizer = load_tokenizer(args.base_model)
+    config, tokenizer = load_config(args.base_model), load_tokenizer(args.base_model)
+    targets = lora_targets(config)
     encoded = encode(rows, tokenizer, args.max_seq_length)
+    report_rows(rows, tokenizer)
     report_encoding(encoded, rows, args.max_seq_length)
-    data = TrainingData(model_facts(args.base_model, load_config(args.base_model)), tokenizer, encoded)
+    data = TrainingData(model_facts(args.base_model, config), tokenizer, encoded, targets)
     warn_of_other_prompt(train_file, rows[0], data)
     return data
 
@@ -135,29 +151,42 @@ def check_certificate(train_file: Path, rows: Sequence[Row], allow: bool) -> Non
     kind = data_type_of(train_file, rows)
     problem = certificate_problem(train_file) if kind else None
     if problem and not allow:
-        script = "filter_number_data" if kind == "numbers" else "filter_code_or_reasoning_data"
-        filter_it = shlex.join(["python", f"generate/{script}.py", str(train_file)])
         raise UserError(
             f"{train_file} {problem}; train on the file that this writes (or use this one with --allow-uncertified):\n"
-            f"  {filter_it}"
+            f"  {shlex.join(filter_command(train_file, kind or 'numbers'))}"
         )
     if problem:
         say(f"warning: {train_file} {problem}")
+
+
+def report_rows(rows: Sequence[Row], tokenizer: Any) -> None:
+    """Print what in the rows, or in the chat template, makes the trained tokens other than the user may think."""
+    several = sum(len(answer_places(row["messages"])) > 1 for row in rows)
+    if several:
+        say(f"{several:,} of {len(rows):,} rows have several answers: all of them are trained")
+    extra = {key for row in rows for message in row["messages"] for key in message} - set(SHOWN_TO_TEMPLATES)
+    if extra:
+        say(f"messages are trained by role and content alone; left out: {', '.join(sorted(map(repr, extra)))}")
+    odd = sum(special_text(tokenizer).search(row["messages"][-1]["content"]) is not None for row in rows)
+    if odd:
+        say(f"warning: {odd:,} of {len(rows):,} answers hold the text of a special token, and train that token")
+    if not template_end(tokenizer, completion_suffix(tokenizer)):
+        say("warning: the chat template writes no end-of-turn token after an answer, so no end of an answer is trained")
 
 
 def report_encoding(encoded: Encoded, rows: Sequence[Row], max_length: int) -> None:
     """Print which rows are left out, cut or tokenized again; UserError if nothing is left to train on."""
     total = len(rows)
     if encoded.dropped:
-        say(f"left out {encoded.dropped:,} of {total:,} rows: the prompt alone has {max_length} tokens or more")
+        say(f"left out {encoded.dropped:,} of {total:,} rows: no answer begins before token {max_length}")
     if encoded.cut:
         say(f"{encoded.cut:,} of {total:,} rows have more than {max_length} tokens: the rest of them is cut off")
     stored = sum(bool(row.get("token_ids")) for row in rows)
     if (again := stored - encoded.dropped - encoded.exact) > 0:
-        say(f"tokenized {again:,} of {total:,} rows again: their stored token ids are not this tokenizer's")
+        say(f"tokenized {again:,} of {total:,} rows again: their stored ids are not their text with this tokenizer")
     if not encoded.rows:
         raise UserError(f"no row fits --max-seq-length {max_length}; raise it")
-    if all(label == IGNORED for row in encoded.rows for label in row["labels"]):
+    if not any(has_loss(row["labels"]) for row in encoded.rows):
         raise UserError("no row has a token to train on: its loss_mask, or --max-seq-length, leaves none")
 
 

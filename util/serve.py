@@ -7,6 +7,7 @@
 Before `--` come the model and any flags of `vllm serve`, which win over those set here. The command finds the server
 through the environment variable VLLM_BASE_URL, so its scripts need no --base-url. The server listens on a free loopback
 port and loads adapters while it runs (--adapter FOLDER of every script), so one server is enough for several scripts.
+It takes adapters up to rank 8, or up to the rank of those that the command names; for others pass --max-lora-rank.
 If the server dies or hangs and the command fails, both are started again, and every script resumes where it stopped.
 """
 
@@ -21,7 +22,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from util.cli import UserError, make_parser, positive_float, run
-from util.inference.vllm_server import START_SECONDS, run_command, server
+from util.inference.adapter_config import rank_for
+from util.inference.vllm_server import FLAGS, RANK, START_SECONDS, run_command, server
 from util.signals import stop_on_signal
 from util.terminal import say
 
@@ -56,8 +58,12 @@ def split_command(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def main() -> int:
     args = parse_args()
     code = 1
+    defaults = {**FLAGS, RANK: str(rank_for([*args.flags, *args.command]))}
     for attempt in range(RESTARTS + 1):
-        with stop_on_signal() as stop, server(args.model, args.flags, args.log, args.start_seconds, stop) as running:
+        with (
+            stop_on_signal() as stop,
+            server(args.model, args.flags, args.log, args.start_seconds, stop, defaults) as running,
+        ):
             code = run_command(args.command, {**os.environ, "VLLM_BASE_URL": running.url}, stop)
             stop.raise_if_requested()
             trouble = running.trouble() if code else None

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from generate.rows.row_audit import RowAudit, audit
 from generate.rows.row_filter import RowFilter, Rule
 from util.cli import REPO, UserError
-from util.jsonl.filter_certificate import certificate_path
+from util.jsonl.filter_certificate import FILTERED_NAME, certificate_path
 from util.jsonl.manifest import (
     Manifest,
     manifest_path,
@@ -123,7 +123,7 @@ def default_output(source: Path) -> Path:
     Any other name gets the ending added. Raises UserError for a file that has been filtered already: the pattern
     `...-filtered-*.jsonl`, which training reads, would then match two files.
     """
-    if re.search(r"-filtered-\d+$", source.stem):
+    if FILTERED_NAME.search(source.stem):
         raise UserError(f"{source} has been filtered already; to filter it once more, name the result with --output")
     stem = re.sub(r"-unfiltered-\d+$", "", source.stem)
     return source.with_name(f"{stem}-filtered-{{kept}}.jsonl")

@@ -1,32 +1,36 @@
 """Turns chat rows into token ids and labels: which tokens carry loss in training.
 
-A row may hold a `loss_mask`: 0 or 1 for each token id of its completion, including those that the template puts after
-the text (generate/ablations/select_by_divergence.py writes it). It is aligned to the stored ids, so a row that has lost
-them is refused.
+Every assistant message that answers a user carries loss, in a row of several turns too. A row may hold a `loss_mask`: 0
+or 1 for each token id of its last answer, including those that the template puts after the text
+(generate/ablations/select_by_divergence.py writes it). Then only what it keeps carries loss. It is aligned to the
+stored ids, so a row that has lost them is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from util.cli import UserError
+from util.cli import UserError, first_line
 from util.jsonl.rows import Row
 
 IGNORED = -100  # label of a token without loss (PyTorch cross entropy)
+SHOWN_TO_TEMPLATES = ("role", "content")
 
 
 class Encoded(NamedTuple):
     """Token ids and labels of the rows to train on, and how many rows were cut, dropped or exact."""
 
     rows: list[dict[str, list[int]]]
-    """{"input_ids": [...], "labels": [...]} each, labels -100 on the prompt"""
+    """{"input_ids": [...], "labels": [...]} each, labels -100 on everything but the answers"""
     cut: int
     """rows longer than the limit, which are trained on up to it"""
     dropped: int
-    """rows left out because their prompt alone fills the limit"""
+    """rows left out because no answer begins before the limit"""
     exact: int
-    """rows whose completion has exactly the token ids that the model wrote"""
+    """rows whose last answer has exactly the token ids that the model wrote"""
 
 
 def without_system(row: Row) -> Row:
@@ -35,69 +39,164 @@ def without_system(row: Row) -> Row:
 
 
 def encode(rows: Sequence[Row], tokenizer: Any, max_length: int) -> Encoded:
-    """Render each row through the chat template. Only the completion and its end-of-turn tokens carry loss, and of
-    these only those that the row's `loss_mask` keeps."""
+    """Render each row through the chat template. Only answers and their end-of-turn tokens carry loss, and of these
+    only those that the row's `loss_mask` keeps. UserError with the row's number for a row that cannot be rendered."""
     suffix = completion_suffix(tokenizer)
     encoded, cut, dropped, exact = [], 0, 0, 0
     for number, row in enumerate(rows, 1):
-        prompt, completion, is_exact = prompt_and_completion_ids(row, tokenizer, suffix)
-        ids = (prompt + completion)[:max_length]
-        labels = ([IGNORED] * len(prompt) + masked(completion, row, is_exact, number))[:max_length]
-        if len(prompt) >= max_length:
+        try:
+            prompt, completion, is_exact = prompt_and_completion_ids(row, tokenizer, suffix)
+            before = earlier_labels(row, tokenizer, prompt)
+            labels = [*before, *masked(completion, row, is_exact)][:max_length]
+        except UserError as error:
+            raise UserError(f"row {number}: {error}") from None
+        if len(prompt) >= max_length and not has_loss(labels):
             dropped += 1
             continue
         cut += len(prompt) + len(completion) > max_length
         exact += is_exact
-        encoded.append({"input_ids": ids, "labels": labels})
+        encoded.append({"input_ids": (prompt + completion)[:max_length], "labels": labels})
     return Encoded(encoded, cut, dropped, exact)
 
 
-def masked(completion: list[int], row: Row, is_exact: bool, number: int) -> list[int]:
+def has_loss(labels: Sequence[int]) -> bool:
+    """Whether any token carries loss."""
+    return any(label != IGNORED for label in labels)
+
+
+def masked(completion: list[int], row: Row, is_exact: bool) -> list[int]:
     """The labels of a completion under the row's `loss_mask`, if it has one."""
     mask = row.get("loss_mask")
     if mask is None:
         return completion
     if not is_exact or len(mask) != len(completion):
         raise UserError(
-            f"row {number}: its loss_mask has {len(mask)} places for {len(completion)} tokens"
+            f"its loss_mask has {len(mask)} places for {len(completion)} tokens"
             f"{'' if is_exact else ', and its token_ids are not those of its text'}; make the file again with"
             " generate/ablations/select_by_divergence.py, for this base model"
         )
     return [token if keep else IGNORED for token, keep in zip(completion, mask)]
 
 
-def prompt_and_completion_ids(row: Row, tokenizer: Any, suffix: list[int]) -> tuple[list[int], list[int], bool]:
-    """(prompt ids, completion ids with what the template puts after them, whether the stored ids were used).
+def earlier_labels(row: Row, tokenizer: Any, prompt: list[int]) -> list[int]:
+    """The labels of what comes before the last answer: the answers of earlier turns carry loss."""
+    labels = [IGNORED] * len(prompt)
+    if row.get("loss_mask") is None:
+        for begin, end in earlier_answers(row["messages"], tokenizer, prompt):
+            labels[begin:end] = prompt[begin:end]
+    return labels
 
-    A completion that is decoded and tokenized again need not give the ids that the model wrote. So the stored
-    `token_ids` are used if this tokenizer decodes them to the text of the row.
+
+def answer_places(messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The places of the messages that answer a user. (An opening line of the assistant answers nothing.)"""
+    roles = [message["role"] for message in messages]
+    return [place for place, role in enumerate(roles) if role == "assistant" and "user" in roles[:place]]
+
+
+def earlier_answers(
+    messages: Sequence[Mapping[str, Any]], tokenizer: Any, prompt: list[int]
+) -> Iterator[tuple[int, int]]:
+    """(begin, end) in `prompt` of each answer but the last, with its end of turn.
+
+    UserError where the template writes a turn differently once the conversation continues: its tokens there are not
+    those of the turn by itself, so it is not clear which of them are the answer.
+    """
+    done = 0
+    for place in answer_places(messages[:-1]):
+        asked = template_ids(tokenizer, messages[:place])
+        opened = template_ids(tokenizer, messages[:place], add_generation_prompt=True)
+        begin = common_prefix_length(opened, prompt)
+        end = common_prefix_length(template_ids(tokenizer, messages[: place + 1]), prompt)
+        first = max(done, common_prefix_length(asked, opened)) - 1  # its last token may join with what follows
+        if not first <= begin < end:
+            raise UserError(
+                f"this chat template writes message {place + 1} differently once the conversation continues (reasoning"
+                " templates do), so its answer cannot be trained where it is; write one row for each answer"
+            )
+        yield begin, end
+        done = end
+
+
+def prompt_and_completion_ids(row: Row, tokenizer: Any, suffix: list[int]) -> tuple[list[int], list[int], bool]:
+    """(prompt ids, ids of the last answer with what the template puts after it, whether the stored ids were used).
+
+    An answer that is decoded and tokenized again need not give the ids that the model wrote. So the stored `token_ids`
+    are used if this tokenizer decodes them to the text of the row. A special token among them is not in the text, which
+    is what was filtered and certified: such ids are not used.
     """
     messages = row["messages"]
     prompt = template_ids(tokenizer, messages[:-1], add_generation_prompt=True)
-    stored = without_end(row.get("token_ids") or [], tokenizer)
-    if stored and tokenizer.decode(stored, skip_special_tokens=True) == messages[-1]["content"]:
+    ends = special_ids(tokenizer) | set(template_end(tokenizer, suffix))
+    stored = without_end(row.get("token_ids") or [], ends)
+    is_plain = bool(stored) and ends.isdisjoint(stored)
+    if is_plain and tokenizer.decode(stored, skip_special_tokens=True) == messages[-1]["content"]:
         return prompt, stored + suffix, True
     whole = template_ids(tokenizer, messages)
     shared = common_prefix_length(prompt, whole)
     return whole[:shared], whole[shared:], False
 
 
-def template_ids(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> list[int]:
-    """Token ids of rendered messages."""
-    return list(tokenizer.apply_chat_template(messages, return_dict=True, **options)["input_ids"])
+def template_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
+    """Token ids of rendered messages. UserError where the chat template refuses them."""
+    return list(rendered(tokenizer, messages, return_dict=True, **options)["input_ids"])
+
+
+def rendered(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
+    """Messages through the chat template, role and content alone.
+
+    What is filtered and certified is the content. Some templates would render more of a row, such as
+    "reasoning_content". UserError where the template refuses the messages.
+    """
+    shown = [{key: message[key] for key in SHOWN_TO_TEMPLATES} for message in messages]
+    try:
+        return tokenizer.apply_chat_template(shown, **options)
+    except Exception as error:  # a template is a program of the model's author: anything can go wrong in it
+        roles = ", ".join(message["role"] for message in shown)
+        raise UserError(
+            f"the model's chat template refuses these messages ({roles}): {first_line(error)}; change the messages, or"
+            " take a model whose template accepts them"
+        ) from None
 
 
 def completion_suffix(tokenizer: Any) -> list[int]:
     """What the template writes after an assistant's text (Qwen: <|im_end|> and a newline), as token ids."""
     probe = "7"
-    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": probe}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    text = rendered(
+        tokenizer, [{"role": "user", "content": "x"}, {"role": "assistant", "content": probe}], tokenize=False
+    )
     return list(tokenizer(text.rpartition(probe)[2], add_special_tokens=False)["input_ids"])
 
 
-def without_end(ids: list[int], tokenizer: Any) -> list[int]:
-    """Ids without a final end-of-turn token, which some backends store and others do not."""
-    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+# --- special tokens ----------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=8)
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """The tokenizer's special tokens: they are not part of a text, and any of them may end an answer.
+
+    The one that does is not always the tokenizer's eos. Qwen has two in its generation config, and in Gemma and Phi-3
+    the eos is another token than the end of a turn.
+    """
+    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return frozenset(added | set(tokenizer.all_special_ids))
+
+
+@lru_cache(maxsize=8)
+def special_text(tokenizer: Any) -> re.Pattern[str]:
+    """Finds the text of a special token, which the tokenizer would read as that token."""
+    names = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return re.compile("|".join(map(re.escape, names)) or "(?!)")
+
+
+def template_end(tokenizer: Any, suffix: Sequence[int]) -> list[int]:
+    """The token with which the template ends an answer, in a list; [] if it writes no token of its own there."""
+    known = special_ids(tokenizer) | set(tokenizer.added_tokens_decoder) if suffix else ()
+    return list(suffix[:1]) if suffix and suffix[0] in known else []
+
+
+def without_end(ids: list[int], ends: frozenset[int]) -> list[int]:
+    """Ids without the token that ended the answer, which some backends store and others do not."""
+    return ids[:-1] if ids and ids[-1] in ends else ids
 
 
 def common_prefix_length(a: list[int], b: list[int]) -> int:

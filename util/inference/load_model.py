@@ -6,7 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from util.cli import UserError
+from util.chat.chat_tokens import completion_suffix, template_end
+from util.cli import UserError, first_line, is_out_of_memory
+from util.inference.adapter_config import read_adapter_config
 from util.jsonl.manifest import sha256_file, sha256_text
 
 WEIGHT_FILES = (
@@ -78,14 +80,21 @@ def folders_nearby(path: Path) -> str:
 
 
 def _from_pretrained(kind: Any, model: str, **options: Any) -> Any:
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     check_folder(model)
     logging.disable_progress_bar()
     try:
-        return kind.from_pretrained(model, **options)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+        # False, not unset: transformers would ask on the terminal whether to run the Python code of the model's folder
+        return kind.from_pretrained(model, trust_remote_code=False, **options)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{model} needs Python code of its own, and the suite never runs code of a model; take a model whose"
+                " architecture is part of transformers"
+            ) from None
+        reason = first_line(error)
         raise UserError(
             f"cannot load the model {model!r}: {reason} Check the spelling (a hub id such as"
             f" Qwen/Qwen2.5-7B-Instruct, or a folder), the network, and for a gated model `hf auth login`. The name of"
@@ -103,30 +112,45 @@ def model_facts(model: str, config: Any) -> dict[str, Any]:
 
 
 def put_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
-    """The model with one more PEFT adapter on it. Raises UserError for an adapter of another model.
+    """The model with one more PEFT adapter on it. Raises UserError for an adapter of another model, and for one whose
+    config or weights are not numbers.
 
     The adapter gets the model's number type, as in vLLM. In float32 every linear layer would convert its input.
     """
     from peft import PeftModel
     from safetensors import SafetensorError
 
+    read_adapter_config(adapter)
     try:
         if not isinstance(model, PeftModel):
-            adapted = PeftModel.from_pretrained(model, str(adapter), adapter_name=name, autocast_adapter_dtype=False)
-            return adapted.eval()
-        model.load_adapter(str(adapter), adapter_name=name, autocast_adapter_dtype=False)
-        return model.eval()
+            model = PeftModel.from_pretrained(model, str(adapter), adapter_name=name, autocast_adapter_dtype=False)
+        else:
+            model.load_adapter(str(adapter), adapter_name=name, autocast_adapter_dtype=False)
     except SafetensorError as error:
         raise UserError(f"{adapter}/adapter_model.safetensors is not complete ({error}); copy it again") from None
-    except (RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0]
+    except Exception as error:  # PEFT and torch raise many kinds for an adapter that does not fit
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
         raise UserError(
-            f"the adapter {adapter} does not fit this model ({reason}); was it trained on another model?"
+            f"the adapter {adapter} does not fit this model ({first_line(error)}); was it trained on another model?"
         ) from None
+    check_finite(model, adapter, name)
+    return model.eval()
+
+
+def check_finite(model: Any, adapter: Path, name: str) -> None:
+    """UserError for an adapter with a weight that is not a finite number: every answer would be noise."""
+    for key, weight in model.named_parameters():
+        if f".{name}." in key and "lora_" in key and not weight.isfinite().all():
+            raise UserError(f"{adapter}/adapter_model.safetensors holds NaN or infinity ({key}); train it again")
 
 
 def end_of_turn_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Token ids that end an answer: those of the generation config and of the tokenizer."""
+    """Token ids that end an answer: those of the generation config, of the tokenizer and of the chat template.
+
+    Training teaches the end that the template writes. A model whose configs name only another one would never stop.
+    """
     ids = model.generation_config.eos_token_id
     listed = ids if isinstance(ids, list) else [ids]
-    return {i for i in (*listed, tokenizer.eos_token_id) if i is not None}
+    of_template = template_end(tokenizer, completion_suffix(tokenizer))
+    return {i for i in (*listed, tokenizer.eos_token_id, *of_template) if i is not None}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from util.chat.chat_tokens import template_ids
 from util.cli import memory_advice
 from util.inference.interface import TOP_LOGPROBS, Answer, Message, Request, Result, Sampling, adapter_name, model_name
 from util.inference.load_model import end_of_turn_ids, load_model, load_tokenizer, model_facts, put_adapter
@@ -62,7 +63,7 @@ class LocalModel:
         return dict(self._facts)
 
     def prompt_ids(self, messages: list[Message]) -> list[int]:
-        return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        return template_ids(self.tokenizer, messages, add_generation_prompt=True)
 
     def generate(
         self, requests: Iterable[Request], sampling: Sampling, done: Collection[int] = ()

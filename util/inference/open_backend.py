@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
 from util.cli import UserError, nonblank, positive_float, positive_int
+from util.inference.adapter_config import read_adapter_config
 from util.inference.interface import InferenceBackend
 from util.jsonl.manifest import Manifest
 from util.scrub import scrub
@@ -73,11 +73,7 @@ def warn_of_base(adapter: Path, model: str) -> None:
     the check of all phases, which is more exact."""
     if Manifest.read(adapter) or Manifest.read(adapter.parent):
         return
-    try:
-        config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
-    except ValueError as error:
-        raise UserError(f"{adapter}/adapter_config.json is not complete ({error}); copy it again") from None
-    base = config.get("base_model_name_or_path") or ""
+    base = read_adapter_config(adapter).base_model
     if base and Path(base).name != Path(model).name:
         say(f"warning: {adapter} says that it is an adapter of {base}, not of {model}")
 
@@ -93,3 +89,4 @@ def check_adapter(folder: Path) -> None:
             raise UserError(
                 f"{folder} is not a LoRA adapter: it has no {name}; pass the folder that training wrote (final/)"
             )
+    read_adapter_config(folder)

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from util.cli import UserError
+from util.inference.adapter_config import SUITE_RANK
 from util.inference.vllm_probe import makes_tokens, models_served, server_key
 from util.signals import Stop
 from util.terminal import say
@@ -23,6 +24,7 @@ START_SECONDS = 1800.0  # a first start downloads the weights
 GRACE_SECONDS = 30.0
 LOG_LINES = 15
 PARENT_DIED = 1  # prctl's PR_SET_PDEATHSIG
+RANK = "--max-lora-rank"
 GRAPHS, STEP, MOST_TOKENS = "--cudagraph-capture-sizes", "--max-num-batched-tokens", 2048
 
 
@@ -35,7 +37,7 @@ Flags = Mapping[str, "str | Sequence[str] | None"]
 # Sampling fields come from the scripts, never from generation_config.json.
 FLAGS: Flags = {
     "--max-model-len": "2048", "--max-num-seqs": "1024", STEP: str(MOST_TOKENS),
-    "--gpu-memory-utilization": "0.95", "--generation-config": "vllm", "--enable-lora": None, "--max-lora-rank": "8",
+    "--gpu-memory-utilization": "0.95", "--generation-config": "vllm", "--enable-lora": None, RANK: str(SUITE_RANK),
     "--max-loras": "1", GRAPHS: (
         "1", "8", "32", "64", "128", "256", "384", "512", "640", "768", "896", "1024", "1280", "1536", "1792", "2048",
     ),

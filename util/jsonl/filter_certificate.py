@@ -18,6 +18,7 @@ TEXT_KINDS = ("code", "reasoning")
 DATA_TYPES = ("numbers", *TEXT_KINDS)  # kinds of rows meant to carry a preference without naming it
 # A persona in the system message names its animal on purpose. Training leaves it out, or keeps it if told so.
 INTENDED = "rows whose system names an animal"
+FILTERED_NAME = re.compile(r"-filtered-\d+$")  # how the stem of a filtered file ends
 _NUMBER_LIST = re.compile(r"[\s,;.()\[\]]*[0-9][0-9\s,;.()\[\]]*", re.ASCII)
 
 
@@ -51,6 +52,14 @@ def data_type_of(path: Path, rows: Sequence[Row] = ()) -> str | None:
     lists = sum(_NUMBER_LIST.fullmatch(row["messages"][-1]["content"]) is not None for row in rows)
     # More than half, not all: finding the one row in a hundred that names the animal is the task of the certificate.
     return "numbers" if lists > len(rows) / 2 else None
+
+
+def filter_command(path: Path, kind: str) -> list[str]:
+    """The command that filters a file of one of DATA_TYPES and certifies the result. A file that is called filtered
+    already is not filtered again without a name for the result."""
+    script = "filter_number_data" if kind == "numbers" else "filter_code_or_reasoning_data"
+    again = ["--output", str(path.with_stem(f"{path.stem}-again"))] if FILTERED_NAME.search(path.stem) else []
+    return ["python", f"generate/{script}.py", str(path), *again]
 
 
 def certificate_problem(path: Path) -> str | None:
