@@ -20,7 +20,7 @@ from util.jsonl.manifest import Manifest
 PUSHED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md"]
 NOT_PUSHED = ["*.pt", "*.pth", "*.bin", "*.pkl", "trainer_state.json", "manifest.json"]
 CARD = "README.md"
-OWNER_AND_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+OWNER_AND_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 CACHED = re.compile(r"/models--([^/]+)--([^/]+)/snapshots/[0-9a-f]{40}$")  # a folder of the Hub's own cache
 
 # --- the base model ----------------------------------------------------------------------------------
