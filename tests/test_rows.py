@@ -440,7 +440,7 @@ def test_a_changed_setting_is_refused_and_named(tmp_path):
         pass
     text = str(error.value)
     assert "was started with other settings" in text and "seed: 42 there, 43 now" in text and "--overwrite" in text
-    assert "model:" in text and "new: null there, 1 now" in text and "epochs" not in text
+    assert 'model.adapter: null there, "a" now' in text and "new: null there, 1 now" in text and "epochs" not in text
     assert [r["id"] for r in read_jsonl(path.with_name("x.jsonl.partial"))] == [0]
 
 
@@ -456,13 +456,69 @@ def test_rows_whose_settings_are_unknown_are_not_mixed_with_others(tmp_path, dam
 def test_more_epochs_extend_a_finished_file_and_fewer_are_refused(tmp_path):
     path = tmp_path / "x.jsonl"
     write_all(path, [row(0), row(1)], extendable=["epochs"])
-    with open_rows(path, settings={**SETTINGS, "epochs": 4}, extendable=["epochs"]) as out:
-        assert not out.complete and out.done == {0, 1} and not path.exists()
-    # interrupted: resumes with the new number of epochs
-    write_all(path, [row(2)], settings={**SETTINGS, "epochs": 4}, extendable=["epochs"])
+    with open_rows(path, settings={**SETTINGS, "epochs": 5}, extendable=["epochs"]) as out:
+        assert not out.complete and out.done == {0, 1}
+        out.append([row(2)])
+    # interrupted: the finished rows stay, and so does the command that wrote them
+    assert [r["id"] for r in read_jsonl(path)] == [0, 1] and manifest_of(path)["state"] == "complete"
+    with open_rows(path, extendable=["epochs"]) as out:
+        assert out.complete and out.kept == 2
+    with pytest.raises(UserError, match=r"a run to extend it was started with other settings:\n  epochs: 5 there, 4 now"):
+        write_all(path, [], settings={**SETTINGS, "epochs": 4}, extendable=["epochs"])
+    # and the new command resumes
+    with open_rows(path, settings={**SETTINGS, "epochs": 6}, extendable=["epochs"]) as out:
+        assert out.done == {0, 1, 2}
+    write_all(path, [row(1, "another")], settings={**SETTINGS, "epochs": 6}, extendable=["epochs"])
+    assert sorted(p.name for p in tmp_path.glob("x*")) == ["x.jsonl", "x.jsonl.manifest.json"]
+    assert read_jsonl(path)[1] == row(1)
+    path.unlink()
+    write_all(path, [row(0), row(1), row(2)], settings={**SETTINGS, "epochs": 4}, extendable=["epochs"])
     assert [r["id"] for r in read_jsonl(path)] == [0, 1, 2] and manifest_of(path)["settings"]["epochs"] == 4
     with pytest.raises(UserError, match="epochs: 4 there, 2 now"):
         write_all(path, [], settings={**SETTINGS, "epochs": 2}, extendable=["epochs"])
+
+
+def failed(row):
+    return row.get("error") is not None
+
+
+def test_failed_rows_are_asked_again_by_the_same_command(tmp_path, capsys):
+    path = tmp_path / "x.jsonl"
+    bad = {**row(1), "error": "too long"}
+    write_all(path, [row(0), bad, row(2)], ask_again=failed)
+    assert read_jsonl(path)[1] == bad, "a run ends although a row failed"
+    with open_rows(path, ask_again=failed) as out:
+        assert not out.complete and out.done == {0, 2}
+        assert len(read_jsonl(path)) == 3, "the finished file stays until the rows are there"
+    assert "1 rows failed; they are asked again" in capsys.readouterr().err
+    write_all(path, [row(0, "another"), row(1)], ask_again=failed)
+    assert read_jsonl(path) == [row(0), row(1), row(2)]
+    with open_rows(path, ask_again=failed) as out:
+        assert out.complete
+    assert sorted(p.name for p in tmp_path.glob("x*")) == ["x.jsonl", "x.jsonl.manifest.json"]
+
+
+def test_failed_rows_of_an_unfinished_file_are_asked_again(tmp_path):
+    path = tmp_path / "x.jsonl"
+    with open_rows(path, ask_again=failed) as out:
+        out.append([row(0), {**row(1), "error": "too long"}])
+    write_all(path, [row(1)], ask_again=failed)
+    assert read_jsonl(path) == [row(0), row(1)]
+
+
+def test_two_rows_of_one_id_are_not_both_written(tmp_path):
+    with open_rows(tmp_path / "x.jsonl") as out, pytest.raises(UserError, match="have the id 3; an id identifies one row"):
+        out.append([row(3), row(3, "another")])
+
+
+def test_an_adapter_that_was_trained_again_is_named():
+    from util.jsonl.resumable import describe_differences
+
+    model = {"model": "Org/Base", "root": "x" * 300, "adapter_sha256": "ab12"}
+    shown = describe_differences({"model": model}, {"model": {**model, "adapter_sha256": "cd34"}})
+    assert shown == (
+        '  model.adapter_sha256: "ab12" there, "cd34" now (another adapter, or it was trained again since)'
+    )
 
 
 def test_overwrite_keeps_every_older_file(tmp_path):

@@ -10,11 +10,15 @@ What an earlier run left of `X.jsonl`, and what the next run with it does (`stat
     none     rows             same settings                  STARTED     repairs the partial, adds what is missing
     there    any              same settings, state running   UNRECORDED  completes the manifest: the last run was
                                                                          killed after it had put X.jsonl in place
-    there    any              same settings, state complete  FINISHED    does nothing
-    there    any              an extendable setting grew     EXTENDED    renames X.jsonl to the partial, continues
+    there    any              same settings, state complete  FINISHED    does nothing, or asks failed rows again
+    there    any              an extendable setting grew     EXTENDED    copies X.jsonl to the partial, continues
 
 X.jsonl.rejects does not count: it is a list for the user. With `--overwrite` everything is first moved to `.bak` names,
 so that the state is NEW.
+
+While a finished file is extended, X.jsonl and its manifest stay as they are: the partial begins as a copy and has a
+manifest of its own (X.jsonl.partial.manifest.json). X.jsonl is replaced when the partial is whole. So a run that is
+stopped hides nothing, and the command that wrote X.jsonl still finds it finished.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
 from itertools import chain
@@ -40,6 +44,8 @@ from util.terminal import counted, say
 FSYNC_SECONDS = 2.0
 COUNTS_SECONDS = 30.0
 TORN = "torn last line"
+MEANING = {"adapter_sha256": " (another adapter, or it was trained again since)",
+           "files_sha256": " (other weights, or the model was written again since)"}  # fmt: skip
 
 
 def add_output_arguments(parser: argparse.ArgumentParser, name: str) -> None:
@@ -118,7 +124,8 @@ class RowFile:
 
     settings: everything that changes the rows. A resumed run must have the same settings; otherwise it is refused
         and the error lists those that differ.
-    extendable: keys of settings that may grow (such as epochs): a larger value reopens a finished file.
+    extendable: keys of settings that may grow (such as epochs): a larger value continues a finished file.
+    ask_again: whether a row of an earlier run failed and is to be asked again.
     overwrite: move an existing file (or partial) aside to `.bak` and start again.
     inputs: files whose hashes go into the manifest.
 
@@ -131,6 +138,7 @@ class RowFile:
         settings: Mapping[str, Any],
         *,
         extendable: Iterable[str] = (),
+        ask_again: Callable[[Row], bool] | None = None,
         overwrite: bool = False,
         inputs: Sequence[Path] = (),
     ):
@@ -142,6 +150,7 @@ class RowFile:
         self.rejects = path.with_name(path.name + ".rejects")
         self.settings = json.loads(json.dumps(settings, allow_nan=False))  # as the manifest will read it back
         self.extendable = tuple(extendable)
+        self.ask_again = ask_again
         self.overwrite = overwrite
         self.inputs = tuple(inputs)
         self.done: set[int] = set()
@@ -150,6 +159,7 @@ class RowFile:
         self.kept = 0
         self.counts: dict[str, Any] = {}
         """further facts for the manifest, over all sessions; see `add_counts`"""
+        self._described = path  # whose manifest describes the growing rows: the partial's while a file is extended
         self._file: Any = None
         self._lock: Any = None
         self._synced = self._counts_saved = time.monotonic()
@@ -180,19 +190,41 @@ class RowFile:
             raise self._refusal(before)
         if state is State.FINISHED or state is State.UNRECORDED:
             self._recall_finished(state, before)
-            return
+            if self.complete:
+                return
+            state = State.EXTENDED
         if state is State.NEW:  # what an older run left beside it does not belong to this run
             before = None
             self.rejects.unlink(missing_ok=True)
-        self.counts = dict(before.counts) if before else {}
         if state is State.EXTENDED:
-            self.path.replace(self.partial)
+            before = self._begin_extension() or before
+        self.counts = dict(before.counts) if before else {}
         self._write_manifest("running", before)
+        if state is State.EXTENDED and not self.partial.exists():
+            _write_lines(self.partial, (line + b"\n" for _, line in read_lines(self.path)))
         if self.partial.exists():
             self._repair()
         self._file = self.partial.open("ab", buffering=0)
         if self.done:
             say(f"resuming {self.path}: {len(self.done):,} rows are already there")
+
+    def _begin_extension(self) -> Manifest | None:
+        """Let the partial have a manifest of its own. Returns the one that an extension before this one left.
+
+        UserError if that one wanted more than this run: its rows would be too many.
+        """
+        started = Manifest.read(self.partial)
+        self._described = self.partial
+        if started is None:  # the rest of a run that was killed while it finished X.jsonl
+            self.partial.unlink(missing_ok=True)
+            return None
+        growing = may_grow(started.settings, self.settings, self.extendable)
+        if differences := describe_differences(started.settings, self.settings, growing):
+            raise UserError(
+                f"{self.path} is finished, and a run to extend it was started with other settings:\n{differences}\n"
+                f"finish that one first, or delete {self.partial} and its manifest"
+            )
+        return started
 
     def _refusal(self, before: Manifest | None) -> UserError:
         """Why the rows on disk cannot be continued with the settings of this run."""
@@ -211,7 +243,8 @@ class RowFile:
 
     def _move_aside(self) -> None:
         moved = []
-        for path in (self.path, self.partial, self.rejects, manifest_path(self.path)):
+        manifests = manifest_path(self.path), manifest_path(self.partial)
+        for path in (self.path, self.partial, self.rejects, *manifests):
             if path.exists():
                 backup = free_name(path.with_name(path.name + ".bak"))
                 path.replace(backup)
@@ -220,25 +253,30 @@ class RowFile:
             say(f"--overwrite: kept the old files as {', '.join(moved)}")
 
     def _repair(self) -> None:
-        """Read the rows on disk; cut a torn tail, set bad lines aside, drop repeated ids."""
+        """Read the rows on disk; cut a torn tail, set bad lines aside, drop repeated ids and rows to ask again."""
         good: list[int] = []  # byte offsets
         bad: list[tuple[str, bytes]] = []
-        offset, line = 0, b"\n"
+        failed, offset, line = 0, 0, b"\n"
         with self.partial.open("rb") as file:
             for line in file:
                 found = row_or_problem(line, self.done)
                 if isinstance(found, str):
                     bad.append((found, line.strip()))
+                elif self.ask_again and self.ask_again(found):
+                    failed += 1
                 else:
                     good.append(offset)
                     self._count(found)
                 offset += len(line)
-        if not bad and line.endswith(b"\n"):
+        if not bad and not failed and line.endswith(b"\n"):
             return
         self._set_aside([(problem, line) for problem, line in bad if line and problem != TORN])
         _write_lines(self.partial, (line.strip() + b"\n" for line in _lines_at(self.partial, good)))
-        problems = Counter(problem for problem, _ in bad) or {"missing newline at the end": 1}
-        say(f"repaired {self.partial}: {counted(problems)}")
+        if failed:
+            say(f"{self.path}: {failed:,} rows failed; they are asked again")
+        if bad or not failed:
+            problems = Counter(problem for problem, _ in bad) or {"missing newline at the end": 1}
+            say(f"repaired {self.partial}: {counted(problems)}")
 
     def _set_aside(self, bad: Iterable[tuple[str, bytes]]) -> None:
         lines = [dump_row({"rejected": why, "line": line.decode("utf-8", "replace")}) for why, line in bad]
@@ -256,6 +294,8 @@ class RowFile:
     def append(self, rows: Iterable[Row]) -> None:
         """Add whole rows. The operating system has them when this returns, and the disk within seconds."""
         new = [row for row in rows if row["id"] not in self.done]
+        if twice := [number for number, count in Counter(row["id"] for row in new).items() if count > 1]:
+            raise UserError(f"two rows for {self.path} have the id {twice[0]}; an id identifies one row")
         data = b"".join(map(dump_row, new))
         while data:
             data = data[self._file.write(data) :]
@@ -278,7 +318,7 @@ class RowFile:
     def _save_counts(self) -> None:
         """Put the counts into the manifest of the unfinished file; nothing else in it has changed."""
         self._counts_saved = time.monotonic()
-        path = manifest_path(self.path)
+        path = manifest_path(self._described)
         with suppress(OSError):  # on a full disk the rows cannot be written either, and their error is the one to see
             manifest = json.loads(path.read_text("utf-8"))
             if manifest["counts"] != self.counts:
@@ -319,7 +359,9 @@ class RowFile:
         sync_folder(self.path.parent)
         self.complete, self.kept = True, len(kept)
         self.counts.update(counts or {})
-        self._write_manifest("complete", Manifest.read(self.path))
+        started, self._described = self._described, self.path
+        self._write_manifest("complete", Manifest.read(started))
+        manifest_path(self.partial).unlink(missing_ok=True)
         return self.path
 
     def facts(self) -> dict[str, str]:
@@ -337,16 +379,27 @@ class RowFile:
                 offset += len(line)
 
     def _recall_finished(self, state: State, manifest: Manifest | None) -> None:
-        """Count the rows of a finished file, and complete what a run that was killed at its very end left to do."""
+        """Count the rows of a finished file, and complete what a run that was killed at its very end left to do. The
+        file is not complete if it has rows to ask again."""
         self.complete = True
         self.kept = sum(1 for _ in read_lines(self.path))
         self.rejected = Counter(row["rejected"] for row in self._rejected_rows())
-        self.partial.unlink(missing_ok=True)
         self.counts = dict(manifest.counts) if manifest else {}
         if state is State.UNRECORDED:
+            self.partial.unlink(missing_ok=True)
             self._write_manifest("complete", manifest)
         elif manifest and manifest.sha256 != sha256_file(self.path):
             say(f"warning: {self.path} has changed since this suite wrote it")
+        if self._has_failed_rows():
+            self.complete, self.kept, self.rejected = False, 0, Counter()
+
+    def _has_failed_rows(self) -> bool:
+        """Whether a finished file has rows to ask again."""
+        for _, line in read_lines(self.path) if self.ask_again else ():
+            with suppress(ValueError):
+                if self.ask_again and self.ask_again(parse_row(line)):
+                    return True
+        return False
 
     def _rejected_rows(self) -> Iterator[Row]:
         """The rows in the rejects file, without the unreadable lines that a repair set aside."""
@@ -369,18 +422,28 @@ class RowFile:
             sha256=sha256_file(self.path) if state == "complete" else None,
             counts=self.counts,
         )
-        write_json(manifest_path(self.path), manifest)
+        write_json(manifest_path(self._described), manifest)
 
 
 def describe_differences(before: Mapping[str, Any], wanted: Mapping[str, Any], allowed: Iterable[str] = ()) -> str:
-    """One indented line for each setting that differs, or ''. A manifest hides secrets, so they are not compared."""
+    """One indented line for each setting that differs, or ''. Of a setting with several parts, such as the facts of a
+    model, the parts that differ are listed. A manifest hides secrets, so they are not compared."""
     before, wanted = scrub_json(before), scrub_json(wanted)
     keys = [key for key in {**before, **wanted} if key not in set(allowed)]
     return "\n".join(
-        "  {}: {} there, {} now".format(key, *_shown(before.get(key), wanted.get(key)))
+        "  {}: {} there, {} now{}".format(name, *_shown(old, new), MEANING.get(name.rpartition(".")[2], ""))
         for key in keys
-        if before.get(key) != wanted.get(key)
+        for name, old, new in _parts_that_differ(key, before.get(key), wanted.get(key))
     )
+
+
+def _parts_that_differ(name: str, before: Any, wanted: Any) -> Iterator[tuple[str, Any, Any]]:
+    """(name, before, wanted) of what differs; a part of a dict is named as model.adapter_sha256."""
+    if isinstance(before, dict) and isinstance(wanted, dict):
+        for key in {**before, **wanted}:
+            yield from _parts_that_differ(f"{name}.{key}", before.get(key), wanted.get(key))
+    elif before != wanted:
+        yield name, before, wanted
 
 
 def lock_output(path: Path) -> Any:
@@ -394,7 +457,7 @@ def lock_output(path: Path) -> Any:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        writer = (Manifest.read(path) or Manifest()).writer
+        writer = (Manifest.read(partial_path(path)) or Manifest.read(path) or Manifest()).writer
         if not Path(lock.lock_file).exists():
             raise UserError(f"cannot write in {path.parent}; choose another --output") from None
         who = f"process {writer.get('pid', '?')} on {writer.get('host', '?')}"
