@@ -86,15 +86,23 @@ def answer_distributions(
 def most_probable(
     heap: list[tuple[float, Node]], found: list[Distribution], coverage: float, budget: int
 ) -> Iterator[Node]:
-    """The next nodes to expand, at most `NODES_AT_ONCE`."""
+    """The next nodes to expand, at most `NODES_AT_ONCE`. Nodes that are never expanded leave the heap; those over a
+    fifth of the budget stay while the nodes beside them may finish enough mass to get the rest of it."""
     taken: Counter[int] = Counter()
+    kept: list[tuple[float, Node]] = []
     while heap and taken.total() < NODES_AT_ONCE:
-        _, node = heapq.heappop(heap)
-        question = found[node.prompt]
-        room = budget if question.covered >= TALKATIVE else budget // 5
-        if question.covered < coverage and question.expanded + taken[node.prompt] < room:
+        place = heapq.heappop(heap)
+        node = place[1]
+        question, spent = found[node.prompt], found[node.prompt].expanded + taken[node.prompt]
+        if question.covered >= coverage or spent >= budget:
+            continue
+        if question.covered >= TALKATIVE or spent < budget // 5:
             taken[node.prompt] += 1
             yield node
+        elif taken[node.prompt]:
+            kept.append(place)
+    for place in kept:
+        heapq.heappush(heap, place)
 
 
 def children(ids: np.ndarray, probabilities: np.ndarray) -> Iterator[tuple[int, float]]:
