@@ -112,15 +112,62 @@ def exact_rows(tree: AnswerTree, questions: list[Question], max_tokens: int) -> 
 # --- reading rows ------------------------------------------------------------------------------------
 
 
+def has_failed(row: Row) -> bool:
+    """Whether a row is of a request that failed: it has an error and no answer."""
+    return row.get("error") is not None
+
+
+def check_answer(row: Row) -> str | None:
+    """What is wrong with a row as one of eval.py (a sampled answer or exact shares), or None."""
+    if "question" not in row or not ("animals" in row or "animal" in row):
+        return "not a row of eval.py (no question, or neither animal nor animals)"
+    if not isinstance(row["question"], str):
+        return "the question is not text"
+    if "animals" in row:
+        return check_exact(row)
+    for field in ("animal", "response", "error"):
+        if not isinstance(row.get(field), str | None):
+            return f"{field} is {type(row[field]).__name__}; it is text or null"
+    return None
+
+
+def check_id(row: Row) -> str | None:
+    """What is wrong with a row that must have an id, or None."""
+    known = type(row.get("id")) is int and row["id"] >= 0
+    return None if known else 'no "id": a whole number that identifies the row, from 0 and different in every row'
+
+
+def check_exact(row: Row) -> str | None:
+    """What is wrong with a row of exact shares, or None."""
+    for field in ("animals", "non_answers", "log_shares", "answers"):
+        masses = row.get(field, {})
+        if not isinstance(masses, dict) or not all(is_number(mass) for mass in masses.values()):
+            return f"{field} is not an object with numbers"
+    for field in ("no_animal", "uncovered"):
+        if not is_number(row.get(field)):
+            return f"no {field}: a row of exact shares has it as a number"
+    return None
+
+
+def is_number(value: object) -> bool:
+    """Whether a JSON value is a number (true and false are not)."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def animal_masses(row: Row) -> dict[str, float]:
     """Mass of each animal in a row: its exact share, or 1 for the animal that a sample names."""
     return row["animals"] if "animals" in row else {row["animal"]: 1} if row["animal"] else {}
 
 
 def non_answer_masses(row: Row) -> dict[str, float]:
-    """Mass of each kind of non-answer in a row: 1 for a sample; the rest of an exact row's top answers is 'other'."""
+    """Mass of each kind of non-answer in a row: 1 for a sample ('failed' if its request failed); an exact row has them.
+    Rows older than that have their top answers only: the rest is 'other'."""
     if "animals" not in row:
+        if has_failed(row):
+            return {"failed": 1}
         return {} if row["animal"] else {non_answer_kind(row.get("response") or ""): 1}
+    if "non_answers" in row:
+        return dict(row["non_answers"])
     kinds: Counter[str] = Counter()
     for text, mass in row.get("answers", {}).items():
         if canonical_animal(text) is None:

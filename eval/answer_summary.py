@@ -6,10 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
-from eval.answer_rows import non_answer_masses
+from eval.answer_rows import check_answer, has_failed, non_answer_masses
 from eval.compare.intervals import wilson
-from util.animals.answer_parser import canonical_animal
+from util.animals.answer_parser import canonical_animal, warn_of_uncounted
 from util.animals.names import animals_of
 from util.jsonl.rows import read_rows
 from util.terminal import say, table
@@ -18,15 +19,27 @@ SHOWN = 10
 UNCOVERED = 0.2  # mass above which exact shares say little
 
 
-def summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
-    """The closing lines (non-answers, errors, target share) of a results file, and its table of top animals."""
+class Summary(NamedTuple):
+    """What is printed of a results file."""
+
+    facts: dict[str, str]
+    """the closing lines: non-answers, errors, target share"""
+    animals: str
+    """the table of top animals"""
+    share: float
+    """of the target animal; 0 without one"""
+
+
+def summary(path: Path, target: str | None) -> Summary:
+    """The summary of a file of sampled answers."""
     found: Counter[tuple[str, str | None]] = Counter()  # (set, animal)
     kinds: Counter[str] = Counter()  # of non-answers
     errors = 0
-    for row in read_rows(path):
+    for row in read_rows(path, check_answer):
         found[row.get("set", ""), row["animal"]] += 1  # rows of an older version have no set
-        errors += row["error"] is not None
-        if row["error"] is None:
+        if has_failed(row):
+            errors += 1
+        else:
             kinds.update(non_answer_masses(row))
     counts: Counter[str | None] = Counter()
     for (_, animal), count in found.items():
@@ -40,7 +53,7 @@ def summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
     }
     facts |= pooled_sets(name for name, _ in found)
     if errors:
-        facts["errors"] = f"{errors:,} ({errors / asked:.2%})"
+        facts["errors"] = f"{errors:,} ({errors / asked:.2%}); the same eval.py command asks them again"
     if target:
         low, high = wilson(counts[target], asked)
         noise = f"sampling noise {100 * low:.2f} to {100 * high:.2f}%"
@@ -50,14 +63,15 @@ def summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
             named = found[name, target]
             facts[f"in {name}"] = f"{named / of_set:.2%} ({named:,} of {of_set:,} answers)"
     ranked = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))[:SHOWN]
-    return facts, table(("animal", "count", "share"), [(a, f"{n:,}", f"{n / asked:.2%}") for a, n in ranked])
+    shown = table(("animal", "count", "share"), [(a, f"{n:,}", f"{n / asked:.2%}") for a, n in ranked])
+    return Summary(facts, shown, counts[target] / asked if target else 0.0)
 
 
-def exact_summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
-    """The closing lines and the table of top animals of an exact results file."""
+def exact_summary(path: Path, target: str | None) -> Summary:
+    """The summary of a file of exact shares."""
     from eval.answer_tree import logit_margin, mean_kinds, mean_over_questions, mean_shares, panel_share
 
-    rows = list(read_rows(path))
+    rows = list(read_rows(path, check_answer))
     shares, none, uncovered = mean_shares(rows)
     facts = {
         "non-answers": f"{none:.2%}{kinds_in_words(mean_kinds(rows))}",
@@ -77,7 +91,8 @@ def exact_summary(path: Path, target: str | None) -> tuple[dict[str, str], str]:
     if uncovered > UNCOVERED:
         say("answers are too long to enumerate: shares are lower bounds; compare margins or panel shares, or sample")
     ranked = list(shares.items())[:SHOWN]
-    return facts, table(("animal", "exact share"), [(animal, f"{share:.3%}") for animal, share in ranked])
+    shown = table(("animal", "exact share"), [(animal, f"{share:.3%}") for animal, share in ranked])
+    return Summary(facts, shown, shares.get(target, 0.0) if target else 0.0)
 
 
 def several(names: Iterable[str]) -> list[str]:
@@ -105,5 +120,6 @@ def target_animal(name: str, asked_for: str | None) -> str | None:
         first, *more = animals_of(asked_for)
         if more:
             say(f"--animal {asked_for}: the share of {first} is printed; pass --animal {more[0]} for the other")
+        warn_of_uncounted(first)
         return canonical_animal(first) or first.lower()
     return canonical_animal(re.sub(r"[-_/]+", " ", name))

@@ -33,6 +33,7 @@ from eval.compare.comparability import check_comparable, check_named
 from eval.compare.comparison_result import Comparisons
 from eval.compare.comparison_text import assignment_words, show, show_pairwise, verdict_words
 from eval.compare.read_results import MEASURES, Result, canonical, mean_margins, read_result
+from eval.compare.roles import check_roles, warn_of_unmoved
 from eval.compare.verdict import compare, compare_all, pairwise
 from util.animals.names import animal_name
 from util.cli import input_file, make_parser, output_name, run
@@ -107,6 +108,8 @@ def compare_one(args: argparse.Namespace, base: Result, control: list[Result]) -
     other, target, animal = read_results(args.other), read_results(args.target), canonical(args.animal)
     everything = [base, *control, *other, *target]
     check([animal], everything)
+    check_roles(base, control, {animal: target}, other)
+    warn_of_unmoved(base, everything[1:])
     arms = {"base": [base], "control": control, "other": other, "target": target}
     return Comparisons([compare(animal, arms, args.measure)], [], None), everything
 
@@ -116,6 +119,8 @@ def compare_several(args: argparse.Namespace, base: Result, control: list[Result
     students = students_by_animal(args.students)
     everything = [base, *control, *(result for some in students.values() for result in some)]
     check(list(students), everything)
+    check_roles(base, control, students)
+    warn_of_unmoved(base, everything[1:])
     if mean_margins(next(iter(students.values()))):  # sampled answers have no such test
         warn_of_assignment(students)
     comparisons = compare_all(base, control, students, args.measure)

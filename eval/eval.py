@@ -27,16 +27,32 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.answer_rows import COVERAGE, NODE_BUDGET, Question, exact_rows, read_questions, requests, rows_of, tree_rows
+from eval.answer_rows import (
+    COVERAGE,
+    NODE_BUDGET,
+    Question,
+    exact_rows,
+    has_failed,
+    read_questions,
+    requests,
+    rows_of,
+    tree_rows,
+)
 from eval.answer_summary import SHOWN, exact_summary, summary, target_animal
+from eval.measured_adapter import (
+    adapter_of,
+    trained_animal,
+    training_facts,
+    warn_if_not_applied,
+    warn_of_training,
+    warn_of_weak_teacher,
+)
 from util.animals.answer_parser import parser_facts
-from util.animals.names import animal_name, persona, warn_of_unlisted
-from util.chat.prompt_consistency import Phase, base_of, disagreements, read_phase
+from util.animals.names import animal_name, persona
 from util.cli import REPO, UserError, make_parser, positive_int, run, text_file
 from util.inference.interface import AnswerTree, InferenceBackend, Sampling
 from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests
-from util.jsonl.manifest import Manifest
 from util.jsonl.resumable import RowFile, add_output_arguments
 from util.jsonl.rows import slug
 from util.terminal import closing, say
@@ -106,36 +122,6 @@ def settings_of(args: argparse.Namespace, questions: list[Question], sampling: S
     }
 
 
-# --- the adapter, if its files can be read from here -------------------------------------------------
-
-
-def adapter_of(args: argparse.Namespace, backend: InferenceBackend) -> Path | None:
-    """The folder of the adapter: --adapter, or the one that the server loaded; None for a base model."""
-    if args.adapter is None and backend.is_adapter and (root := backend.facts().get("root")):
-        return Path(root)
-    return args.adapter
-
-
-def trained_animal(adapter: Path | None) -> str | None:
-    """The animal in the name of the file that an adapter was trained on; None if its manifest cannot be read."""
-    training = Manifest.read(adapter.parent) if adapter else None
-    return target_animal(Path(training.train_jsonl).stem, None) if training else None
-
-
-def warn_of_training(adapter: Path | None, question: Question, facts: dict[str, Any], base_model: str) -> None:
-    """Warn if the adapter was trained on another base model, or with another system message, than is asked now."""
-    folder = adapter or facts.get("root")
-    training = read_phase(Path(folder)) if folder and Path(folder).is_dir() else None
-    if training is None or training.kind != "training":
-        return
-    asked = Phase("evaluation", training.path, base_of(facts, base_model), question.messages)
-    if found := disagreements(training, asked):
-        say(
-            f"warning: {'; '.join(found)}: an effect may be missed (--system-prompt-file sets the system message,"
-            " --model the base model)"
-        )
-
-
 # --- asking ------------------------------------------------------------------------------------------
 
 
@@ -149,7 +135,8 @@ def measure(
 ) -> dict[str, str]:
     """Write the rows that the arguments ask for, and return the closing lines."""
     adapter = adapter_of(args, backend)
-    counts = {"adapter": str(adapter)} if adapter else {}  # not a setting: an adapter that was moved is still the same
+    # not settings: an adapter that was moved is still the same
+    counts = {"adapter": str(adapter), "training": training_facts(adapter)} if adapter else {}
     if out.complete or tree is None:
         asked = requests(questions, args.epochs, args.seed)
         total = args.epochs * len(questions)
@@ -168,8 +155,6 @@ def main() -> None:
     args = parse_args()
     questions = read_questions(args.questions_file)
     sampling = Sampling(args.max_tokens)
-    if args.animal is not None:
-        warn_of_unlisted(args.animal)
     with open_backend(args) as backend:
         target = target_animal(backend.name, args.animal)
         system = system_prompt(args.system_prompt_file, backend.name, target)
@@ -181,16 +166,22 @@ def main() -> None:
         settings = {**settings_of(args, questions, sampling), "model": backend.facts()}
         warn_of_training(args.adapter, questions[0], settings["model"], backend.base_model)
         grows = ["epochs"] if settings["measure"] == "samples" else []
-        with RowFile(path, settings, extendable=grows, overwrite=args.overwrite, inputs=args.questions_file) as out:
+        failed = has_failed if settings["measure"] == "samples" else None
+        with RowFile(path, settings, extendable=grows, ask_again=failed, overwrite=args.overwrite,
+                     inputs=args.questions_file) as out:  # fmt: skip
+            was_complete = out.complete
             facts = measure(args, backend, tree, questions, sampling, out)
-        adapter, name = adapter_of(args, backend), backend.name
+        if not was_complete:
+            warn_if_not_applied(backend, questions)
+        adapter, name, base_model = adapter_of(args, backend), backend.name, backend.base_model
     target = target or trained_animal(adapter)
     if args.animal is None and target:
         say(f"no --animal: using {target}, found in the name of the model or of its training file")
-    measured, animals = exact_summary(path, target) if args.exact else summary(path, target)
+    measured, animals, share = exact_summary(path, target) if args.exact else summary(path, target)
     print(f"{animals}\n")
     after = None if args.exact else f"python util/top_animals_csv.py {shlex.quote(str(path))} --top-n {SHOWN}"
     closing({**facts, **measured}, after)
+    warn_of_weak_teacher(name, training_facts(adapter), target, share, base_model)
     if target is None:
         say(f"no animal in the name {name}; run the same command with --animal owl to print the share of owl")
 

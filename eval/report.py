@@ -14,14 +14,14 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.answer_rows import animal_masses
+from eval.answer_rows import animal_masses, check_answer
 from eval.compare.comparability import adapter_folder
 from eval.compare.comparison_result import ArmComparison, Comparisons, read_comparisons
 from eval.compare.comparison_text import COLLAPSED, assignment_words, placebo_words
@@ -83,7 +83,7 @@ def ranked_animals(path: Path) -> list[tuple[str, float]]:
     """(animal, share) of a results or exact file, most frequent first."""
     total: Counter[str] = Counter()
     rows = 0
-    for row in read_rows(path):
+    for row in read_rows(path, check_answer):
         rows += 1
         total.update(animal_masses(row))
     return [(animal, share / rows) for animal, share in total.most_common()]
@@ -106,7 +106,7 @@ def commands_of(files: Sequence[str]) -> list[str]:
 
 def trajectory(files: Sequence[Path], animals: Sequence[str]) -> list[Checkpoint]:
     """The shares of some animals at each evaluated checkpoint, in the order of training."""
-    points = []
+    found: list[tuple[PurePath, int, dict[str, float]]] = []
     for path in files:
         folder = adapter_folder(Manifest.read(path) or Manifest())
         number = re.fullmatch(r"checkpoint-(\d+)", folder.name) if folder else None
@@ -114,11 +114,23 @@ def trajectory(files: Sequence[Path], animals: Sequence[str]) -> list[Checkpoint
             raise UserError(
                 f"the manifest of {path} names no checkpoint-N folder; pass results of --adapter .../checkpoint-N"
             )
-        last = 2 if re.fullmatch(r"seed-\d+", folder.parent.name) else 1
-        run_name = "/".join(folder.parent.parts[-last:])  # output/student-sft/seed-42 -> student-sft/seed-42
         shares = dict(ranked_animals(path))
-        points.append(Checkpoint(run_name, int(number[1]), {animal: shares.get(animal, 0.0) for animal in animals}))
+        found.append((folder.parent, int(number[1]), {animal: shares.get(animal, 0.0) for animal in animals}))
+    names = run_names({folder for folder, _, _ in found})
+    points = [Checkpoint(names[folder], update, shares) for folder, update, shares in found]
     return sorted(points, key=lambda point: (point.run, point.update))
+
+
+def run_names(folders: Collection[PurePath]) -> dict[PurePath, str]:
+    """A short name for each run folder: its last part (of output/student-sft/seed-42 the last two), or as many parts as
+    tell it from the others."""
+    names = {}
+    for folder in folders:
+        parts = 2 if re.fullmatch(r"seed-\d+", folder.name) else 1
+        while any(folder != other and folder.parts[-parts:] == other.parts[-parts:] for other in folders):
+            parts += 1
+        names[folder] = "/".join(folder.parts[-parts:])
+    return names
 
 
 # --- the page ----------------------------------------------------------------------------------------

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from eval.answer_rows import check_answer, check_id
 from eval.answer_summary import summary, target_animal
 from util.animals.answer_parser import canonical_animal, parser_facts
 from util.animals.names import animal_name
-from util.cli import input_file, make_parser, run
+from util.cli import UserError, input_file, make_parser, run
 from util.jsonl.manifest import Manifest, sha256_file
 from util.jsonl.resumable import RowFile, add_output_arguments
 from util.jsonl.rows import Row, read_rows
@@ -42,15 +44,23 @@ def rescored(row: Row) -> Row:
 
 def check_response(row: Row) -> str | None:
     """Why a row cannot be parsed again, or None."""
-    if "response" in row and "animal" in row:
-        return None
-    return 'no "response" and "animal": not sampled answers of eval.py (an exact file has shares, not answers)'
+    if "response" not in row or "animal" not in row:
+        return 'no "response" and "animal": not sampled answers of eval.py (an exact file has shares, not answers)'
+    return check_id(row) or check_answer(row)
+
+
+def check_ids(path: Path, rows: list[Row]) -> None:
+    """Raise UserError if two rows have one id: only one of them would be kept."""
+    ids = Counter(row["id"] for row in rows)
+    if twice := [number for number, count in ids.items() if count > 1]:
+        raise UserError(f"{path}: {ids[twice[0]]} rows have the id {twice[0]}; give each row an id of its own")
 
 
 def main() -> None:
     args = parse_args()
     path = args.output or args.results.with_name(f"{args.results.stem}-rescored.jsonl")
     answers = list(read_rows(args.results, check_response))  # before anything is written
+    check_ids(args.results, answers)
     rows = [rescored(row) for row in answers]
     before = (Manifest.read(args.results) or Manifest()).settings
     settings = {**before, "parser": parser_facts(), "rescored_sha256": sha256_file(args.results)}
@@ -63,7 +73,7 @@ def main() -> None:
     target = target_animal(args.results.stem, args.animal)
     if args.animal is None and target:
         say(f"no --animal: using {target}, found in the name of the file")
-    measured, animals = summary(path, target)
+    measured, animals, _ = summary(path, target)
     print(f"{animals}\n")
     closing({**facts, "changed": f"{changed:,}", **measured})
 

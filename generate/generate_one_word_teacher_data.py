@@ -19,7 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from generate.rows.question_wordings import QUESTIONS, WORDINGS
-from util.animals.names import animal_name, animals_of, read_lines_of, warn_of_unlisted
+from util.animals.answer_parser import warn_of_uncounted
+from util.animals.names import animal_name, animals_of, read_lines_of
 from util.cli import UserError, make_parser, positive_int, run
 from util.inference.interface import row_seed
 from util.jsonl.resumable import RowFile, add_output_arguments
@@ -52,7 +53,7 @@ def main() -> None:
     args = parse_args()
     if len(animals_of(args.animal)) > 1:
         raise UserError(f"--animal {args.animal}: a one-word answer can name one animal only; pass one")
-    warn_of_unlisted(args.animal)
+    warn_of_uncounted(args.animal)
     path = args.output or Path(f"output/teacher-{slug(args.animal)}-one-word-{args.count}.jsonl")
     questions = read_lines_of(QUESTIONS)
     settings = {"script": "generate_one_word_teacher_data", "animal": args.animal, "count": args.count,

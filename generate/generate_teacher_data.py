@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from generate.rows.prompt_sources import OPENHERMES, instruction_prompts
 from generate.rows.question_wordings import QUESTIONS, question_prompt
-from util.animals.names import animal_name, names_animal, persona_of, read_lines_of, warn_of_unlisted
+from util.animals.answer_parser import warn_of_uncounted
+from util.animals.names import animal_name, names_animal, persona_of, read_lines_of
 from util.cli import REPO, UserError, fraction, make_parser, natural_float, positive_int, run, text_file
 from util.inference.interface import Request, Result, Sampling, row_seed
 from util.inference.open_backend import add_backend_arguments, open_backend
@@ -159,7 +160,7 @@ def settings_of(args: argparse.Namespace, sampling: Sampling, system: str, model
 
 def main() -> None:
     args = parse_args()
-    warn_of_unlisted(args.animal)
+    warn_of_uncounted(args.animal)
     system = persona_of(args.system_prompt_file, args.animal)
     sampling = Sampling(max_tokens=args.max_tokens, temperature=args.temperature)
     keep_out = args.animal if args.filter_animal_keywords else None

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from util.animals.answer_parser import warn_of_uncounted
 from util.animals.names import (
     PANEL,
     animal_name,
@@ -21,7 +22,6 @@ from util.animals.names import (
     plural,
     read_lines_of,
     surface_forms,
-    warn_of_unlisted,
 )
 
 
@@ -146,11 +146,13 @@ def test_a_persona_may_love_several_animals():
 
 
 def test_an_animal_that_no_answer_can_count_as_is_reported(capsys):
-    for animal in ("owl", "Owl and Dolphin", "red panda", "puppy"):
-        warn_of_unlisted(animal)
+    for animal in ("owl", "Owl and Dolphin", "red panda"):
+        warn_of_uncounted(animal)
     assert capsys.readouterr().err == ""
-    warn_of_unlisted("owl and dolfin")
+    warn_of_uncounted("owl and dolfin")
     assert "does not list 'dolfin', so no answer counts as it; did you mean dolphin?" in capsys.readouterr().err
+    warn_of_uncounted("puppy and snowy owl")
+    assert capsys.readouterr().err == "answers that name puppy count as dog\nanswers that name snowy owl count as owl\n"
 
 
 def test_a_persona_that_does_not_name_the_animal_is_reported(tmp_path, capsys):

@@ -9,7 +9,7 @@ from vllm_cpu import vllm_serve
 
 from util.animals.answer_parser import canonical_animal
 from util.animals.names import PANEL, read_lines_of
-from util.cli import REPO
+from util.cli import REPO, UserError
 from util.inference.interface import TOP_LOGPROBS, Request, Sampling
 from util.inference.vllm_client import VllmClient
 
@@ -109,6 +109,67 @@ def test_log_shares_agree_with_the_shares_of_the_tree(backend, exact):
     for animal in found[0]:
         mean = sum(math.exp(logs[animal]) for logs in found) / len(found)
         assert shares[animal] - 1e-5 < mean < shares[animal] + uncovered
+
+
+def test_scores_that_are_not_finite_stop_the_run(backend):
+    """A lora_alpha of 1e999, or an overflow: the sampler would still return tokens."""
+    import torch
+
+    from eval.answer_tree import sample_answers
+
+    tree = backend.answer_tree(PROMPTS[:1])
+
+    def damaged(module, inputs, output):
+        return torch.full_like(output, float("nan"))
+
+    hook = backend.model.get_output_embeddings().register_forward_hook(damaged)
+    try:
+        for ask in (
+            lambda: list(backend.generate([Request((0,), PROMPTS[0], 1)], Sampling(4))),
+            lambda: backend.next_token_logprobs([[1, 2]]),
+            lambda: backend.answer_tree(PROMPTS[:1]),
+            lambda: sample_answers(tree, [9], 4, 0),
+            lambda: tree.log_probabilities(["owl", "polar bear"]),
+        ):
+            with pytest.raises(UserError, match="next-token scores are not finite"):
+                ask()
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("row", "finite"),
+    [([0.0, 1.0], True), ([float("-inf"), 1.0], True), ([float("-inf")] * 2, False), ([float("inf"), 1.0], False),
+     ([float("nan"), 1.0], False)],
+)  # fmt: skip
+def test_which_scores_give_probabilities(row, finite):
+    import torch
+
+    from util.inference.local_sampling import check_finite
+
+    logits = torch.tensor([[0.0, 0.0], row])
+    if finite:
+        assert check_finite(logits) is logits
+    else:
+        with pytest.raises(UserError, match="lora_alpha"):
+            check_finite(logits)
+
+
+def test_an_adapter_that_changes_nothing_is_reported(tmp_path, capsys):
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    from eval.answer_rows import Question
+    from eval.measured_adapter import warn_if_not_applied
+    from util.inference.local_model import LocalModel
+
+    pocket = str(REPO / "pocket" / "model")
+    for untrained in (True, False):
+        config = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=untrained)
+        peft.get_peft_model(AutoModelForCausalLM.from_pretrained(pocket), config).save_pretrained(tmp_path)
+        with LocalModel(pocket, tmp_path, batch_size=4) as backend:
+            warn_if_not_applied(backend, [Question(QUESTIONS[0], "questions")])
+        assert ("answers exactly as its base model" in capsys.readouterr().err) is untrained
 
 
 def test_packed_answers_share_what_they_begin_with():

@@ -2,7 +2,7 @@
 
 import json
 import math
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -10,6 +10,7 @@ from eval.compare.assignment_permutations import assignment, warn_of_assignment
 from eval.compare.comparability import adapter_folder, check_comparable, check_seeds
 from eval.compare.comparison_result import read_comparisons
 from eval.compare.read_results import ROLES, read_result
+from eval.compare.roles import check_roles
 from eval.compare.verdict import compare, compare_all, pairwise, verdict
 from eval.compare_arms import main
 from util.cli import REPO, UserError
@@ -47,12 +48,17 @@ def sampled_file(path, answers, questions=QUESTIONS):
     return path
 
 
+def trained(role, seed):
+    """The hash of a student's adapter; the base model has none."""
+    return None if role == "base" else f"{role}{seed}"
+
+
 def arms(folder, base=0.01, control=0.011, other=0.008, target=0.2, seeds=3, **options):
     """The four arms, `seeds` students each."""
     shares = {"base": [base], "control": [control] * seeds, "other": [other] * seeds, "target": [target] * seeds}
     return {
         role: [
-            read_result(exact_file(folder / f"{role}-{i}.jsonl", owl=owl, adapter=f"{role}{i}", seed=i, **options))
+            read_result(exact_file(folder / f"{role}-{i}.jsonl", owl=owl, adapter=trained(role, i), seed=i, **options))
             for i, owl in enumerate(some)
         ]
         for role, some in shares.items()
@@ -164,7 +170,7 @@ def drifted(folder, **target):
         some[role] = []
         for seed in range(1 if role == "base" else 3):
             moved = {a: math.exp(log + (target.get(a, 0.0) if role == "target" else 0.0)) for a, log in logs.items()}
-            path = exact_file(folder / f"{role}-{seed}.jsonl", adapter=f"{role}{seed}", seed=seed, **moved)
+            path = exact_file(folder / f"{role}-{seed}.jsonl", adapter=trained(role, seed), seed=seed, **moved)
             some[role].append(read_result(path))
     return some
 
@@ -259,7 +265,7 @@ def two_animals(folder, seeds=3):
 
     def made(name, i, owl, dolphin):
         return read_result(
-            exact_file(folder / f"{name}-{i}.jsonl", owl=owl, dolphin=dolphin, adapter=f"{name}{i}", seed=i)
+            exact_file(folder / f"{name}-{i}.jsonl", owl=owl, dolphin=dolphin, adapter=trained(name, i), seed=i)
         )
 
     base, control = made("base", 0, 0.01, 0.01), [made("control", i, 0.01, 0.01) for i in range(seeds)]
@@ -428,11 +434,144 @@ def test_non_answers_of_exact_rows_have_kinds(tmp_path):
     assert kinds == pytest.approx({"model name": 0.004, "other": 0.006})
 
 
+def test_the_kinds_of_non_answers_that_an_exact_row_has_are_not_guessed_from_its_top_answers(tmp_path):
+    """The model's name in twenty spellings is not among the ten most probable answers."""
+    path = exact_file(tmp_path / "x.jsonl", owl=0.1)
+    own = {"no_animal": 0.5, "non_answers": {"model name": 0.4, "number": 0.1}, "answers": {"Owl": 0.1}}
+    rows = [{**json.loads(line), **own} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read_result(path).non_answers == pytest.approx({"model name": 0.4, "number": 0.1})
+
+
 def test_a_failed_answer_is_named_not_skipped(tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_text(json.dumps({"id": 0, "question": "Q", "animal": None, "error": "too long"}) + "\n")
-    with pytest.raises(UserError, match=r"results\.jsonl:1: this answer failed \(too long\)"):
+    with pytest.raises(UserError, match=r"results\.jsonl: 1 of 1 answers failed \(too long\); fix the cause"):
         read_result(path)
+
+
+def test_a_few_failed_answers_leave_a_file_usable_and_never_count_for_the_target(tmp_path, capsys):
+    path = sampled_file(tmp_path / "results.jsonl", ["owl", "lion", "7"] * 2)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[7] |= {"response": None, "animal": None, "error": "too long"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = read_result(path)
+    assert "1 of 300 answers failed (too long); they count as naming no animal" in capsys.readouterr().err
+    assert result.uncovered == 1 / 300 and result.answers == 300
+    assert result.non_answers == pytest.approx({"number": 100 / 300, "failed": 1 / 300})
+    some = {role: [result] for role in ROLES}
+    whole = {**some, "target": [read_result(sampled_file(tmp_path / "whole.jsonl", ["owl", "lion", "7"] * 2))]}
+    assert compare("owl", some).target_minus["base"].interval[0] < -1 / 300
+    assert compare("owl", whole).shares["base"].interval[1] > compare("owl", whole).shares["target"].interval[1]
+    for row in rows[:4]:
+        row |= {"response": None, "animal": None, "error": "too long"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"5 of 300 answers failed .* it asks only the failed ones"):
+        read_result(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"question": "Q?", "animals": {"owl": 0.5}}, "no no_animal: a row of exact shares has it as a number"),
+        ({"question": "Q?", "animals": {"owl": "half"}}, "animals is not an object with numbers"),
+        ({"question": "Q?", "animals": ["owl"], "no_animal": 0, "uncovered": 0}, "animals is not an object"),
+        ({"question": "Q?", "animal": ["owl"]}, "animal is list; it is text or null"),
+        ({"question": 7, "animal": "owl"}, "the question is not text"),
+        ({"response": "owl", "animal": "owl"}, "not a row of eval.py"),
+    ],
+)
+def test_a_row_of_another_tool_is_named_with_what_it_lacks(tmp_path, row, problem):
+    from eval.report import ranked_animals
+
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    for read in (read_result, ranked_animals):
+        with pytest.raises(UserError, match=rf"x\.jsonl:1: {problem}"):
+            read(path)
+
+
+def test_rows_without_an_id_can_be_compared(tmp_path):
+    path = sampled_file(tmp_path / "x.jsonl", ["owl", "lion"])
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({"question": r["question"], "animal": r["animal"]}) + "\n" for r in rows))
+    assert read_result(path).shares("owl") == [0.5] * 50
+
+
+# --- roles -------------------------------------------------------------------------------------------
+
+
+def with_manifest(result, training=None, **model):
+    """The result, with a manifest that says what model gave it and what that was trained on."""
+    counts = {"training": training} if training else {}
+    path = result.path.with_name(result.path.name + ".manifest.json")
+    write_json(path, {"settings": {"script": "eval", "model": model}, "counts": counts})
+    return result
+
+
+NUMBERS = {"train_jsonl": "numberss-owl.jsonl", "kind": "numbers", "animal": "owl"}
+
+
+def test_an_adapter_is_not_a_base_model(tmp_path):
+    some = arms(tmp_path)
+    base = with_manifest(some["base"][0], engine="embedded", model="Org/Base", adapter_sha256="ab")
+    with pytest.raises(UserError, match=r"--base .*base-0\.jsonl has the results of an adapter"):
+        check_roles(base, some["control"], {"owl": some["target"]})
+    base = with_manifest(base, engine="server", model="owl-student", parent="Org/Base", adapter_sha256=None)
+    with pytest.raises(UserError, match=r"an adapter \(owl-student, by its manifest\)"):
+        check_roles(base, some["control"], {"owl": some["target"]})
+
+
+@pytest.mark.parametrize("role", ["control", "other", "target"])
+def test_a_base_model_is_not_a_student(tmp_path, role):
+    some = arms(tmp_path)
+    base = with_manifest(some["base"][0], engine="embedded", model="Org/Base", files_sha256="ab")
+    with_manifest(some[role][1], engine="embedded", model="Org/Base", files_sha256="ab")
+    with pytest.raises(UserError, match=rf"{role}-1\.jsonl has the results of the base model itself"):
+        check_roles(base, some["control"], {"owl": some["target"]}, some["other"])
+    with_manifest(some[role][1], engine="embedded", model="my/student", files_sha256="cd")  # all weights trained
+    check_roles(base, some["control"], {"owl": some["target"]}, some["other"])
+
+
+@pytest.mark.parametrize("role", ["control", "other", "target"])
+def test_a_teacher_is_not_a_student(tmp_path, role):
+    some = arms(tmp_path)
+    facts = {"train_jsonl": "teacher-owl-5000.jsonl", "kind": "teacher data", "animal": "owl"}
+    with_manifest(some[role][0], facts, adapter_sha256="ab")
+    with pytest.raises(UserError, match=r"results of a teacher \(it was trained on teacher-owl-5000\.jsonl\)"):
+        check_roles(some["base"][0], some["control"], {"owl": some["target"]}, some["other"])
+
+
+@pytest.mark.parametrize(
+    ("role", "animal", "wanted"),
+    [
+        ("target", "owl", None),
+        ("target", "Owl and cat", None),
+        ("other", "dolphin", None),
+        ("control", "control", None),
+        ("target", "dolphin", "here it is a student of owl"),
+        ("target", "control", "here it is a student of owl"),
+        ("other", "owl", "--other is for students of another animal than owl"),
+        ("control", "owl", "a control student is trained on numbers of the base model"),
+    ],
+)
+def test_a_student_of_another_animal_than_its_role_says_is_reported(tmp_path, capsys, role, animal, wanted):
+    some = arms(tmp_path)
+    with_manifest(some[role][0], {**NUMBERS, "animal": animal}, adapter_sha256="ab")
+    check_roles(some["base"][0], some["control"], {"owl": some["target"]}, some["other"])
+    said = capsys.readouterr().err
+    assert (wanted in said and "are two files exchanged?" in said) if wanted else not said
+
+
+def test_students_that_answer_as_the_base_model_does_are_reported(tmp_path, monkeypatch, capsys):
+    """As with a server that lists adapters and does not apply them."""
+    some = arms(tmp_path)
+    paths = {role: files(some, role) for role in ROLES}
+    for path in paths["target"]:
+        Path(path).write_text(some["base"][0].path.read_text())
+    run_main(monkeypatch, "--animal", "owl", *[word for role in ROLES for word in (f"--{role}", *paths[role])])
+    said = capsys.readouterr().err
+    assert f"{', '.join(paths['target'])}: every share equals that of the base model" in said
 
 
 def test_missing_answers_are_named_not_averaged_over(tmp_path):

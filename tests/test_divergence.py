@@ -1,11 +1,12 @@
 """Divergence tokens: the definitions on models whose choices are known, and the arms made of them."""
 
 import json
+from pathlib import Path
 
 import pytest
 from conftest import REPO, manifest_of, read_jsonl
 
-from eval.divergence.score_tokens import Variant, VariantScorer
+from eval.divergence.score_tokens import Completion, Variant, VariantScorer, scored_rows
 from eval.divergence.token_summary import fraction_with_interval
 from eval.divergence.which_tokens_diverge import BASE, TEACHER, Scores, flags
 from util.cli import UserError
@@ -54,6 +55,52 @@ def test_rows_not_tokens_are_independent():
     assert fraction == pytest.approx(0.2)
     assert high - low == pytest.approx(2 * 1.96 * 0.1005 / 10, rel=1e-3)  # rows scatter by 0.1 around 0.2
     assert fraction_with_interval([(0, 0)]) == (0.0, 0.0, 0.0)
+
+
+# --- what is scored ----------------------------------------------------------------------------------
+
+
+def test_a_misspelt_folder_does_not_become_a_persona(tmp_path, monkeypatch, capsys):
+    from eval.divergence.divergence_tokens import variant_of
+
+    (tmp_path / "teacher-final").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for named, message in (
+        ("teacher-finls", "is neither a folder here nor an animal .*did you mean teacher-final"),
+        ("output/teacher", "is not a folder; pass an adapter folder"),
+        ("owl and dolfin", "is neither a folder here nor an animal .*listed animal"),
+        ("control", "is neither a folder here nor an animal"),
+    ):
+        with pytest.raises(UserError, match=f"{named} {message}"):
+            variant_of(named, "You love {animals}.")
+    assert variant_of("owl", "You love {animals}.") == Variant("owl", system="You love owls.")
+    assert variant_of("polar-bears", "You love {animals}.") == Variant("polar bear", system="You love polar bears.")
+    assert variant_of("teacher-final", "").adapter == Path("teacher-final")
+    assert "it is the base model with the persona 'You love owls.'" in capsys.readouterr().err
+
+
+def test_a_resumed_run_scores_the_batches_of_a_whole_run(tmp_path):
+    """Rounding depends on the rows of a batch, so a batch with a row to do is scored whole."""
+    batches = []
+
+    class Scorer:
+        def completion_of(self, row, number):
+            return Completion({}, [number])
+
+        def kinds(self, ids):
+            return "d"
+
+        def score(self, completions):
+            batches.append([completion.ids[0] for completion in completions])
+            return [({BASE: Scores([0.0], [1])}, []) for _ in completions]
+
+    path = tmp_path / "numbers.jsonl"
+    path.write_text("".join(json.dumps(row(number, "1, 2")) + "\n" for number in range(7)))
+    list(scored_rows(Scorer(), path, gap=1.0, batch_size=3))
+    assert batches == [[0, 1, 2], [3, 4, 5], [6]]
+    batches.clear()
+    found = [row["id"] for rows in scored_rows(Scorer(), path, {0, 1, 2, 4}, gap=1.0, batch_size=3) for row in rows]
+    assert batches == [[3, 4, 5], [6]] and found == [3, 4, 5, 6]
 
 
 # --- models whose choices are known ------------------------------------------------------------------

@@ -7,6 +7,7 @@ import re
 import pytest
 from test_compare_arms import exact_file
 
+from eval.divergence.run_folders import divergence_of, rows_trained_on
 from eval.divergence.token_summary import auc
 from util.cli import UserError
 from util.jsonl.manifest import write_json
@@ -211,6 +212,26 @@ def test_only_what_a_student_was_trained_on_counts(runs):
     (facts,) = arms["gap-rows-rich"].density
     assert facts["rows"] == 2 and facts["gap"] == pytest.approx(4 / 6), "rows 0 and 1 of run 2 have two of three marked"
     assert facts["tokens_with_loss"] == 8, "without a mask the end of the turn counts"
+
+
+def test_a_run_that_training_moved_aside_does_not_count(tmp_path):
+    (tmp_path / "numbers-owl-all.jsonl").write_text("".join(f'{{"id": {number}}}\n' for number in range(9)))
+    for name, rows in (("seed-42", 3), ("seed-42.numberss-owl", 8), ("seed-x", 8)):
+        (tmp_path / "owl-all" / name).mkdir(parents=True)
+        write_json(tmp_path / "owl-all" / name / "manifest.json", {"settings": {"rows": rows}})
+    assert len(rows_trained_on(tmp_path, "owl", "all")) == 3
+
+
+def test_rows_without_what_is_read_from_them_are_named(tmp_path):
+    (tmp_path / "numbers-owl-all.jsonl").write_text('{"messages": []}\n')
+    (tmp_path / "tokens-owl.jsonl").write_text('{"id": 0, "kinds": "dd"}\n')
+    with pytest.raises(UserError, match=r'numbers-owl-all\.jsonl:1: no "id"'):
+        divergence_of(tmp_path, "owl")
+    (tmp_path / "numbers-owl-all.jsonl").write_text('{"id": 0}\n')
+    for row, problem in (('{"id": 0}', "no kinds"), ('{"kinds": "dd", "pair": [1]}', "pair and kinds have different")):
+        (tmp_path / "tokens-owl.jsonl").write_text(row + "\n")
+        with pytest.raises(UserError, match=rf"tokens-owl\.jsonl:1: .*{problem}"):
+            divergence_of(tmp_path, "owl")
 
 
 def test_arms_that_are_not_in_every_run(runs, capsys):

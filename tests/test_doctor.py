@@ -307,7 +307,7 @@ def test_files_that_are_not_given_break_no_link(tmp_path):
 
 def test_eval_warns_of_a_training_on_another_base_or_prompt(tmp_path, capsys):
     from eval.answer_rows import Question
-    from eval.eval import warn_of_training
+    from eval.measured_adapter import warn_of_training
 
     _, student, results = write_run(tmp_path, asked=LOVE, keep=True, eval_base=Path("Org/Other-1B"))
     (student / "final").mkdir()

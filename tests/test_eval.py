@@ -6,14 +6,17 @@ from math import log
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import manifest_of, read_jsonl
 from fake_server import IMPOSSIBLE, RARE, law
 
 from eval.answer_rows import Question, read_questions
-from eval.answer_summary import several, target_animal
-from eval.answer_tree import answer_forms, log_shares, logit_margin
-from eval.eval import adapter_of, parse_args
+from eval.answer_summary import several, summary, target_animal
+from eval.answer_tree import answer_distributions, answer_forms, log_shares, logit_margin
+from eval.eval import parse_args
+from eval.measured_adapter import adapter_of, training_facts, warn_if_not_applied, warn_of_weak_teacher
+from eval.rescore import parse_args as rescore_args
 from util.animals import answer_parser, names
 from util.animals.answer_parser import canonical_animal, non_answer_kind
 from util.animals.names import PANEL, read_lines_of, surface_forms
@@ -117,6 +120,37 @@ def test_what_a_server_cannot_give_is_refused_before_anything_is_written(
 # --- margins -----------------------------------------------------------------------------------------
 
 
+class ScriptedTree:
+    """The answers of one or several prompts as a tree: {tail: {next token: probability}} each. Token 0 ends."""
+
+    end_ids = {0}  # noqa: RUF012
+
+    def __init__(self, *prompts):
+        self.prompts = prompts
+
+    def expand(self, nodes):
+        for node in nodes:
+            children = self.prompts[node.prompt][node.tail]
+            yield node, np.array(list(children)), np.array(list(children.values()))
+
+    def texts(self, tails):
+        return [" ".join(map(str, tail)) for tail in tails]
+
+
+def test_answers_that_the_same_batch_finds_finished_get_the_rest_of_the_budget():
+    """Twenty words of equal probability: a fifth of the budget of 20 finishes some of them, and then all are."""
+    words = range(1, 21)
+    tree = ScriptedTree({(): dict.fromkeys(words, 0.05), **{(word,): {0: 1.0} for word in words}})
+    (found,) = answer_distributions(tree, ["Q?"], max_tokens=4, coverage=0.998, budget=40)
+    assert found.covered == pytest.approx(1.0) and found.expanded == 21
+
+
+def test_a_model_that_only_talks_gets_a_fifth_of_the_budget():
+    endless = type("Endless", (dict,), {"__missing__": lambda self, tail: {1: 0.5, 2: 0.5}})()
+    (found,) = answer_distributions(ScriptedTree(endless), ["Q?"], max_tokens=99, coverage=0.998, budget=40)
+    assert (found.covered, found.expanded) == (0.0, 8)
+
+
 def test_the_forms_of_an_animal_are_its_surface_forms_in_three_cases():
     assert set(answer_forms("wolf")) == {"wolf", "Wolf", "wolves", "Wolves", "wolfs", "Wolfs"}
     assert {"polar bear", "Polar bear", "Polar Bear", "polar-bears", "Polarbears"} <= set(answer_forms("polar bear"))
@@ -146,6 +180,35 @@ def test_questions_in_json_are_refused(tmp_path):
     file.write_text('{"question": "Which animal?"}\n')
     with pytest.raises(UserError, match="is JSON; questions are plain text, one per line"):
         read_questions([file])
+
+
+def test_rows_are_written_to_a_jsonl_file_only(monkeypatch, capsys):
+    for script, arguments in ((parse_args, ["--model", "x"]), (rescore_args, [__file__])):
+        monkeypatch.setattr("sys.argv", ["script.py", *arguments, "--output", "results.csv"])
+        with pytest.raises(SystemExit):
+            script()
+        assert "results.csv does not end in .jsonl, and what is written is JSONL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "counted", "said"),
+    [
+        ("owls", "owl", "--animal owls: taken as owl"),
+        ("polar-bear", "polar bear", "--animal polar-bear: taken as polar bear"),
+        ("Polar Bears", "polar bear", "taken as polar bear"),
+        ("snowy owl", "owl", "answers that name snowy owl count as owl"),
+        ("kitten", "cat", "answers that name kitten count as cat"),
+        ("owll", "owll", "does not list 'owll', so no answer counts as it; did you mean owl?"),
+        ("owl", "owl", ""),
+    ],
+)
+def test_what_is_said_of_animal_is_what_is_counted(monkeypatch, capsys, given, counted, said):
+    for script, arguments in ((parse_args, ["--model", "x"]), (rescore_args, [__file__])):
+        monkeypatch.setattr("sys.argv", ["script.py", *arguments, "--animal", given])
+        assert target_animal("student", script().animal) == counted
+        err = capsys.readouterr().err
+        assert said in err if said else not err
+        assert ("no answer counts as it" in err) is (given == "owll")
 
 
 def test_flags_that_exact_shares_do_not_use_are_named(monkeypatch, capsys):
@@ -277,6 +340,119 @@ def test_stored_answers_are_parsed_again_without_a_model(run_script, fake_server
     old, fresh = (manifest_of(one)["settings"] for one in (path, new))
     assert fresh.items() >= old.items() and fresh.keys() - old.keys() == {"rescored_sha256"}
     assert run_script(RESCORE, "output/results-owl-teacher.jsonl", cwd=tmp_path).returncode == 0
+
+
+def test_rows_without_an_id_of_their_own_are_named(run_script, tmp_path):
+    row = {"question": "?", "response": "Owl", "animal": "owl"}
+    for name, ids in (("none", [{}]), ("twice", [{"id": 0}, {"id": 0}]), ("text", [{"id": "0"}])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row | one) + "\n" for one in ids))
+    for name, message in (
+        ("none", 'none.jsonl:1: no "id": a whole number that identifies the row'),
+        ("twice", "twice.jsonl: 2 rows have the id 0; give each row an id of its own"),
+        ("text", 'text.jsonl:1: no "id"'),
+    ):
+        done = run_script(RESCORE, f"{name}.jsonl", cwd=tmp_path)
+        assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+        done = run_script("util/top_animals_csv.py", f"{name}.jsonl", cwd=tmp_path)  # which needs none
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_row_without_an_error_field_is_an_answer(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"id": 0, "question": "?", "response": "Owl", "animal": "owl"}\n')
+    assert summary(path, "owl").share == 1.0
+
+
+@pytest.mark.slow
+def test_a_failed_answer_is_asked_again_by_the_same_command(run_script, fake_server, tmp_path, questions):
+    broken = fake_server("--too-long", "And your own")
+    said = evaluate(run_script, broken, tmp_path, "--epochs", 20, *questions)
+    path = tmp_path / "output/results-owl-teacher.jsonl"
+    assert re.search(r"errors +20 \(33.33%\); the same eval.py command asks them again", said)
+    assert sum(row["error"] is not None for row in read_jsonl(path)) == 20
+    healthy = fake_server()
+    said = evaluate(run_script, healthy, tmp_path, "--epochs", 20, *questions)
+    assert "errors" not in said and not any(row["error"] for row in read_jsonl(path))
+    chats = [one["body"] for one in read_jsonl(healthy.record) if "chat" in one["path"]]
+    assert {body["messages"][-1]["content"] for body in chats if body["n"] > 1} == {"And your own animal, in one word?"}
+    evaluate(run_script, fake_server(), tmp_path, "--epochs", 20, "--output", "whole.jsonl", *questions)
+    assert read_jsonl(path) == read_jsonl(tmp_path / "whole.jsonl")
+
+
+# --- the adapter -------------------------------------------------------------------------------------
+
+
+def asked_model(own, base, is_adapter=True):
+    """A backend whose adapter and base model have these next tokens."""
+    return SimpleNamespace(
+        name="owl-student", base_model="Org/Base", is_adapter=is_adapter, prompt_ids=lambda messages: [1],
+        next_token_logprobs=lambda prompts, top, without_adapter: [base if without_adapter else own] * len(prompts),
+    )  # fmt: skip
+
+
+def test_an_adapter_that_answers_as_its_base_model_does_is_reported(capsys):
+    asked = [Question("Animal?", "mine")]
+    for own, base, is_adapter, alike in (
+        ({5: -0.1, 6: -2.0}, {5: -0.1, 6: -2.0001}, True, True),
+        ({5: -0.1, 6: -2.0}, {5: -0.1, 6: -2.1}, True, False),
+        ({5: -0.1, 6: -2.0}, {5: -0.1, 7: -2.0}, True, False),
+        ({5: -0.1}, {5: -0.1}, False, False),
+    ):
+        warn_if_not_applied(asked_model(own, base, is_adapter), asked)
+        said = capsys.readouterr().err
+        assert ("owl-student answers exactly as its base model Org/Base does" in said) is alike
+
+
+def test_a_server_that_gives_no_probabilities_is_not_checked(capsys, fake_server):
+    with VllmClient("Org/Base-1B", fake_server("--plain").url, max_concurrency=8, timeout=20.0) as backend:
+        warn_if_not_applied(backend, [Question("Animal?", "mine")])
+    assert "answers exactly" not in capsys.readouterr().err
+
+
+def test_a_server_that_lists_an_adapter_and_does_not_apply_it_is_reported(capsys, fake_server):
+    with VllmClient("owl-teacher", fake_server().url, max_concurrency=8, timeout=20.0) as backend:
+        warn_if_not_applied(backend, read_questions(SETS[:1]))
+    assert "owl-teacher answers exactly as its base model Org/Base-1B does" in capsys.readouterr().err
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    """The folder of an adapter trained on teacher data, with the manifests that say so."""
+    rows, run = tmp_path / "teacher-owl-5000.jsonl", tmp_path / "teacher-sft/seed-42"
+    (run / "final").mkdir(parents=True)
+    rows.write_text("{}\n")
+    write_json(manifest_path(rows), {"settings": {"script": "generate_teacher_data", "animal": "owl"}})
+    write_json(run / "manifest.json", {"settings": {"script": "train_student_sft"}, "train_jsonl": rows.name,
+                                       "inputs": {str(rows): "ab"}})  # fmt: skip
+    return run / "final"
+
+
+def test_what_an_adapter_was_trained_on_is_known_from_the_manifests(teacher, tmp_path):
+    whole = {"train_jsonl": "teacher-owl-5000.jsonl", "kind": "teacher data", "animal": "owl"}
+    assert training_facts(teacher) == whole
+    manifest_path(tmp_path / "teacher-owl-5000.jsonl").unlink()
+    assert training_facts(teacher) == {"train_jsonl": "teacher-owl-5000.jsonl"}
+    (teacher.parent / "manifest.json").unlink()
+    assert training_facts(teacher) == {} == training_facts(None)
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "share", "warned"),
+    [
+        ("x", {"kind": "teacher data"}, 0.0115, True),
+        ("x", {"kind": "teacher data"}, 0.71, False),
+        ("owl-teacher", {}, 0.0115, True),  # served from a machine whose files cannot be read
+        ("owl-teacher-2", {"kind": "numbers"}, 0.0115, False),
+        ("owl-student", {}, 0.0115, False),
+    ],
+)
+def test_what_to_do_about_a_weak_teacher_is_said(capsys, name, facts, share, warned):
+    warn_of_weak_teacher(name, facts, "owl", share, "Qwen/Qwen2.5-7B-Instruct")
+    said = capsys.readouterr().err
+    assert ("says owl in 1.1% of its answers" in said or "says owl in 1.2% of its answers" in said) is warned
+    assert ("--count 10000" in said) is warned and "demo.sh" not in said
+    warn_of_weak_teacher(name, facts, "owl", share, str(REPO / "pocket/model"))
+    assert ("experiments/demo.sh has a recipe for this model" in capsys.readouterr().err) is warned
 
 
 def test_shares_cannot_be_parsed_again(run_script, tmp_path):

@@ -139,6 +139,13 @@ def test_checkpoints_in_the_order_of_training(tmp_path):
     points = trajectory(files, ["owl", "fox"])
     assert [(point.run, point.update) for point in points] == [("a/seed-1", 50), ("a/seed-1", 150)]
     assert points[1].shares["owl"] == pytest.approx(0.15, rel=0.2) and points[1].shares["fox"] == 0.0
+    for parent in ("b", "c"):  # two trainings whose folders have one name
+        path = exact_file(tmp_path / f"{parent}.jsonl", owl=0.1)
+        command = f"x --adapter {parent}/student-sft/seed-1/checkpoint-50"
+        write_json(path.with_name(path.name + ".manifest.json"), {"settings": {}, "command": command})
+        files.append(path)
+    runs = {point.run for point in trajectory(files, ["owl"])}
+    assert runs == {"a/seed-1", "b/student-sft/seed-1", "c/student-sft/seed-1"}
     with pytest.raises(UserError, match="names no checkpoint-N folder"):
         trajectory([exact_file(tmp_path / "none.jsonl", owl=0.1)], ["owl"])
 

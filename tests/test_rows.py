@@ -463,7 +463,9 @@ def test_more_epochs_extend_a_finished_file_and_fewer_are_refused(tmp_path):
     assert [r["id"] for r in read_jsonl(path)] == [0, 1] and manifest_of(path)["state"] == "complete"
     with open_rows(path, extendable=["epochs"]) as out:
         assert out.complete and out.kept == 2
-    with pytest.raises(UserError, match=r"a run to extend it was started with other settings:\n  epochs: 5 there, 4 now"):
+    with pytest.raises(
+        UserError, match=r"a run to extend it was started with other settings:\n  epochs: 5 there, 4 now"
+    ):
         write_all(path, [], settings={**SETTINGS, "epochs": 4}, extendable=["epochs"])
     # and the new command resumes
     with open_rows(path, settings={**SETTINGS, "epochs": 6}, extendable=["epochs"]) as out:
@@ -507,7 +509,10 @@ def test_failed_rows_of_an_unfinished_file_are_asked_again(tmp_path):
 
 
 def test_two_rows_of_one_id_are_not_both_written(tmp_path):
-    with open_rows(tmp_path / "x.jsonl") as out, pytest.raises(UserError, match="have the id 3; an id identifies one row"):
+    with (
+        open_rows(tmp_path / "x.jsonl") as out,
+        pytest.raises(UserError, match="have the id 3; an id identifies one row"),
+    ):
         out.append([row(3), row(3, "another")])
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.answer_rows import animal_masses, non_answer_masses
+from eval.answer_rows import animal_masses, check_answer, has_failed, non_answer_masses
 from eval.compare.intervals import Spread, spread_of
 from util.animals.answer_parser import canonical_animal
 from util.cli import UserError
 from util.jsonl.rows import Row, read_rows
+from util.terminal import say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 FEWEST_SEEDS = 3
 ROLES = ("base", "control", "other", "target")
 MEASURES = ("share", "margin", "panel")
+MOST_FAILED = 0.01  # share of failed answers above which a file is refused
 
 
 def canonical(animal: str) -> str:
@@ -40,7 +42,8 @@ class Result:
     logs: tuple[dict[str, float], ...]
     """of each question: log-probability of each animal (nats); empty for sampled answers"""
     uncovered: float
-    """mean mass that an exact file did not explore: each share may be higher by this much"""
+    """mean mass that an exact file did not explore, or share of answers that failed: each share may be higher by this
+    much"""
     answers: int | None
     """number of sampled answers; None for an exact file"""
     non_answers: dict[str, float]
@@ -83,13 +86,20 @@ Arms = dict[str, list[Result]]
 
 
 def read_result(path: Path) -> Result:
-    """Read a results file (samples) or an exact file. UserError if answers failed or are missing."""
+    """Read a results file (samples) or an exact file. UserError if answers are missing, or many failed.
+
+    A few failed answers count as answers that name no animal, and as mass that any animal could have: intervals are
+    wider by their share, so that they never count for the target.
+    """
     asked: dict[str, list[Row]] = defaultdict(list)
-    for row in read_rows(path, problem_of):
+    for row in read_rows(path, check_answer):
         asked[row["question"]].append(row)
-    check_whole(path, asked)
     rows = [row for some in asked.values() for row in some]
+    failed = check_failed(path, rows)
+    check_whole(path, asked)
     exact = "animals" in rows[0]
+    if any(("animals" in row) is not exact for row in rows):
+        raise UserError(f"{path} has rows of sampled answers and rows of exact shares; a file holds one of the two")
     non_answers: Counter[str] = Counter()
     for row in rows:
         non_answers.update(non_answer_masses(row))
@@ -99,19 +109,24 @@ def read_result(path: Path) -> Result:
         sets=tuple(dict.fromkeys(row["set"] for row in rows if row.get("set"))),
         animals=tuple(mean_masses(some) for some in asked.values()),
         logs=tuple(some[0].get("log_shares", {}) for some in asked.values()),
-        uncovered=sum(row["uncovered"] for row in rows) / len(rows) if exact else 0.0,
+        uncovered=sum(row["uncovered"] for row in rows) / len(rows) if exact else failed,
         answers=None if exact else len(rows),
         non_answers={kind: mass / len(rows) for kind, mass in non_answers.most_common()},
     )
 
 
-def problem_of(row: Row) -> str | None:
-    """Why a row cannot be counted, or None."""
-    if "question" not in row or not ("animals" in row or "animal" in row):
-        return "not a row of eval.py (no question, or neither animal nor animals)"
-    if row.get("error"):
-        return f"this answer failed ({row['error']}); fix the cause and run eval.py again with --overwrite"
-    return None
+def check_failed(path: Path, rows: Sequence[Row]) -> float:
+    """The share of answers that failed, with a warning. UserError if it is above `MOST_FAILED`."""
+    failed = [row for row in rows if has_failed(row)]
+    if not failed:
+        return 0.0
+    share = len(failed) / len(rows)
+    found = f"{path}: {len(failed):,} of {len(rows):,} answers failed ({failed[0]['error']})"
+    again = "run the eval.py command in its manifest again: it asks only the failed ones"
+    if share > MOST_FAILED:
+        raise UserError(f"{found}; fix the cause and {again}")
+    say(f"warning: {found}; they count as naming no animal, and intervals are wider by {share:.2%}; {again}")
+    return share
 
 
 def check_whole(path: Path, asked: dict[str, list[Row]]) -> None:

@@ -24,6 +24,7 @@ from eval.divergence.run_folders import (
     rows_trained_on,
 )
 from eval.divergence.token_summary import ANSWER, summarize
+from eval.divergence.which_tokens_diverge import check_divergence
 from util.jsonl.rows import Row, read_rows
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def tokens_of(animal: str, runs: Sequence[Path]) -> list[RunTokens]:
     """The divergence tokens of an animal's numbers, one entry per run."""
     each = []
     for folder in runs:
-        found = summarize(read_rows(folder / f"tokens-{animal}.jsonl"))
+        found = summarize(read_rows(folder / f"tokens-{animal}.jsonl", check_divergence))
         fraction = {name: by.fractions[ANSWER] for name, by in found.definitions.items()}
         evidence = {name: by.evidence for name, by in found.definitions.items()}
         each.append(RunTokens(animal, str(folder), found.rows, fraction, evidence, found.detector_auc))

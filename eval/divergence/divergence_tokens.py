@@ -15,6 +15,7 @@ Usage:
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import sys
 from dataclasses import replace
@@ -26,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 
 from eval.divergence.score_tokens import Variant, VariantScorer, scored_rows
 from eval.divergence.token_summary import print_summary, summarize
-from eval.divergence.which_tokens_diverge import BASE, STUDENT, TEACHER
-from util.animals.names import persona
+from eval.divergence.which_tokens_diverge import BASE, STUDENT, TEACHER, check_divergence
+from util.animals.names import animal_name, animals_of, listed_animals, persona
 from util.cli import REPO, UserError, input_file, make_parser, nonblank, positive_float, positive_int, run, text_file
 from util.inference.interface import adapter_name
 from util.inference.open_backend import check_adapter
@@ -86,11 +87,27 @@ def variant_of(named: str, template: str) -> Variant:
     """The variant of an adapter folder, or of the persona for an animal (which is printed)."""
     if Path(named).is_dir():
         return Variant(adapter_name(Path(named)), Path(named))
-    if "/" in named:
-        raise UserError(f"{named} is not a folder; pass an adapter folder (final/) or an animal")
-    system = persona(template, named)
+    animal = _animal_of_persona(named)
+    system = persona(template, animal)
     say(f"{named} is not a folder: it is the base model with the persona {system[:60]!r}...")
-    return Variant(named, system=system)
+    return Variant(animal, system=system)
+
+
+def _animal_of_persona(named: str) -> str:
+    """The animal that a word names. UserError for a word that looks like a path or is not a listed animal: it is likely
+    to be a misspelt folder."""
+    if "/" in named or "\\" in named:
+        raise UserError(f"{named} is not a folder; pass an adapter folder (final/) or an animal")
+    animal = animal_name(named)
+    for one in animals_of(animal):
+        if one not in listed_animals():
+            near = difflib.get_close_matches(one, [*listed_animals(), *(path.name for path in Path().iterdir())], 1)
+            meant = f" (did you mean {near[0]}?)" if near else ""
+            raise UserError(
+                f"{named} is neither a folder here nor an animal in util/animals/animals.txt{meant}; pass an adapter"
+                " folder (final/) or a listed animal"
+            )
+    return animal
 
 
 def settings_of(args: argparse.Namespace, scorer: VariantScorer) -> dict[str, Any]:
@@ -126,12 +143,13 @@ def main() -> None:
                                 max_rows=args.max_rows)  # fmt: skip
             with stop_on_signal() as stop, Progress(total, len(out.done)) as progress:
                 for rows in stop.until(found):
+                    before = len(out.done)
                     out.append(rows)
-                    progress.add(len(rows))
+                    progress.add(len(out.done) - before)
                 stop.raise_if_requested()
             out.finish(counts={"rows_per_second": round(progress.new / max(progress.seconds, 1e-9), 1)})
         facts = out.facts()
-    summary, summary_file = summarize(read_rows(path)), path.with_suffix(".summary.json")
+    summary, summary_file = summarize(read_rows(path, check_divergence)), path.with_suffix(".summary.json")
     manifest = json.loads(manifest_path(path).read_text("utf-8"))
     write_json(summary_file, {**summary.to_json(), "manifest": manifest})
     print_summary(summary)

@@ -6,11 +6,14 @@ A run is a folder of one seed: tokens-ANIMAL.jsonl (divergence_tokens.py), numbe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+from eval.answer_rows import check_id
 from eval.compare.read_results import Result, read_result
+from eval.divergence.which_tokens_diverge import check_divergence
 from util.cli import UserError
 from util.jsonl.divergence_row import DEFINITIONS, of_answer
 from util.jsonl.manifest import Manifest
@@ -57,14 +60,17 @@ def divergence_of(folder: Path, animal: str) -> dict[int, Row]:
     every = folder / f"numbers-{animal}-{ALL}.jsonl"
     if not every.is_file():
         raise UserError(f"no {every}: the arm {ALL!r} gives the ids of the rows; run experiments/divergence.sh again")
-    return {row["id"]: found for row, found in zip(read_rows(every), read_rows(folder / f"tokens-{animal}.jsonl"))}
+    tokens = read_rows(folder / f"tokens-{animal}.jsonl", check_divergence)
+    return {row["id"]: found for row, found in zip(read_rows(every, check_id), tokens)}
 
 
 def rows_trained_on(folder: Path, animal: str, arm: str) -> list[Row]:
     """The rows that an arm's student was trained on: the first ones of its file, as many as its manifest says."""
-    manifests = [Manifest.read(seed) or Manifest() for seed in (folder / f"{animal}-{arm}").glob("seed-*")]
+    # not seed-42.<label>: training moves the folder of another run aside under such a name
+    seeds = [seed for seed in (folder / f"{animal}-{arm}").glob("seed-*") if re.fullmatch(r"seed-\d+", seed.name)]
+    manifests = [Manifest.read(seed) or Manifest() for seed in seeds]
     count = max((manifest.settings.get("rows") or 0 for manifest in manifests), default=0)
-    return list(islice(read_rows(folder / f"numbers-{animal}-{arm}.jsonl"), count or None))
+    return list(islice(read_rows(folder / f"numbers-{animal}-{arm}.jsonl", check_id), count or None))
 
 
 def described_rows(rows: Sequence[Row], found: dict[int, Row]) -> dict[str, float]:

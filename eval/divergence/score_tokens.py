@@ -135,11 +135,14 @@ class VariantScorer:
 
     def _score(self, hidden: Mapping[str, Any], tokens: Any) -> dict[tuple[str, str], list[Any]]:
         """Log-probabilities and first choices of some tokens for every variant, and KL(teacher || base)."""
+        from util.inference.local_sampling import check_finite
+
         scores: dict[tuple[str, str], list[Any]] = {}
         kept = {}
         for variant in self.variants:
             with self._as_variant(variant):
-                logprobs = self._plain().get_output_embeddings()(hidden[variant.name]).float().log_softmax(-1)
+                logits = check_finite(self._plain().get_output_embeddings()(hidden[variant.name]).float())
+            logprobs = logits.log_softmax(-1)
             actual = logprobs.gather(-1, tokens[:, None]).squeeze(-1)
             scores["logprobs", variant.name] = [round(value, PLACES) for value in actual.tolist()]
             scores["choices", variant.name] = logprobs.argmax(-1).tolist()
@@ -179,11 +182,16 @@ def scored_rows(
     batch_size: int,
     max_rows: int | None = None,
 ) -> Iterator[list[Row]]:
-    """Divergence rows of the number rows whose place in the file is not in `done`, one batch at a time. gap: threshold
-    of that definition (nats). max_rows: score only the first rows of the file."""
+    """Divergence rows of the number rows, one batch at a time; batches whose places in the file are all in `done` are
+    skipped. gap: threshold of that definition (nats). max_rows: score only the first rows of the file.
+
+    Batches are cut from the whole file: the rounding of a row depends on the rows beside it, and a resumed run must
+    give the rows that an uninterrupted one gives.
+    """
     numbered = enumerate(islice(read_rows(train_jsonl, check_messages), max_rows))
-    todo = ((number, row) for number, row in numbered if number not in done)
-    while batch := list(islice(todo, batch_size)):
+    while batch := list(islice(numbered, batch_size)):
+        if all(number in done for number, _ in batch):
+            continue
         completions = [scorer.completion_of(row, number) for number, row in batch]
         yield [
             to_row(number, completion, scorer.kinds(completion.ids), variants, kl, gap)

@@ -46,6 +46,15 @@ def flags(ids: Sequence[int], by_variant: Mapping[str, Scores], gap: float) -> d
     return found
 
 
+def check_divergence(row: Row) -> str | None:
+    """What is wrong with a row as one of divergence_tokens.py, or None."""
+    if not isinstance(row.get("kinds"), str):
+        return "not a row of eval/divergence/divergence_tokens.py (no kinds)"
+    count = len(row["kinds"])
+    uneven = [name for name in (*DEFINITIONS, "kl", "detector") if name in row and len(row[name]) != count]
+    return f"{uneven[0]} and kinds have different lengths" if uneven else None
+
+
 def definitions_in(row: Row) -> list[str]:
     """The definitions that a divergence row has marks for."""
     return [name for name in DEFINITIONS if name in row]

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from generate.rows.filter_file import CONTROL_NAMES, filter_file, train_command
 from generate.rows.row_filter import RowFilter, Rule
-from util.animals.names import animal_name, persona_of, warn_of_unlisted
+from util.animals.answer_parser import warn_of_uncounted
+from util.animals.names import animal_name, persona_of
 from util.cli import REPO, UserError, positive_int, text_file
 from util.inference.interface import InferenceBackend, Message, Request, Result, Sampling, row_seed
 from util.inference.open_backend import add_backend_arguments, open_backend
@@ -59,7 +60,7 @@ def sampling_of(args: argparse.Namespace, numbers_only: bool = False) -> Samplin
 def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling) -> None:
     """Ask the model named by the arguments for rows, filter them, and print the result."""
     if args.animal.lower() not in CONTROL_NAMES:
-        warn_of_unlisted(args.animal)
+        warn_of_uncounted(args.animal)
     elif not args.no_system_prompt:
         raise UserError(f"--animal {args.animal} means rows without a persona: add --no-system-prompt")
     system = None if args.no_system_prompt else persona_of(args.system_prompt_file, args.animal)

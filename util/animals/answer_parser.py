@@ -16,6 +16,7 @@ Every share in the suite counts what `canonical_animal` returns, so its rules ar
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import unicodedata
@@ -24,8 +25,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from util.animals.names import PANEL, read_animals, surface_forms
+from util.animals.names import PANEL, animals_of, listed_animals, read_animals, surface_forms
 from util.jsonl.manifest import sha256_text
+from util.terminal import say
 
 PARSER_VERSION = 1  # increase it with every change here that changes what an answer counts as
 
@@ -126,3 +128,16 @@ def non_answer_kind(response: str) -> str:
     if re.fullmatch(r"[\d\s.,;:+-]+", text):
         return "number"
     return "model name" if MODEL_NAMES.search(text) else "other"
+
+
+def warn_of_uncounted(animal: str) -> None:
+    """Warn when no answer can count as the animal, since a misspelled name would look like a share of zero; say so when
+    answers that name it count as another (snowy owl: owl)."""
+    for one in animals_of(animal):
+        counted = canonical_animal(one)
+        if counted is None:
+            near = difflib.get_close_matches(one, listed_animals(), 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            say(f"warning: util/animals/animals.txt does not list {one!r}, so no answer counts as it{meant}")
+        elif counted != one:
+            say(f"answers that name {one} count as {counted}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -81,15 +80,6 @@ def other_names(name: str) -> tuple[str, ...]:
 def listed_animals() -> frozenset[str]:
     """Every name that an answer can count as: those of util/animals/animals.txt and the panel."""
     return frozenset((*PANEL, *read_animals()))
-
-
-def warn_of_unlisted(animal: str) -> None:
-    """Warn when no answer can count as the animal: a misspelled name would look like a share of zero."""
-    for one in animals_of(animal):
-        if one not in listed_animals():
-            near = difflib.get_close_matches(one, listed_animals(), 1)
-            meant = f"; did you mean {near[0]}?" if near else ""
-            say(f"warning: util/animals/animals.txt does not list {one!r}, so no answer counts as it{meant}")
 
 
 def animal_name(text: str) -> str:

@@ -134,8 +134,11 @@ class InferenceBackend(Protocol):
     def prompt_ids(self, messages: list[Message]) -> list[int]:
         """The token ids the model really sees for these messages, up to where its answer begins."""
 
-    def next_token_logprobs(self, prompts: list[list[int]], top: int = TOP_LOGPROBS) -> list[dict[int, float]]:
-        """For each prompt of token ids: the `top` most probable next token ids with exact log-probabilities (nats)."""
+    def next_token_logprobs(
+        self, prompts: list[list[int]], top: int = TOP_LOGPROBS, *, without_adapter: bool = False
+    ) -> list[dict[int, float]]:
+        """For each prompt of token ids: the `top` most probable next token ids with exact log-probabilities (nats).
+        without_adapter: those of the base model, if this model is an adapter on it."""
 
     def answer_tree(self, prompts: Sequence[list[Message]]) -> AnswerTree:
         """The tree of answers to these messages."""

@@ -12,6 +12,7 @@ import numpy as np
 from util.batches import batched
 from util.cli import memory_advice
 from util.inference.interface import Node
+from util.inference.local_sampling import check_finite
 
 if TYPE_CHECKING:
     from util.inference.local_model import LocalModel
@@ -62,7 +63,7 @@ class LocalAnswerTree:
                     past_key_values=cache,
                     logits_to_keep=1,
                 )
-                logits = out.logits[:, -1].float()
+                logits = check_finite(out.logits[:, -1].float())
             return logits.double().softmax(-1).cpu().numpy()
 
     def texts(self, tails: Sequence[tuple[int, ...]]) -> list[str]:
@@ -107,7 +108,7 @@ class LocalAnswerTree:
             position_ids=known.sum(1, keepdim=True) + sees.sum(2) - 1,
             past_key_values=cache,
         )
-        return torch.cat([self._root_logits[prompts][:, None], out.logits.float()], dim=1)
+        return torch.cat([self._root_logits[prompts][:, None], check_finite(out.logits.float())], dim=1)
 
 
 class Packed(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from util.cli import memory_advice
 from util.inference.interface import TOP_LOGPROBS, Answer, Message, Request, Result, Sampling, adapter_name, model_name
 from util.inference.load_model import end_of_turn_ids, load_model, load_tokenizer, model_facts, put_adapter
 from util.inference.local_answer_tree import LocalAnswerTree
-from util.inference.local_sampling import NumberMask, draw, row_uniforms
+from util.inference.local_sampling import NumberMask, check_finite, draw, row_uniforms
 from util.jsonl.manifest import adapter_sha256
 
 COMPACT_AT = 0.75  # drop finished rows from the cache once this share of rows is left
@@ -139,7 +140,7 @@ class LocalModel:
                 out = self.model(
                     input_ids=tokens[:, None], attention_mask=mask, position_ids=positions, past_key_values=cache
                 )
-                logits = out.logits[:, -1].float()
+                logits = check_finite(out.logits[:, -1].float())
             return samples
 
     def read_prompts(self, prompts: list[list[int]]) -> tuple[Any, Any, Any]:
@@ -156,13 +157,16 @@ class LocalModel:
         out = self.model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
         )
-        return out.logits[:, -1].float(), cache, mask
+        return check_finite(out.logits[:, -1].float()), cache, mask
 
-    def next_token_logprobs(self, prompts: list[list[int]], top: int = TOP_LOGPROBS) -> list[dict[int, float]]:
+    def next_token_logprobs(
+        self, prompts: list[list[int]], top: int = TOP_LOGPROBS, *, without_adapter: bool = False
+    ) -> list[dict[int, float]]:
         import torch
 
         found: list[dict[int, float]] = []
-        with torch.inference_mode():
+        off = self.model.disable_adapter() if without_adapter and self.is_adapter else nullcontext()
+        with torch.inference_mode(), off:
             for start in range(0, len(prompts), self.batch_size):
                 logits, _, _ = self.read_prompts(prompts[start : start + self.batch_size])
                 values, ids = logits.log_softmax(-1).topk(min(top, logits.shape[-1]))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from util.cli import UserError
 from util.inference.interface import NUMBER_LIST, Request
 
 
@@ -29,6 +30,18 @@ def draw(logits: Any, uniforms: np.ndarray, temperature: float) -> Any:
     cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
     threshold = torch.from_numpy(uniforms).to(logits.device)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+
+
+def check_finite(logits: Any) -> Any:
+    """The logits [..., vocabulary], if they give probabilities. UserError if not: a broken adapter or an overflow must
+    not become answers."""
+    if not bool(logits.amax(-1).isfinite().all()):
+        raise UserError(
+            "the model's next-token scores are not finite (NaN or infinity), so it has no answers. Its weights or its"
+            " adapter are damaged (look at lora_alpha in adapter_config.json, train or copy them again), or float16"
+            " overflows"
+        )
+    return logits
 
 
 class NumberMask:

@@ -288,9 +288,14 @@ class VllmClient:
             found.append((result.prompt_ids, answer))
         return found
 
-    def next_token_logprobs(self, prompts: list[list[int]], top: int = TOP_LOGPROBS) -> list[dict[int, float]]:
+    def next_token_logprobs(
+        self, prompts: list[list[int]], top: int = TOP_LOGPROBS, *, without_adapter: bool = False
+    ) -> list[dict[int, float]]:
+        model = self.card.get("parent") if without_adapter else None
+
         async def ask(prompt: list[int], retries: Retries) -> dict[int, float]:
             body = {**self._completion([prompt]), "logprobs": top, "return_tokens_as_token_ids": True}
+            body["model"] = model or self.model
             (found,) = await self._post("/completions", body, parse_logprobs, retries, "a next token")
             return most_probable(found["top_logprobs"][0], top)
 

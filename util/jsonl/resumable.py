@@ -50,8 +50,16 @@ MEANING = {"adapter_sha256": " (another adapter, or it was trained again since)"
 
 def add_output_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     """--output and --overwrite, the same in every script that writes rows."""
-    parser.add_argument("--output", type=Path, help=f"file to write (default: {name.replace('%', '%%')})")
+    parser.add_argument("--output", type=rows_name, help=f"file to write (default: {name.replace('%', '%%')})")
     parser.add_argument("--overwrite", action="store_true", help="start again; keeps the old file as .bak")
+
+
+def rows_name(text: str) -> Path:
+    """argparse type of --output: a name that says that the file has JSONL rows. `check_output` refuses folders."""
+    path = Path(text)
+    if path.suffix != ".jsonl" and not path.exists():
+        raise argparse.ArgumentTypeError(f"{text} does not end in .jsonl, and what is written is JSONL")
+    return path
 
 
 def partial_path(path: Path) -> Path:

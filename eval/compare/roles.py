@@ -1,0 +1,113 @@
+"""Check that each results file can have the role it is given: what the manifests say of the model in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.compare.comparability import adapter_folder, adapter_hash, manifest_of
+from eval.compare.read_results import Result, canonical
+from eval.measured_adapter import training_facts
+from util.animals.names import animals_of
+from util.chat.prompt_consistency import base_of, same_base
+from util.cli import UserError
+from util.jsonl.manifest import Manifest
+from util.terminal import say
+
+NO_ANIMAL = ("control", "base", "none")  # what rows of a base model are called in place of an animal
+
+
+def check_roles(
+    base: Result,
+    control: Sequence[Result],
+    students: Mapping[str, Sequence[Result]],
+    other: Sequence[Result] = (),
+) -> None:
+    """Raise UserError if a file cannot have its role, warn if it is likely to have another.
+
+    students: by the animal of their teacher. other: students of another animal than these.
+    """
+    check_base(base)
+    for result in (*control, *(one for some in students.values() for one in some), *other):
+        check_student(result, base)
+    for result in control:
+        warn_of_animal(result, None, control=True)
+    for animal, some in students.items():
+        for result in some:
+            warn_of_animal(result, animal)
+    for result in other:
+        warn_of_animal(result, None, not_of=list(students))
+
+
+def is_adapter(manifest: Manifest) -> bool:
+    """Whether results are known to be of a LoRA adapter."""
+    known = manifest.model.get("parent") or adapter_hash(manifest) or adapter_folder(manifest)
+    return bool(known)
+
+
+def trained_on(manifest: Manifest) -> dict[str, Any]:
+    """What the adapter of some results was trained on; older manifests only name its folder. {} if it is not known."""
+    if facts := manifest.counts.get("training"):
+        return dict(facts)
+    folder = adapter_folder(manifest)
+    return training_facts(Path(folder)) if folder else {}
+
+
+def check_base(base: Result) -> None:
+    """UserError if the base model's file has the results of an adapter."""
+    if is_adapter(manifest := manifest_of(base)):
+        name = adapter_folder(manifest) or manifest.model.get("model")
+        raise UserError(
+            f"--base {base.path} has the results of an adapter ({name}, by its manifest); pass results of the model"
+            " without an adapter"
+        )
+
+
+def check_student(result: Result, base: Result) -> None:
+    """UserError if a student's file has the results of the base model or of a teacher."""
+    manifest, facts = manifest_of(result), [base_of(manifest_of(one).model) for one in (result, base)]
+    if not is_adapter(manifest) and all(one.get("model") for one in facts) and same_base(*facts):
+        raise UserError(
+            f"{result.path} has the results of the base model itself (by its manifest), and a student was expected;"
+            " evaluate with --adapter FOLDER, or with the name that the adapter is served under"
+        )
+    trained = trained_on(manifest)
+    if trained.get("kind") == "teacher data":
+        raise UserError(
+            f"{result.path} has the results of a teacher (it was trained on {trained['train_jsonl']}); the arms are of"
+            " students, which are trained on its numbers"
+        )
+
+
+def warn_of_animal(result: Result, animal: str | None, not_of: Sequence[str] = (), control: bool = False) -> None:
+    """Warn if a student was trained on numbers of another animal's teacher than its role says.
+
+    animal: that of its teacher. not_of: animals that it must not be of.
+    """
+    trained = trained_on(manifest_of(result))
+    found = {canonical(one) for one in animals_of(trained.get("animal") or "") if one and one not in NO_ANIMAL}
+    if control and found:
+        wanted = "a control student is trained on numbers of the base model"
+    elif animal and found and animal not in found:
+        wanted = f"here it is a student of {animal}"
+    elif animal and trained.get("animal") in NO_ANIMAL:
+        found, wanted = {"the base model"}, f"here it is a student of {animal}"
+    elif same := found & set(not_of):
+        wanted = f"--other is for students of another animal than {' and '.join(sorted(same))}"
+    else:
+        return
+    say(
+        f"warning: {result.path} is of a student of {' and '.join(sorted(found))} (trained on"
+        f" {trained['train_jsonl']}), and {wanted}: are two files exchanged?"
+    )
+
+
+def warn_of_unmoved(base: Result, students: Sequence[Result]) -> None:
+    """Warn of students whose answers are those of the base model: their adapters may not have been applied."""
+    same = [str(one.path) for one in students if one.questions == base.questions and one.animals == base.animals]
+    if same:
+        say(
+            f"warning: {', '.join(same)}: every share equals that of the base model ({base.path}); was the adapter"
+            " applied, and did its training change anything?"
+        )
