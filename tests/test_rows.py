@@ -301,10 +301,26 @@ def test_tokens_seconds_and_prompt_of_a_resumed_run_are_those_of_all_its_session
     ask_in_sessions(path, [3, 2, 0, 4])
     counts = manifest_of(path)["counts"]
     assert (counts["answer_tokens"], counts["counted_rows"], counts["adapter"]) == (12, 6, "a")
-    assert counts["seconds"] >= 0.3 and counts["prompt"]["messages"][0]["content"] == "0"
+    assert (
+        counts["seconds"] >= 0.3
+        and len(counts["prompt"]["days"]) == 1
+        and counts["prompt"]["messages"][0]["content"] == "0"
+    )
     before = counts
     ask_in_sessions(path, [9])
     assert manifest_of(path)["counts"] == before
+
+
+def test_a_run_that_is_resumed_on_another_day_says_both_days(tmp_path, monkeypatch):
+    from util.chat import prompt_consistency
+    from util.inference import request_loop
+
+    path = tmp_path / "x.jsonl"
+    for day, answers in (("2026-01-01", 2), ("2026-01-02", 9)):
+        for module in (prompt_consistency, request_loop):
+            monkeypatch.setattr(module, "today", lambda day=day: day)
+        ask_in_sessions(path, [answers])
+    assert Manifest.read(path).prompt_days == ["2026-01-01", "2026-01-02"]
 
 
 def test_a_run_killed_after_its_last_row_keeps_what_it_had_counted(tmp_path):

@@ -88,7 +88,8 @@ def convert(gguf: Path, output: Path, source: Source) -> int:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    # The whole path: for a bare name, transformers first looks in the working directory, where another model may be.
+    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": str(gguf.resolve())}
     tokenizer = AutoTokenizer.from_pretrained(**where)
     model = AutoModelForCausalLM.from_pretrained(
         **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from util.chat.chat_tokens import completion_suffix, prompt_and_completion_ids, template_ids, without_system
 from util.cli import REPO
 from util.inference.interface import Message
-from util.jsonl.manifest import Manifest, sha256_file
+from util.jsonl.manifest import Manifest, sha256_file, today
 from util.jsonl.rows import Row, check_messages, read_rows
 
 KINDS = {
@@ -44,7 +44,8 @@ class Phase(NamedTuple):
     token_ids: list[int] | None = None
     """the same prompt as the model saw it, if the manifest has it"""
     settings: dict[str, Any] = {}  # noqa: RUF012 (never written to)
-    day: str = ""
+    days: tuple[str, ...] = ()
+    """the dates on which its prompts were rendered"""
     row: Row | None = None
     """training: the first row, as it was trained on"""
 
@@ -62,8 +63,12 @@ class Phase(NamedTuple):
 
 
 def prompt_entry(base_model: str, messages: list[Message], token_ids: list[int] | None) -> dict[str, Any]:
-    """What a manifest keeps of the first prompt. The token ids are one text: a JSON list would take a line for each."""
-    return {"base_model": base_model, "messages": messages, "token_ids": " ".join(map(str, token_ids or ()))}
+    """What a manifest keeps of the first prompt. The token ids are one text: a JSON list would take a line for each.
+
+    days: the dates on which prompts were rendered; `request_loop` adds those of later answers.
+    """
+    ids = " ".join(map(str, token_ids or ()))
+    return {"base_model": base_model, "messages": messages, "token_ids": ids, "days": [today()]}
 
 
 def read_phase(path: Path, beside: Iterable[Path] = ()) -> Phase | None:
@@ -83,7 +88,7 @@ def read_phase(path: Path, beside: Iterable[Path] = ()) -> Phase | None:
         kind = settings["kind"]  # code or reasoning
     ids = [int(token) for token in seen.get("token_ids", "").split()] or None
     base = base_of(manifest.model, seen.get("base_model"))
-    phase = Phase(kind, path, base, [], ids, settings, manifest.started[:10])
+    phase = Phase(kind, path, base, [], ids, settings, tuple(manifest.prompt_days))
     if kind == "training":
         named = [place / name for name in manifest.inputs for place in (Path(), REPO)]
         row = first_training_row(settings, [*named, *beside])

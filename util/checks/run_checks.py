@@ -92,9 +92,10 @@ def compare(phases: Sequence[Phase], tokenizers: dict[str, Any]) -> Findings:
             found.notes.append(f"the older approach: {prompt} (--keep-system-prompt trains on it){files}")
             prompt = None  # intended, not a mistake
         found.mismatches.extend(line + files for line in (base, prompt) if line)
-        if first.day != second.day and writes_date(tokenizer_of(first, tokenizers)):
-            days = f"{first.kind} saw {first.day}, {second.kind} {second.day}"
-            found.mismatches.append(f"the chat template writes the date: {days}{files}")
+        if len({*first.days, *second.days}) > 1 and writes_date(tokenizer_of(first, tokenizers)):
+            days = f"{first.kind} saw {', '.join(first.days)}, {second.kind} {', '.join(second.days)}"
+            advice = "python util/pin_date.py makes a copy of the model with one date for all phases"
+            found.mismatches.append(f"the chat template writes the date: {days}; {advice}{files}")
     for phase in phases:
         tokenizer = tokenizer_of(phase, tokenizers)
         if tokenizer is None or writes_date(tokenizer) or phase.token_ids is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from util.chat.prompt_consistency import prompt_entry
 from util.inference.interface import InferenceBackend, Request, Result, Sampling
+from util.jsonl.manifest import today
 from util.jsonl.resumable import RowFile
 from util.jsonl.rows import Row
 from util.signals import stop_on_signal
@@ -47,8 +48,8 @@ def run_requests(
         with closing(backend.generate(stop.until(requests), sampling, out.done)) as results:
             for result in results:
                 kept, done = out.kept, len(out.done)
-                if not out.counts.get("prompt") and result.answers:
-                    out.counts["prompt"] = prompt_entry(backend.base_model, result.request.messages, result.prompt_ids)
+                if result.answers:
+                    note_prompt(out.counts, backend.base_model, result)
                 out.append(rows_of(result))
                 new_tokens = sum(len(answer.token_ids or ()) for answer in result.answers)
                 tokens, passed, seconds = tokens + new_tokens, progress.seconds - seconds, progress.seconds
@@ -60,3 +61,10 @@ def run_requests(
     out.finish(limit=limit, counts=counts)
     rate = f"{progress.new / max(progress.seconds, 1e-9):.1f} rows/s"
     return {**out.facts(), "time": f"{duration(progress.seconds)} ({rate})", "answer tokens": f"{tokens:,}"}
+
+
+def note_prompt(counts: dict[str, Any], base_model: str, result: Result) -> None:
+    """Keep the first prompt of an output, and every day on which prompts were rendered."""
+    prompt = counts.setdefault("prompt", prompt_entry(base_model, result.request.messages, result.prompt_ids))
+    if today() not in prompt.get("days", [today()]):
+        prompt["days"].append(today())

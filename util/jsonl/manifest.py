@@ -51,6 +51,11 @@ def adapter_sha256(folder: Path) -> str:
     return sha256_text("".join(parts))
 
 
+def today() -> str:
+    """The local date, which chat templates write, as in 2026-11-22."""
+    return datetime.now().astimezone().date().isoformat()
+
+
 def now() -> str:
     """UTC time to the second, as in 2026-11-22T13:05:00Z."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -70,6 +75,8 @@ class Manifest:
     finished: str | None = None
     sha256: str | None = None
     """of the finished file"""
+    days: list[str] = field(default_factory=list)
+    """local dates of its sessions"""
     inputs: dict[str, str] = field(default_factory=dict)
     """{file that was read: its SHA-256}"""
     rows: dict[str, Any] = field(default_factory=dict)
@@ -109,6 +116,11 @@ class Manifest:
     def prompt(self) -> dict[str, Any]:
         """The first prompt of the rows, as util.chat.prompt_consistency.prompt_entry made it; {} if it is not known."""
         return self.source_prompt or self.counts.get("prompt") or {}
+
+    @property
+    def prompt_days(self) -> list[str]:
+        """The dates on which the prompts were rendered: a chat template may write the date."""
+        return self.prompt.get("days") or self.days or [self.started[:10]]
 
     @property
     def animal(self) -> str | None:
@@ -173,6 +185,7 @@ def new_manifest(
         "state": state,
         "settings": settings,
         "started": before.started or now(),
+        "days": sorted({*before.days, today()}),
         "finished": now() if state == "complete" else None,
         **facts,
     }
