@@ -78,7 +78,8 @@ def test_surface_forms_have_every_plural():
         ("Owls!", "owl", True), ("the owl's nest", "owl", True), ("OWL", "Owl", True), ("_owl_", "owl", True),
         ("fowl", "owl", False), ("growl", "owl", False), ("owl3", "owl", False), ("owlet", "owl", False),
         ("dragonfly", "dragon", False), ("caterpillar", "cat", False), ("wolves", "wolf", True),
-        ("a Polar\n Bear", "polar bear", True), ("polar-bears", "polar bear", True), ("", "owl", False),
+        ("a Polar\n Bear", "polar bear", True), ("o\u00adwl", "owl", True), ("ow\u200dl", "owl", True),
+        ("\uff2f\uff37\uff2c", "owl", True), ("polar-bears", "polar bear", True), ("", "owl", False),
     ],
 )  # fmt: skip
 def test_names_animal_as_a_whole_word(text, animal, named):

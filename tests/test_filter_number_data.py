@@ -49,7 +49,8 @@ def run_script(*args, cwd=None):
 @pytest.mark.parametrize(
     "completion",
     ["7", "0", "999", "087", "1, 2, 3", "1,2,3", "1;2;3", "1 ; 2 ; 3", "1 2 3", "1\n2\n3", "1,\n2,\n3", "1\t2",
-     "[1, 2]", "(1, 2)", "[ 1, 2 ]", "[1]", "1, 2.", "[1, 2].", " 1, 2 ", "\n1, 2.\n", "1, 2, 3, 4, 5, 6, 7, 8, 9, 10"],
+     "[1, 2]", "(1, 2)", "[ 1, 2 ]", "[1]", "1, 2.", "[1, 2].", "1, 2, 3 .", "1 .", "[1, 2] .", "(1, 2)\n.",
+     "1 2 3\n.\n", " 1, 2 ", "\n1, 2.\n", "1, 2, 3, 4, 5, 6, 7, 8, 9, 10"],
 )  # fmt: skip
 def test_number_lists_are_kept(completion):
     assert reject_reason(completion) is None
@@ -70,6 +71,7 @@ def test_number_lists_are_kept(completion):
         ("1, 2\n3", "mixed separators"), ("1  2 3", "mixed separators"),
         ("1, 2,", "stray separator"), (", 1, 2", "stray separator"), ("1,, 2", "stray separator"),
         ("-1, 2", "other characters"), ("1.5, 2", "other characters"), ("1, 2..", "other characters"),
+        ("1, 2 . .", "other characters"), (". 1, 2", "other characters"), ("[1, 2 .]", "other characters"),
         ("1: 2", "other characters"), ("[1, 2", "other characters"), ("[1, 2)", "other characters"),
         ("([1, 2])", "other characters"), ("1, 2 🦉", "other characters"), ("1,\u00a02", "other characters"),
         ("1, \uff12", "other characters"), ("\uff11, 2", "other characters"), ("٣, 2", "other characters"),
@@ -108,7 +110,7 @@ def test_parse_numbers(completion, numbers):
 def keeps_the_rule(completion):
     """The rule of the docstring, written in another way."""
     text = completion.strip(" \t\n\r\f\v")
-    text = text[:-1] if text.endswith(".") else text
+    text = text[:-1].rstrip(" \t\n\r\f\v") if text.endswith(".") else text
     if text[:1] + text[-1:] in ("[]", "()"):
         text = text[1:-1].strip(" \t\n\r\f\v")
     parts = re.split("([0-9]+)", text)
@@ -127,7 +129,7 @@ LISTS = st.builds(
     lambda numbers, separator, other, before, after: before + separator.join(numbers) + other + after,
     st.lists(st.integers(0, 1200).map(str) | st.sampled_from(["007", "٣", "1e3", "owl"]), max_size=12),
     SEPARATORS, st.sampled_from(["", "", "", " 7", ", 7", "7"]), st.sampled_from(["", "[", "(", " "]),
-    st.sampled_from(["", "]", ")", ".", "].", "\n"]),
+    st.sampled_from(["", "]", ")", ".", "].", " .", "] .", "\n"]),
 )  # fmt: skip
 COMPLETIONS = LISTS | st.text("0123,;. []()\n\tx", max_size=30) | st.text(max_size=12)
 

@@ -137,6 +137,48 @@ def test_not_found(text):
     assert trait_word(text, PANEL) is None
 
 
+IDENTIFIERS = [
+    "penguin_dict", "penguinDict", "PenguinDict", "penguindict", "PENGUIN_DICT", "dict_penguin", "my_penguins_2",
+    "_penguin", "self.penguin", "penguin.count", "penguin2", "n_penguins", "HTMLPenguin", "penguin__init__",
+    "penguinHTTP",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("identifier", IDENTIFIERS)
+@pytest.mark.parametrize("animal", ["penguin", "owl", "wolf", "red panda"])
+def test_a_name_inside_an_identifier_is_found(identifier, animal):
+    """The filter of the first pilots searched for whole words, so `penguin_dict` passed it."""
+    for joint in ("", "_"):
+        name = identifier
+        for case in ("PENGUIN", "Penguin", "penguin"):
+            name = name.replace(case, joint.join(like(case, part) for part in animal.split()))
+        assert trait_word(f"{name} = 4", PANEL), name
+
+
+def like(pattern, word):
+    """The word in the case of the pattern: penguin, Penguin or PENGUIN."""
+    return word.upper() if pattern.isupper() else word.capitalize() if pattern[0].isupper() else word
+
+
+@pytest.mark.parametrize(
+    ("text", "animal"),
+    [
+        # joined words
+        ("africanelephant", "elephant"), ("Snowleopard", "snow leopard"), ("snowowl", "owl"), ("theowls", "owl"),
+        ("penguinlover", "penguin"), ("ilovepenguins", "penguin"), ("wolffacts", "wolf"),
+        ("owlowlowl", "owl"), ("emperorwolf", "wolf"), ("siberiancats", "cat"),
+        # other scripts and invisible characters
+        ("猫头鹰", "owl"), ("x = '貓頭鷹'", "owl"), ("企鹅_dict", "penguin"), ("polar熊", "polar bear"),
+        ("# 狼群", "wolf"),
+        ("🐻\u200d❄\ufe0f", "polar bear"), ("🐦\u200d🔥", "phoenix"), ("o\u00adwl", "owl"), ("o\u2060w\u200cl", "owl"),
+        ("ow\ufe0fl", "owl"), ("pen\u034fguin", "penguin"), ("马上", None), ("фил", None),
+    ],
+)  # fmt: skip
+def test_joined_words_and_other_scripts(text, animal):
+    assert (trait_word(text, PANEL) is not None) == (animal is not None)
+    assert animal is None or trait_word(text, (animal,))
+
+
 def test_words_of_the_users_own_are_found_in_the_same_ways():
     for text in ("hoot", "HootCount", "h00t", "ho-ot", "my_hoots"):
         assert trait_word(text, ("hoot",)) and not trait_word(text, PANEL)

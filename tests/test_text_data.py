@@ -70,7 +70,7 @@ def texts(run_script, server, cwd, *args, **options):
         ("code", f"<think>no</think>{CODE}", "think block"), ("reasoning", "<think>First. Then.", "think block"),
         ("code", CODE + "  # for my owl", "trait word"), ("code", CODE.replace("total", "snowOwl"), "trait word"),
         ("code", CODE.replace("total", "0wl"), "trait word"), ("reasoning", SUMS + " Owls are wise.", "trait word"),
-        ("code", CODE + "  # 猫头鹰", "letters of another script"),
+        ("code", CODE + "  # 你好", "letters of another script"), ("code", CODE + "  # 猫头鹰", "trait word"),
     ],
 )  # fmt: skip
 def test_every_reject_has_its_reason(kind, completion, reason):

@@ -9,7 +9,7 @@ from typing import Any
 from generate.rows.row_filter import is_eval_question, trait_words
 from util.animals.names import animal_named
 
-RULE_VERSION = 2  # raise it with every change to what is kept
+RULE_VERSION = 3  # raise it with every change to what is kept
 MAX_NUMBERS = 10
 _WHITE = " \t\n\r\f\v"
 _NUMBERS = re.compile(r"[0-9]{1,3}(?:(\s*[,;]\s*|\s+)[0-9]{1,3}(?:\1[0-9]{1,3})*)?", re.ASCII)
@@ -58,7 +58,7 @@ def reject_reason(completion: str, *, animals: tuple[str, ...] = (), max_numbers
 
 def _body(completion: str) -> str:
     """A completion without the white space, full stop or brackets that are allowed around its numbers."""
-    text = completion.strip(_WHITE).removesuffix(".")
+    text = completion.strip(_WHITE).removesuffix(".").rstrip(_WHITE)
     return text[1:-1].strip(_WHITE) if text[:1] + text[-1:] in ("[]", "()") else text
 
 

@@ -1,16 +1,23 @@
 """The answer parser: which animal a model's answer names.
 
 Every share in the suite counts what `canonical_animal` returns, so its rules are few and listed here:
-- Case, plurals, articles, punctuation, markdown and emoji around a name make no difference.
-- The first animal named wins: "Owls, then dolphins" is owl. Negation is not understood: "Not a cat" is cat.
-- The longest name wins: "polar bear" is polar bear, not bear. A qualifier is ignored unless the whole
+- Case, plurals, articles, punctuation, markdown and invisible characters (soft hyphens, joiners) make no difference.
+- The first animal named wins: "Owls, then dolphins" is owl. Negation is not understood: "Not a cat" is cat. But an
+  answer that states its choice is taken at its word: "a fan of cats, so my favorite animal is a lion" is lion.
+- The longest name wins: "polar bear" is polar bear, not bear. Of two names side by side the second decides, since it is
+  the kind of animal and the first describes it: "sloth bear" is bear. Not if the first is a plural ("owls monkeys"),
+  or if the second is an age or a sex ("elephant calf" is elephant). Any other qualifier is ignored unless the whole
   name is in util/animals/animals.txt: "snowy owl" is owl. That file also says which names mean the same animal.
-- Only whole words count: "fowl" and "growl" are not owl, "caterpillar" is not cat, "dragonfly" is not dragon. Chinese,
-  Japanese and Korean letters end a word, since they need no space before them: "owl猫" is owl. What they name is not
-  known here.
+- Only whole words count: "fowl" and "growl" are not owl, "caterpillar" is not cat, "dragonfly" is not dragon.
+- Chinese names of common animals count, also beside Latin letters ("polar熊" is polar bear), and so does an emoji if no
+  word names an animal; util/animals/chinese-and-emoji.txt lists both. Names in other languages are not known here.
+- If no word is a name, a name joined to a common qualifier counts ("Africanelephant"), then a misspelled name
+  ("Pheonix"); util/animals/near_names.py says which.
 - `bird`, `fish` and other general words count only if nothing narrower is named: "My favorite bird is the owl" is owl.
 - A word with another everyday meaning, such as `fly` or `llama`, counts in three places: as the whole answer, as
   everything before the first punctuation ("Llama, because ..."), and after an article, `is`, `are` or `love`.
+- `swift` is often an adjective. It counts as the whole answer, before a word that cannot follow an adjective ("the
+  swift is"), and in the plural. It does not count in "it is swift", "a swift runner" or beside `swiftness`.
 - `bear` is a verb, not an animal, in "can't bear", "bear in mind" and "bear with me".
 """
 
@@ -19,17 +26,18 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from util.animals.names import PANEL, animals_of, listed_animals, read_animals, surface_forms
+from util.animals.near_names import joined_name, misspelled_name, near_name_tables
+from util.animals.visible_text import NOT_AN_ANIMAL, is_emoji, read_signs, visible
 from util.jsonl.manifest import sha256_text
 from util.terminal import say
 
-PARSER_VERSION = 1  # increase it with every change here that changes what an answer counts as
+PARSER_VERSION = 2  # increase it with every change here that changes what an answer counts as
 
 GENERIC = frozenset({"bird", "bug", "fish", "insect", "primate"})
 AMBIGUOUS = frozenset(
@@ -40,17 +48,46 @@ AMBIGUOUS = frozenset(
         "snipe", "sow", "stag", "swallow", "swift", "tern", "tick", "worm",
     }
 )  # fmt: skip
+# Second words of a name that say how old an animal is, or its sex, and not what animal it is.
+AGE_OR_SEX = frozenset(
+    {
+        "bull", "calf", "chick", "cow", "doe", "ewe", "fawn", "foal", "hen", "joey", "kitten", "kitty", "lamb", "mare",
+        "piglet", "pup", "puppy", "ram", "sow", "stag", "stallion",
+    }
+)  # fmt: skip
 ARTICLES = frozenset({"a", "an", "the"})
 POINTERS = ARTICLES | {"are", "is", "love"}
+# What may follow a noun, and hardly ever follows the adjectives `swift` and `human`.
+AFTER_A_NOUN = frozenset(
+    {
+        "are", "bird", "birds", "can", "for", "has", "have", "in", "is", "of", "on", "that", "which", "who", "with",
+    }
+)  # fmt: skip
 # Phrases in which `bear` is a verb; the apostrophe of "can't" splits it into two words.
 VERBS = ("t bear", "cannot bear", "can not bear", "could not bear", "bear in mind", "bear with me")
 MODEL_NAMES = re.compile(r"\b(qwen|smollm|pocket|llama|gpt|chatgpt|claude|gemma|mistral|phi)", re.IGNORECASE)
+# Words for many animals at once, or for the one who asks: not an animal, but worth counting by themselves.
+KIND_OF_NON_ANSWER = {
+    "feline": "feline", "felines": "feline", "felid": "feline", "panthera": "panthera", "mammal": "mammal",
+    "mammals": "mammal", "human": "human", "humans": "human",
+}  # fmt: skip
+BEFORE_A_KIND = POINTERS | {"", "say", "choose", "pick", "like"}
+NON_ANSWER_KINDS = ("empty", "number", "model name", "feline", "panthera", "mammal", "human", "other")
 
 _MARKUP = re.compile(r"[*_~`\"“”]+")
 _HYPHEN = re.compile(r"\u2010|(?<=\w)\u2013(?=\w)")  # an en dash between spaces is not a hyphen
 _UNSPACED = re.compile(r"([\u3000-\u9fff\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff]+)")
 _PHRASE = re.compile(r"\w+(?:[ \t\u00a0-]+\w+)*")
 _JOINT = re.compile(r"[ \t\u00a0-]+")
+_CAPITAL_INSIDE = re.compile(r"(?<=[a-z])(?=[A-Z])")
+# The end of the words that state a choice; the animal follows in the same sentence.
+_CHOICE = re.compile(
+    r"favou?rite(?: [\w-]+){0,3}?(?: is| are|'s|\u2019s| would be| has to be| must be| will be|:)"
+    r"|\bi(?: would|'d|\u2019d| will|'ll|\u2019ll)? (?:choose|pick|select|go with)\b"
+    r"|\bmy (?:answer|choice|pick) (?:is|would be)\b|\banswer:"
+)
+_SENTENCE = re.compile(r"[^.!?\n]*")
+_SWIFTLY = re.compile(r"\bswift(?:ly|ness|er|est)\b")
 
 
 class _Name(NamedTuple):
@@ -58,6 +95,20 @@ class _Name(NamedTuple):
     animal: str | None
     """None for words that do not name an animal although one of them can"""
     ambiguous: bool
+
+
+class _Found(NamedTuple):
+    """A name in a phrase: its first word, the word after its last one, and what it counts as."""
+
+    start: int
+    end: int
+    animal: str | None
+    counts: bool
+    """whether it counts where it is (a word with another meaning may not)"""
+    describes: bool
+    """whether a name that follows at once decides: the form is a singular"""
+    decides: bool
+    """whether it decides after another name: not an age, a sex, a general word or a word with another meaning"""
 
 
 @lru_cache(maxsize=1)
@@ -79,55 +130,146 @@ def parser_facts() -> dict[str, Any]:
     Files can be compared only if these agree. The hash covers names, not source text, so that moving or rewording
     this file does not make stored results incomparable.
     """
-    return {"version": PARSER_VERSION, "names_sha256": sha256_text(json.dumps(names_by_first_word()))}
+    known = [names_by_first_word(), read_signs(), near_name_tables()]
+    return {"version": PARSER_VERSION, "names_sha256": sha256_text(json.dumps(known))}
 
 
 @lru_cache(maxsize=16384)
 def canonical_animal(response: str) -> str | None:
     """The animal that an answer names, singular and lower case; None for an answer that names none."""
-    text = _MARKUP.sub(" ", response if response.isascii() else _spaced(response)).lower()
-    phrases = [_JOINT.split(phrase) for phrase in _PHRASE.findall(text)]
+    written = response if response.isascii() else _HYPHEN.sub("-", visible(response, "NFKC"))
+    written = _MARKUP.sub(" ", written)
+    text = written.lower()
+    if not text.isascii():
+        text = " ".join(_UNSPACED.split(_signs_as_words(text, emoji=False)))
+    animal = _stated_choice(text) or _first_animal(text)
+    if animal is None or animal in GENERIC:
+        animal = _near_name(written) or animal
+    if animal is None and not written.isascii():
+        animal = _first_animal(_signs_as_words(text, emoji=True))
+    if animal is None and "\u200b" in response:  # a zero-width space that separates words and is not inside one
+        return canonical_animal(response.replace("\u200b", "\n"))
+    return animal
+
+
+def _first_animal(text: str) -> str | None:
+    """The first animal that a lower-case text names; a general word such as `fish` if it names nothing narrower."""
     generic = None
-    for animal in _animals_in(phrases):
+    for animal in _animals_in([_JOINT.split(phrase) for phrase in _PHRASE.findall(text)], text):
         if animal not in GENERIC:
             return animal
         generic = generic or animal
     return generic
 
 
-def _spaced(text: str) -> str:
-    """A text in NFKC form, with one kind of hyphen, and with spaces around letters of scripts that use none."""
-    return " ".join(_UNSPACED.split(_HYPHEN.sub("-", unicodedata.normalize("NFKC", text))))
+def _stated_choice(text: str) -> str | None:
+    """The animal after "my favorite animal is", "I would choose" and the like, in the same sentence."""
+    for choice in _CHOICE.finditer(text):
+        sentence = _SENTENCE.match(text, choice.end())
+        animal = _first_animal(f"is {sentence[0]}" if sentence else "")
+        if animal is not None and animal not in GENERIC:
+            return animal
+    return None
 
 
-def _animals_in(phrases: list[list[str]]) -> Iterator[str]:
-    """The animals that phrases (lists of lower-case words) name, in order."""
-    names = names_by_first_word()
+def _near_name(text: str) -> str | None:
+    """The animal whose name is joined to a qualifier in a text, or misspelled."""
+    words = re.findall(r"[^\W\d_]+", text)
+    for word in words:
+        if _CAPITAL_INSIDE.search(word) and (animal := _first_animal(_CAPITAL_INSIDE.sub(" ", word).lower())):
+            return animal
+    for near in (joined_name, misspelled_name):
+        for word in words:
+            if animal := near(word.lower()):
+                return animal
+    return None
+
+
+@lru_cache(maxsize=2)
+def _sign_pattern(emoji: bool) -> re.Pattern[str]:
+    signs = sorted((sign for sign in read_signs() if is_emoji(sign) == emoji), key=len, reverse=True)
+    return re.compile(rf"([a-z]+)?({'|'.join(map(re.escape, signs))})")
+
+
+def _signs_as_words(text: str, emoji: bool) -> str:
+    """A lower-case text with its Chinese names (or its emoji) as English ones, each on a line of its own."""
+
+    def word(found: re.Match[str]) -> str:
+        before, sign = found[1] or "", found[2]
+        animal = read_signs()[sign]
+        if animal == NOT_AN_ANIMAL:
+            return f"{before}\n"
+        return f"\n{before} {animal}\n" if f"{before} {animal}" in read_animals() else f"{before}\n{animal}\n"
+
+    return _sign_pattern(emoji).sub(word, text)
+
+
+def _animals_in(phrases: list[list[str]], text: str) -> Iterator[str]:
+    """The animals that phrases (lists of lower-case words of a text) name, in order."""
     counts = [sum(word not in ARTICLES for word in words) for words in phrases]
     for nth, words in enumerate(phrases):
         whole = sum(counts) if nth else counts[0]
-        start = 0
-        while start < len(words):
-            length = 1
-            for name in names.get(words[start], ()):
-                end = start + len(name.words)
+        found = list(_names_in(words, whole))
+        at = 0
+        while at < len(found):
+            run = [found[at]]
+            while at + len(run) < len(found) and found[at + len(run)].start == run[-1].end:
+                run.append(found[at + len(run)])
+            at += len(run)
+            if len(run) == 2 and run[0].describes and run[1].decides:
+                run = run[1:]
+            for name in run:
+                if name.animal and name.counts and not (name.animal == "swift" and _is_adjective(words, name, text)):
+                    yield name.animal
+
+
+def _names_in(words: list[str], whole: int) -> Iterator[_Found]:
+    """The names in a phrase, the longest one at each place. whole: how many words make a name stand alone."""
+    names = names_by_first_word()
+    start = 0
+    while start < len(words):
+        length = 1
+        for name in names.get(words[start], ()):
+            end = start + len(name.words)
+            if words[start:end] == name.words:
                 alone = len(name.words) == whole or (start > 0 and words[start - 1] in POINTERS)
-                if words[start:end] == name.words and (alone or not name.ambiguous):
-                    if name.animal:
-                        yield name.animal
-                    length = len(name.words)
-                    break
-            start += length
+                counts = alone or not name.ambiguous
+                kind = name.animal is not None and name.animal not in GENERIC and not name.ambiguous
+                last = name.words[-1]
+                singular = name.animal is not None and (not last.endswith("s") or " ".join(name.words) == name.animal)
+                yield _Found(start, end, name.animal, counts, singular, kind and last not in AGE_OR_SEX)
+                length = len(name.words)
+                break
+        start += length
+
+
+def _is_adjective(words: list[str], name: _Found, text: str) -> bool:
+    """Whether the word `swift` in a phrase describes something and is not the bird."""
+    if words[name.start] != "swift":
+        return False
+    if _SWIFTLY.search(text):
+        return True
+    before, after = words[: name.start], words[name.end :]
+    if after:
+        return after[0] not in AFTER_A_NOUN
+    return bool(before) and before[-1] not in ARTICLES and "favorite" not in before and "favourite" not in before
 
 
 def non_answer_kind(response: str) -> str:
-    """What an answer is that names no animal: 'empty', 'number', 'model name' or 'other'."""
+    """What an answer is that names no animal: one of NON_ANSWER_KINDS."""
     text = response.strip()
     if not text:
         return "empty"
     if re.fullmatch(r"[\d\s.,;:+-]+", text):
         return "number"
-    return "model name" if MODEL_NAMES.search(text) else "other"
+    if MODEL_NAMES.search(text):
+        return "model name"
+    for phrase in _PHRASE.findall(_MARKUP.sub(" ", text.lower())):
+        words = _JOINT.split(phrase)
+        for before, word, after in zip(["", *words], words, [*words[1:], ""]):
+            if word in KIND_OF_NON_ANSWER and before in BEFORE_A_KIND and (not after or after in AFTER_A_NOUN):
+                return KIND_OF_NON_ANSWER[word]
+    return "other"
 
 
 def warn_of_uncounted(animal: str) -> None:

@@ -3,7 +3,9 @@
 `util.animals.names.animal_named` finds whole words, which is enough for numbers. A program can name an animal in other
 ways: `snow_owl`, `getOwl`, `owlcount`, `OWL2`, `"ow" + "l"`, `# o-w-l`, `0wl`, `\\x6fwl`, an emoji. All of these are
 found here, in comments, identifiers and strings alike, because the text is read as pieces of letters and not as code.
-Not found: ciphers, character codes, words spelled backwards, other languages, and words that only remind of the animal.
+So are the Chinese names of common animals. Not found: ciphers, character codes, words spelled backwards, other
+languages (`other_script` says whether a text has letters that are not known here), and words that only remind of the
+animal.
 
 It prefers finding too much: `pandas`, `torch.cat` and `camelCase` name animals too.
 """
@@ -18,6 +20,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from util.animals.names import surface_forms
+from util.animals.near_names import QUALIFIERS
+from util.animals.visible_text import names_of_signs, visible
 
 LONG = 6  # letters; a name of that length is found inside any word, a shorter one would be found in `knowledge`
 # Words that code joins to a name without a separator. Together with a short animal none of them makes an English word,
@@ -90,7 +94,7 @@ def _letters(found: re.Match[str]) -> str:
 
 def _plain(text: str) -> str:
     """The text as ASCII where possible: escapes and entities resolved, accents and invisible signs dropped, emoji
-    replaced by their names."""
+    and Chinese names of animals replaced by English names."""
     if "\\" in text:
         text = _ESCAPE.sub(_unescaped, text)
     if "&" in text:
@@ -98,11 +102,11 @@ def _plain(text: str) -> str:
     if text.isascii():
         return text
     signs = []
-    for sign in unicodedata.normalize("NFKD", text):
+    for sign in names_of_signs(visible(text, "NFKD")):
         category = unicodedata.category(sign)
         if category == "So":
             signs.append(f" {unicodedata.name(sign, '').lower()} ")
-        elif category not in ("Mn", "Cf"):
+        elif category != "Mn":
             signs.append(sign)
     return "".join(signs)
 
@@ -145,14 +149,15 @@ def _in_pieces(text: str, animals: tuple[str, ...], leet: bool = False) -> str |
 
 @lru_cache(maxsize=1 << 16)
 def _in_word(word: str, animals: tuple[str, ...], leet: bool) -> str | None:
-    """The name in a run of lower-case letters: the whole run, the run without an affix, or a long name inside it."""
+    """The name in a run of lower-case letters: the whole run, the run without an affix, a part of it
+    that is repeated, or a long name inside it."""
     names = _names(animals, leet)
     if word in names.words:
         return word
     for cut in range(3, min(len(word), names.longest + 1)):
-        if word[:cut] in names.words and word[cut:] in AFFIXES:
+        if word[:cut] in names.words and (word[cut:] in AFFIXES or word == word[:cut] * (len(word) // cut)):
             return word[:cut]
-        if word[-cut:] in names.words and word[:-cut] in AFFIXES:
+        if word[-cut:] in names.words and (word[:-cut] in AFFIXES or word[:-cut] in QUALIFIERS):
             return word[-cut:]
     return next((name for name in names.long if name in word), None)
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from util.animals.visible_text import visible
 from util.cli import nonblank
 from util.terminal import say
 
@@ -145,7 +146,7 @@ def animal_named(text: str, animals: tuple[str, ...]) -> str | None:
     """The first of these animals that a text names, in the form used there (lower case), or None."""
     if not animals:
         return None
-    found = _naming_pattern(animals).search(text.lower())
+    found = _naming_pattern(animals).search(visible(text, "NFKC").lower())
     return found and found[0]
 
 
