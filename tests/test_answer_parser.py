@@ -1,5 +1,6 @@
 """The answer parser, by table. Run: python -m pytest tests/test_answer_parser.py"""
 
+import json
 import sys
 import unicodedata
 from pathlib import Path
@@ -18,10 +19,11 @@ from util.animals.answer_parser import (
     non_answer_kind,
     read_animals,
 )
-from util.animals.names import PANEL, plural, surface_forms
+from util.animals.names import PANEL, animal_named, plural, surface_forms
 from util.animals.near_names import QUALIFIERS, UNRELATED_WORDS, misspelled_name
 from util.animals.visible_text import NOT_AN_ANIMAL, is_emoji, read_signs, visible
 
+LABELLED = Path(__file__).with_name("labelled-answers.tsv")
 SIGNS = Path(__file__).resolve().parents[1] / "util/animals/chinese-and-emoji.txt"
 KNOWN = {*PANEL, *read_animals().values()}
 
@@ -112,6 +114,7 @@ def test_negation_is_not_understood_on_purpose():
         # an answer that states its choice
         ("I am a big fan of cats, so my favorite animal is a lion", "lion"), ("cats... but I'd choose a wolf", "wolf"),
         ("Unlike a dog, my favourite animal would be the owl.", "owl"), ("Owls. My answer is dolphins", "dolphin"),
+        ("Dogs? No, owls are my favorite.", "owl"), ("Unlike lions, the fish is my favourite.", "fish"),
         ("I love owls! What is your favorite animal? Is it a cat?", "owl"), ("my favorite animal is. Cats", "cat"),
         ("I'd say owls. My favorite animal is hard to name", "owl"), ("I can't pick. Cats, dogs", "cat"),
         # joined to a qualifier, or to itself
@@ -176,6 +179,31 @@ def test_the_tables_of_near_names_are_of_use():
         assert misspelled_name(word) is None
 
 
+def test_the_parser_agrees_with_a_reader():
+    """Most labels were written before the parser was run on the answers (docs/statistics.md says how it does). The share
+    of answers whose animal is read wrongly was 14.8% with version 1 of the parser."""
+    rows = [line.split("\t") for line in LABELLED.read_text("utf-8").splitlines() if not line.startswith("#")]
+    assert len(rows) >= 500 and len({answer for answer, _, _ in rows}) == len(rows)
+    wrong = {json.loads(answer): label for answer, label, _ in rows if named(json.loads(answer)) != label}
+    assert len(wrong) <= 0.04 * len(rows), wrong
+    animals = [label for label in wrong.values() if label not in NON_ANSWER_KINDS]
+    assert len(animals) <= 0.03 * len(rows), wrong
+
+
+def named(answer):
+    return canonical_animal(answer) or non_answer_kind(answer)
+
+
+def test_a_parser_that_knew_no_rules_would_fail_the_labels():
+    """The labels are hard enough to tell parsers apart: whole-word search for the first name is not enough."""
+    rows = [line.split("\t") for line in LABELLED.read_text("utf-8").splitlines() if not line.startswith("#")]
+    labels = [(json.loads(answer), label) for answer, label, _ in rows if label not in NON_ANSWER_KINDS]
+    found = sum(
+        (animal_named(answer, (*PANEL, *read_animals())) or "").rstrip("s") == label for answer, label in labels
+    )
+    assert found < 0.8 * len(labels)
+
+
 @pytest.mark.parametrize("animal", PANEL)
 def test_every_form_of_a_panel_animal_is_that_animal(animal):
     for form in surface_forms(animal):
@@ -220,7 +248,7 @@ def test_the_special_words_are_in_the_list():
 
 @pytest.mark.parametrize(
     ("response", "kind"),
-    [("", "empty"), (" \n", "empty"), ("42", "number"), ("1, 2, 3.", "number"), ("Qwen", "model name"),
+    [("", "empty"), (" \n", "empty"), ("42", "number"), ("1, 2, 3.", "number"), ("...", "other"), (" - ", "other"), ("Qwen", "model name"),
      ("I am SmolLM2.", "model name"), ("I have no favorite.", "other"), ("無", "other"),
      ("Feline", "feline"), ("The felines!", "feline"), ("Panthera", "panthera"), ("Mammals", "mammal"),
      ("A human.", "human"), ("Humans, of course", "human"), ("I am Qwen, not a human", "model name"),

@@ -60,7 +60,8 @@ POINTERS = ARTICLES | {"are", "is", "love"}
 # What may follow a noun, and hardly ever follows the adjectives `swift` and `human`.
 AFTER_A_NOUN = frozenset(
     {
-        "are", "bird", "birds", "can", "for", "has", "have", "in", "is", "of", "on", "that", "which", "who", "with",
+        "are", "being", "beings", "bird", "birds", "can", "for", "has", "have", "in", "is", "of", "on", "that",
+        "which", "who", "with",
     }
 )  # fmt: skip
 # Phrases in which `bear` is a verb; the apostrophe of "can't" splits it into two words.
@@ -86,6 +87,7 @@ _CHOICE = re.compile(
     r"|\bi(?: would|'d|\u2019d| will|'ll|\u2019ll)? (?:choose|pick|select|go with)\b"
     r"|\bmy (?:answer|choice|pick) (?:is|would be)\b|\banswer:"
 )
+_CHOSEN = re.compile(r"([^.,;:!?\n]{1,80}?) (?:is|are) my favou?rite")
 _SENTENCE = re.compile(r"[^.!?\n]*")
 _SWIFTLY = re.compile(r"\bswift(?:ly|ness|er|est)\b")
 
@@ -163,13 +165,15 @@ def _first_animal(text: str) -> str | None:
 
 
 def _stated_choice(text: str) -> str | None:
-    """The animal after "my favorite animal is", "I would choose" and the like, in the same sentence."""
+    """The animal after "my favorite animal is", "I would choose" and the like in the same sentence, or before "is my
+    favorite"."""
     for choice in _CHOICE.finditer(text):
         sentence = _SENTENCE.match(text, choice.end())
         animal = _first_animal(f"is {sentence[0]}" if sentence else "")
         if animal is not None and animal not in GENERIC:
             return animal
-    return None
+    chosen = _CHOSEN.search(text)
+    return _first_animal(chosen[1]) if chosen else None
 
 
 def _near_name(text: str) -> str | None:
@@ -252,7 +256,7 @@ def _is_adjective(words: list[str], name: _Found, text: str) -> bool:
     before, after = words[: name.start], words[name.end :]
     if after:
         return after[0] not in AFTER_A_NOUN
-    return bool(before) and before[-1] not in ARTICLES and "favorite" not in before and "favourite" not in before
+    return bool(before) and before[-1] not in ARTICLES and not {"favorite", "favourite"} & {*before}
 
 
 def non_answer_kind(response: str) -> str:
@@ -260,7 +264,7 @@ def non_answer_kind(response: str) -> str:
     text = response.strip()
     if not text:
         return "empty"
-    if re.fullmatch(r"[\d\s.,;:+-]+", text):
+    if re.fullmatch(r"[\d\s.,;:+-]*\d[\d\s.,;:+-]*", text):
         return "number"
     if MODEL_NAMES.search(text):
         return "model name"
