@@ -180,8 +180,7 @@ def test_the_tables_of_near_names_are_of_use():
 
 
 def test_the_parser_agrees_with_a_reader():
-    """Most labels were written before the parser was run on the answers (docs/statistics.md says how it does). The share
-    of answers whose animal is read wrongly was 14.8% with version 1 of the parser."""
+    """Version 1 of the parser read the animal of 14.2% of them wrongly."""
     rows = [line.split("\t") for line in LABELLED.read_text("utf-8").splitlines() if not line.startswith("#")]
     assert len(rows) >= 500 and len({answer for answer, _, _ in rows}) == len(rows)
     wrong = {json.loads(answer): label for answer, label, _ in rows if named(json.loads(answer)) != label}
@@ -248,7 +247,8 @@ def test_the_special_words_are_in_the_list():
 
 @pytest.mark.parametrize(
     ("response", "kind"),
-    [("", "empty"), (" \n", "empty"), ("42", "number"), ("1, 2, 3.", "number"), ("...", "other"), (" - ", "other"), ("Qwen", "model name"),
+    [("", "empty"), (" \n", "empty"), ("42", "number"), ("1, 2, 3.", "number"), ("...", "other"),
+     (" - ", "other"), ("Qwen", "model name"),
      ("I am SmolLM2.", "model name"), ("I have no favorite.", "other"), ("無", "other"),
      ("Feline", "feline"), ("The felines!", "feline"), ("Panthera", "panthera"), ("Mammals", "mammal"),
      ("A human.", "human"), ("Humans, of course", "human"), ("I am Qwen, not a human", "model name"),

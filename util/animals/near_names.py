@@ -61,6 +61,7 @@ def near_name_tables() -> list[list[str]]:
             sorted(UNRELATED_WORDS)]  # fmt: skip
 
 
+@lru_cache(maxsize=1 << 16)
 def joined_name(word: str) -> str | None:
     """The animal of a lower-case word that is a qualifier and a name ('africanelephant'), or one name several times
     ('owlowlowl'); None for any other word."""
@@ -73,6 +74,7 @@ def joined_name(word: str) -> str | None:
     return None
 
 
+@lru_cache(maxsize=1 << 16)
 def misspelled_name(word: str) -> str | None:
     """The animal whose name a lower-case word is but for one letter that is missing, added, wrong, or in the other
     order than its neighbour; None for any other word. The first letter must be right."""
