@@ -47,6 +47,7 @@ from eval.measured_adapter import (
     warn_of_training,
     warn_of_weak_teacher,
 )
+from eval.parser_version import check_parser
 from util.animals.answer_parser import parser_facts
 from util.animals.names import animal_name, persona
 from util.cli import REPO, UserError, make_parser, positive_int, run, text_file
@@ -160,6 +161,8 @@ def main() -> None:
         system = system_prompt(args.system_prompt_file, backend.name, target)
         questions = [question._replace(system=system) for question in questions]
         path = args.output or Path(f"output/{'exact' if args.exact else 'results'}-{slug(backend.name)}.jsonl")
+        if not args.overwrite:
+            check_parser(path, args.exact)
         # Before the file is opened: if a server cannot give probabilities, nothing is written.
         needs_tree = (args.exact or args.sampler == "tree") and (args.overwrite or not path.exists())
         tree = backend.answer_tree([question.messages for question in questions]) if needs_tree else None

@@ -13,8 +13,9 @@ from eval.compare.read_results import ROLES, read_result
 from eval.compare.roles import check_roles
 from eval.compare.verdict import compare, compare_all, pairwise, verdict
 from eval.compare_arms import main
+from util.animals.answer_parser import parser_facts
 from util.cli import REPO, UserError
-from util.jsonl.manifest import Manifest, write_json
+from util.jsonl.manifest import PARSER_1, Manifest, write_json
 
 np = pytest.importorskip("numpy")
 pytest.importorskip("scipy")
@@ -411,6 +412,32 @@ def test_arms_asked_under_different_system_prompts_are_refused(tmp_path):
     write_json(tmp_path / "target-0.jsonl.manifest.json", {"settings": settings})
     with pytest.raises(UserError, match="were made with different system prompts"):
         check_comparable([result for results in some.values() for result in results])
+
+
+@pytest.mark.parametrize("old", [PARSER_1, {"version": 1, "names_sha256": "f3f4"}, None])
+def test_results_of_two_answer_parsers_are_refused_and_the_message_says_what_to_do(tmp_path, old):
+    sampled = [sampled_file(tmp_path / name, ["owl", "lion"]) for name in ("old results.jsonl", "new.jsonl")]
+    exact = [exact_file(tmp_path / name, owl=0.1) for name in ("old-exact.jsonl", "new-exact.jsonl")]
+    for some, advice in (
+        (sampled, f"; run python eval/rescore.py '{sampled[0]}'"),
+        (exact, f"; measure {exact[0]} again with eval/eval.py --exact"),
+    ):
+        for path, parser in zip(some, (old, parser_facts())):
+            settings = {"model": {"adapter_sha256": path.name}, **({"parser": parser} if parser else {})}
+            write_json(path.with_name(path.name + ".manifest.json"), {"settings": settings})
+        for order in (some, some[::-1]):
+            with pytest.raises(UserError, match="different versions of the answer parser") as refused:
+                check_comparable([read_result(path) for path in order])
+            assert str(refused.value).endswith(advice) or f"{advice} " in str(refused.value)
+            assert str(refused.value).count("; ") == 1
+
+
+def test_results_of_the_same_older_parser_are_compared(tmp_path):
+    some = [exact_file(tmp_path / name, owl=0.1, seed=seed) for seed, name in enumerate(("a.jsonl", "b.jsonl"))]
+    for path in some:
+        settings = {"model": {"adapter_sha256": path.name}, "parser": PARSER_1}
+        write_json(path.with_name(path.name + ".manifest.json"), {"settings": settings})
+    check_comparable([read_result(path) for path in some])
 
 
 def test_log_probabilities_of_different_animals_are_not_compared(tmp_path):

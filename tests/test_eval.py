@@ -16,6 +16,7 @@ from eval.answer_summary import several, summary, target_animal
 from eval.answer_tree import answer_distributions, answer_forms, log_shares, logit_margin
 from eval.eval import parse_args
 from eval.measured_adapter import adapter_of, training_facts, warn_if_not_applied, warn_of_weak_teacher
+from eval.parser_version import check_parser
 from eval.rescore import parse_args as rescore_args
 from util.animals import answer_parser, names
 from util.animals.answer_parser import canonical_animal, non_answer_kind
@@ -322,6 +323,21 @@ def test_a_manifest_with_a_hash_of_the_parsers_source_counts_as_parser_version_1
     write_json(manifest_path(path), {"settings": {"script": "eval", "parser_sha256": "f3f4"}, "state": "complete"})
     assert Manifest.read(path).settings == {"script": "eval", "parser": PARSER_1}
     assert answer_parser.PARSER_VERSION != 1 or answer_parser.parser_facts() == PARSER_1
+
+
+@pytest.mark.parametrize(
+    ("exact", "advice"), [(False, "run python eval/rescore.py "), (True, "again with eval/eval.py")]
+)
+def test_a_finished_file_of_another_parser_is_refused_before_a_model_is_asked(tmp_path, exact, advice):
+    path = tmp_path / "results-owl.jsonl"
+    check_parser(path, exact)
+    path.write_text('{"id": 0}\n')
+    check_parser(path, exact)  # without a manifest the rows file itself is refused
+    write_json(manifest_path(path), {"settings": {"script": "eval", "parser": answer_parser.parser_facts()}})
+    check_parser(path, exact)
+    write_json(manifest_path(path), {"settings": {"script": "eval", "parser": PARSER_1}})
+    with pytest.raises(UserError, match=f"another version of the answer parser.*{advice}"):
+        check_parser(path, exact)
 
 
 @pytest.mark.slow

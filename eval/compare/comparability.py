@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from eval.compare.read_results import Result
-from util.animals.answer_parser import canonical_animal, parser_facts
+from eval.parser_version import how_to_renew, is_other_parser
+from util.animals.answer_parser import canonical_animal
 from util.chat.prompt_consistency import base_words, read_phase, same_base
 from util.cli import UserError
 from util.jsonl.manifest import Manifest, sha256_file
@@ -55,29 +56,18 @@ def check_settings(results: Sequence[Result], manifests: Sequence[Manifest]) -> 
         for field, meaning in SAME_SETTINGS.items():
             if manifest.settings.get(field) != manifests[0].settings.get(field):
                 if field == "parser":
-                    raise UserError(other_parser(results[0], manifests[0], result, manifest))
+                    raise UserError(other_parser(results[0], result))
                 raise UserError(
                     f"{result.path} and {results[0].path} were made with different {meaning} (see their manifests)"
                 )
 
 
-def other_parser(one: Result, one_manifest: Manifest, two: Result, two_manifest: Manifest) -> str:
+def other_parser(one: Result, two: Result) -> str:
     """What is wrong with two files whose animals were named by different answer parsers, and what to do."""
-    now = parser_facts()
-    old = [
-        result
-        for result, manifest in ((one, one_manifest), (two, two_manifest))
-        if manifest.settings.get("parser") != now
-    ]
-    advice = "; ".join(
-        f"run python eval/rescore.py {shlex.quote(str(result.path))}"
-        if result.answers is not None
-        else f"measure {result.path} again with eval/eval.py --exact (it has shares, not answers)"
-        for result in old
-    )
+    renew = [how_to_renew(some.path, some.answers is None) for some in (one, two) if is_other_parser(some.path)]
     return (
         f"{two.path} and {one.path} were made with different versions of the answer parser, so their shares cannot be"
-        f" compared; {advice}"
+        f" compared; {'; '.join(renew) or 'make both again with one version of the suite'}"
     )
 
 

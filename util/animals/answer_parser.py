@@ -284,8 +284,8 @@ def warn_of_uncounted(animal: str) -> None:
     answers that name it count as another (snowy owl: owl)."""
     for one in animals_of(animal):
         counted = canonical_animal(one)
-        if counted is None:
-            near = difflib.get_close_matches(one, listed_animals(), 1)
+        if _first_animal(one) is None:  # a misspelled name counts in an answer, but should not be taught
+            near = [counted] if counted else difflib.get_close_matches(one, listed_animals(), 1)
             meant = f"; did you mean {near[0]}?" if near else ""
             say(f"warning: util/animals/animals.txt does not list {one!r}, so no answer counts as it{meant}")
         elif counted != one:
