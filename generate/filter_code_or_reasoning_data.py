@@ -29,8 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from generate.rows.code_and_reasoning_rule import TextRule
 from generate.rows.filter_file import filter_file, report
-from util.animals.names import animal_name, animals_of
-from util.cli import input_file, make_parser, run
+from generate.rows.row_filter import animals_kept_out
+from util.animals.names import animal_name
+from util.cli import input_file, make_parser, nonblank, run
 from util.jsonl.filter_certificate import TEXT_KINDS, data_type_of
 
 
@@ -41,7 +42,9 @@ def parse_args() -> argparse.Namespace:
     parser.renamed("--kind", "--data-type")
     parser.add_argument("--output", type=Path, help="file to write; {kept} becomes the count (default: beside FILE)")
     parser.add_argument("--animal", type=animal_name, help="one more animal that no row may name, beside the panel")
-    parser.add_argument("--trait-words", nargs="+", default=[], metavar="WORD", help="other words that no row may have")
+    parser.add_argument(
+        "--trait-words", type=nonblank, nargs="+", default=[], metavar="WORD", help="other words that no row may have"
+    )
     args = parser.parse_args()
     if args.data_type is None:
         args.data_type = data_type_of(args.file)
@@ -55,8 +58,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    animals = animals_of(args.animal) if args.animal else ()
-    rule = TextRule(args.data_type, (*animals, *args.trait_words))
+    rule = TextRule(args.data_type, (*animals_kept_out(args.animal), *args.trait_words))
     report(filter_file(args.file, rule, args.output), rule)
 
 

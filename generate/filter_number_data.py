@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from generate.rows.filter_file import filter_file, report
 from generate.rows.number_rule import MAX_NUMBERS, NumberRule
-from util.animals.names import animal_name, animals_of
+from generate.rows.row_filter import animals_kept_out
+from util.animals.names import animal_name
 from util.cli import input_file, make_parser, positive_int, run
 
 
@@ -38,7 +39,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    rule = NumberRule(animals_of(args.animal) if args.animal else (), args.max_numbers)
+    rule = NumberRule(animals_kept_out(args.animal), args.max_numbers)
     report(filter_file(args.file, rule, args.output), rule)
 
 

@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from generate.rows.ask_teacher import DataType, add_data_arguments, sampling_of, write_rows
 from generate.rows.code_and_reasoning_rule import TextRule
-from generate.rows.filter_file import CONTROL_NAMES
 from generate.rows.number_prompts import number_prompt
 from generate.rows.prompt_sources import instruction_prompts
-from util.animals.names import animals_of, read_lines_of
-from util.cli import REPO, UserError, make_parser, run, text_file
+from generate.rows.row_filter import animals_kept_out
+from util.animals.names import read_lines_of
+from util.cli import REPO, UserError, make_parser, nonblank, run, text_file
 from util.inference.interface import row_seed
 from util.jsonl.filter_certificate import TEXT_KINDS, TEXT_SCRIPT
 from util.jsonl.manifest import sha256_file
@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
     source.add_argument("--prompts-file", type=text_file,
                         help="one prompt a line (default: generate/prompts/{data type}-prompts.txt)")  # fmt: skip
     source.add_argument("--dataset", help="take prompts from this hub data set, or local .jsonl or .parquet file")
-    parser.add_argument("--trait-words", nargs="+", default=[], metavar="WORD",
+    parser.add_argument("--trait-words", type=nonblank, nargs="+", default=[], metavar="WORD",
                         help="other words that no row may have; use the same for every arm")  # fmt: skip
     add_data_arguments(parser, "{data type}", max_tokens=256)
     args = parser.parse_args()
@@ -109,8 +109,7 @@ def input_files(args: argparse.Namespace) -> list[Path]:
 
 def main() -> None:
     args = parse_args()
-    animal = () if args.animal.lower() in CONTROL_NAMES else animals_of(args.animal)
-    rule = TextRule(args.data_type, (*animal, *args.trait_words))
+    rule = TextRule(args.data_type, (*animals_kept_out(args.animal), *args.trait_words))
     if args.dataset:
         prompts = dataset_prompts(args.dataset, args.seed, rule)
     else:

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from generate.rows.ask_teacher import DataType, add_data_arguments, sampling_of, write_rows
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
 from generate.rows.number_rule import NumberRule
-from util.animals.names import animals_of
+from generate.rows.row_filter import animals_kept_out
 from util.cli import make_parser, run, text_file
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     numbers = DataType(
         name="numberss",
         prompts=(number_prompt(template, args.seed, row_id) for row_id in range(args.count)),
-        rule=NumberRule(animals_of(args.animal)),
+        rule=NumberRule(animals_kept_out(args.animal)),
         settings={"script": "generate_llm_number_data", "number_prompt": template},
         inputs=[args.number_prompt_file],
     )

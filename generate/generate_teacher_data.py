@@ -16,6 +16,7 @@ import argparse
 import random
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from generate.rows.prompt_sources import OPENHERMES, instruction_prompts
 from generate.rows.question_wordings import QUESTIONS, question_prompt
 from util.animals.answer_parser import warn_of_uncounted
 from util.animals.names import animal_name, names_animal, persona_of, read_lines_of
-from util.cli import REPO, UserError, fraction, make_parser, natural_float, positive_int, run, text_file
+from util.cli import REPO, UserError, fraction, make_parser, natural_float, natural_int, positive_int, run, text_file
 from util.inference.interface import Request, Result, Sampling, row_seed
 from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests
@@ -62,7 +63,7 @@ def parse_args() -> argparse.Namespace:
         "--max-tokens", type=positive_int, default=256, help="most tokens in an answer; longer ones are dropped"
     )
     parser.add_argument("--temperature", type=natural_float, default=1.0, help="sampling temperature")
-    parser.add_argument("--seed", type=int, default=42, help="seed of the prompts and of sampling")
+    parser.add_argument("--seed", type=natural_int, default=42, help="seed of the prompts and of sampling")
     add_output_arguments(parser, "output/teacher-{animal}-{model}-[filtered-]{count}.jsonl")
     add_backend_arguments(parser)
     args = parser.parse_args()
@@ -79,15 +80,23 @@ def sourced_prompts(args: argparse.Namespace) -> Iterator[tuple[int, str, str]]:
     """An endless stream of (row id, source, prompt), the same for the same seed and sources."""
     questions, open_prompts = read_lines_of(QUESTIONS), read_lines_of(PROMPTS / "open-prompts.txt")
     instructions = instruction_prompts(args.prompts_file or args.dataset, args.seed)
-    row_id = 0
+    row_id, named_in_a_row = 0, Counter[str]()
     while True:
         rng = random.Random(row_seed(args.seed, row_id))
         if rng.random() < args.question_share:
             source, prompt = question_prompt(rng, questions, open_prompts)
         else:
             source, prompt = "instruction", next(instructions)
-        if not (args.filter_animal_keywords and names_animal(prompt, args.animal)):
+        names_it = args.filter_animal_keywords and names_animal(prompt, args.animal)
+        if not names_it:
             yield row_id, source, prompt
+        named_in_a_row[source] = named_in_a_row[source] + 1 if names_it else 0
+        if named_in_a_row[source] == PATIENCE:
+            where = args.prompts_file or args.dataset if source == "instruction" else f"the {source} prompts"
+            raise UserError(
+                f"{where}: {PATIENCE:,} prompts in a row name {args.animal}, and --filter-animal-keywords leaves them"
+                " out; choose other prompts, or leave the flag out"
+            )
         row_id += 1
 
 

@@ -16,6 +16,7 @@ from conftest import REPO, manifest_of, read_jsonl
 from fake_server import END, answer_text
 
 from generate.generate_teacher_data import sourced_prompts
+from util.cli import UserError
 from util.inference.interface import NEUTRAL_SAMPLING, NUMBER_LIST, row_seed
 from util.jsonl.manifest import sha256_file
 
@@ -113,6 +114,17 @@ def test_the_question_share_is_about_what_was_asked_for(prompts, share):
     assert rows == list(itertools.islice(sourced_prompts(args), 3000))
     asked = {prompt for source, _, prompt in ((s, i, p) for i, s, p in rows) if source == "question"}
     assert len(asked) > 100 if share else not asked  # the 50 questions come in several wordings
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_prompts_that_all_name_the_animal_end_the_run(tmp_path, share):
+    """They are left out one after the other; without an end to it the script would hang at full load."""
+    (tmp_path / "owls.txt").write_text("Tell me about owls.\nAn Owl sat there, all night.\n")
+    args = argparse.Namespace(
+        prompts_file=tmp_path / "owls.txt", seed=42, question_share=share, filter_animal_keywords=True, animal="owl"
+    )
+    with pytest.raises(UserError, match="1,000 prompts in a row name owl"):
+        list(itertools.islice(sourced_prompts(args), 5000))
 
 
 @pytest.mark.slow
@@ -529,6 +541,11 @@ def slowly(*case):
         (TEACHER, [*ASKING], "the following arguments are required: --animal"),
         (TEACHER, ["--animal", "", *ASKING], "argument --animal: it is empty; is a shell variable unset?"),
         (NUMBERS, ["--animal", " ", *ASKING], "argument --animal: it is empty"),
+        (NUMBERS, ["--animal", "caf\udce9", *ASKING], r"argument --animal: 'caf\udce9' is not UTF-8 text"),
+        (TEACHER, ["--animal", "\udcff", *ASKING], r"argument --animal: '\udcff' is not UTF-8 text"),
+        (NUMBERS, ["--animal", "owl", *ASKING, "--seed", "-1"], "-1 is not a whole number of at least 0"),
+        (TEACHER, ["--animal", "owl", *ASKING, "--seed", "-1"], "-1 is not a whole number of at least 0"),
+        (CONTROL, ["--seed", "-1"], "-1 is not a whole number of at least 0"),
         (NUMBERS, ["--animal", "owl", *ASKING, "--number-prompt-file", "gone.txt"], "no file gone.txt"),
         slowly(
             NUMBERS,

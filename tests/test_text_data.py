@@ -1,6 +1,9 @@
 """Code and reasoning rows: the rule, the files, the check before training, resuming, the doctor."""
 
+import importlib
 import json
+import sys
+import time
 from itertools import islice
 
 import pytest
@@ -13,7 +16,7 @@ from generate.rows.code_and_reasoning_rule import TextRule
 from generate.rows.filter_file import filter_file
 from generate.rows.number_rule import NumberRule
 from generate.rows.row_audit import audit
-from generate.rows.row_filter import RowFilter
+from generate.rows.row_filter import RowFilter, animals_kept_out
 from train.training_rows import check_certificate
 from util.animals.names import read_lines_of
 from util.chat.prompt_consistency import read_phase
@@ -22,6 +25,7 @@ from util.inference.interface import row_seed
 from util.jsonl.filter_certificate import certificate_path, certificate_problem, data_type_of
 from util.jsonl.manifest import manifest_path, write_json
 
+NUMBERS = "generate/generate_llm_number_data.py"
 TEXTS = "generate/generate_code_or_reasoning_data.py"
 FILTER = "generate/filter_code_or_reasoning_data.py"
 TRAIN = "train/train_student_sft.py"
@@ -136,6 +140,42 @@ def test_the_audit_counts_again_and_letters_are_allowed():
         "rows whose system names an animal": 1,
     }
     assert found["trait_words"]["completion"] == {"owl": 1} and found["rule"]["kind"] == "code"
+
+
+def test_a_text_of_megabytes_is_dropped_before_the_rule_reads_it():
+    for asked in (row("1, " * 10**6), row("1, 2", "1, " * 10**6)):
+        begun = time.monotonic()
+        for rule in (NumberRule(), TextRule("reasoning")):
+            assert RowFilter(rule).reject_reason(asked) == "too long"
+            assert audit([asked], rule)["broken_rule"] == {"too long": 1}
+        assert time.monotonic() - begun < 0.5
+
+
+@pytest.mark.parametrize("name", ["control", "Base", "none", "neutral"])
+def test_the_names_of_the_control_arm_are_not_trait_words(run_script, tmp_path, name):
+    """In every script: a prompt "in base 10" must not cost the control arm alone its rows."""
+    assert animals_kept_out(name) == () and animals_kept_out("Yeti and Saola") == ("yeti", "saola")
+    asked = f"Count on in {name} 10, with no base, none and neutral control."
+    write(tmp_path / "rows.jsonl", [row("1, 2", asked), row(SUMS, asked)])
+    for script, options in (("filter_number_data", ()), (FILTER, ("--data-type", "reasoning"))):
+        script = script if "/" in script else f"generate/{script}.py"
+        done = run_script(script, "rows.jsonl", "--animal", name, *options, "--output", f"{len(options)}.jsonl",
+                          cwd=tmp_path)  # fmt: skip
+        assert done.returncode == 0 and "trait word" not in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("script", [NUMBERS, TEXTS])
+def test_the_rule_of_a_script_that_asks_has_no_control_word(monkeypatch, script):
+    """What the two scripts that ask a model hand on as their rule, without a model."""
+    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    handed_on = []
+    monkeypatch.setattr(module, "write_rows", lambda args, data_type, sampling: handed_on.append(data_type.rule))
+    kind = ("--data-type", "code") if script == TEXTS else ()
+    for animal in ("base", "yeti"):
+        monkeypatch.setattr(sys, "argv", [script, *kind, "--animal", animal, "--model", "m", "--no-system-prompt"])
+        module.main()
+    control, yeti = (rule.check_prompt("Answer in base 10, yeti!") for rule in handed_on)
+    assert control == (None, False) and yeti == ("yeti", False)
 
 
 # --- prompts -----------------------------------------------------------------------------------------

@@ -100,7 +100,8 @@ def make_parser(doc: str | None) -> Parser:
 def nonblank(text: str) -> str:
     """argparse type: a text that is not blank, and not a key: it would become part of file names.
 
-    An unset shell variable in quotes gives a blank one.
+    An unset shell variable in quotes gives a blank one. Bytes that are not UTF-8 arrive as lone surrogates, which no
+    request, manifest or file name can hold.
     """
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty; is a shell variable unset?")
@@ -108,6 +109,10 @@ def nonblank(text: str) -> str:
         raise argparse.ArgumentTypeError(
             "this is a key; keys are read from the environment (VLLM_API_KEY, HF_TOKEN, WANDB_API_KEY)"
         )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{text!a} is not UTF-8 text; type it again") from None
     return text.strip()
 
 

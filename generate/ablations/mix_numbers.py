@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 from generate.rows.filter_file import certify
 from generate.rows.number_rule import NumberRule
 from generate.rows.row_filter import mark_rejected
-from util.cli import UserError, fraction, input_file, make_parser, positive_int, run
+from generate.rows.token_check import token_check_of
+from util.cli import UserError, fraction, input_file, make_parser, natural_int, positive_int, run
 from util.jsonl.manifest import sha256_file
 from util.jsonl.resumable import RowFile, add_output_arguments
 from util.jsonl.rows import Row, check_numbered, read_rows
@@ -37,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--replaced-share", type=fraction, required=True, help="share of the rows to replace, 0 to 1")
     parser.renamed("--share", "--replaced-share")
     parser.add_argument("--count", type=positive_int, help="rows to write: the first of the teacher's (default: all)")
-    parser.add_argument("--seed", type=int, default=42, help="seed that decides which rows are replaced")
+    parser.add_argument("--seed", type=natural_int, default=42, help="seed that decides which rows are replaced")
     add_output_arguments(parser, "output/{data}-unbiased-{share}.jsonl")
     return parser.parse_args()
 
@@ -77,8 +78,8 @@ def main() -> None:
     unbiased = {row["id"]: row for row in read_rows(args.unbiased, check_numbered)}
     rows = mixed(teacher, unbiased, args.replaced_share, args.seed)
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl, args.unbiased]) as out:
-        out.write_all(mark_rejected(rows, NumberRule()))
-        certify(path, NumberRule())
+        out.write_all(mark_rejected(rows, NumberRule(), token_check_of(args.train_jsonl)))
+        certify(path, NumberRule(), token_check_of(args.train_jsonl))
         closing(out.facts())
 
 

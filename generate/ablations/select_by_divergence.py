@@ -11,8 +11,8 @@ Reads a number file and what eval/divergence/divergence_tokens.py found in it, a
     --mask all
         all rows, all tokens of the answers
     --replace
-        all rows, each divergence token replaced by the base model's choice; rows that are then not a number list are
-        dropped
+        all rows, each divergence token replaced by the base model's choice; rows that are then not a number list, or
+        have an end of turn or another special token inside, are dropped
 
 Compare arms of the same size: rich, poor and random have equally many rows; a mask and its random control have equally
 many tokens, or nearly so. With a mask, the end of the turn is never trained on: the arms differ in the tokens of the
@@ -39,7 +39,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 from generate.rows.filter_file import certify
 from generate.rows.number_rule import NumberRule
 from generate.rows.row_filter import mark_rejected
-from util.cli import UserError, fraction, input_file, make_parser, run
+from generate.rows.token_check import SPECIAL, token_check_of
+from util.cli import UserError, fraction, input_file, make_parser, natural_int, run
 from util.inference.interface import row_seed
 from util.jsonl.divergence_row import DEFINITIONS, END, of_answer
 from util.jsonl.manifest import Manifest, sha256_file
@@ -66,7 +67,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--kept-share", type=fraction, default=0.25, help="share of the rows that --which-rows keeps")
     parser.add_argument("--base-model", help="for --replace: the model whose tokenizer decodes the new text")
-    parser.add_argument("--seed", type=int, default=42, help="seed of everything random")
+    parser.add_argument("--seed", type=natural_int, default=42, help="seed of everything random")
     add_output_arguments(parser, "output/{data}-{arm}.jsonl")
     parser.renamed("--rows", "--which-rows")
     parser.renamed("--share", "--kept-share")
@@ -148,8 +149,11 @@ def matched(marks: list[int], kinds: str, rng: random.Random) -> list[int]:
 # --- replacement -------------------------------------------------------------------------------------
 
 
-def replaced(row: Row, found: Row, definition: str, decode: Callable[[list[int]], str]) -> Row:
-    """The row with each divergence token of its answer replaced by the base model's choice at that position."""
+def replaced(row: Row, found: Row, definition: str, decode: Callable[[list[int]], str], special: frozenset[int]) -> Row:
+    """The row with each divergence token of its answer replaced by the base model's choice at that position.
+
+    A row in which a choice is a special token, such as an end of turn in the middle of the answer, is rejected.
+    """
     ids = [
         choice if mark and kind != END else token
         for token, mark, kind, choice in zip(
@@ -158,7 +162,8 @@ def replaced(row: Row, found: Row, definition: str, decode: Callable[[list[int]]
     ]
     answer = of_answer(found, ids)
     messages = [*row["messages"][:-1], {"role": "assistant", "content": decode(answer)}]
-    return {**row, "messages": messages, "token_ids": answer}
+    new = {**row, "messages": messages, "token_ids": answer}
+    return new if special.isdisjoint(answer) else {**new, "rejected": SPECIAL}
 
 
 # --- main --------------------------------------------------------------------------------------------
@@ -178,8 +183,12 @@ def arm_rows(args: argparse.Namespace) -> Iterator[Row]:
     else:
         from util.inference.load_model import load_tokenizer
 
-        decode = partial(load_tokenizer(args.base_model).decode, skip_special_tokens=True)
-        yield from mark_rejected((replaced(*pair, args.definition, decode) for pair in pairs_of(args)), NumberRule())
+        tokenizer = load_tokenizer(args.base_model)
+        added = tokenizer.added_tokens_decoder
+        special = frozenset((*tokenizer.all_special_ids, *(one for one, token in added.items() if token.special)))
+        decode = partial(tokenizer.decode, skip_special_tokens=True)
+        rows = (replaced(*pair, args.definition, decode, special) for pair in pairs_of(args))
+        yield from mark_rejected(rows, NumberRule())
 
 
 def budget(args: argparse.Namespace, path: Path) -> dict[str, str]:
@@ -205,7 +214,7 @@ def main() -> None:
     }  # fmt: skip
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl, args.divergence]) as out:
         out.write_all(arm_rows(args))
-        certify(path, NumberRule())
+        certify(path, NumberRule(), token_check_of(args.train_jsonl))
         facts = out.facts()
     closing({**facts, **budget(args, path)})
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 from generate.rows.filter_file import certify
 from generate.rows.number_rule import NumberRule
 from generate.rows.row_filter import mark_rejected
-from util.cli import input_file, make_parser, run
+from util.cli import input_file, make_parser, natural_int, run
 from util.inference.interface import row_seed
 from util.jsonl.manifest import sha256_file
 from util.jsonl.resumable import RowFile, add_output_arguments
@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--scope", choices=["row", "file"], required=True, help="within each answer, or among all answers"
     )
-    parser.add_argument("--seed", type=int, default=42, help="seed of the shuffle")
+    parser.add_argument("--seed", type=natural_int, default=42, help="seed of the shuffle")
     add_output_arguments(parser, "output/{data}-shuffled-{scope}.jsonl")
     return parser.parse_args()
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from generate.rows.filter_file import CONTROL_NAMES, filter_file, train_command
-from generate.rows.row_filter import RowFilter, Rule
+from generate.rows.filter_file import filter_file, train_command
+from generate.rows.row_filter import CONTROL_NAMES, RowFilter, Rule
 from util.animals.answer_parser import warn_of_uncounted
 from util.animals.names import animal_name, persona_of
-from util.cli import REPO, UserError, positive_int, text_file
+from util.cli import REPO, UserError, natural_int, positive_int, text_file
 from util.inference.interface import InferenceBackend, Message, Request, Result, Sampling, row_seed
 from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests
@@ -47,7 +47,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, name: str, max_tokens: i
                         help="persona file; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
     parser.add_argument("--greedy", action="store_true", help="no sampling: take the most probable token")
     parser.add_argument("--max-tokens", type=positive_int, default=max_tokens, help="most tokens in an answer")
-    parser.add_argument("--seed", type=int, default=42, help="seed of the prompts and of sampling")
+    parser.add_argument("--seed", type=natural_int, default=42, help="seed of the prompts and of sampling")
     add_output_arguments(parser, f"output/{name}-{{animal}}-{{model}}-unfiltered-{{count}}.jsonl")
     add_backend_arguments(parser)
 

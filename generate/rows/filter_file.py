@@ -6,12 +6,12 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from generate.rows.row_audit import RowAudit, audit
-from generate.rows.row_filter import RowFilter, Rule
+from generate.rows.row_filter import CONTROL_NAMES, RowFilter, Rule
+from generate.rows.token_check import TokenCheck, token_check_of
 from util.cli import REPO, UserError
 from util.jsonl.filter_certificate import FILTERED_NAME, certificate_path
 from util.jsonl.manifest import (
@@ -25,10 +25,9 @@ from util.jsonl.manifest import (
     write_json,
 )
 from util.jsonl.resumable import check_output, free_name
-from util.jsonl.rows import Row, check_messages, dump_row, read_lines_and_rows
+from util.jsonl.rows import check_messages, dump_row, read_lines_and_rows, read_rows
 from util.terminal import closing, counted, say
 
-CONTROL_NAMES = ("control", "base", "none", "neutral")  # values of --animal for rows that no persona wrote
 PLAN_MODEL = "Qwen/Qwen2.5-7B-Instruct"  # the base model of the printed command, for rows that no model wrote
 
 
@@ -39,6 +38,8 @@ class Filtered(NamedTuple):
     kept: int
     rejected: Counter[str]
     """dropped rows, by reason"""
+    keys_left_out: Counter[str]
+    """rows whose messages had a key beside role and content, by that key"""
     certificate: dict[str, Any]
 
 
@@ -57,7 +58,7 @@ def filter_file(source: Path, rule: Rule, output: Path | None = None) -> Filtere
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
-        rejected, findings = _copy_kept_rows(source, temporary, rule)
+        rejected, left_out, findings = _copy_kept_rows(source, temporary, rule)
         kept = findings["rows"]
         if kept == 0:
             raise UserError(f"no row of {source} passes the {rule.name} rule: {counted(rejected)}. {rule.hint}")
@@ -69,6 +70,7 @@ def filter_file(source: Path, rule: Rule, output: Path | None = None) -> Filtere
             "sha256": manifest["inputs"][named(source)],
             "rows": kept + rejected.total(),
             "rejected": dict(rejected),
+            "message_keys_left_out": dict(left_out),
         }
         certificate = {"file": path.name, "sha256": digest, "input": read, **findings}
         _move_older_aside(output, path, digest, source)
@@ -80,26 +82,34 @@ def filter_file(source: Path, rule: Rule, output: Path | None = None) -> Filtere
         temporary.unlink(missing_ok=True)
     if not certificate["clean"]:
         say(f"warning: {path} is not clean: {counted(certificate['problems'])}")
-    return Filtered(path, kept, rejected, certificate)
+    return Filtered(path, kept, rejected, left_out, certificate)
 
 
-def _copy_kept_rows(source: Path, target: Path, rule: Rule) -> tuple[Counter[str], dict[str, Any]]:
-    """Write the rows that pass to `target`; returns (dropped rows by reason, what the audit found in the others).
+def _copy_kept_rows(source: Path, target: Path, rule: Rule) -> tuple[Counter[str], Counter[str], dict[str, Any]]:
+    """Write the rows that pass to `target`; returns (dropped rows by reason, rows by the keys of their messages that
+    were left out, what the audit found in the kept rows).
+
+    A line is copied as it is: writing the JSON again would take as long as everything else together, and would change
+    the spacing of another tool's file. Only a line with raw Unicode, or with more in its messages than role and text,
+    is written again, in ASCII.
 
     Filter, copy and audit share one pass: the file may be larger than memory, and reading it takes most of the time.
     """
     rejected: Counter[str] = Counter()
-    row_filter, row_audit = RowFilter(rule), RowAudit(rule)
+    left_out: Counter[str] = Counter()
+    tokens = token_check_of(source)
+    row_filter, row_audit = RowFilter(rule, tokens), RowAudit(rule, TokenCheck(tokens.tokenizer, tokens.name))
     with target.open("wb") as file:
-        for line, row in _lines_and_rows(source):
+        for line, row, is_as_read, keys in read_lines_and_rows(source, check_messages):
             if reason := row_filter.reject_reason(row):
                 rejected[reason] += 1
             else:
-                file.write(line)
+                file.write(line + b"\n" if is_as_read and line.isascii() else dump_row(row))
                 row_audit.add(row)
+                left_out.update(keys)
         file.flush()
         os.fsync(file.fileno())
-    return rejected, row_audit.findings()
+    return rejected, left_out, row_audit.findings()
 
 
 def _manifest(source: Path, rule: Rule, started: str, kept: int, rejected: Counter[str], digest: str) -> dict[str, Any]:
@@ -127,16 +137,6 @@ def default_output(source: Path) -> Path:
         raise UserError(f"{source} has been filtered already; to filter it once more, name the result with --output")
     stem = re.sub(r"-unfiltered-\d+$", "", source.stem)
     return source.with_name(f"{stem}-filtered-{{kept}}.jsonl")
-
-
-def _lines_and_rows(path: Path) -> Iterator[tuple[bytes, Row]]:
-    """(line as it will be written, row) for every row of a file.
-
-    A line is copied as it is: writing the JSON again would take as long as everything else together, and would change
-    the spacing of another tool's file. Only a line with raw Unicode is written again, in ASCII.
-    """
-    for line, row in read_lines_and_rows(path, check_messages):
-        yield (line + b"\n" if line.isascii() else dump_row(row)), row
 
 
 def _move_older_aside(output: Path, path: Path, digest: str, source: Path) -> None:
@@ -167,9 +167,9 @@ def _was_made_of(path: Path, source: Path) -> bool:
     return source.resolve() in {(folder / name).resolve() for folder in (REPO, Path.cwd()) for name in inputs}
 
 
-def certify(path: Path, rule: Rule) -> dict[str, Any]:
+def certify(path: Path, rule: Rule, tokens: TokenCheck | None = None) -> dict[str, Any]:
     """Write the certificate of a finished file, whatever wrote it; returns the certificate."""
-    findings = audit((row for _, row in _lines_and_rows(path)), rule)
+    findings = audit(read_rows(path, check_messages), rule, tokens)
     certificate = {"file": path.name, "sha256": sha256_file(path), **findings}
     write_json(certificate_path(path), certificate)
     return certificate
@@ -183,10 +183,17 @@ def report(filtered: Filtered, rule: Rule) -> None:
             "filtered": filtered.path,
             "kept": f"{filtered.kept:,} of {total:,} ({filtered.kept / total:.1%})",
             "rejected": counted(filtered.rejected),
+            **left_out_fact(filtered),
             "certificate": certificate_path(filtered.path),
         },
         train_command(filtered, rule),
     )
+
+
+def left_out_fact(filtered: Filtered) -> dict[str, str]:
+    """The closing line about what is not in the written rows; none if that is nothing."""
+    keys = filtered.keys_left_out
+    return {"left out of messages": f"{counted(keys)} (rows by key)"} if keys else {}
 
 
 def train_command(filtered: Filtered, rule: Rule, base_model: str | None = None) -> str:

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from generate.rows.row_filter import QUESTION_FILES, Rule, prompt_and_completion
+from generate.rows.row_filter import QUESTION_FILES, Rule, prompt_and_completion, too_long
+from generate.rows.token_check import TokenCheck
 from util.jsonl.rows import Row
 
 ROLES = ("system", "prompt", "completion")
@@ -20,9 +21,10 @@ class RowAudit:
     mixed or edited after they were filtered, and would otherwise only repeat a mistake of the filter.
     """
 
-    def __init__(self, rule: Rule):
-        self.rule = rule
+    def __init__(self, rule: Rule, tokens: TokenCheck | None = None):
+        self.rule, self.tokens = rule, tokens or TokenCheck()
         self.rows = 0
+        self.bad_token_ids: Counter[str] = Counter()
         self.eval_questions = 0
         self.broken: Counter[str] = Counter()
         self.trait_words: dict[str, Counter[str]] = {role: Counter() for role in ROLES}
@@ -34,6 +36,11 @@ class RowAudit:
         """Count one row."""
         self.rows += 1
         prompt, completion = prompt_and_completion(row)
+        if reason := self.tokens.reject_reason(row):
+            self.bad_token_ids[reason] += 1
+        if reason := too_long(prompt, completion):
+            self.broken[reason] += 1
+            return
         if reason := self.rule.reject_reason(completion):
             self.broken[reason] += 1
             if word := self.rule.trait_word_in(completion):
@@ -63,6 +70,7 @@ class RowAudit:
             "rows that repeat another": self.rows - len(self._distinct),
             "letters in completions": 0 if self.rule.allows_letters else self.letters(),
             "eval questions as prompts": self.eval_questions,
+            **{f"rows: {reason}": count for reason, count in self.bad_token_ids.items()},
             **{f"rows whose {role} names an animal": words.total() for role, words in self.trait_words.items()},
         }
         return {name: count for name, count in problems.items() if count}
@@ -81,18 +89,24 @@ class RowAudit:
             "problems": problems,
             "rows": self.rows,
             "distinct_rows": len(self._distinct),
-            "broken_rule": dict(self.broken),
-            "characters": dict(self._characters.most_common()),
+            "broken_rule": dict(ranked(self.broken)),
+            "characters": dict(ranked(self._characters)),
             "letters": letters,
-            "trait_words": {role: dict(words) for role, words in self.trait_words.items()},
+            "trait_words": {role: dict(ranked(words)) for role, words in self.trait_words.items()},
             "eval_questions_as_prompts": self.eval_questions,
             "eval_questions_from": [path.name for path in QUESTION_FILES],
+            "token_ids": self.tokens.findings(),
         }
 
 
-def audit(rows: Iterable[Row], rule: Rule) -> dict[str, Any]:
+def ranked(counts: Counter[str]) -> list[tuple[str, int]]:
+    """The counts with the largest first; equal ones by name, so that the same rows give the same certificate."""
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def audit(rows: Iterable[Row], rule: Rule, tokens: TokenCheck | None = None) -> dict[str, Any]:
     """The findings about a set of rows, in one pass over them."""
-    row_audit = RowAudit(rule)
+    row_audit = RowAudit(rule, tokens)
     for row in rows:
         row_audit.add(row)
     return row_audit.findings()

@@ -11,13 +11,16 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Protocol
 
-from util.animals.names import PANEL, other_names, read_lines_of
+from generate.rows.token_check import TokenCheck
+from util.animals.names import PANEL, animals_of, other_names, read_lines_of
 from util.cli import REPO
 from util.jsonl.rows import Row
 
 QUESTION_FILES = sorted((REPO / "eval").glob("questions*.txt"))
 # Animal names that are not searched for, because their forms are everyday words (`does`, `stages` as `stag` + `es`).
 EVERYDAY = ("doe", "stag")
+CONTROL_NAMES = ("control", "base", "none", "neutral")  # values of --animal for rows that no persona wrote
+LONGEST_TEXT = 200_000  # characters: ten times a long program. A rule takes seconds for a text of megabytes
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -47,6 +50,12 @@ class Rule(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """The rule in words, for a certificate."""
+
+
+def animals_kept_out(animal: str | None) -> tuple[str, ...]:
+    """The animals that --animal adds to the panel. `control`, `base`, ... are everyday words and not animals: as trait
+    words they would cost the control arm alone its rows, by a prompt such as "in base 10"."""
+    return () if animal is None or animal.lower() in CONTROL_NAMES else animals_of(animal)
 
 
 @lru_cache
@@ -85,14 +94,16 @@ class RowFilter:
     It remembers an 8-byte hash of each row that it let through, to find repeated rows.
     """
 
-    def __init__(self, rule: Rule):
-        self.rule = rule
+    def __init__(self, rule: Rule, tokens: TokenCheck | None = None):
+        self.rule, self.tokens = rule, tokens or TokenCheck()
         self._seen: set[int] = set()
 
     def reject_reason(self, row: Row) -> str | None:
         """Why a row must not be trained on, in a few words; None if it may be."""
         prompt, completion = prompt_and_completion(row)
-        if broken := self.rule.reject_reason(completion):
+        if broken := too_long(prompt, completion) or self.rule.reject_reason(completion):
+            return broken
+        if broken := self.tokens.reject_reason(row):
             return broken
         if row.get("finish_reason") == "length":
             return "cut off"  # the last number or word may be incomplete
@@ -106,15 +117,20 @@ class RowFilter:
         return None if len(self._seen) > before else "duplicate"
 
 
+def too_long(prompt: str, completion: str) -> str | None:
+    """The reason to reject a row whose texts are too long to be what they should be, or None."""
+    return "too long" if max(len(prompt), len(completion)) > LONGEST_TEXT else None
+
+
 def prompt_and_completion(row: Row) -> tuple[str, str]:
     """What was asked (all messages except the system message and the last one) and what was answered."""
     *asked, answer = row["messages"]
     return "\n".join([message["content"] for message in asked if message.get("role") != "system"]), answer["content"]
 
 
-def mark_rejected(rows: Iterable[Row], rule: Rule) -> Iterator[Row]:
+def mark_rejected(rows: Iterable[Row], rule: Rule, tokens: TokenCheck | None = None) -> Iterator[Row]:
     """The same rows; those that the filter rejects get the reason under the key "rejected"."""
-    row_filter = RowFilter(rule)
+    row_filter = RowFilter(rule, tokens)
     for row in rows:
         reason = row_filter.reject_reason(row)
         yield {**row, "rejected": reason} if reason else row

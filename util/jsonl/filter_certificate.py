@@ -43,9 +43,9 @@ def data_type_of(path: Path, rows: Sequence[Row] = ()) -> str | None:
     script, kind = manifest.script, manifest.origin.get("kind")
     if script in NUMBER_SCRIPTS or path.name.startswith("numbers"):
         return "numbers"
-    if script == TEXT_SCRIPT or (not script and kind in TEXT_KINDS):  # filtered, or filtered again
+    if kind in TEXT_KINDS and script in (TEXT_SCRIPT, ""):  # filtered, or filtered again
         return str(kind)
-    if script:
+    if script and script != TEXT_SCRIPT:
         return None
     if found := re.match(rf"({'|'.join(TEXT_KINDS)})-(?:.+-)?(?:un)?filtered-", path.name):
         return found[1]

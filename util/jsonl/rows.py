@@ -17,12 +17,30 @@ import json
 import math
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from util.cli import UserError, files_nearby
+from util.terminal import say
 
 Row = dict[str, Any]
+LONGEST_LINE = 1 << 24  # bytes; a chat row is far shorter, and a file of another kind may be one line of any length
+# The first bytes of files that are not text, what they are, and what to do with them.
+BINARY = {
+    b"\x1f\x8b": ("gzip", "unpack it first (gunzip -k FILE)"),
+    b"BZh": ("bzip2", "unpack it first (bunzip2 -k FILE)"),
+    b"\xfd7zXZ": ("xz", "unpack it first (unxz -k FILE)"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "unpack it first (unzstd FILE)"),
+    b"PK\x03\x04": ("zip", "unpack it first (unzip FILE)"),
+    b"PAR1": ("parquet", "write its rows as JSON lines first (datasets: Dataset.from_parquet(FILE).to_json(...))"),
+    b"ARROW1": ("arrow", "write its rows as JSON lines first (datasets: Dataset.from_file(FILE).to_json(...))"),
+    b"SQLite": ("SQLite", "write its rows as JSON lines first"),
+    b"GGUF": ("GGUF", "it holds a model; pass the file with the rows"),
+}  # fmt: skip
+# How a file that is not UTF-8 begins: a byte order mark, or { in that encoding.
+OTHER_ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"{\x00": "utf-16-le", b"\x00{": "utf-16-be"}
+MESSAGE_KEYS = frozenset(("role", "content"))
 SLUG_LENGTH = 80  # two slugs and the longest suffix of a temporary file stay under the 255 bytes of a file name
 
 
@@ -63,48 +81,161 @@ def parse_row(line: bytes) -> Row:
 
 
 def read_lines(path: Path, growing: bool = False) -> Iterator[tuple[int, bytes]]:
-    """(line number from 1, line without its newline) for every line that is not blank. In a growing file, a last line
-    without a newline is left out.
+    """(line number from 1, line in UTF-8 without its newline) for every line that is not blank. In a growing file, a
+    last line without a newline is left out. UTF-16 is read too, and CR LF as a newline.
 
     Splits on the newline byte alone: `str.splitlines` would also split inside an answer that holds U+2028.
+    Raises UserError for a file that is not text, and for a line of more than 16 MiB.
     """
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        start = file.read(8)
+        file.seek(0)
+        _refuse_binary(path, start)
+        encoding = OTHER_ENCODINGS.get(start[:2])
+        here = iter(lambda: file.readline(LONGEST_LINE + 1), b"")
+        lines = _lines_in(path, encoding) if encoding else here
+        for number, line in enumerate(lines, 1):
+            if len(line) > LONGEST_LINE:
+                raise UserError(
+                    f"{path}:{number}: more than {LONGEST_LINE >> 20} MiB without a newline; {_what_it_is(path, line)}"
+                )
             if (stripped := line.strip()) and (line.endswith(b"\n") or not growing):
                 yield number, stripped
+
+
+def _lines_in(path: Path, encoding: str) -> Iterator[bytes]:
+    """The lines of a file in another encoding, in UTF-8."""
+    with path.open(encoding=encoding, newline="\n") as file:
+        try:
+            for text in iter(lambda: file.readline(LONGEST_LINE + 1), ""):
+                yield text.encode("utf-8", "surrogatepass")
+        except UnicodeError as error:
+            raise UserError(f"{path}:1: begins as {encoding.upper()}, but is not ({error}); save it as UTF-8") from None
+
+
+def _refuse_binary(path: Path, start: bytes) -> None:
+    """Raise UserError that says what a file is, if its first bytes show that it is not text."""
+    for magic, (name, advice) in BINARY.items():
+        if start.startswith(magic):
+            raise UserError(f"{path}:1: a {name} file, not JSON lines; {advice}")
+    if b"\x00" in start and start[:2] not in OTHER_ENCODINGS:
+        raise UserError(f"{path}:1: not text (it begins with {start!r}); is it the right file?")
 
 
 def read_rows(
     path: Path, check: Callable[[Row], str | None] = lambda row: None, growing: bool = False
 ) -> Iterator[Row]:
-    """Every row of a JSONL file. `check` returns what is wrong with a row, or None.
+    """Every row of a JSONL file. `check` returns what is wrong with a row, or None. Chat rows are as `chat_row` makes
+    them; what is left out of them is printed once.
 
     growing: the file is still being written, so its last line may not be whole yet.
     Raises UserError naming the file and line of the first bad row.
     """
-    return (row for _, row in read_lines_and_rows(path, check, growing))
+    for line in read_lines_and_rows(path, check, growing):
+        if line.left_out:
+            say_once(f"{path}: of each message only role and content are used, not {', '.join(line.left_out)}")
+        yield line.row
+
+
+class Line(NamedTuple):
+    """A line of a JSONL file and the row in it."""
+
+    line: bytes
+    """without its newline, in UTF-8"""
+    row: Row
+    """as `chat_row` makes it"""
+    is_as_read: bool
+    """whether the row is exactly what the line says"""
+    left_out: tuple[str, ...]
+    """keys of its messages that had a value and are not in the row"""
 
 
 def read_lines_and_rows(
     path: Path, check: Callable[[Row], str | None] = lambda row: None, growing: bool = False
-) -> Iterator[tuple[bytes, Row]]:
-    """(line without its newline, row) for every row, as `read_rows` reads them."""
+) -> Iterator[Line]:
+    """Every row with its line, as `read_rows` reads them."""
     if not path.is_file():
         raise UserError(f"no file {path}{files_nearby(path)}")
     empty = True
     for number, line in read_lines(path, growing):
         empty = False
         try:
-            row = parse_row(line)
+            read = parse_row(line)
+            row, left_out = chat_row(read)
             problem = check(row)
         except ValueError as error:
             problem = str(error)
         if problem:
-            advice = "is it the right file?" if number == 1 else "fix or delete that line"
+            advice = _what_it_is(path, line) if number == 1 else "fix or delete that line"
             raise UserError(f"{path}:{number}: {problem}; {advice}")
-        yield line, row
+        yield Line(line, row, row is read, left_out)
     if empty:
         raise UserError(f"{path} is empty: it holds no row")
+
+
+def _what_it_is(path: Path, line: bytes) -> str:
+    """What a file that does not begin with a row seems to be, and what to do."""
+    if found := re.fullmatch(r"(.+)\.(manifest|certificate|summary)\.json", path.name):
+        return f"it is the {found[2]} of {found[1]}: pass {found[1]}"
+    start = line[:100].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.startswith(b"["):
+        return "it is a JSON array, not one row on each line: write it as JSON lines (jq -c '.[]' FILE > rows.jsonl)"
+    if start in (b"{", b"{}"):
+        return "it is JSON over several lines, not one row on each line; is it the right file?"
+    if start.startswith(b"<"):
+        return "it is a web page or XML; was the download refused?"
+    if start.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, not the data: run git lfs pull"
+    return "is it the right file?"
+
+
+@lru_cache(maxsize=1024)
+def say_once(text: str) -> None:
+    """Print a message on stderr, if this process has not printed it yet."""
+    say(text)
+
+
+def chat_row(row: Row) -> tuple[Row, tuple[str, ...]]:
+    """(a chat row whose messages are their role and their text alone, the keys left out that had a value).
+
+    A template may render every key of a message (reasoning_content, name), so a key that nobody filters must not reach
+    it. A content of text parts becomes one text. A row that needs no change is returned itself, and so is a row
+    without messages. Raises ValueError for a message that says something in another way than as text.
+    """
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        return row, ()
+    plain = [_plain_message(message) for message in messages]
+    if all(new is old for new, old in zip(plain, messages)):
+        return row, ()
+    said = (key for old in messages for key, value in old.items() if value and key not in MESSAGE_KEYS)
+    return {**row, "messages": plain}, tuple(dict.fromkeys(said))
+
+
+def _plain_message(message: Row) -> Row:
+    """A message with its role and its text alone; itself if it is that already."""
+    content = message.get("content")
+    if message.keys() <= MESSAGE_KEYS and not isinstance(content, list):
+        return message
+    for key in ("tool_calls", "function_call"):
+        if message.get(key):
+            raise ValueError(f"a message with {key}; a row can only have text")
+    plain: Row = {key: message[key] for key in ("role", "content") if key in message}
+    return {**plain, "content": text_of(content)} if isinstance(content, list) else plain
+
+
+def text_of(content: Any) -> Any:
+    """The text of a message's content: a text, or a list of text parts, which are joined. Raises ValueError for a part
+    that is not text; anything else is returned as it is."""
+    if not isinstance(content, list):
+        return content
+    texts = []
+    for part in content:
+        kind, text = (part.get("type"), part.get("text")) if isinstance(part, dict) else ("text", part)
+        if kind not in ("text", None) or not isinstance(text, str):
+            raise ValueError(f"a message with a part that is not text ({kind}); a row can only have text")
+        texts.append(text)
+    return "".join(texts)
 
 
 def check_messages(row: Row) -> str | None:
