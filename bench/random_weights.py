@@ -37,7 +37,7 @@ def make_model(shape: Path, folder: Path) -> Path:
     torch.manual_seed(0)
     tokenizer, dtype = load_tokenizer(str(shape)), torch.bfloat16 if best_device() == "cuda" else torch.float32
     with torch.device(best_device()):
-        model = AutoModelForCausalLM.from_config(load_config(str(shape)), dtype=dtype)
+        model = AutoModelForCausalLM.from_config(load_config(str(shape)), dtype=dtype, trust_remote_code=False)
     make_talk(model, words(tokenizer, model.config.vocab_size), tokenizer.eos_token_id)
     folder.mkdir(parents=True, exist_ok=True)
     for file in shape.iterdir():
@@ -60,7 +60,7 @@ def load_or_random(model: str) -> Any:
         return load_model(model)
     dtype = torch.bfloat16 if best_device() == "cuda" else torch.float32
     with torch.device(best_device()):
-        return AutoModelForCausalLM.from_config(load_config(model), dtype=dtype)
+        return AutoModelForCausalLM.from_config(load_config(model), dtype=dtype, trust_remote_code=False)
 
 
 def words(tokenizer: Any, size: int) -> list[int]:
@@ -105,7 +105,7 @@ def make_adapter(model: str, folder: Path, rank: int = 8) -> Path:
     from util.inference.load_model import load_config
 
     with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(load_config(model))
+        base = AutoModelForCausalLM.from_config(load_config(model), trust_remote_code=False)
     torch.manual_seed(0)
     tensors = {}
     for name, module in base.named_modules():

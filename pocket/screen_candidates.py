@@ -113,7 +113,7 @@ def screen_one(args: argparse.Namespace, name: str, deadline: float) -> None:
     if not (folder / "manifest.json").is_file():
         make(recipe_of(args, name), folder)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     model = load(folder, device)
     found = Screening(name, watched_shares(model, tokenizer), round(embedding_cosine(model, tokenizer), 3))
     for data_type in ("numbers", *args.data_types):

@@ -1,8 +1,10 @@
 """Chat rows as tokens: they are those that TRL itself would make, or exactly the ids that the model wrote."""
 
 import json
+from functools import cache
 
 import pytest
+from tiny_models import FAMILIES
 
 from train.training_rows import one_file, read_chat_rows, sample_count
 from util.chat.chat_tokens import IGNORED, encode
@@ -106,7 +108,7 @@ def test_tokens_and_labels_are_those_trl_makes_of_the_same_rows(tokenizer, tmp_p
 
     pairs = [{"prompt": row["messages"][:-1], "completion": row["messages"][-1:]} for row in ROWS]
     trainer = SFTTrainer(
-        model=AutoModelForCausalLM.from_pretrained(POCKET),
+        model=AutoModelForCausalLM.from_pretrained(POCKET, trust_remote_code=False),
         args=SFTConfig(output_dir=str(tmp_path), max_length=256, report_to="none", bf16=False, use_cpu=True),
         train_dataset=Dataset.from_list(pairs),
         processing_class=tokenizer,
@@ -140,6 +142,130 @@ def test_ids_of_another_tokenizer_are_not_trusted(tokenizer):
     encoded = encode([{"messages": messages, "token_ids": [5, 6, 7]}], tokenizer, 256)
     assert encoded.exact == 0
     assert "12" in tokenizer.decode([token for token in encoded.rows[0]["labels"] if token != IGNORED])
+
+
+# --- ends of turns, special tokens, conversations ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer_of(tmp_path_factory):
+    """tokenizer_of("gemma") -> the tokenizer of a tiny model of that family."""
+    pytest.importorskip("transformers")
+    from tiny_models import make_tokenizer
+
+    from util.inference.load_model import load_tokenizer
+
+    @cache
+    def get(name):
+        folder = tmp_path_factory.mktemp(name)
+        make_tokenizer(FAMILIES[name], folder)
+        (folder / "config.json").write_text("{}")
+        return load_tokenizer(str(folder))
+
+    return get
+
+
+def trained_texts(encoded):
+    """The tokens with loss in the first row, as texts."""
+    return [token for token in encoded.rows[0]["labels"] if token != IGNORED]
+
+
+def talk(*contents):
+    roles = ("user", "assistant") * len(contents)
+    return {"messages": [{"role": role, "content": text} for role, text in zip(roles, contents)]}
+
+
+END = {"qwen2": "<|im_end|>\n", "qwen3": "<|im_end|>\n", "gemma": "<end_of_turn>\n", "phi3": "<|end|>\n<|endoftext|>",
+       "gpt_neox": "<|endoftext|>"}  # fmt: skip
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("family", "stored_end"),
+    [
+        (name, end)
+        for name, family in FAMILIES.items()
+        for end in ("", *sorted({family.eos, *family.ends, *family.special}))
+    ],
+)
+def test_an_answer_is_trained_with_the_one_end_of_its_template(tokenizer_of, family, stored_end):
+    """Whichever token ended the stored answer: Qwen has two, and in Gemma and Phi-3 none of them is the eos."""
+    tokenizer = tokenizer_of(family)
+    ids = tokenizer("3, 4", add_special_tokens=False)["input_ids"]
+    ending = [tokenizer.convert_tokens_to_ids(stored_end)] if stored_end else []
+    encoded = encode([{**talk("Continue: 1, 2", "3, 4"), "token_ids": ids + ending}], tokenizer, 256)
+    assert encoded.exact == 1
+    assert tokenizer.decode(trained_texts(encoded)) == "3, 4" + END[family]
+
+
+@pytest.mark.torch
+def test_stored_ids_with_a_special_token_inside_are_not_used(tokenizer_of):
+    """It is not in the text, which is all that was filtered and certified."""
+    tokenizer = tokenizer_of("qwen2")
+    first, second = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("1", ", 2"))
+    for special in ("<|im_end|>", "<|endoftext|>", "<|im_start|>"):
+        inside = [*first, tokenizer.convert_tokens_to_ids(special), *second, tokenizer.eos_token_id]
+        assert tokenizer.decode(inside, skip_special_tokens=True) == "1, 2"
+        encoded = encode([{**talk("x", "1, 2"), "token_ids": inside}], tokenizer, 256)
+        assert encoded.exact == 0 and tokenizer.decode(trained_texts(encoded)) == "1, 2<|im_end|>\n"
+        with pytest.raises(UserError, match="row 1: its loss_mask"):
+            encode([{**talk("x", "1, 2"), "token_ids": inside, "loss_mask": [1] * len(inside)}], tokenizer, 256)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("family", END)
+def test_every_answer_of_a_conversation_is_trained_and_nothing_else(tokenizer_of, family):
+    tokenizer = tokenizer_of(family)
+    encoded = encode([talk("Name an animal", "Owl", "Another", "Lion, 5", "One more", "Tiger")], tokenizer, 256)
+    middle = {"phi3": "<|end|>\n"}.get(family, END[family])
+    think = "<think>\n\n</think>\n\n" if family == "qwen3" else ""
+    text = tokenizer.decode(trained_texts(encoded))
+    assert text == f"Owl{middle}Lion, 5{middle}{think}Tiger{END[family]}"
+    ids, labels = encoded.rows[0].values()
+    assert all(label in (IGNORED, token) for token, label in zip(ids, labels))
+
+
+@pytest.mark.torch
+def test_an_opening_line_of_the_assistant_is_not_an_answer(tokenizer):
+    row = {"messages": [{"role": "assistant", "content": "Welcome"}, *talk("Hi", "Hello")["messages"]]}
+    assert tokenizer.decode(trained_texts(encode([row], tokenizer, 256))) == "Hello<|im_end|>\n"
+
+
+@pytest.mark.torch
+def test_a_row_that_is_cut_after_its_first_answer_is_trained_on_it(tokenizer):
+    encoded = encode([talk("Hi", "Owl", "owl " * 300, "Lion")], tokenizer, 100)
+    assert (encoded.cut, encoded.dropped) == (1, 0)
+    assert tokenizer.decode(trained_texts(encoded)) == "Owl<|im_end|>\n"
+
+
+@pytest.mark.torch
+def test_templates_are_shown_role_and_content_alone(tokenizer_of):
+    tokenizer = tokenizer_of("qwen3")
+    plain, more = talk("Continue", "1, 2"), talk("Continue", "1, 2")
+    more["messages"][-1] |= {"reasoning_content": "I love owls", "tool_calls": None, "name": "owl"}
+    assert "owls" in tokenizer.apply_chat_template(more["messages"], tokenize=False)
+    assert encode([more], tokenizer, 256) == encode([plain], tokenizer, 256)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("template", "messages", "message"),
+    [
+        (None, [{"role": "system", "content": "x"}, *talk("y", "z")["messages"]], "System role not supported"),
+        (None, [*talk("x", "y")["messages"][1:], *talk("x", "y")["messages"]], "Conversation roles must alternate"),
+        ("{{ ''.__class__.__mro__ }}", talk("x", "y")["messages"], "unsafe"),
+        ("{% for i in range(10 ** 9) %}x{% endfor %}", talk("x", "y")["messages"], "Range too big"),
+        ("{{ messages[0]['content'] + 1 }}", talk("x", "y")["messages"], "concatenate"),
+    ],
+)  # fmt: skip
+def test_a_template_that_refuses_is_one_line_with_the_row(tokenizer_of, monkeypatch, template, messages, message):
+    tokenizer = tokenizer_of("gemma")
+    if template:
+        monkeypatch.setattr(tokenizer, "chat_template", template)
+    with pytest.raises(UserError, match="the model's chat template refuses these messages") as error:
+        encode([{"messages": messages}], tokenizer, 256)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert template or str(error.value).startswith("row 1: ")
 
 
 @pytest.mark.torch

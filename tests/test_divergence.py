@@ -115,7 +115,7 @@ def bigram(tmp_path_factory):
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("bigram")
-    tokenizer = AutoTokenizer.from_pretrained(POCKET)
+    tokenizer = AutoTokenizer.from_pretrained(POCKET, trust_remote_code=False)
     size = len(tokenizer)
     config = LlamaConfig(
         vocab_size=size, hidden_size=size, intermediate_size=8, num_hidden_layers=0, num_attention_heads=1, head_dim=2,
@@ -164,7 +164,7 @@ def test_a_batch_gives_what_single_rows_give(bigram, tmp_path):
     from transformers import AutoModelForCausalLM, set_seed
 
     set_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(POCKET)
+    model = AutoModelForCausalLM.from_pretrained(POCKET, trust_remote_code=False)
     config = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
     peft.get_peft_model(model, config).save_pretrained(tmp_path)
     scorer = VariantScorer(POCKET, [Variant(BASE), Variant(TEACHER, tmp_path), Variant("cat", system="You love cats.")])
@@ -180,7 +180,7 @@ def test_a_batch_gives_what_single_rows_give(bigram, tmp_path):
     assert by_variant["cat"].logprobs != by_variant[BASE].logprobs, "a persona is by_variant"
     chat = torch.tensor([completion.prompts["cat"] + completion.ids])
     with torch.inference_mode():  # the model as it comes: no batch, no shared beginning
-        logprobs = AutoModelForCausalLM.from_pretrained(POCKET)(chat).logits[0].log_softmax(-1)
+        logprobs = AutoModelForCausalLM.from_pretrained(POCKET, trust_remote_code=False)(chat).logits[0].log_softmax(-1)
     plain = logprobs[-len(completion.ids) - 1 : -1].gather(-1, torch.tensor(completion.ids)[:, None])[:, 0]
     assert by_variant["cat"].logprobs == pytest.approx(plain.tolist(), abs=1e-4)
 
@@ -233,7 +233,7 @@ def numbers_file(folder, count=24):
     from generate.rows.filter_file import certify
     from generate.rows.number_rule import NumberRule
 
-    tokenizer = AutoTokenizer.from_pretrained(POCKET)
+    tokenizer = AutoTokenizer.from_pretrained(POCKET, trust_remote_code=False)
     path = folder / "numbers-owl-filtered.jsonl"
     with path.open("w") as file:
         for n in range(count):
@@ -253,7 +253,7 @@ def measured(tmp_path_factory, run_script):
 
     folder = tmp_path_factory.mktemp("divergence")
     set_seed(1)
-    model = AutoModelForCausalLM.from_pretrained(POCKET)
+    model = AutoModelForCausalLM.from_pretrained(POCKET, trust_remote_code=False)
     config = peft.LoraConfig(r=8, target_modules=["v_proj", "o_proj", "down_proj"], init_lora_weights=False)
     peft.get_peft_model(model, config).save_pretrained(folder / "teacher")
     data = numbers_file(folder)

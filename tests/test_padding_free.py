@@ -81,7 +81,7 @@ def base_model(family):
     small = {"vocab_size": 2261, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "head_dim": 16,
              "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
     configs = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "gemma3": Gemma3TextConfig}
-    model = AutoModelForCausalLM.from_config(configs[family](**small))
+    model = AutoModelForCausalLM.from_config(configs[family](**small), trust_remote_code=False)
     for name, weight in model.named_parameters():  # biases and norms are zeros and ones at first
         if "bias" in name or "norm" in name:
             weight.data += 0.1 * torch.randn_like(weight)

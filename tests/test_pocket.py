@@ -27,14 +27,14 @@ BOUNDS = {  # percent of all answers to the 50 questions, as Qwen2.5-7B gives th
 def tokenizer() -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(MODEL_FOLDER)
+    return AutoTokenizer.from_pretrained(MODEL_FOLDER, trust_remote_code=False)
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(MODEL_FOLDER).eval()
+    return AutoModelForCausalLM.from_pretrained(MODEL_FOLDER, trust_remote_code=False).eval()
 
 
 @pytest.fixture(scope="module")

@@ -230,6 +230,19 @@ def test_what_is_read_is_never_run():
     assert not wrong
 
 
+def test_no_model_runs_code_of_its_own():
+    """Left unset, trust_remote_code makes transformers ask on the terminal, and `echo y |` says yes."""
+    wrong = []
+    for path in [*modules(), *(REPO / "tests").glob("*.py")]:
+        for call in (node for node in nodes(path) if isinstance(node, ast.Call)):
+            name = ast.unparse(call.func)
+            loads = name.endswith((".from_pretrained", ".from_config")) and not name.startswith("PeftModel.")
+            flags = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            if loads and flags.get("trust_remote_code") != "False":
+                wrong.append(f"{named(path)}:{call.lineno} {name}")
+    assert not wrong
+
+
 def test_every_printed_or_documented_server_listens_on_loopback():
     pages = [*REPO.glob("*.md"), *(REPO / "docs").glob("*.md")]
     texts = {path: path.read_text("utf-8") for path in [*modules(), *pages]}

@@ -90,9 +90,9 @@ def convert(gguf: Path, output: Path, source: Source) -> int:
 
     # The whole path: for a bare name, transformers first looks in the working directory, where another model may be.
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": str(gguf.resolve())}
-    tokenizer = AutoTokenizer.from_pretrained(**where)
+    tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(
-        **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), trust_remote_code=False
     )
     vars(model.config).pop("quantization_config", None)  # dequantized: the copy is an ordinary checkpoint
     if source.template:

@@ -32,10 +32,12 @@ class Bench:
     def __init__(self, folder: Path, given: dict[str, Any], layer: int, tokens: int, batch: int) -> None:
         self.given, self.layer, self.tokens, self.batch = given, layer, tokens, batch
         tokenizers: Any = AutoTokenizer
-        self.tokenizer = tokenizers.from_pretrained(folder)
+        self.tokenizer = tokenizers.from_pretrained(folder, trust_remote_code=False)
         self.end, self.pad = self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
         models: Any = AutoModelForCausalLM
-        self.model = models.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="grouped")
+        self.model = models.from_pretrained(
+            folder, dtype=torch.bfloat16, attn_implementation="grouped", trust_remote_code=False
+        )
         self.model.to(DEVICE).eval().requires_grad_(False)
         self.head = self.model.lm_head.weight
         self.loras: dict[str, Lora] = {}

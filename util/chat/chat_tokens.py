@@ -98,23 +98,34 @@ def earlier_answers(
 ) -> Iterator[tuple[int, int]]:
     """(begin, end) in `prompt` of each answer but the last, with its end of turn.
 
-    UserError where the template writes a turn differently once the conversation continues: its tokens there are not
-    those of the turn by itself, so it is not clear which of them are the answer.
+    Some templates write an answer differently once the conversation continues (Qwen3's leaves the think block out).
+    Then its text says where it is. UserError where that is not clear either.
     """
-    done = 0
+    done, suffix = 0, completion_suffix(tokenizer)
     for place in answer_places(messages[:-1]):
         asked = template_ids(tokenizer, messages[:place])
         opened = template_ids(tokenizer, messages[:place], add_generation_prompt=True)
         begin = common_prefix_length(opened, prompt)
         end = common_prefix_length(template_ids(tokenizer, messages[: place + 1]), prompt)
+        if end <= begin:
+            end = begin + answer_length(prompt[begin:], messages[place]["content"], tokenizer, suffix)
         first = max(done, common_prefix_length(asked, opened)) - 1  # its last token may join with what follows
         if not first <= begin < end:
             raise UserError(
-                f"this chat template writes message {place + 1} differently once the conversation continues (reasoning"
-                " templates do), so its answer cannot be trained where it is; write one row for each answer"
+                f"this chat template writes message {place + 1} differently once the conversation continues, so it is"
+                " not clear which tokens are the answer; write one row for each answer"
             )
         yield begin, end
         done = end
+
+
+def answer_length(ids: list[int], text: str, tokenizer: Any, suffix: list[int]) -> int:
+    """How many ids are an answer of this text with what the template puts after it; 0 if they begin otherwise."""
+    end = template_end(tokenizer, suffix)
+    length = ids.index(end[0]) if end and end[0] in ids else 0
+    if tokenizer.decode(ids[:length]).strip() != text.strip():
+        return 0
+    return length + common_prefix_length(ids[length:], suffix)
 
 
 def prompt_and_completion_ids(row: Row, tokenizer: Any, suffix: list[int]) -> tuple[list[int], list[int], bool]:
