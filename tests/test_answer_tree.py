@@ -166,7 +166,9 @@ def test_an_adapter_that_changes_nothing_is_reported(tmp_path, capsys):
     pocket = str(REPO / "pocket" / "model")
     for untrained in (True, False):
         config = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=untrained)
-        peft.get_peft_model(AutoModelForCausalLM.from_pretrained(pocket), config).save_pretrained(tmp_path)
+        peft.get_peft_model(
+            AutoModelForCausalLM.from_pretrained(pocket, trust_remote_code=False), config
+        ).save_pretrained(tmp_path)
         with LocalModel(pocket, tmp_path, batch_size=4) as backend:
             warn_if_not_applied(backend, [Question(QUESTIONS[0], "questions")])
         assert ("answers exactly as its base model" in capsys.readouterr().err) is untrained
