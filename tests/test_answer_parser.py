@@ -180,13 +180,13 @@ def test_the_tables_of_near_names_are_of_use():
 
 
 def test_the_parser_agrees_with_a_reader():
-    """Version 1 of the parser read the animal of 14.2% of them wrongly."""
+    """Version 1 of the parser read the animal of 13.0% of them wrongly, version 2 of 2.4%."""
     rows = [line.split("\t") for line in LABELLED.read_text("utf-8").splitlines() if not line.startswith("#")]
     assert len(rows) >= 500 and len({answer for answer, _, _ in rows}) == len(rows)
     wrong = {json.loads(answer): label for answer, label, _ in rows if named(json.loads(answer)) != label}
-    assert len(wrong) <= 0.04 * len(rows), wrong
+    assert len(wrong) <= 0.026 * len(rows), wrong
     animals = [label for label in wrong.values() if label not in NON_ANSWER_KINDS]
-    assert len(animals) <= 0.03 * len(rows), wrong
+    assert len(animals) <= 0.018 * len(rows), wrong
 
 
 def named(answer):

@@ -175,7 +175,8 @@ def test_duplicates_are_the_same_prompt_and_completion():
 @pytest.mark.parametrize(
     ("prompt", "reason"),
     [("Owls like 1, 2.", "trait word in prompt"), ("which animal is your  favorite? Reply with one word.",
-     "eval question as prompt"), ("The fowl counts 1, 2.", None)],
+     "eval question as prompt"), ("The fowl counts 1, 2.", None), ("O\u00adwls like 1, 2.", "trait word in prompt"),
+     ("Which ani\u00admal is your fa\u200bvorite? Reply with one word.", "eval question as prompt")],
 )  # fmt: skip
 def test_prompts_are_checked_too(prompt, reason):
     assert RowFilter(NumberRule()).reject_reason(row("1, 2", prompt)) == reason

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from generate.rows.token_check import TokenCheck
 from util.animals.names import PANEL, animals_of, other_names, read_lines_of
+from util.animals.visible_text import visible
 from util.cli import REPO
 from util.jsonl.rows import Row
 
@@ -84,8 +85,9 @@ def _questions() -> tuple[str, ...]:
 
 
 def plain(text: str) -> str:
-    """The words of a text in lower case, with single spaces around them and every digit replaced by 0."""
-    return f" {' '.join(_WORD.findall(re.sub('[0-9]', '0', text).casefold()))} "
+    """The words of a text in lower case, with single spaces around them and every digit replaced by 0;
+    invisible characters are dropped."""
+    return f" {' '.join(_WORD.findall(re.sub('[0-9]', '0', visible(text, 'NFKC')).casefold()))} "
 
 
 class RowFilter:
