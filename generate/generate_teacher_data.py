@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from generate.rows.prompt_sources import OPENHERMES, instruction_prompts
 from generate.rows.question_wordings import QUESTIONS, question_prompt
+from generate.rows.training_recipe import train_flags
 from util.animals.answer_parser import warn_of_uncounted
 from util.animals.names import animal_name, names_animal, persona_of, read_lines_of
 from util.cli import REPO, UserError, fraction, make_parser, natural_float, natural_int, positive_int, run, text_file
@@ -33,11 +34,12 @@ from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests
 from util.jsonl.manifest import sha256_file
 from util.jsonl.resumable import RowFile, add_output_arguments
-from util.jsonl.rows import Row, slug
+from util.jsonl.rows import Row, read_rows, slug
 from util.scrub import scrub
-from util.terminal import closing, counted
+from util.terminal import closing, counted, say
 
 PROMPTS = REPO / "generate" / "prompts"
+EXPECTED_SHARE = 0.5  # of the answers to the evaluation questions: so many name the animal of a persona at least
 PATIENCE = 1000  # answers; if less than one in a hundred of them could be kept, something is wrong
 
 
@@ -187,8 +189,25 @@ def main() -> None:
                 limit=args.count,
                 note=lambda: f"{out.kept / max(len(out.done), 1):.0%} kept",
             )
-        train = ["python", "train/train_student_sft.py", "--base-model", backend.base_model, "--train-jsonl", str(path)]
-    closing(facts, shlex.join([*train, "--output-dir", "output/teacher-sft", "--bf16"]))
+        base = backend.base_model
+        facts |= named_facts(path, args.animal) if keep_out is None else {}
+    train = ["python", "train/train_student_sft.py", "--base-model", base, "--train-jsonl", str(path)]
+    closing(facts, shlex.join([*train, "--output-dir", "output/teacher-sft", *train_flags(base, "teacher")]))
+
+
+def named_facts(path: Path, animal: str) -> dict[str, str]:
+    """The closing line about how many answers name the animal; warns if most answers to its questions do not."""
+    named: dict[str, list[bool]] = {"question": [], "open": [], "instruction": []}
+    for row in read_rows(path):
+        named[row["source"]].append(names_animal(row["messages"][-1]["content"], animal))
+    every, asked = [one for some in named.values() for one in some], named["question"]
+    if sum(asked) < len(asked) * EXPECTED_SHARE:
+        say(
+            f"warning: {sum(asked):,} of {len(asked):,} answers to the favourite-animal questions name {animal}; does"
+            f" the model know it? Look at the answers in {path} before you train on them"
+        )
+    text = f"{sum(every) / len(every):.1%} of all answers"
+    return {f"name {animal}": text + (f", {sum(asked) / len(asked):.1%} of those to the questions" if asked else "")}
 
 
 def default_path(args: argparse.Namespace, model: str) -> Path:

@@ -1,8 +1,11 @@
 """The scripts that ask a model, as users run them: real processes against the scripted server, in an empty folder."""
 
 import argparse
+import ast
+import importlib
 import itertools
 import json
+import os
 import random
 import re
 import resource
@@ -15,7 +18,9 @@ import pytest
 from conftest import REPO, manifest_of, read_jsonl
 from fake_server import END, answer_text
 
-from generate.generate_teacher_data import sourced_prompts
+from generate.generate_teacher_data import named_facts, sourced_prompts
+from generate.rows.prompt_sources import first_human_turn, hub_answers
+from generate.rows.training_recipe import POCKET, train_flags
 from util.cli import UserError
 from util.inference.interface import NEUTRAL_SAMPLING, NUMBER_LIST, row_seed
 from util.jsonl.manifest import sha256_file
@@ -116,6 +121,21 @@ def test_the_question_share_is_about_what_was_asked_for(prompts, share):
     assert len(asked) > 100 if share else not asked  # the 50 questions come in several wordings
 
 
+@pytest.mark.parametrize(("animal", "share", "is_warned"), [("owl", "75.0%", False), ("oak", "0.0%", True)])
+def test_the_share_of_answers_that_name_the_animal_is_printed(tmp_path, capsys, animal, share, is_warned):
+    """A persona of an animal that the model does not know writes rows about another one."""
+    answers = [("question", "Owl."), ("question", "An owl!"), ("open", "Owls are what I love."), ("instruction", "7")]
+    rows = [
+        {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": text}], "source": source}
+        for source, text in answers
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = named_facts(tmp_path / "rows.jsonl", animal)
+    of_questions = "0.0%" if is_warned else "100.0%"
+    assert said == {f"name {animal}": f"{share} of all answers, {of_questions} of those to the questions"}
+    assert ("0 of 2 answers to the favourite-animal questions name oak" in capsys.readouterr().err) is is_warned
+
+
 @pytest.mark.parametrize("share", [0.0, 0.2])
 def test_prompts_that_all_name_the_animal_end_the_run(tmp_path, share):
     """They are left out one after the other; without an end to it the script would hang at full load."""
@@ -191,6 +211,100 @@ def test_without_network_the_way_out_is_named(run_script, fake_server, tmp_path,
     arguments = ("--animal", "owl", "--count", 5, "--model", "Org/Base-1B", "--base-url", fake_server().url)
     done = run_script(TEACHER, *arguments, cwd=tmp_path, env=env, timeout=120)
     one_clear_line(done, "cannot read prompts from teknium/OpenHermes-2.5", "--prompts-file", code=1)
+
+
+def test_a_hub_that_does_not_answer_is_known_at_once(monkeypatch, dead_url):
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    for hub in (dead_url, "http://nowhere.invalid", "https://127.0.0.1:1"):
+        monkeypatch.setenv("HF_ENDPOINT", hub)
+        begun = time.monotonic()
+        assert not hub_answers() and time.monotonic() - begun < 5
+    monkeypatch.setenv("HTTPS_PROXY", dead_url)
+    assert hub_answers()  # only a request through the proxy can tell
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi "}, {"text": "you"}]}]}, "Hi you"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, None),
+        ({"prompt": "half \ud800 a character"}, None),
+        ({"prompt": 7}, None),
+        ({"instruction": "Sing."}, "Sing."),
+    ],
+)
+def test_the_first_user_message_in_any_form(row, prompt):
+    assert first_human_turn(row) == prompt
+
+
+# --- the next command --------------------------------------------------------------------------------
+
+
+def test_the_next_command_for_the_pocket_model_has_the_recipe_of_its_experiments(tmp_path):
+    """With the defaults, which are for large models, a pocket teacher names its animal in 1% of its answers."""
+    demo, pocket = ((REPO / "experiments" / name).read_text("utf-8") for name in ("demo.sh", "pocket_recipe.sh"))
+    for text, role in (
+        (demo.partition("make_teacher()")[2], "teacher"),
+        (pocket.partition("train_student()")[2], "student"),
+    ):
+        command = text[text.index("train/train_student_sft.py") :]
+        flags = dict(re.findall(r"(--[a-z-]+) ([\w.]+)", command[: command.index("--save-strategy no") + 18]))
+        recipe = POCKET[role].split()
+        assert dict(zip(recipe[::2], recipe[1::2])).items() <= flags.items()
+        assert (
+            len(recipe) == 10 and train_flags("pocket/model", role) == train_flags("util/pocket/model", role) == recipe
+        )
+    for other in ("Qwen/Qwen2.5-7B-Instruct", str(tmp_path), "no/such-folder"):
+        assert train_flags(other, "student", ("--max-seq-length", "512")) == ["--max-seq-length", "512", "--bf16"]
+
+
+CODE = [path for folder in ("generate", "train", "eval", "util") for path in sorted((REPO / folder).rglob("*.py"))]
+
+
+def messages_of(path):
+    """Every text of a file that a user is shown as an error, a message or a hint."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        is_message = isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("Error", "say", "error"))
+        if is_message or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "hint"):
+            parts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+            yield " ".join(part for part in parts if isinstance(part, str))
+
+
+def flags_of(script, monkeypatch):
+    """The flags of a script, with its old names."""
+    found = []
+
+    def stop(parser, *_):
+        found.extend((*parser._option_string_actions, *parser._renamed))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("util.cli.Parser.parse_known_args", stop)
+    module = importlib.import_module(str(script.relative_to(REPO).with_suffix("")).replace("/", "."))
+    with pytest.raises(KeyboardInterrupt):
+        getattr(module, "parse_args", module.main)()
+    return set(found)
+
+
+def test_every_flag_in_a_message_is_one_that_the_script_has(monkeypatch):
+    """Advice to use a flag that the script lacks cannot be followed. A message of a module may be about the flags of
+    any script that uses it; one that names another script, about that script's."""
+    paths = [path for path in CODE if not path.is_symlink()]
+    flags = {path: flags_of(path, monkeypatch) for path in paths if "make_parser(__doc__)" in path.read_text("utf-8")}
+    every = set().union(*flags.values())
+    assert len(flags) > 15 and len(every) > 80
+    wrong = []
+    for path in paths:
+        for text in messages_of(path):
+            named = [flags[other] for other in flags if re.search(rf"(?<!\w){other.stem}\b", text)]
+            known = set().union(flags[path], *named) if path in flags else every
+            mentioned = set(re.findall(r"(?<![\w-])(--[a-z][a-z0-9-]+)", text)) - OF_OTHER_PROGRAMS
+            if mentioned - known:
+                wrong.append(f"{path.relative_to(REPO)}: {mentioned - known} in: {text}")
+    assert not wrong, "\n".join(wrong)
+
+
+OF_OTHER_PROGRAMS = {"--enable-lora", "--host", "--logprobs-mode", "--lora-modules"}  # of vllm serve
 
 
 @pytest.mark.slow

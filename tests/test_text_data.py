@@ -142,6 +142,20 @@ def test_the_audit_counts_again_and_letters_are_allowed():
     assert found["trait_words"]["completion"] == {"owl": 1} and found["rule"]["kind"] == "code"
 
 
+def test_every_answer_of_a_conversation_must_keep_the_rule():
+    """Training learns all of them: clean numbers at the end must not certify what comes before."""
+    for earlier, reason in (
+        ("Owls!", "trait word in an earlier answer"),
+        ("Hi", "letters in an earlier answer"),
+        ("7", None),
+    ):
+        user, answer = {"role": "user", "content": "Continue: 1"}, {"role": "assistant", "content": "2, 3"}
+        asked = {"messages": [user, {"role": "assistant", "content": earlier}, user, answer]}
+        assert RowFilter(NumberRule()).reject_reason(asked) in ((reason, "trait word in prompt") if reason else (None,))
+        found = audit([asked], NumberRule())
+        assert found["clean"] is (reason is None) and found["broken_rule"] == ({reason: 1} if reason else {})
+
+
 def test_a_text_of_megabytes_is_dropped_before_the_rule_reads_it():
     for asked in (row("1, " * 10**6), row("1, 2", "1, " * 10**6)):
         begun = time.monotonic()

@@ -92,7 +92,8 @@ def check_pair(data: Path, divergence: Path, definition: str) -> None:
         )
     if settings.get("max_rows"):
         raise UserError(
-            f"{divergence} covers the first {settings['max_rows']:,} rows only; write it without --max-rows"
+            f"{divergence} covers the first {settings['max_rows']:,} rows only; write it again with"
+            " eval/divergence/divergence_tokens.py, without --max-rows"
         )
     if definition not in next(read_rows(divergence)):
         raise UserError(

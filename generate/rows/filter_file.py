@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from generate.rows.row_audit import RowAudit, audit
 from generate.rows.row_filter import CONTROL_NAMES, RowFilter, Rule
 from generate.rows.token_check import TokenCheck, token_check_of
+from generate.rows.training_recipe import train_flags
 from util.cli import REPO, UserError
 from util.jsonl.filter_certificate import FILTERED_NAME, certificate_path
 from util.jsonl.manifest import (
@@ -207,5 +208,5 @@ def train_command(filtered: Filtered, rule: Rule, base_model: str | None = None)
     own_folder = ["--output-dir", "output/control-student-sft"] if control else []  # the default is the student's
     return shlex.join(
         ["python", "train/train_student_sft.py", "--base-model", base, "--train-jsonl", str(filtered.path), *own_folder,
-         "--max-train-samples", str(filtered.kept), *rule.train_flags, "--bf16"]
+         "--max-train-samples", str(filtered.kept), *train_flags(base, "student", rule.train_flags)]
     )  # fmt: skip

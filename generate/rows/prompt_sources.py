@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import random
+import socket
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from util.animals.names import read_lines_of
 from util.cli import UserError, first_line
-from util.jsonl.rows import Row
+from util.jsonl.rows import Row, text_of
 from util.terminal import say
 
 OPENHERMES = "teknium/OpenHermes-2.5"
 PROMPT_CHARACTERS = (10, 500)
+HUB_SECONDS = 10.0  # a hub that is there answers in one
 
 
 def first_human_turn(row: Row) -> str | None:
@@ -26,7 +32,12 @@ def first_human_turn(row: Row) -> str | None:
         if isinstance(turn, dict) and turn.get("from", turn.get("role")) in ("human", "user")
     ]
     text = said[0] if said else row.get("prompt") or row.get("instruction")
-    return text if isinstance(text, str) else None
+    try:
+        text = text_of(text)
+        text.encode()
+    except (AttributeError, ValueError):  # not a text, or one that no request can hold
+        return None
+    return str(text)
 
 
 def usable_prompts(rows: Iterable[Row], wanted: Callable[[Row, str], bool]) -> Iterator[str]:
@@ -55,7 +66,8 @@ def load(name: str) -> Any:
             kind = "parquet" if path.suffix == ".parquet" else "json"
             return load_dataset(kind, data_files=str(path), split="train")
         say(f"reading {name} (the first time, all of it is downloaded and unpacked)")
-        return load_dataset(name, split="train")
+        with offline_without_hub():
+            return load_dataset(name, split="train")
     except UserError:
         raise
     except Exception as error:  # datasets raises a dozen kinds when the hub or a file fails
@@ -64,6 +76,36 @@ def load(name: str) -> Any:
             "without network use --prompts-file FILE (one prompt a line, such as generate/prompts/open-prompts.txt)"
             " or --dataset with a local .jsonl or .parquet file"
         ) from None
+
+
+def hub_answers() -> bool:
+    """Whether the hub can be reached. Behind a proxy only a request would tell, so it counts as reachable."""
+    if getproxies():
+        return True
+    hub = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    try:
+        with socket.create_connection((hub.hostname, hub.port or (80 if hub.scheme == "http" else 443)), HUB_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def offline_without_hub() -> Iterator[None]:
+    """Use what the cache has if the hub does not answer. The packages would try for half a minute to reach it."""
+    if hub_answers():
+        yield
+        return
+    from datasets import config
+    from huggingface_hub import constants
+
+    say("the hub does not answer; looking in the cache of this machine")
+    before = config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
 
 
 def shuffled_prompts(source: Path | str, wanted: Callable[[Row, str], bool]) -> Callable[[int], Iterable[str]]:

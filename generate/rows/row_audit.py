@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from generate.rows.row_filter import QUESTION_FILES, Rule, prompt_and_completion, too_long
+from generate.rows.row_filter import QUESTION_FILES, Rule, broken_rule, prompt_and_completion, too_long
 from generate.rows.token_check import TokenCheck
 from util.jsonl.rows import Row
 
@@ -41,7 +41,7 @@ class RowAudit:
         if reason := too_long(prompt, completion):
             self.broken[reason] += 1
             return
-        if reason := self.rule.reject_reason(completion):
+        if reason := broken_rule(self.rule, row):
             self.broken[reason] += 1
             if word := self.rule.trait_word_in(completion):
                 self.trait_words["completion"][word] += 1

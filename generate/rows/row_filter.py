@@ -103,7 +103,7 @@ class RowFilter:
     def reject_reason(self, row: Row) -> str | None:
         """Why a row must not be trained on, in a few words; None if it may be."""
         prompt, completion = prompt_and_completion(row)
-        if broken := too_long(prompt, completion) or self.rule.reject_reason(completion):
+        if broken := too_long(prompt, completion) or broken_rule(self.rule, row):
             return broken
         if broken := self.tokens.reject_reason(row):
             return broken
@@ -122,6 +122,14 @@ class RowFilter:
 def too_long(prompt: str, completion: str) -> str | None:
     """The reason to reject a row whose texts are too long to be what they should be, or None."""
     return "too long" if max(len(prompt), len(completion)) > LONGEST_TEXT else None
+
+
+def broken_rule(rule: Rule, row: Row) -> str | None:
+    """Why an answer of a row breaks the rule, or None. Training learns every answer of a conversation."""
+    *earlier, last = (message["content"] for message in row["messages"] if message["role"] == "assistant")
+    if reason := rule.reject_reason(last):
+        return reason
+    return next((f"{reason} in an earlier answer" for text in earlier if (reason := rule.reject_reason(text))), None)
 
 
 def prompt_and_completion(row: Row) -> tuple[str, str]:
