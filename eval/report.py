@@ -112,7 +112,8 @@ def trajectory(files: Sequence[Path], animals: Sequence[str]) -> list[Checkpoint
         number = re.fullmatch(r"checkpoint-(\d+)", folder.name) if folder else None
         if folder is None or number is None:
             raise UserError(
-                f"the manifest of {path} names no checkpoint-N folder; pass results of eval/eval.py --adapter .../checkpoint-N"
+                f"the manifest of {path} names no checkpoint-N folder; pass results of"
+                " eval/eval.py --adapter .../checkpoint-N"
             )
         shares = dict(ranked_animals(path))
         found.append((folder.parent, int(number[1]), {animal: shares.get(animal, 0.0) for animal in animals}))
