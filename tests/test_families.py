@@ -134,3 +134,34 @@ def test_a_model_with_code_of_its_own_is_refused_and_its_code_never_runs(tiny, t
         with pytest.raises(UserError, match="needs Python code of its own, and the suite never runs"):
             load(str(model))
     assert not (tmp_path / "ran").exists()
+
+
+def spoil_config(folder, value):
+    change_json(folder / "adapter_config.json", lambda config: config.update(lora_alpha=value))
+
+
+def spoil_weights(folder, value):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "adapter_model.safetensors")
+    next(iter(weights.values()))[0] = value
+    save_file(weights, folder / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "value", "message"),
+    [(spoil_config, "8", "lora_alpha is '8'"), (spoil_config, float("nan"), "NaN is not a JSON value"),
+     (spoil_config, float("inf"), "Infinity is not a JSON value"),
+     (spoil_weights, float("nan"), "holds NaN or infinity"),
+     (spoil_weights, float("inf"), "holds NaN or infinity")],
+)  # fmt: skip
+def test_an_adapter_that_is_not_numbers_answers_nothing(tiny, tmp_path, spoil, value, message):
+    from peft import LoraConfig, get_peft_model
+
+    from util.inference.load_model import load_model, put_adapter
+
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(load_model(str(tiny("qwen2"))), config).save_pretrained(tmp_path / "adapter")
+    spoil(tmp_path / "adapter", value)
+    with pytest.raises(UserError, match=message):
+        put_adapter(load_model(str(tiny("qwen2"))), tmp_path / "adapter")

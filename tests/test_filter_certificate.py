@@ -2,6 +2,7 @@
 
 import json
 import random
+import shlex
 import subprocess
 import sys
 
@@ -49,6 +50,17 @@ def refused(path, items=None):
 def test_a_certified_file_is_trained_on_without_a_warning(certified, capsys):
     check_certificate(certified, list(rows(9)), allow=False)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["mine.jsonl", "numbers-filtered-9.jsonl", "numberss-owl-t-unfiltered-9.jsonl"])
+def test_the_filter_command_that_training_advises_works(tmp_path, name):
+    """A file that is called filtered, and has no certificate, was refused by the filter that training named."""
+    advice = refused(write(tmp_path / name, rows(9))).splitlines()[-1]
+    script, *args = shlex.split(advice)[1:]
+    done = subprocess.run([sys.executable, REPO / script, *args], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (certificate,) = tmp_path.glob("*.certificate.json")
+    check_certificate(certificate.with_name(certificate.name.removesuffix(".certificate.json")), [], allow=False)
 
 
 def test_one_row_in_a_hundred_that_names_the_animal_is_found(tmp_path):

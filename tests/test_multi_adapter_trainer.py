@@ -1,6 +1,7 @@
 """Several adapters over one base model: each is the one that its seed alone gives, to rounding."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -285,6 +286,25 @@ ACCELERATE = (
     "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
     "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("visible", "seen"),
+    [
+        (None, ["0", "1"]), ("3,5", ["3", "5"]), ("3, 5", ["3", "5"]), ("3", ["3", ""]), ("", ["", ""]),
+        ("-1", ["", ""]), ("2,-1,4", ["2", ""]), ("NoDevFiles", ["", ""]),
+        ("MIG-bbbb,MIG-cccc", ["MIG-bbbb", "MIG-cccc"]), ("GPU-1,GPU-2", ["GPU-1", "GPU-2"]),
+    ],
+)  # fmt: skip
+def test_each_process_takes_one_of_the_gpus_that_it_was_assigned(monkeypatch, visible, seen):
+    from train.data_parallel import show_one_gpu
+
+    for number, expected in enumerate(seen):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")
+        if visible is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+        show_one_gpu(number)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
 
 
 @pytest.fixture

@@ -99,6 +99,15 @@ def test_flags_of_the_caller_win(box):
     assert "--seed=3" in flags and "--enable-lora" in flags
 
 
+def test_the_server_takes_the_rank_of_the_adapter_that_the_command_names(box):
+    (box.folder / "large").mkdir()
+    (box.folder / "large" / "adapter_config.json").write_text('{"r": 12}')
+    box.vllm('echo "$@" > flags; ' + serving())
+    assert box("some/model", "--", "echo", "--adapter", "large").returncode == 0
+    flags = (box.folder / "flags").read_text().split()
+    assert flags.count("--max-lora-rank") == 1 and flags[flags.index("--max-lora-rank") + 1] == "16"
+
+
 def test_flags_that_exclude_each_other_are_not_passed_together(monkeypatch):
     monkeypatch.setattr("util.inference.vllm_server.find_vllm", lambda: "vllm")
     given = vllm_command("some/model", 1, ["--max-cudagraph-capture-size", "64"])[2:]

@@ -196,6 +196,59 @@ def test_a_checkpoint_cut_short_is_passed_over(trained, tmp_path, name, damage):
     assert last_whole_checkpoint(seed).name == "checkpoint-6"
 
 
+def test_a_foreign_folder_or_file_beside_the_checkpoints_is_not_one(trained, tmp_path):
+    from train.checkpoints import last_whole_checkpoint
+    from train.hub import epoch_checkpoints
+
+    seed = shutil.copytree(trained[0] / "output" / "student-sft" / "seed-42", tmp_path / "seed-42")
+    for name in ("checkpoint-840-old", "checkpoint-final", "checkpoint-9.bak", "checkpoint--3"):
+        shutil.copytree(seed / "checkpoint-9", seed / name)
+    (seed / "checkpoint-12").write_text("a file")
+    (seed / "checkpoint-15").mkdir()
+    (seed / "checkpoint-15" / "trainer_state.json").write_text("{")
+    assert last_whole_checkpoint(seed).name == "checkpoint-9"
+    assert [(epoch, path.name) for epoch, path in epoch_checkpoints(seed, 1)] == [
+        (1, "checkpoint-3"), (2, "checkpoint-6"), (3, "checkpoint-9"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rank", "printed"), [(4, 8), (8, 8), (12, 16), (96, 128), (512, 512), (513, None)])
+def test_the_printed_server_takes_the_rank_of_the_adapter(rank, printed, monkeypatch):
+    from train.train_student_sft import next_command, parse_args
+
+    monkeypatch.setattr(sys, "argv", [SCRIPT, *SMALL, "--train-jsonl", "rows.jsonl", "--lora-rank", str(rank)])
+    said = next_command(parse_args(), Path("rows.jsonl"), [Path("final")], cpu=False)
+    assert (f"--max-lora-rank {printed} " in said) if printed else said.startswith("python eval/eval.py")
+
+
+def test_hub_private_is_accepted_and_not_in_the_help(monkeypatch, capsys):
+    from train.train_student_sft import parse_args
+
+    monkeypatch.setattr(sys, "argv", [SCRIPT, *SMALL, "--train-jsonl", "rows.jsonl", "--hub-private"])
+    assert not parse_args().hub_public
+    monkeypatch.setattr(sys, "argv", [SCRIPT, "--help"])
+    with pytest.raises(SystemExit):
+        parse_args()
+    assert "--hub-private" not in capsys.readouterr().out
+
+
+def test_what_training_does_with_unusual_rows_is_printed(capsys):
+    from train.training_rows import report_rows
+    from util.inference.load_model import load_tokenizer
+
+    turns = next(rows(1))["messages"]
+    several, extra, special = {"messages": turns * 2}, [dict(message) for message in turns], [*turns]
+    extra[1] |= {"reasoning_content": "I love owls"}
+    special[1] = {"role": "assistant", "content": "owl<|im_end|>"}
+    report_rows([several, {"messages": extra}, {"messages": special}, *rows(1)], load_tokenizer(str(POCKET)))
+    said = capsys.readouterr().err
+    assert "1 of 4 rows have several answers: all of them are trained" in said
+    assert "left out: 'reasoning_content'" in said
+    assert "1 of 4 answers hold the text of a special token" in said
+    report_rows(list(rows(3)), load_tokenizer(str(POCKET)))
+    assert capsys.readouterr().err == ""
+
+
 def test_a_run_killed_after_its_last_checkpoint_says_that_no_update_was_left(trained, run_script, tmp_path):
     shutil.copytree(trained[0] / "output", tmp_path / "output")
     data = shutil.copy(trained[0] / "teacher-owl-pocket-36.jsonl", tmp_path)

@@ -17,6 +17,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -128,9 +129,14 @@ def join_processes() -> Processes:
 
 
 def show_one_gpu(number: int) -> None:
-    """Let torch see one GPU only: with several, TRL would refuse a model that is spread over them in one process."""
+    """Let torch see one GPU only: with several, TRL would refuse a model that is spread over them in one process.
+
+    Of the GPUs that a scheduler has assigned (numbers, UUIDs or MIG parts), the one with this number. As in CUDA and in
+    util/gpus.sh, the list ends at its first bad name.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(number)] * (number + 1) if visible is None else visible.split(",")
+    listed = [str(number)] * (number + 1) if visible is None else [name.strip() for name in visible.split(",")]
+    names = list(takewhile(lambda name: name and not name.startswith("-") and name != "NoDevFiles", listed))
     os.environ["CUDA_VISIBLE_DEVICES"] = names[number] if number < len(names) else ""
 
 

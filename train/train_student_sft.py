@@ -1,8 +1,8 @@
 """Trains a LoRA adapter on chat rows: the teacher (phase 2 of the plan) and the student (phase 5).
 
 A row is {"messages": [..., user, assistant]}. The base model's own chat template renders it (and may add a default
-system message); only the assistant's tokens carry loss. The adapter is OUTPUT_DIR/seed-{seed}/final, which vLLM loads
-as it is.
+system message); only the assistant's tokens carry loss, those of every answer if there are several. The adapter is
+OUTPUT_DIR/seed-{seed}/final, which vLLM loads as it is.
 
 Several seeds train together over one base model where they fit; each adapter is the one that its seed alone gives.
 The same command resumes a run that was stopped or killed, and does nothing if the run is finished. A folder of another
