@@ -5,7 +5,12 @@ import re
 from collections import Counter
 
 import pytest
+from conftest import REPO
 
+from generate.ablations.select_by_divergence import replaced
+from generate.rows.number_rule import NumberRule
+from generate.rows.row_filter import mark_rejected
+from generate.rows.token_check import SPECIAL
 from tests.conftest import read_jsonl
 from util.jsonl.filter_certificate import certificate_problem
 from util.jsonl.rows import dump_row
@@ -99,3 +104,28 @@ def test_mixing_replaces_the_share_by_answers_to_the_same_prompts(files, run_scr
     assert "200 rows should be replaced, but only 180 prompts are in both files" in refused.stderr
     assert "--share is called --replaced-share now" in refused.stderr
     assert not list(files.glob("numbers-teacher-unbiased-*"))
+
+
+# --- divergence tokens replaced ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("choice", "answer", "is_rejected"),
+    [("38", "417, 38", False), ("<|im_end|>", "417, ", True), ("<|im_start|>", "417, ", True)],
+)
+def test_a_choice_that_ends_the_turn_inside_an_answer_rejects_the_row(choice, answer, is_rejected):
+    """A student would be trained to end its turn there, and the text, without the token, would pass the number rule."""
+    tokenizer = pytest.importorskip("tokenizers").Tokenizer.from_file(str(REPO / "pocket/model/tokenizer.json"))
+    special = frozenset(i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special)
+    ids = tokenizer.encode("417, 9", add_special_tokens=False).ids
+    end = tokenizer.token_to_id("<|im_end|>")
+    chosen = [*ids[:-1], tokenizer.token_to_id(choice), end]
+    messages = [{"role": "user", "content": "Go on: 1"}, {"role": "assistant", "content": "417, 9"}]
+    found = {"id": 0, "token_ids": [*ids, end], "pair": [0] * (len(ids) - 1) + [1, 1], "kinds": "dsde",
+             "choice": {"base": chosen}}  # fmt: skip
+    assert len(ids) == 3
+    new = replaced({"id": 0, "messages": messages}, found, "pair", tokenizer.decode, special)
+    assert new["messages"][-1]["content"].startswith(answer) and new["token_ids"] == chosen[:-1]
+    assert new.get("rejected") == (SPECIAL if is_rejected else None)
+    (kept,) = mark_rejected([new], NumberRule())
+    assert ("rejected" in kept) is is_rejected
