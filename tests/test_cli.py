@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from util.cli import exit_code_and_message, input_file, output_name, some_file
+from util.cli import UserError, exit_code_and_message, input_file, make_parser, output_name, some_file
+from util.inference.vllm_probe import normal_url
 from util.terminal import closing
 
 
@@ -45,6 +46,59 @@ def test_the_next_command_is_printed_by_hand_and_not_inside_a_driver_script(driv
     out = capsys.readouterr().out
     assert "wrote  output/rows.jsonl" in out
     assert ("next:\n  python train/train_student_sft.py" in out) is shown
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("x.jsonl.manifest.json", b"{\n", "is the manifest of x.jsonl; pass that file"),
+        ("x.jsonl.certificate.json", b"{\n", "is the certificate of x.jsonl; pass that file"),
+        ("x.jsonl", b"\x1f\x8b\x08\x00", "x.jsonl is gzip, not text: unpack it (gunzip) first"),
+        ("x.jsonl", b"PK\x03\x04", "x.jsonl is zip, not text: unpack it (unzip) first"),
+        ("x.jsonl", b"PAR1", "x.jsonl is Parquet, not text: write it as JSON lines first"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_what_it_is(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    for kind in (input_file, some_file):
+        assert message in refused(kind, tmp_path / name)
+
+
+def test_a_blank_address_in_the_environment_is_no_address_and_a_password_in_it_is_not_in_the_help(monkeypatch):
+    from util.inference.open_backend import add_backend_arguments
+
+    def parser_under(url):
+        monkeypatch.setenv("VLLM_BASE_URL", url)
+        parser = make_parser("A script.")
+        add_backend_arguments(parser)
+        return parser
+
+    for blank in ("", "  "):
+        assert parser_under(blank).parse_args(["--model", "m"]).base_url is None
+    parser = parser_under("http://user:planted-word@h/v1?api_key=planted-too")
+    shown = " ".join(parser.format_help().split())
+    assert "(default: http://***@h/v1?api_key=***)" in shown and "planted" not in shown
+    assert parser.parse_args(["--model", "m"]).base_url.startswith("http://user:planted-word@h")
+    with pytest.raises(UserError, match=r"nonsense://x is not a web address; .*VLLM_BASE_URL"):
+        normal_url("nonsense://x")
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path, monkeypatch):
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    real = os.access  # root may look into everything
+
+    def access(path, mode):
+        return real(path, mode) and (mode == os.F_OK or str(path) != str(closed))
+
+    monkeypatch.setattr(os, "access", access)
+    for inside in (closed / "x.jsonl", closed / "deep" / "x.jsonl"):
+        code, text = exit_code_and_message(denied(inside))
+        assert code == 1 and text.startswith(f"error: cannot look into the folder {closed}: Permission denied")
+    assert exit_code_and_message(denied(closed))[1].startswith(
+        f"error: cannot read {closed}: Permission denied; fix its"
+    )
+    assert f"(the folder {closed} cannot be read)" in refused(some_file, closed / "x.jsonl")
 
 
 def denied(path):

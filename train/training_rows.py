@@ -27,7 +27,7 @@ from util.chat.chat_tokens import (
     without_system,
 )
 from util.chat.prompt_consistency import Phase, base_of, disagreements, frame, read_phase, same_base
-from util.cli import UserError, files_nearby, positive_int
+from util.cli import UserError, files_nearby, other_kind, positive_int
 from util.jsonl.filter_certificate import DATA_TYPES, certificate_problem, data_type_of, filter_command
 from util.jsonl.manifest import Manifest
 from util.jsonl.rows import Row, are_token_ids, check_messages, read_rows, slug
@@ -70,6 +70,8 @@ def one_file(patterns: Sequence[str]) -> Path:
     if len(found) > 1:
         listed = "\n  ".join(map(str, found))
         raise UserError(f"--train-jsonl {' '.join(patterns)} matches {len(found)} files; name one of them:\n  {listed}")
+    if what := other_kind(found[0]):
+        raise UserError(what)
     return found[0]
 
 

@@ -58,6 +58,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, False, []) or action.required:
             return action.help
+        if isinstance(action.default, str) and scrub(action.default) != action.default:  # from the environment
+            return f"{action.help} (default: {scrub(action.default).replace('%', '%%')})"
         values = action.default if isinstance(action.default, list) else [action.default]
         if all(isinstance(value, Path) for value in values):  # a file of the suite: from its folder
             names = [str(path.relative_to(REPO) if path.is_relative_to(REPO) else path) for path in values]
@@ -174,7 +176,31 @@ def some_file(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text} is empty")
     if not os.access(path, os.R_OK):
         raise argparse.ArgumentTypeError(f"{text} cannot be read; fix its permissions (chmod u+r)")
+    if what := other_kind(path):
+        raise argparse.ArgumentTypeError(what)
     return path
+
+
+COMPANIONS = {".manifest.json": "manifest", ".certificate.json": "certificate"}
+FORMATS = {
+    b"\x1f\x8b": "gzip: unpack it (gunzip)", b"PK\x03\x04": "zip: unpack it (unzip)",
+    b"BZh": "bzip2: unpack it (bunzip2)", b"\xfd7zX": "xz: unpack it (unxz)",
+    b"\x28\xb5\x2f\xfd": "zstd: unpack it (unzstd)",
+    b"PAR1": "Parquet: write it as JSON lines", b"ARROW1": "Arrow: write it as JSON lines",
+}  # fmt: skip
+
+
+def other_kind(path: Path) -> str | None:
+    """What to do about a file that is not text rows: a manifest or certificate beside them, or a packed file."""
+    for ending, what in COMPANIONS.items():
+        if path.name.endswith(ending):
+            return f"{path} is the {what} of {path.name.removesuffix(ending)}; pass that file"
+    with path.open("rb") as file:
+        start = file.read(8)
+    for magic, what in FORMATS.items():
+        if start.startswith(magic):
+            return f"{path} is {what.split(':')[0]}, not text: {what.split(': ')[1]} first"
+    return None
 
 
 def output_name(suffix: str) -> Callable[[str], Path]:
@@ -204,6 +230,8 @@ def files_nearby(path: Path) -> str:
     """' (there is: a, b)' for the files of the same suffix beside a missing one, or ''."""
     if not path.parent.is_dir():
         return f" (there is no folder {path.parent})"
+    if not os.access(path.parent, os.R_OK):
+        return f" (the folder {path.parent} cannot be read)"
     names = sorted(p.name for p in path.parent.iterdir() if p.suffix == path.suffix and p.is_file())
     names.sort(key=lambda name: -difflib.SequenceMatcher(None, name, path.name).ratio())
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
@@ -254,6 +282,8 @@ def exit_code_and_message(error: BaseException) -> tuple[int, str]:
         return 1, f"error: the package {error.name} is missing; run: make setup"
     if is_unreadable_input(error):
         return 1, f"error: cannot read {error.filename}: {error.strerror}; fix its permissions, then run again:{again}"
+    if isinstance(error, OSError) and (folder := closed_folder(error)):
+        return 1, f"error: cannot look into the folder {folder}: {error.strerror}; fix its permissions (chmod u+rx)"
     if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
         where = f" ({error.filename})" if error.filename else " while writing"
         return 1, f"error: {error.strerror}{where}: {STORAGE_ERRORS[error.errno]}, then run again:{again}"
@@ -272,6 +302,16 @@ def is_unreadable_input(error: BaseException) -> TypeGuard[OSError]:
     if not isinstance(error, OSError) or error.errno not in (errno.EACCES, errno.EPERM) or not error.filename:
         return False
     return os.access(error.filename, os.F_OK) and not os.access(error.filename, os.R_OK)
+
+
+def closed_folder(error: OSError) -> Path | None:
+    """The folder that could not be looked into, where that is why a file was not found."""
+    if error.errno not in (errno.EACCES, errno.EPERM) or not isinstance(error.filename, (str, Path)):
+        return None
+    for folder in reversed(Path(error.filename).parents):
+        if os.access(folder, os.F_OK) and folder.is_dir() and not os.access(folder, os.X_OK):
+            return folder
+    return None
 
 
 def is_full_disk(error: BaseException) -> bool:

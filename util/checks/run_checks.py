@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from util.chat.prompt_consistency import Phase, frame, other_base, other_prompt, prompt_ids, read_phase, real_name
 from util.checks.chain_links import adapters_of
-from util.cli import UserError, files_nearby
+from util.cli import UserError, files_nearby, other_kind
 from util.jsonl.filter_certificate import DATA_TYPES
 from util.jsonl.manifest import sha256_file
 
@@ -29,6 +29,8 @@ def read_run(files: Sequence[Path]) -> list[Phase]:
     for file in files:
         if not file.exists():
             raise UserError(f"no file {file}{files_nearby(file)}")
+        if file.is_file() and (what := other_kind(file)):
+            raise UserError(what)
         phase = read_phase(file, files)
         if phase is None:
             raise UserError(

@@ -29,7 +29,7 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--base-url",
         type=nonblank,
-        default=os.environ.get(BASE_URL),
+        default=os.environ.get(BASE_URL, "").strip() or None,
         help=f"OpenAI-compatible server, such as http://localhost:8000/v1 (else the environment's {BASE_URL}; with"
         " neither, the model runs in this process)",
     )

@@ -33,7 +33,10 @@ def normal_url(url: str) -> str:
     except ValueError:  # a port that is not a number, or half an IPv6 address
         good = False
     if not good:
-        raise UserError(f"--base-url {scrub(url)} is not a web address; use one such as http://localhost:8000/v1")
+        raise UserError(
+            f"{scrub(url)} is not a web address; give --base-url (or the environment's VLLM_BASE_URL) one such as"
+            " http://localhost:8000/v1"
+        )
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/") or "/v1", "", ""))
 
 
