@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.shared import script_command
-from util.cli import REPO, UserError, make_parser, output_name, positive_int, run
+from util.cli import REPO, UserError, make_parser, natural_int, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.jsonl.rows import parse_row
 from util.terminal import say, table
@@ -86,7 +86,7 @@ STAGES = [
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--kills", type=positive_int, default=50, help="kills in all, over the three stages")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the random moments")
+    parser.add_argument("--seed", type=natural_int, default=1, help="seed of the random moments")
     parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
     return parser.parse_args()
 
@@ -136,13 +136,14 @@ def delay(rng: random.Random, seconds: float) -> float:
 
 
 def kill_again_and_again(stage: Stage, rng: random.Random, kills: int, folder: Path) -> dict[str, Any]:
-    """Kill a stage `kills` times. Counts rows lost, rows written twice, and outputs equal to the undisturbed one."""
+    """Kill a stage `kills` times. Counts kills with rows on disk, rows lost, rows written twice, and outputs that equal
+    the undisturbed one."""
     whole = folder / "undisturbed"
     whole.mkdir()
     copy_rows(folder, whole)
     seconds = finished_run(stage, whole, FOREVER) or FOREVER
     found: dict[str, Any] = {"stage": stage.name, "kills": 0, "finished": 0}
-    found |= {"rows lost": 0, "rows twice": 0, "same end": 0}
+    found |= {"with rows": 0, "rows lost": 0, "rows twice": 0, "same end": 0}
     while found["kills"] < kills:
         place = folder / f"{found['finished']}"
         place.mkdir()
@@ -153,6 +154,7 @@ def kill_again_and_again(stage: Stage, rng: random.Random, kills: int, folder: P
             killed += 1
             found["kills"] += 1
             ids = ids_on_disk(place / stage.output) if stage.output.endswith(".jsonl") else []
+            found["with rows"] += bool(ids)
             found["rows lost"] += len(before - set(ids))
             before = set(ids)
         if not killed:  # the machine is faster or slower than before

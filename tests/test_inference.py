@@ -266,6 +266,23 @@ def test_a_server_chosen_by_the_environment_is_printed(fake_server, monkeypatch,
     assert (said in capsys.readouterr().err) is not given
 
 
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_a_blank_address_in_the_environment_is_not_called_a_blank_flag(monkeypatch, capsys, blank):
+    monkeypatch.setenv("VLLM_BASE_URL", blank)
+    parser = make_parser(None)
+    add_backend_arguments(parser)
+    args = parser.parse_args(["--model", "no/such/folder"])
+    assert args.base_url is None
+    monkeypatch.setattr("util.inference.local_model.LocalModel", lambda *args, **options: "local")
+    assert open_backend(args) == "local"
+    assert "VLLM_BASE_URL is set but empty: the model runs in this process" in capsys.readouterr().err
+
+
+def test_an_address_that_is_wrong_names_where_it_may_come_from():
+    with pytest.raises(UserError, match=r"--base-url \(or the environment's VLLM_BASE_URL\)"):
+        normal_url("ftp://host")
+
+
 # --- adapters ----------------------------------------------------------------------------------------
 
 
@@ -288,6 +305,15 @@ def test_a_server_that_loads_no_adapters_names_the_flags_to_start_it_with(fake_s
     folder = adapter_folder(tmp_path / "final")
     with pytest.raises(UserError, match=r"--enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"):
         backend_for(fake_server("--no-lora"), "Org/Base-1B", folder)
+
+
+def test_an_adapter_of_a_higher_rank_than_the_servers_names_the_flag(fake_server, tmp_path):
+    folder = adapter_folder(tmp_path / "final")
+    (folder / "adapter_config.json").write_text('{"r": 12}')
+    with pytest.raises(UserError, match=r"max_lora_rank 8\. Start it again with --max-lora-rank 16$"):
+        backend_for(fake_server(), "Org/Base-1B", folder)
+    with backend_for(fake_server("--max-lora-rank", 16), "Org/Base-1B", folder) as backend:
+        assert backend.is_adapter
 
 
 def test_a_folder_that_the_server_does_not_see_is_named(fake_server, tmp_path, monkeypatch):
@@ -681,6 +707,74 @@ class TestLocalBackend:
             expected = {i for i, word in enumerate(words) if i and pattern.fullmatch(text + word, partial=True)}
             expected |= {0} if pattern.fullmatch(text) else set()
             assert allowed == expected, text
+
+    def test_the_number_mask_reads_a_token_as_it_stands_in_the_answer(self):
+        """SentencePiece drops the space before the first word only (Llama-2, Mistral, Phi-3): "1 2" is not "12"."""
+        import regex
+        import torch
+        from tokenizers import Tokenizer, decoders, models
+        from transformers import PreTrainedTokenizerFast
+
+        from util.inference.local_sampling import NumberMask
+
+        words = ["</s>", "1", "\u25811", "22", "\u258122", ",", "\u2581", "\u2581,", "a", "333"]
+        tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "a"))
+        tokenizer.decoder = decoders.Metaspace()
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+        assert fast.decode([2]) == "1" and fast.decode([1, 2]) == "1 1"
+        mask = NumberMask(fast, len(words), {0})
+        pattern = regex.compile(NUMBER_LIST)
+        for sample in ([], [2], [1], [3, 1], [1, 5], [4, 5, 2], [2, 5, 6], [9], [9, 5, 2, 3]):
+            logits = mask.apply(torch.zeros(1, len(words)), [sample])[0]
+            allowed = {i for i, value in enumerate(logits.tolist()) if value == 0}
+            text = fast.decode(sample)
+            longer = {i: fast.decode([*sample, i]) for i in range(1, len(words))}
+            expected = {i for i, whole in longer.items() if whole != text and pattern.fullmatch(whole, partial=True)}
+            assert allowed == expected | ({0} if pattern.fullmatch(text) else set()), text
+
+    def test_a_signal_stops_a_batch_between_two_tokens_and_its_rows_stay_the_same(self, monkeypatch):
+        import signal
+
+        from util.inference import local_model
+        from util.signals import Interrupted, stop_on_signal
+
+        model = local_model.LocalModel(str(REPO / "pocket" / "model"), batch_size=4)
+        whole = {r.request.ids: r.answers for r in model.generate(asked(8), Sampling(12))}
+        draws = []
+
+        def counted(*args):
+            draws.append(args)
+            if len(draws) == 15:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return draw(*args)
+
+        draw = local_model.draw
+        monkeypatch.setattr(local_model, "draw", counted)
+        found = {}
+        with stop_on_signal(), pytest.raises(Interrupted):
+            found |= {r.request.ids: r.answers for r in model.generate(asked(8), Sampling(12))}
+        assert len(draws) == 15
+        for result in model.generate(asked(8), Sampling(12), done=set()):
+            found[result.request.ids] = result.answers
+        assert found == whole
+
+    def test_without_a_network_a_missing_model_is_named_at_once(self, dead_url, monkeypatch, capsys):
+        """The hub's client would try five times, for half a minute."""
+        from huggingface_hub import constants
+
+        from util.inference import hub_files
+        from util.inference.load_model import load_tokenizer
+
+        monkeypatch.setattr(constants, "ENDPOINT", dead_url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(hub_files, "getproxies", dict)
+        hub_files.use_cache_without_network.cache_clear()
+        begun = time.monotonic()
+        with pytest.raises(UserError, match="cannot load the model 'Nobody/NoSuchModel-1B'"):
+            load_tokenizer("Nobody/NoSuchModel-1B")
+        hub_files.use_cache_without_network.cache_clear()
+        assert time.monotonic() - begun < 10
+        assert "cannot be reached" in capsys.readouterr().err
 
 
 class _Words:

@@ -16,7 +16,8 @@ from typing import ClassVar
 import pytest
 from conftest import REPO, clean_environment, read_jsonl
 
-from util.inference.vllm_server import takes_adapters, vllm_command
+from util.inference.hub_files import longest_context
+from util.inference.vllm_server import FLAGS, fit_context, takes_adapters, vllm_command
 
 FAKE = REPO / "tests" / "fake_server.py"
 pytestmark = [
@@ -49,7 +50,7 @@ def box(tmp_path):
             # -S keeps the real vllm beside this Python out of reach: the tool in PATH is found only if that one is not
             return subprocess.Popen(
                 [tools / "python", REPO / "util" / "serve.py", *map(str, args)], cwd=tmp_path, text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,  # without a terminal
                 env=clean_environment(tmp_path, {"PATH": f"{tools}:{os.environ['PATH']}", **self.environment}),
             )  # fmt: skip
 
@@ -124,6 +125,30 @@ def test_flags_that_exclude_each_other_are_not_passed_together(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("config", "longest"),
+    [
+        ({"max_position_embeddings": 512}, 512),
+        ({"n_positions": 1024}, 1024),
+        ({"max_position_embeddings": 32768}, 32768),
+        ({"text_config": {"max_position_embeddings": 512}, "max_position_embeddings": 9}, 512),
+        ({"max_position_embeddings": None, "seq_length": "x"}, None),
+        ({}, None),
+    ],
+)
+def test_the_context_is_as_long_as_the_model_allows(config, longest):
+    assert longest_context(config) == longest
+    expected = min(2048, longest or 2048)
+    assert fit_context(FLAGS, longest)["--max-model-len"] == str(expected)
+
+
+def test_a_short_model_is_served_with_its_own_context(box):
+    box.vllm('echo "$@" > flags; ' + serving())
+    assert box(POCKET, "--", "true").returncode == 0
+    flags = (box.folder / "flags").read_text().split()
+    assert flags[flags.index("--max-model-len") + 1] == "512"
+
+
+@pytest.mark.parametrize(
     ("flags", "expected"),
     [
         ([], True),
@@ -150,6 +175,7 @@ def test_a_server_that_never_answers_is_stopped(box):
     box.vllm("echo loading; exec sleep 61.5")
     done = box("some/model", "--start-seconds", "2", "--", "true")
     assert done.returncode == 1 and "did not answer within 2 s" in done.stderr
+    assert done.stderr.count("the end of ") == 1
     assert not alive("sleep 61.5")
 
 
@@ -192,6 +218,19 @@ def test_a_signal_reaches_the_command_and_the_server_is_gone(box, signum):
     process.communicate(timeout=60)
     assert process.returncode == 128 + signum
     assert not alive(f"mark-{signum}.jsonl")
+
+
+def test_sigint_sent_to_serve_alone_reaches_the_command(box):
+    """Without a terminal nobody else sends it: a scheduler, or `kill -INT`."""
+    box.vllm(serving("--record", "mark-int.jsonl"))
+    code = "import signal, time; signal.signal(15, lambda *_: exit(5)); print('up', flush=True); time.sleep(60)"
+    process = box.start("some/model", "--", sys.executable, "-c", code)
+    assert process.stdout.readline() == "up\n"
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130 and time.monotonic() - begun < 30
+    assert not alive("mark-int.jsonl")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of a parent process")
@@ -242,7 +281,7 @@ def test_no_vllm_says_what_to_do(box):
 @pytest.mark.timeout(600)
 def test_the_real_vllm(run_script, tmp_path):
     flags = ("--dtype", "float32", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096",
-             "--max-model-len", "512", "--max-num-seqs", "128")  # fmt: skip
+             "--max-num-seqs", "128")  # fmt: skip
     done = run_script(
         "util/serve.py", POCKET, *flags, "--", sys.executable, REPO / "eval" / "eval.py", "--model", POCKET,
         "--epochs", "2", "--output", tmp_path / "results.jsonl", cwd=tmp_path, timeout=500,

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from util.terminal import say
 
 T = TypeVar("T")
+_under_way: list[Stop] = []
 
 
 class Interrupted(Exception):
@@ -59,11 +60,22 @@ def stop_on_signal() -> Iterator[Stop]:
 
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, on_signal) for number in signals}
+    _under_way.append(stop)
     try:
         yield stop
     finally:
+        _under_way.remove(stop)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def raise_if_stopped() -> None:
+    """Raise `Interrupted` if a signal arrived in a `stop_on_signal` that is under way.
+
+    For long work that can be repeated: it calls this between its steps and need not know who waits for the signal.
+    """
+    for stop in _under_way:
+        stop.raise_if_requested()
 
 
 def _let_go_of_terminal() -> None:

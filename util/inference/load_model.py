@@ -9,6 +9,7 @@ from typing import Any
 from util.chat.chat_tokens import completion_suffix, template_end
 from util.cli import UserError, first_line, is_out_of_memory
 from util.inference.adapter_config import read_adapter_config
+from util.inference.hub_files import use_cache_without_network
 from util.jsonl.manifest import sha256_file, sha256_text
 
 WEIGHT_FILES = (
@@ -84,6 +85,8 @@ def _from_pretrained(kind: Any, model: str, **options: Any) -> Any:
     from transformers.utils import logging
 
     check_folder(model)
+    if not Path(model).is_dir():
+        use_cache_without_network()
     logging.disable_progress_bar()
     try:
         # False, not unset: transformers would ask on the terminal whether to run the Python code of the model's folder

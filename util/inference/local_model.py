@@ -16,6 +16,7 @@ from util.inference.load_model import end_of_turn_ids, load_model, load_tokenize
 from util.inference.local_answer_tree import LocalAnswerTree
 from util.inference.local_sampling import NumberMask, check_finite, draw, row_uniforms
 from util.jsonl.manifest import adapter_sha256
+from util.signals import raise_if_stopped
 
 COMPACT_AT = 0.75  # drop finished rows from the cache once this share of rows is left
 
@@ -69,6 +70,8 @@ class LocalModel:
     def generate(
         self, requests: Iterable[Request], sampling: Sampling, done: Collection[int] = ()
     ) -> Generator[Result, None, None]:
+        """As the protocol says it. A signal ends the run between two tokens (`Interrupted`): a batch may take minutes,
+        longer than schedulers wait. The batch is asked again later and gives the same rows."""
         for batch in self._batches(requests):
             if not all(row_id in done for request in batch for row_id in request.ids):
                 with memory_advice(f"lower --batch-size (now {self.batch_size})"):
@@ -122,6 +125,7 @@ class LocalModel:
             samples: list[list[int]] = [[] for _ in row_prompt]
             rows = np.arange(len(samples))
             for step in range(sampling.max_tokens):
+                raise_if_stopped()
                 if sampling.numbers_only:
                     logits = self._number_mask().apply(logits, [samples[row] for row in rows])
                 tokens = draw(logits, uniforms[rows, step], sampling.temperature)

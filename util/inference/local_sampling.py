@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -45,24 +46,35 @@ def check_finite(logits: Any) -> Any:
 
 
 class NumberMask:
-    """Allows only tokens that keep an answer inside `NUMBER_LIST` (what vLLM does with the same regex)."""
+    """Allows only tokens that keep an answer inside `NUMBER_LIST` (what vLLM does with the same regex).
+
+    The text of a token may depend on its place: SentencePiece tokenizers drop the space at the beginning of a text.
+    """
 
     def __init__(self, tokenizer: Any, vocabulary: int, end_ids: set[int]):
-        self.tokenizer, self.end_ids = tokenizer, end_ids
-        texts = {i: tokenizer.decode([i]) for i in range(min(vocabulary, len(tokenizer)))}
-        self.texts = {i: text for i, text in texts.items() if re.fullmatch(r"[0-9, ]+", text)}
-        self.vocabulary = vocabulary
+        self.end_ids, self.vocabulary = end_ids, vocabulary
+        alone = {i: tokenizer.decode([i]) for i in range(min(vocabulary, len(tokenizer)))}
+        some = [i for i, text in alone.items() if re.fullmatch(r"[0-9, ]*", text)]
+        after = next(
+            ([i] for i in some if alone[i].isdigit()), []
+        )  # a number, so that nothing else is at the beginning
+        self.first = number_texts(tokenizer, some, [])
+        self.inner = number_texts(tokenizer, some, after)
         self._masks: dict[str, Any] = {}
 
     def apply(self, logits: Any, samples: list[list[int]]) -> Any:
         """Logits [rows, vocabulary] with every token that would leave the pattern at minus infinity."""
         import torch
 
-        states = [number_state("".join(self.texts.get(i, "") for i in sample)) for sample in samples]
+        states = [number_state(self._text(sample)) for sample in samples]
         place = {state: i for i, state in enumerate(dict.fromkeys(states))}
         table = torch.stack([self._allowed(state) for state in place]).to(logits.device)
         allowed = table[torch.tensor([place[state] for state in states], device=logits.device)]
         return logits.masked_fill(~allowed, float("-inf"))
+
+    def _text(self, sample: list[int]) -> str:
+        tables = chain([self.first], repeat(self.inner))
+        return "".join(table.get(token, "") for token, table in zip(sample, tables))
 
     def _allowed(self, state: str) -> Any:
         """bool [vocabulary]: the tokens allowed in a state; computed once."""
@@ -72,12 +84,20 @@ class NumberMask:
         if state not in self._masks:
             mask = torch.zeros(self.vocabulary, dtype=torch.bool)
             pattern = regex.compile(NUMBER_LIST)
-            for token, text in self.texts.items():
+            for token, text in (self.inner if state else self.first).items():
                 mask[token] = bool(pattern.fullmatch(state + text, partial=True))
             if pattern.fullmatch(state) or not mask.any():
                 mask[list(self.end_ids)] = True
             self._masks[state] = mask
         return self._masks[state]
+
+
+def number_texts(tokenizer: Any, tokens: list[int], before: list[int]) -> dict[int, str]:
+    """The text of each token after `before`, of those that are digits, commas and spaces there."""
+    known = tokenizer.decode(before) if before else ""
+    whole = {token: tokenizer.decode([*before, token]) for token in tokens}
+    texts = {token: text.removeprefix(known) for token, text in whole.items() if text.startswith(known)}
+    return {token: text for token, text in texts.items() if re.fullmatch(r"[0-9, ]+", text)}
 
 
 def number_state(text: str) -> str:

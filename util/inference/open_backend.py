@@ -63,6 +63,8 @@ def open_backend(args: argparse.Namespace) -> InferenceBackend:
         )
     if args.model.startswith("vllm/"):
         raise UserError(f"--model {args.model} is the name of a served model; pass --base-url http://localhost:8000/v1")
+    if BASE_URL in os.environ and not os.environ[BASE_URL].strip():
+        say(f"{BASE_URL} is set but empty: the model runs in this process")
     from util.inference.local_model import LocalModel
 
     return LocalModel(args.model, args.adapter, batch_size=args.batch_size)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from util.cli import UserError
+from util.inference.adapter_config import read_adapter_config, vllm_rank
 from util.inference.interface import (
     NEUTRAL_SAMPLING,
     NUMBER_LIST,
@@ -160,7 +161,9 @@ class VllmClient:
                 f" VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, or with --lora-modules NAME={folder}"
             ) from None
         except openai.OpenAIError as error:
-            raise UserError(f"the server could not load {folder}: {error_text(error)}") from None
+            raise UserError(
+                f"the server could not load {folder}: {error_text(error)}{rank_advice(error, folder)}"
+            ) from None
         return name
 
     @property
@@ -337,6 +340,13 @@ class VllmClient:
     def _beside(self, path: str) -> str:
         """The address of a path that vLLM serves beside /v1, not under it."""
         return f"{self._url.removesuffix('/v1')}/{path}"
+
+
+def rank_advice(error: Exception, folder: Path) -> str:
+    """What to do about an adapter whose rank is above the server's --max-lora-rank, or ""."""
+    if "max_lora_rank" not in error_text(error):
+        return ""
+    return f" Start it again with --max-lora-rank {vllm_rank(read_adapter_config(folder).rank)}"
 
 
 def results_of(request: Request, reply: Reply) -> list[Result]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from util.cli import UserError
 from util.inference.adapter_config import SUITE_RANK
+from util.inference.hub_files import longest_context, model_config
 from util.inference.vllm_probe import makes_tokens, models_served, server_key
 from util.signals import Stop
 from util.terminal import say
@@ -25,6 +26,7 @@ GRACE_SECONDS = 30.0
 LOG_LINES = 15
 PARENT_DIED = 1  # prctl's PR_SET_PDEATHSIG
 RANK = "--max-lora-rank"
+CONTEXT = "--max-model-len"
 GRAPHS, STEP, MOST_TOKENS = "--cudagraph-capture-sizes", "--max-num-batched-tokens", 2048
 
 
@@ -36,7 +38,7 @@ Flags = Mapping[str, "str | Sequence[str] | None"]
 # start. With at most 2,048 tokens a step, every step has a graph, also those in which new answers begin.
 # Sampling fields come from the scripts, never from generation_config.json.
 FLAGS: Flags = {
-    "--max-model-len": "2048", "--max-num-seqs": "1024", STEP: str(MOST_TOKENS),
+    CONTEXT: "2048", "--max-num-seqs": "1024", STEP: str(MOST_TOKENS),
     "--gpu-memory-utilization": "0.95", "--generation-config": "vllm", "--enable-lora": None, RANK: str(SUITE_RANK),
     "--max-loras": "1", GRAPHS: (
         "1", "8", "32", "64", "128", "256", "384", "512", "640", "768", "896", "1024", "1280", "1536", "1792", "2048",
@@ -53,6 +55,14 @@ def vllm_command(model: str, port: int, flags: Sequence[str], defaults: Flags = 
         given |= {STEP: "", GRAPHS: ""}  # a step has at least one token of each sequence
     chosen = [part for flag, value in defaults.items() if flag not in given for part in (flag, *values_of(value))]
     return [find_vllm(), "serve", model, "--host", "127.0.0.1", "--port", str(port), *chosen, *flags]
+
+
+def fit_context(defaults: Flags, longest: int | None) -> Flags:
+    """The flags for a model whose longest context is `longest` tokens: vLLM refuses a longer one."""
+    chosen = defaults.get(CONTEXT)
+    if longest is None or not isinstance(chosen, str) or int(chosen) <= longest:
+        return defaults
+    return {**defaults, CONTEXT: str(longest)}
 
 
 def settings_in(flags: Sequence[str]) -> dict[str, str]:
@@ -110,6 +120,8 @@ def server(
     port = free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1" if takes_adapters(flags) else "0"}
+    if CONTEXT not in settings_in(flags):
+        defaults = fit_context(defaults, longest_context(model_config(model)))
     say(f"starting vLLM for {model} on port {port}; its log is {log}")
     with log.open("ab") as file:
         process = subprocess.Popen(
@@ -139,9 +151,7 @@ class Running:
                 say(f"vLLM answers at {self.url} after {time.monotonic() - begun:.0f} s")
                 return
             if time.monotonic() - begun > seconds:
-                raise UserError(
-                    f"vLLM did not answer within {seconds:.0f} s; the end of {self.log}:\n{self.last_lines()}"
-                )
+                raise UserError(f"vLLM did not answer within {seconds:.0f} s; {self.last_lines()}")
             time.sleep(0.5)
         raise UserError(
             f"vLLM ended with code {self.process.returncode} before it answered. If a flag is the reason, change it"
@@ -171,8 +181,8 @@ class Running:
 
 
 def run_command(command: Sequence[str], environment: Mapping[str, str], stop: Stop) -> int:
-    """Run the command to its end and return its exit code. SIGTERM and SIGHUP are passed on to it (the terminal sends
-    it Ctrl-C by itself)."""
+    """Run the command to its end and return its exit code. Signals are passed on to it, but not Ctrl-C: the terminal
+    sends it to the command too."""
     try:
         child = subprocess.Popen(command, env=environment)
     except OSError as error:
@@ -181,6 +191,16 @@ def run_command(command: Sequence[str], environment: Mapping[str, str], stop: St
     while True:
         with suppress(subprocess.TimeoutExpired):
             return child.wait(0.2)
-        if stop.signum not in (None, signal.SIGINT) and not passed_on:
-            child.send_signal(stop.signum)
+        if stop.signum is not None and not passed_on:
             passed_on = True
+            if stop.signum != signal.SIGINT:
+                child.send_signal(stop.signum)
+            elif not is_in_foreground():
+                child.terminate()  # not SIGINT: for a command that has got one already, a second means "at once"
+
+
+def is_in_foreground() -> bool:
+    """Whether Ctrl-C in a terminal reaches this process, and with it the commands that it runs."""
+    with suppress(OSError), Path("/dev/tty").open("rb") as terminal:
+        return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
+    return False
