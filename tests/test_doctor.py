@@ -257,6 +257,27 @@ def test_files_without_a_manifest_are_one_clear_line(run_script, tmp_path, name)
     ) in done.stderr
 
 
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"settings": {"script": "train_student_sft"}},
+        {"settings": {"script": "train_student_sft", "train_jsonl_sha256": 3, "keep_system_prompt": False}},
+        {"settings": {"script": "generate_text_data"}},
+        {"settings": {"script": "eval", "model": "x"}, "inputs": [1], "counts": 3},
+        {"settings": {"script": "eval", "model": {"model": 3}, "questions": ["?"]}},
+        {"settings": {"script": "eval", "questions": []}, "started": 5},
+        {"settings": {"script": "generate_llm_number_data"}, "counts": {"prompt": {"token_ids": "a b"}}},
+        {"settings": {"script": "generate_llm_number_data", "model": {"engine": "server"}}, "counts": {"prompt": 3}},
+    ],
+)
+def test_a_manifest_that_was_edited_is_one_clear_line(tmp_path, manifest):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"id": 0, "messages": []}\n')
+    manifest_path(path).write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"the manifest of .*rows.jsonl is not as the scripts write it \("):
+        read_run([path])
+
+
 @pytest.mark.slow
 def test_an_evaluation_of_another_adapter_is_noted(tmp_path, examine):
     files = write_run(tmp_path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from util.chat.chat_tokens import completion_suffix, prompt_and_completion_ids, template_ids, without_system
-from util.cli import REPO
+from util.cli import REPO, UserError
 from util.inference.interface import Message
 from util.jsonl.manifest import Manifest, sha256_file, today
 from util.jsonl.rows import Row, check_messages, read_rows
@@ -30,6 +30,13 @@ KINDS = {
     "eval": "evaluation",
 }
 USER = "{user message}"
+
+
+# What the checks read of a manifest's settings, with its type.
+SETTINGS_READ: dict[str, dict[str, type]] = {
+    "training": {"train_jsonl_sha256": str, "keep_system_prompt": bool},
+    "evaluation": {"model": dict},
+}
 
 
 class Phase(NamedTuple):
@@ -83,11 +90,26 @@ def read_phase(path: Path, beside: Iterable[Path] = ()) -> Phase | None:
     kind = KINDS.get(manifest.script) if manifest else None
     if manifest is None or kind is None:
         return None
+    try:
+        return phase_of(path, kind, manifest, beside)
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        raise UserError(
+            f"the manifest of {path} is not as the scripts write it ({type(error).__name__}: {error}); was it edited,"
+            " or is it of another version of the suite?"
+        ) from None
+
+
+def phase_of(path: Path, kind: str, manifest: Manifest, beside: Iterable[Path]) -> Phase:
+    """The phase that a manifest describes. Any of Python's errors for a manifest that lacks something."""
     settings, seen = manifest.origin, manifest.prompt
     if kind == "texts":
         kind = settings["kind"]  # code or reasoning
     ids = [int(token) for token in seen.get("token_ids", "").split()] or None
     base = base_of(manifest.model, seen.get("base_model"))
+    needed = SETTINGS_READ.get(kind, {})
+    wrong = [name for name, kinds in needed.items() if not isinstance(settings[name], kinds)]
+    if wrong or not isinstance(base.get("model", ""), str):
+        raise TypeError(", ".join(wrong or ["model"]))
     phase = Phase(kind, path, base, [], ids, settings, tuple(manifest.prompt_days))
     if kind == "training":
         named = [place / name for name in manifest.inputs for place in (Path(), REPO)]

@@ -63,7 +63,7 @@ def visible_lines(text: str) -> list[str]:
 
 def show_loss(training: Phase, tokenizer: Any) -> None:
     """Print the first training row token by token: which tokens carry loss."""
-    encoded = encode([training.row or {}], tokenizer, training.settings["max_seq_length"]).rows
+    encoded = encode([training.row or {}], tokenizer, training.settings.get("max_seq_length", 256)).rows
     if not encoded:
         return
     ids, labels = encoded[0]["input_ids"], encoded[0]["labels"]

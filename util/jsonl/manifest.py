@@ -140,8 +140,14 @@ class Manifest:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Manifest:
-        """The manifest in a JSON object of any version of the suite; parts that are not known are left out."""
-        parts = {part.name: found[part.name] for part in fields(cls) if found.get(part.name) is not None}
+        """The manifest in a JSON object of any version of the suite; parts that are not known, or not of the type they
+        should have, are left out."""
+        empty = cls()
+        parts = {
+            part.name: found[part.name]
+            for part in fields(cls)
+            if isinstance(found.get(part.name), type(getattr(empty, part.name)) if part.default is not None else str)
+        }
         for name in ("settings", "source_settings"):
             if name in parts:
                 parts[name] = _with_new_names(parts[name])
