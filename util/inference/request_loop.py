@@ -42,6 +42,7 @@ def run_requests(
             say("(the server's adapter cannot be read from here; one retrained under the same name is not noticed)")
         return out.facts()
     tokens, seconds = 0, 0.0
+    base_model = backend.base_model  # asks the server: while answers are in flight, it would wait for all of them
     with stop_on_signal() as stop, Progress(total, out.kept) as progress:
         # Closed at once when a row cannot be written. The garbage collector would cancel the requests in flight only
         # after the backend is closed.
@@ -49,7 +50,7 @@ def run_requests(
             for result in results:
                 kept, done = out.kept, len(out.done)
                 if result.answers:
-                    note_prompt(out.counts, backend.base_model, result)
+                    note_prompt(out.counts, base_model, result)
                 out.append(rows_of(result))
                 new_tokens = sum(len(answer.token_ids or ()) for answer in result.answers)
                 tokens, passed, seconds = tokens + new_tokens, progress.seconds - seconds, progress.seconds
