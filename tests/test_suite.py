@@ -91,6 +91,7 @@ def test_help_answers_at_once_on_a_bare_python_from_anywhere(script, tmp_path):
         seconds.append(time.monotonic() - begun)
     assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout or "python " in done.stdout, "the docstring is the help, with a command to paste"
+    assert not re.search(r"PosixPath|<function| object at 0x", done.stdout), "values as a user would write them"
     print(f"{named(script)} --help: {min(seconds):.2f} s")
     assert min(seconds) < 1.0  # 0.1 to 0.2 s on an idle machine; imports of heavy packages take longer
     assert list(tmp_path.iterdir()) == []
