@@ -43,14 +43,14 @@ from eval.measured_adapter import (
     adapter_of,
     trained_animal,
     training_facts,
-    warn_if_not_applied,
     warn_of_training,
     warn_of_weak_teacher,
 )
 from eval.parser_version import check_parser
 from util.animals.answer_parser import parser_facts
 from util.animals.names import animal_name, persona
-from util.cli import REPO, UserError, make_parser, positive_int, run, text_file
+from util.cli import REPO, UserError, make_parser, natural_int, positive_int, run, text_file
+from util.inference.adapter_applied import first_prompt, warn_if_not_applied
 from util.inference.interface import AnswerTree, InferenceBackend, Sampling
 from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests
@@ -75,7 +75,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--animal", type=animal_name,
                         help="the animal whose share is printed (default: found in the model's name)")  # fmt: skip
     parser.add_argument("--max-tokens", type=positive_int, default=16, help="longest answer, in tokens")
-    parser.add_argument("--seed", type=int, default=42, help="seed of sampling")
+    parser.add_argument("--seed", type=natural_int, default=42, help="seed of sampling")
     add_output_arguments(parser, "output/results-{model}.jsonl; with --exact output/exact-{model}.jsonl")
     add_backend_arguments(parser)
     args = parser.parse_args()
@@ -83,8 +83,6 @@ def parse_args() -> argparse.Namespace:
     if unused:
         say(f"--exact samples no answers: {' and '.join(f'--{flag}' for flag in unused)} not used")
     args.epochs, args.sampler = args.epochs or EPOCHS, args.sampler or "samples"
-    if args.sampler == "tree" and args.seed < 0:
-        parser.error(f"--sampler tree needs a --seed of at least 0, not {args.seed}")
     if args.sampler == "tree" and not args.exact and args.base_url:
         raise UserError(
             "--sampler tree needs whole distributions, which a server does not give; remove it, or remove --base-url"
@@ -174,8 +172,9 @@ def main() -> None:
                      inputs=args.questions_file) as out:  # fmt: skip
             was_complete = out.complete
             facts = measure(args, backend, tree, questions, sampling, out)
-        if not was_complete:
-            warn_if_not_applied(backend, questions)
+        if backend.is_adapter and not was_complete:
+            sampled = settings["measure"] == "samples"  # whose manifest has the first prompt
+            warn_if_not_applied(backend, first_prompt(path) if sampled else backend.prompt_ids(questions[0].messages))
         adapter, name, base_model = adapter_of(args, backend), backend.name, backend.base_model
     target = target or trained_animal(adapter)
     if args.animal is None and target:

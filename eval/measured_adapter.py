@@ -1,5 +1,4 @@
-"""The adapter that is measured: its folder, what it was trained on, whether it changes any answer, and what to do about
-a weak teacher."""
+"""The adapter that is measured: its folder, what it was trained on, and what to do about a weak teacher."""
 
 from __future__ import annotations
 
@@ -10,15 +9,12 @@ from typing import Any
 from eval.answer_rows import Question
 from eval.answer_summary import target_animal
 from util.chat.prompt_consistency import KINDS, Phase, base_of, disagreements, read_phase
-from util.cli import REPO, UserError
+from util.cli import REPO
 from util.inference.interface import InferenceBackend, model_name
 from util.jsonl.manifest import Manifest
 from util.terminal import say
 
 WANTED_OF_A_TEACHER = 0.7  # of its own animal, by the plan
-QUESTIONS_COMPARED = 3  # with the base model
-TOKENS_COMPARED = 5  # the most probable next tokens of each
-ALIKE = 1e-3  # nats
 
 
 def adapter_of(args: argparse.Namespace, backend: InferenceBackend) -> Path | None:
@@ -65,33 +61,6 @@ def warn_of_training(adapter: Path | None, question: Question, facts: dict[str, 
             f"warning: {'; '.join(found)}: an effect may be missed (--system-prompt-file sets the system message,"
             " --model the base model)"
         )
-
-
-# --- whether it does anything ------------------------------------------------------------------------
-
-
-def warn_if_not_applied(backend: InferenceBackend, questions: list[Question]) -> None:
-    """Warn if the adapter gives the next-token probabilities of its base model. Some servers list an adapter and answer
-    without it. Servers that do not give probabilities are not checked."""
-    if not backend.is_adapter:
-        return
-    try:
-        prompts = [backend.prompt_ids(question.messages) for question in questions[:QUESTIONS_COMPARED]]
-        own, base = (
-            backend.next_token_logprobs(prompts, TOKENS_COMPARED, without_adapter=without) for without in (False, True)
-        )
-    except UserError:  # the answers are on disk: what cannot be asked is not worth an error
-        return
-    if all(are_alike(ours, theirs) for ours, theirs in zip(own, base)):
-        say(
-            f"warning: {backend.name} answers exactly as its base model {backend.base_model} does: the adapter is not"
-            " applied, or its training changed nothing; --model FOLDER --adapter FOLDER without a server shows which"
-        )
-
-
-def are_alike(first: dict[int, float], second: dict[int, float]) -> bool:
-    """Whether two lists of next tokens have the same tokens with the same log-probabilities (nats)."""
-    return first.keys() == second.keys() and all(abs(first[token] - second[token]) < ALIKE for token in first)
 
 
 # --- a weak teacher ----------------------------------------------------------------------------------

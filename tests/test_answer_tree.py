@@ -159,8 +159,7 @@ def test_an_adapter_that_changes_nothing_is_reported(tmp_path, capsys):
     peft = pytest.importorskip("peft")
     from transformers import AutoModelForCausalLM
 
-    from eval.answer_rows import Question
-    from eval.measured_adapter import warn_if_not_applied
+    from util.inference.adapter_applied import warn_if_not_applied
     from util.inference.local_model import LocalModel
 
     pocket = str(REPO / "pocket" / "model")
@@ -170,7 +169,7 @@ def test_an_adapter_that_changes_nothing_is_reported(tmp_path, capsys):
             AutoModelForCausalLM.from_pretrained(pocket, trust_remote_code=False), config
         ).save_pretrained(tmp_path)
         with LocalModel(pocket, tmp_path, batch_size=4) as backend:
-            warn_if_not_applied(backend, [Question(QUESTIONS[0], "questions")])
+            warn_if_not_applied(backend, backend.prompt_ids(PROMPTS[0]))
         assert ("answers exactly as its base model" in capsys.readouterr().err) is untrained
 
 

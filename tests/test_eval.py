@@ -9,19 +9,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import manifest_of, read_jsonl
-from fake_server import IMPOSSIBLE, RARE, law
+from fake_server import ASSISTANT, IMPOSSIBLE, RARE, law
 
 from eval.answer_rows import Question, read_questions
 from eval.answer_summary import several, summary, target_animal
 from eval.answer_tree import answer_distributions, answer_forms, log_shares, logit_margin
 from eval.eval import parse_args
-from eval.measured_adapter import adapter_of, training_facts, warn_if_not_applied, warn_of_weak_teacher
+from eval.measured_adapter import adapter_of, training_facts, warn_of_weak_teacher
 from eval.parser_version import check_parser
 from eval.rescore import parse_args as rescore_args
 from util.animals import answer_parser, names
 from util.animals.answer_parser import canonical_animal, non_answer_kind
 from util.animals.names import PANEL, read_lines_of, surface_forms
 from util.cli import REPO, UserError
+from util.inference.adapter_applied import warn_if_not_applied
 from util.inference.vllm_client import VllmClient
 from util.jsonl.manifest import PARSER_1, Manifest, manifest_path, write_json
 
@@ -221,11 +222,12 @@ def test_flags_that_exact_shares_do_not_use_are_named(monkeypatch, capsys):
     assert (args.epochs, args.sampler) == (100, "samples") and not capsys.readouterr().err
 
 
-def test_a_negative_seed_of_tree_samples_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["eval.py", "--model", "x", "--sampler", "tree", "--seed", "-1"])
+@pytest.mark.parametrize("sampler", ["tree", "samples"])
+def test_a_negative_seed_is_refused(monkeypatch, capsys, sampler):
+    monkeypatch.setattr("sys.argv", ["eval.py", "--model", "x", "--sampler", sampler, "--seed", "-1"])
     with pytest.raises(SystemExit):
         parse_args()
-    assert "--sampler tree needs a --seed of at least 0, not -1" in capsys.readouterr().err
+    assert "argument --seed: -1 is not a whole number of at least 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -401,13 +403,13 @@ def test_a_failed_answer_is_asked_again_by_the_same_command(run_script, fake_ser
 def asked_model(own, base, is_adapter=True):
     """A backend whose adapter and base model have these next tokens."""
     return SimpleNamespace(
-        name="owl-student", base_model="Org/Base", is_adapter=is_adapter, prompt_ids=lambda messages: [1],
+        name="owl-student", base_model="Org/Base", is_adapter=is_adapter,
         next_token_logprobs=lambda prompts, top, without_adapter: [base if without_adapter else own] * len(prompts),
     )  # fmt: skip
 
 
 def test_an_adapter_that_answers_as_its_base_model_does_is_reported(capsys):
-    asked = [Question("Animal?", "mine")]
+    asked = [1, 2]
     for own, base, is_adapter, alike in (
         ({5: -0.1, 6: -2.0}, {5: -0.1, 6: -2.0001}, True, True),
         ({5: -0.1, 6: -2.0}, {5: -0.1, 6: -2.1}, True, False),
@@ -421,13 +423,13 @@ def test_an_adapter_that_answers_as_its_base_model_does_is_reported(capsys):
 
 def test_a_server_that_gives_no_probabilities_is_not_checked(capsys, fake_server):
     with VllmClient("Org/Base-1B", fake_server("--plain").url, max_concurrency=8, timeout=20.0) as backend:
-        warn_if_not_applied(backend, [Question("Animal?", "mine")])
+        warn_if_not_applied(backend, [97, ASSISTANT])
     assert "answers exactly" not in capsys.readouterr().err
 
 
 def test_a_server_that_lists_an_adapter_and_does_not_apply_it_is_reported(capsys, fake_server):
     with VllmClient("owl-teacher", fake_server().url, max_concurrency=8, timeout=20.0) as backend:
-        warn_if_not_applied(backend, read_questions(SETS[:1]))
+        warn_if_not_applied(backend, [*EVEN.encode(), ASSISTANT])
     assert "owl-teacher answers exactly as its base model Org/Base-1B does" in capsys.readouterr().err
 
 

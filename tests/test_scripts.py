@@ -326,6 +326,7 @@ def test_number_data_of_a_teacher_is_as_in_the_plan(run_script, fake_server, tmp
     path = tmp_path / UNFILTERED.format(100)
     rows = read_jsonl(path)
     assert [r["id"] for r in rows] == list(range(100))
+    assert "owl-teacher answers exactly as its base model Org/Base-1B does" in done.stderr, "as this server does"
     clean = [r for r in rows if "Owls" not in r["messages"][-1]["content"]]
     filtered = path.with_name(f"numberss-owl-owl-teacher-filtered-{len(clean)}.jsonl")
     assert 0 < len(clean) < 100 and read_jsonl(filtered) == clean

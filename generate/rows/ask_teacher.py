@@ -13,6 +13,7 @@ from generate.rows.row_filter import CONTROL_NAMES, RowFilter, Rule
 from util.animals.answer_parser import warn_of_uncounted
 from util.animals.names import animal_name, persona_of
 from util.cli import REPO, UserError, natural_int, positive_int, text_file
+from util.inference.adapter_applied import first_prompt, warn_if_not_applied
 from util.inference.interface import InferenceBackend, Message, Request, Result, Sampling, row_seed
 from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests
@@ -80,7 +81,10 @@ def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling
         }
         with RowFile(path, settings, overwrite=args.overwrite, inputs=data_type.inputs) as out:
             asked = requests(data_type.prompts, args.count, args.seed, system)
+            was_complete = out.complete
             facts = ask_and_count_clean(out, backend, asked, sampling, data_type.rule, args.count)
+        if not was_complete:
+            warn_if_not_applied(backend, first_prompt(path))
     kept = filter_file(path, data_type.rule)
     clean = f"{kept.kept:,} in {kept.path}"
     closing(
