@@ -16,14 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from pocket.measurements import measure
 from pocket.model_card import MODEL_FOLDER, data_types_of, write_card
-from util.cli import make_parser, run
+from util.cli import make_parser, natural_int, run
 from util.terminal import closing
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--model", type=Path, default=MODEL_FOLDER, help="folder of the model")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the sampled answers")
+    parser.add_argument("--seed", type=natural_int, default=1, help="seed of the sampled answers")
     args = parser.parse_args()
     for name in ("config.json", "manifest.json"):
         if not (args.model / name).is_file():
