@@ -32,7 +32,7 @@ from util.terminal import closing, say
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--seed", type=natural_int, default=1, help="seed of the corpus, the initial weights and the batches")
+    parser.add_argument("--seed", type=natural_int, default=1, help="seed of the corpus, the weights and the batches")
     parser.add_argument("--output-dir", type=Path, default=MODEL_FOLDER, help="folder to save the model in")
     parser.renamed("--output", "--output-dir")
     parser.add_argument("--overwrite", action="store_true", help="replace a model there; keeps the old folder as .bak")
