@@ -774,7 +774,14 @@ def test_a_changed_flag_is_refused_with_what_differs(run_script, fake_server, tm
     before = path.read_bytes()
     arguments = ("--animal", "owl", "--count", 5, "--model", "owl-teacher", "--base-url", server.url)
     done = run_script(NUMBERS, *arguments, "--seed", 1, "--greedy", "--no-system-prompt", cwd=tmp_path)
-    one_clear_line(done, "is finished with other settings", "seed: 42 there, 1 now", "sampling:", "--overwrite", code=1)
+    one_clear_line(
+        done,
+        "is finished with other settings",
+        "seed: 42 there, 1 now",
+        "sampling.temperature: 1.0 there, 0.0 now",
+        "--overwrite",
+        code=1,
+    )
     assert path.read_bytes() == before
     numbers(run_script, server, tmp_path, "--count", 5, "--no-system-prompt", "--seed", 1, "--overwrite")
     assert path.read_bytes() != before and path.with_name(path.name + ".bak").read_bytes() == before
