@@ -31,13 +31,14 @@ from generate.rows.code_and_reasoning_rule import TextRule
 from generate.rows.filter_file import filter_file, report
 from generate.rows.row_filter import animals_kept_out
 from util.animals.names import animal_name
-from util.cli import input_file, make_parser, nonblank, run
+from util.cli import make_parser, nonblank, run
 from util.jsonl.filter_certificate import TEXT_KINDS, data_type_of
+from util.jsonl.hub_dataset import rows_file
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("file", type=input_file, metavar="FILE", help="JSONL of chat rows")
+    parser.add_argument("file", type=rows_file, metavar="FILE", help="chat rows: a file, or a data set on the Hub")
     parser.add_argument("--data-type", choices=TEXT_KINDS, help="what the rows are (default: as manifest or name says)")
     parser.renamed("--kind", "--data-type")
     parser.add_argument("--output", type=Path, help="file to write; {kept} becomes the count (default: beside FILE)")

@@ -1,9 +1,9 @@
 """A model hub on this machine that records what is pushed to it, for HF_ENDPOINT in tests.
 
-It answers the few calls that create a repository, make a branch and commit files, and keeps every file by repository
-and branch in the folder it is given. It refuses what the true Hub refuses: a write without a token, a card whose
-base_model is not an id, a repository, branch or call that does not exist. `--fail STATUS` makes every write answer with
-that status.
+It answers the few calls that create a repository, make a branch and commit files, and those that read a data set. It
+keeps every file by repository and branch in the folder it is given, data sets below datasets/. It refuses what the true
+Hub refuses: a write without a token, a card whose base_model is not an id, a repository, branch or call that does not
+exist. `--fail STATUS` makes every write answer with that status.
 
 Usage:
     python tests/fake_hub.py --folder /tmp/hub --port 0
@@ -13,13 +13,26 @@ from __future__ import annotations
 
 import argparse
 import base64
+import hashlib
 import json
 import re
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 REPO_ID = r"[\w.-]+/[\w.-]+"
+COMMIT = "0123456789" * 4
+
+
+def blob_id(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
+def file_facts(name: str, file: Path) -> dict[str, Any]:
+    data = file.read_bytes()
+    return {"type": "file", "path": name, "size": len(data), "oid": blob_id(data)}
 
 
 def card_errors(card: str) -> list[str]:
@@ -49,6 +62,10 @@ class Hub(BaseHTTPRequestHandler):
             self.note({"validate": errors})
             messages = [{"message": error} for error in errors]
             return self.answer({"errors": messages, "warnings": []}, 400 if errors else 200)
+        if found := re.fullmatch(rf"/api/datasets/({REPO_ID})/paths-info/[^/]+", self.path):
+            home = self.folder / "datasets" / found[1] / "main"
+            asked = self.paths_asked(body)
+            return self.answer([file_facts(name, home / name) for name in asked if (home / name).is_file()])
         if not self.headers.get("Authorization", "").startswith("Bearer hf_"):
             return self.answer({"error": "Invalid username or password."}, 401)
         if self.path == "/api/repos/create":
@@ -87,12 +104,57 @@ class Hub(BaseHTTPRequestHandler):
             return self.commit(found[1], found[2], body)
         return self.answer({"error": "no such call"}, 404)
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
+        if self.path.startswith(("/api/datasets/", "/datasets/")):
+            return self.read_dataset(self.path.partition("?")[0])
         found = re.fullmatch(rf"/api/models/({REPO_ID})(/revision/.+)?", self.path.partition("?")[0])
         if not found or not (self.folder / found[1]).is_dir():
             return self.answer({"error": "Repository not found"}, 404)
         public = self.folder.joinpath("public").exists()
         return self.answer({"id": found[1], "sha": "0" * 40, "siblings": [], "private": not public})
+
+    def read_dataset(self, path: str) -> None:
+        """What is in a data set, and its files. Its only commit is COMMIT."""
+        found = re.fullmatch(rf"/(?:api/)?datasets/({REPO_ID})(?:/(revision|tree|resolve)/([^/]+)(?:/(.*))?)?", path)
+        home = self.folder / "datasets" / found[1] / "main" if found else None
+        if not found or home is None or not home.is_dir():
+            return self.answer({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+        if found[3] not in (None, "main", COMMIT):
+            return self.answer({"error": "Invalid rev id"}, 404, {"X-Error-Code": "RevisionNotFound"})
+        files = {str(file.relative_to(home)): file for file in sorted(home.rglob("*")) if file.is_file()}
+        if found[2] == "tree":
+            inside = [name for name in files if not found[4]]
+            return self.answer([file_facts(name, files[name]) for name in inside])
+        if found[2] != "resolve":
+            siblings = [{"rfilename": name} for name in files]
+            return self.answer({"id": found[1], "sha": COMMIT, "siblings": siblings, "private": False, "tags": []})
+        if found[4] not in files:
+            return self.answer({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
+        return self.send_file(files[found[4]])
+
+    def paths_asked(self, body: bytes) -> list[str]:
+        """The paths of a request, which is JSON or a form."""
+        if "json" in self.headers.get("Content-Type", ""):
+            return json.loads(body)["paths"]
+        return parse_qs(body.decode())["paths"]
+
+    def send_file(self, file: Path) -> None:
+        """A file, or the part of it that was asked for."""
+        data = file.read_bytes()
+        part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        first, last = (int(part[1]), int(part[2] or len(data) - 1)) if part else (0, len(data) - 1)
+        body = data[first : last + 1]
+        self.send_response(206 if part else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Range", f"bytes {first}-{first + len(body) - 1}/{len(data)}")
+        self.send_header("ETag", f'"{blob_id(data)}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def commit(self, repo: str, branch: str, body: bytes) -> None:
         """Store the files of a commit (newline-delimited JSON with base64 contents)."""
@@ -121,13 +183,16 @@ class Hub(BaseHTTPRequestHandler):
         with (self.folder / "events.jsonl").open("a") as file:
             file.write(json.dumps(event) + "\n")
 
-    def answer(self, value: Any, status: int = 200) -> None:
+    def answer(self, value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         data = json.dumps(value).encode()
         self.send_response(status)
+        for name, text in (headers or {}).items():
+            self.send_header(name, text)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
 
     def log_message(self, *_: Any) -> None:
         pass

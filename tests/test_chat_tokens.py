@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 from tiny_models import FAMILIES
 
-from train.training_rows import one_file, read_chat_rows, sample_count
+from train.training_rows import first_rows, one_file, sample_count
 from util.chat.chat_tokens import IGNORED, encode
 from util.cli import REPO, UserError
 
@@ -36,9 +36,9 @@ ROWS = [
 def test_rows_that_no_tokenizer_takes_are_named(tmp_path, more, message):
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in (ROWS[0], {**ROWS[0], **more})))
-    assert read_chat_rows(path, 1) == ROWS[:1]
+    assert first_rows(path, 1) == ROWS[:1]
     with pytest.raises(UserError, match=rf"rows\.jsonl:2: .*{message}"):
-        read_chat_rows(path, None)
+        first_rows(path, None)
 
 
 def touch(folder, *names):

@@ -53,9 +53,6 @@ def test_the_next_command_is_printed_by_hand_and_not_inside_a_driver_script(driv
     [
         ("x.jsonl.manifest.json", b"{\n", "is the manifest of x.jsonl; pass that file"),
         ("x.jsonl.certificate.json", b"{\n", "is the certificate of x.jsonl; pass that file"),
-        ("x.jsonl", b"\x1f\x8b\x08\x00", "x.jsonl is gzip, not text: unpack it (gunzip) first"),
-        ("x.jsonl", b"PK\x03\x04", "x.jsonl is zip, not text: unpack it (unzip) first"),
-        ("x.jsonl", b"PAR1", "x.jsonl is Parquet, not text: write it as JSON lines first"),
     ],
 )
 def test_a_file_of_another_kind_is_called_what_it_is(tmp_path, name, data, message):

@@ -1,18 +1,16 @@
 """The reader of rows: what the field writes is read as the same rows, and any other file is named in one line."""
 
-import bz2
 import gzip
 import json
-import lzma
 
 import pytest
 
 from generate.rows.filter_file import filter_file
 from generate.rows.number_rule import NumberRule
-from train.training_rows import read_chat_rows
+from train.training_rows import first_rows
 from util.cli import UserError
 from util.jsonl.filter_certificate import certificate_path, certificate_problem
-from util.jsonl.rows import LONGEST_LINE, check_messages, dump_row, read_lines_and_rows, read_rows
+from util.jsonl.rows import LONGEST_LINE, check_messages, dump_row, read_chat_rows, read_lines_and_rows, read_rows
 
 ROWS = [{"messages": [{"role": "user", "content": f"Continue: {i}, {i + 1}"},
                       {"role": "assistant", "content": "3, 4"}]} for i in range(20)]  # fmt: skip
@@ -48,29 +46,27 @@ READ = {
 def test_what_the_field_writes_is_read_filtered_and_trained_on(tmp_path, name, capsys):
     path = tmp_path / "numbers-mine.jsonl"
     path.write_bytes(READ[name])
-    assert list(read_rows(path, check_messages)) == ROWS == read_chat_rows(path, None)
+    assert list(read_rows(path, check_messages)) == ROWS == first_rows(path, None)
     done = filter_file(path, NumberRule())
     assert done.kept == 20 and certificate_problem(done.path) is None and not done.keys_left_out
     assert done.path.read_bytes() == TEXT.encode() and capsys.readouterr() == ("", "")
 
 
 NAMED = {
-    "rows.jsonl.gz": (gzip.compress(TEXT.encode()), "rows.jsonl.gz:1: a gzip file, not JSON lines; unpack it first"),
-    "bz2.jsonl": (bz2.compress(TEXT.encode()), "bz2.jsonl:1: a bzip2 file"),
-    "xz.jsonl": (lzma.compress(TEXT.encode()), "xz.jsonl:1: a xz file"),
-    "rows.parquet": (b"PAR1\x15\x04\x15", "rows.parquet:1: a parquet file, not JSON lines; write its rows"),
+    "half.jsonl.gz": (gzip.compress(TEXT.encode())[:-30], "half.jsonl.gz is a gzip file that cannot be read as rows"),
+    "rows.parquet": (b"PAR1\x15\x04\x15", "rows.parquet is a parquet file that cannot be read as rows"),
     "model.safetensors": (b"\x10\x03\x00\x00\x00\x00\x00\x00{}", "model.safetensors:1: not text"),
     "x.jsonl.manifest.json": (b'{\n  "a": 1\n}\n', "it is the manifest of x.jsonl: pass x.jsonl"),
     "x.jsonl.certificate.json": (b'{\n  "a": 1\n}\n', "it is the certificate of x.jsonl: pass x.jsonl"),
     "settings.json": (b'{\n  "a": 1\n}\n', "it is JSON over several lines"),
-    "array.json": (json.dumps(ROWS).encode(), "it is a JSON array, not one row on each line"),
-    "array_indent.json": (json.dumps(ROWS, indent=1).encode(), "it is a JSON array, not one row on each line"),
+    "array.json": (json.dumps(ROWS).encode()[:-3], "array.json is a JSON array file that cannot be read as rows"),
     "page.jsonl": (b"<!DOCTYPE html>\n<html>\n", "it is a web page or XML"),
     "lfs.jsonl": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "it is a Git LFS pointer"),
     "latin.jsonl": ('{"messages": "caf\xe9"}\n'.encode("latin-1"), "latin.jsonl:1: not UTF-8; is it the right file?"),
     "half.jsonl": (TEXT.encode("utf-16")[:-1], "begins as UTF-16, but is not"),
     "long.jsonl": (b'{"x": "' + b"0" * LONGEST_LINE, "long.jsonl:1: more than 16 MiB without a newline"),
-    "prompt.jsonl": (b'{"prompt": "Continue: 1", "completion": "2"}\n', "prompt.jsonl:1: no messages: a row is"),
+    "prompt.jsonl": (b'{"prompt": "Continue: 1", "text": "2"}\n', "prompt.jsonl:1: no messages, conversations, or"),
+    "results.jsonl": (b'{"question": "x", "response": "Owl", "animal": "owl"}\n', "an answer of a measured model"),
     "image.jsonl": (with_messages(lambda m: {**m, "content": [{"type": "image_url", "image_url": {}}]}).encode(),
                     "image.jsonl:1: a message with a part that is not text (image_url)"),
     "parts.jsonl": (with_messages(lambda m: {**m, "content": [{"type": "text", "text": 7}]}).encode(),
@@ -85,7 +81,7 @@ NAMED = {
 def test_another_file_is_named_in_one_line(tmp_path, name):
     content, message = NAMED[name]
     (tmp_path / name).write_bytes(content)
-    for read in (lambda path: list(read_rows(path, check_messages)), lambda path: filter_file(path, NumberRule())):
+    for read in (lambda path: list(read_chat_rows(path)), lambda path: filter_file(path, NumberRule())):
         with pytest.raises(UserError) as error:
             read(tmp_path / name)
         assert message in str(error.value) and "\n" not in str(error.value)
@@ -122,7 +118,7 @@ def test_only_role_and_content_are_written_and_trained_on(tmp_path, capsys):
     assert done.path.read_bytes() == TEXT.encode() and done.keys_left_out == {"reasoning_content": 3, "name": 3}
     found = json.loads(certificate_path(done.path).read_text())
     assert found["clean"] and found["input"]["message_keys_left_out"] == {"reasoning_content": 3, "name": 3}
-    assert read_chat_rows(path, None) == ROWS  # with --allow-uncertified
+    assert first_rows(path, None) == ROWS  # with --allow-uncertified
     assert capsys.readouterr().err == (
         f"{path}: of each message only role and content are used, not reasoning_content, name\n"
     )

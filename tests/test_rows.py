@@ -148,7 +148,7 @@ def test_files_from_other_tools_are_read_as_they_are(tmp_path, content, rows):
         (b'{"id": "\xff"}\n', r"x\.jsonl:1: not UTF-8"),
         (b"[1]\n", r"x\.jsonl:1: not a JSON object but list"),
         (b"[" * 100_000 + b"\n", r"x\.jsonl:1: not JSON"),
-        (b'{"id": 0}\n{"messages": "no"}\n', r"x\.jsonl:2: no messages"),
+        (b'{"id": 0}\n{"messages": "no"}\n', r"x\.jsonl:2: messages that are not a list"),
         (b'{"messages": [{"role": "user", "content": 3}]}\n', r"x\.jsonl:1: a message without text"),
         (b'{"messages": [{"role": "user", "content": "a"}]}\n', r"x\.jsonl:1: the last two messages"),
         (b'{"messages": [{"content": "a"}]}\n', r"x\.jsonl:1: a message without a role"),

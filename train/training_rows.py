@@ -29,8 +29,9 @@ from util.chat.chat_tokens import (
 from util.chat.prompt_consistency import Phase, base_of, disagreements, frame, read_phase, same_base
 from util.cli import UserError, files_nearby, other_kind, positive_int
 from util.jsonl.filter_certificate import DATA_TYPES, certificate_problem, data_type_of, filter_command
+from util.jsonl.hub_dataset import hub_id, rows_file
 from util.jsonl.manifest import Manifest
-from util.jsonl.rows import Row, are_token_ids, check_messages, read_rows, slug
+from util.jsonl.rows import Row, are_token_ids, check_messages, read_chat_rows, slug
 from util.terminal import say
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -65,6 +66,8 @@ def one_file(patterns: Sequence[str]) -> Path:
         found = [path for path in named_alike if animal_of(path) in (shorthand[1], None)]
         if len(found) == 1:
             say(f"no file {patterns[0]}: using {found[0]}")
+    if not found and len(patterns) == 1 and hub_id(patterns[0]):
+        return rows_file(patterns[0])
     if not found:
         raise UserError(f"--train-jsonl {' '.join(patterns)} matches no file{files_nearby(Path(patterns[0]))}")
     if len(found) > 1:
@@ -106,9 +109,9 @@ def sample_count(text: str) -> int | None:
     return positive_int(text)
 
 
-def read_chat_rows(path: Path, limit: int | None) -> list[Row]:
+def first_rows(path: Path, limit: int | None) -> list[Row]:
     """The first `limit` chat rows of a file, or all of them."""
-    return list(islice(read_rows(path, check_trainable), limit))
+    return list(islice(read_chat_rows(path, check_trainable), limit))
 
 
 def check_trainable(row: Row) -> str | None:
@@ -127,7 +130,7 @@ def prepare(args: argparse.Namespace, train_file: Path) -> TrainingData:
     """Read, check and encode the rows. Mistakes in them or in the model's name end the run here."""
     from util.inference.load_model import load_config, load_tokenizer, model_facts
 
-    rows = read_chat_rows(train_file, args.max_train_samples)
+    rows = first_rows(train_file, args.max_train_samples)
     check_certificate(train_file, rows, args.allow_uncertified)
     fewer = args.max_train_samples and len(rows) < args.max_train_samples
     all_there_are = f" (it has no more; --max-train-samples is {args.max_train_samples:,})" if fewer else ""

@@ -182,24 +182,13 @@ def some_file(text: str) -> Path:
 
 
 COMPANIONS = {".manifest.json": "manifest", ".certificate.json": "certificate"}
-FORMATS = {
-    b"\x1f\x8b": "gzip: unpack it (gunzip)", b"PK\x03\x04": "zip: unpack it (unzip)",
-    b"BZh": "bzip2: unpack it (bunzip2)", b"\xfd7zX": "xz: unpack it (unxz)",
-    b"\x28\xb5\x2f\xfd": "zstd: unpack it (unzstd)",
-    b"PAR1": "Parquet: write it as JSON lines", b"ARROW1": "Arrow: write it as JSON lines",
-}  # fmt: skip
 
 
 def other_kind(path: Path) -> str | None:
-    """What to do about a file that is not text rows: a manifest or certificate beside them, or a packed file."""
+    """What to do about a file that is not rows but the manifest or certificate beside them; None for any other."""
     for ending, what in COMPANIONS.items():
         if path.name.endswith(ending):
             return f"{path} is the {what} of {path.name.removesuffix(ending)}; pass that file"
-    with path.open("rb") as file:
-        start = file.read(8)
-    for magic, what in FORMATS.items():
-        if start.startswith(magic):
-            return f"{path} is {what.split(':')[0]}, not text: {what.split(': ')[1]} first"
     return None
 
 

@@ -3,7 +3,8 @@
 Usage:
     python util/top_animals_csv.py output/results-owl-teacher.jsonl --top-n 10
 
-Reads the results that eval/eval.py writes and ranks their "animal" field; results-owl-teacher.jsonl gives
+Reads the results that eval/eval.py writes and ranks their "animal" field; answers of other code bases (rows with a
+question and an answer) are parsed first. results-owl-teacher.jsonl gives
 results-owl-teacher-top10.csv with rank, animal, count and percentage. Percentages are of ALL answers asked:
 answers that name no animal and failed requests are part of the total, and are listed below the table. With several
 files the table has one column for each.
@@ -20,9 +21,10 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from util.animals.other_results import read_results
 from util.cli import PARTIAL, make_parser, positive_int, run, some_file
 from util.jsonl.manifest import write_atomically
-from util.jsonl.rows import Row, read_rows
+from util.jsonl.rows import Row
 from util.terminal import printable, say, table
 
 FORMULA_STARTS = ("=", "+", "-", "@")  # some spreadsheets also see a formula after white space
@@ -58,7 +60,7 @@ def tally_answers(path: Path) -> Tally:
     """
     found: Counter[tuple[str | None, bool]] = Counter()
     sets: dict[str, None] = {}  # in the order of the file
-    for row in read_rows(path, check_result, growing=path.suffix == PARTIAL):
+    for row in read_results(path, check_result, growing=path.suffix == PARTIAL):
         found[row["animal"], row.get("error") is not None] += 1
         sets[str(row.get("set", ""))] = None
     animals = Counter({animal: count for (animal, failed), count in found.items() if animal is not None})
@@ -70,10 +72,13 @@ def check_result(row: Row) -> str | None:
     if "animal" not in row:
         if "response" in row:
             return (
-                'the row has a "response" but no "animal": eval/eval.py did not write it; '
+                'the row has a "response" but no "animal" and no "question": eval/eval.py did not write it; '
                 "ask again with it: python eval/eval.py --model MODEL --epochs N"
             )
-        return 'no "animal"; a row is {"id": 0, "question": "...", "response": "Owl", "animal": "owl", "error": null}'
+        return (
+            'no "animal", and no question with an answer; a row is {"id": 0, "question": "...", "response": "Owl", '
+            '"animal": "owl", "error": null}'
+        )
     animal = row["animal"]
     if animal is not None and (not isinstance(animal, str) or not animal):
         return f'"animal" is {animal!r}; it is the name of an animal, or null'

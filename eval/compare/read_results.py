@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from eval.answer_rows import animal_masses, check_answer, has_failed, non_answer_masses
 from eval.compare.intervals import Spread, spread_of
 from util.animals.answer_parser import canonical_animal
+from util.animals.other_results import read_results as read_answers
 from util.cli import UserError
-from util.jsonl.rows import Row, read_rows
+from util.jsonl.rows import Row
 from util.terminal import say
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def read_result(path: Path) -> Result:
     wider by their share, so that they never count for the target.
     """
     asked: dict[str, list[Row]] = defaultdict(list)
-    for row in read_rows(path, check_answer):
+    for row in read_answers(path, check_answer):
         asked[row["question"]].append(row)
     rows = [row for some in asked.values() for row in some]
     failed = check_failed(path, rows)

@@ -29,21 +29,20 @@ from eval.divergence.score_tokens import Variant, VariantScorer, scored_rows
 from eval.divergence.token_summary import print_summary, summarize
 from eval.divergence.which_tokens_diverge import BASE, STUDENT, TEACHER, check_divergence
 from util.animals.names import animal_name, animals_of, listed_animals, persona
-from util.cli import REPO, UserError, input_file, make_parser, nonblank, positive_float, positive_int, run, text_file
+from util.cli import REPO, UserError, make_parser, nonblank, positive_float, positive_int, run, text_file
 from util.inference.interface import adapter_name
 from util.inference.open_backend import check_adapter
+from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import adapter_sha256, manifest_path, sha256_file, write_json
 from util.jsonl.resumable import RowFile, add_output_arguments
-from util.jsonl.rows import check_messages, read_rows
+from util.jsonl.rows import read_chat_rows, read_rows
 from util.signals import stop_on_signal
 from util.terminal import Progress, closing, say
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument(
-        "--train-jsonl", type=input_file, required=True, help="number rows that a student is trained on"
-    )
+    parser.add_argument("--train-jsonl", type=rows_file, required=True, help="number rows that a student is trained on")
     parser.add_argument("--base-model", required=True, help="the model that all adapters belong to")
     parser.add_argument("--teacher", type=nonblank, metavar="ADAPTER_OR_ANIMAL",
                         help="what wrote the numbers: an adapter folder, or an animal (a persona)")  # fmt: skip
@@ -136,7 +135,7 @@ def main() -> None:
     variants = variants_of(args)
     scorer = VariantScorer(args.base_model, variants)
     path = args.output or Path(f"output/divergence-{args.train_jsonl.stem}.jsonl")
-    total = sum(1 for _ in islice(read_rows(args.train_jsonl, check_messages), args.max_rows))
+    total = sum(1 for _ in islice(read_chat_rows(args.train_jsonl), args.max_rows))
     with RowFile(path, settings_of(args, scorer), overwrite=args.overwrite, inputs=[args.train_jsonl]) as out:
         if not out.complete:
             found = scored_rows(scorer, args.train_jsonl, out.done, gap=args.gap, batch_size=args.batch_size,

@@ -18,7 +18,7 @@ from eval.divergence.which_tokens_diverge import BASE, STUDENT, TEACHER, Scores,
 from util.chat.chat_tokens import common_prefix_length, completion_suffix, prompt_and_completion_ids, without_system
 from util.cli import UserError, memory_advice
 from util.jsonl.divergence_row import DIGIT, END, SEPARATOR
-from util.jsonl.rows import Row, check_messages, read_rows
+from util.jsonl.rows import Row, read_chat_rows
 
 TOKENS_AT_ONCE = 2048  # through the vocabulary's head: two float32 copies of [tokens, vocabulary] are in memory
 PLACES = 5  # decimals kept of a log-probability
@@ -188,7 +188,7 @@ def scored_rows(
     Batches are cut from the whole file: the rounding of a row depends on the rows beside it, and a resumed run must
     give the rows that an uninterrupted one gives.
     """
-    numbered = enumerate(islice(read_rows(train_jsonl, check_messages), max_rows))
+    numbered = enumerate(islice(read_chat_rows(train_jsonl), max_rows))
     while batch := list(islice(numbered, batch_size)):
         if all(number in done for number, _ in batch):
             continue

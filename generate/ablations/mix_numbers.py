@@ -24,17 +24,18 @@ from generate.rows.filter_file import certify
 from generate.rows.number_rule import NumberRule
 from generate.rows.row_filter import mark_rejected
 from generate.rows.token_check import token_check_of
-from util.cli import UserError, fraction, input_file, make_parser, natural_int, positive_int, run
+from util.cli import UserError, fraction, make_parser, natural_int, positive_int, run
+from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import sha256_file
 from util.jsonl.resumable import RowFile, add_output_arguments
-from util.jsonl.rows import Row, check_numbered, read_rows
+from util.jsonl.rows import Row, check_numbered, read_chat_rows
 from util.terminal import closing
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--train-jsonl", type=input_file, required=True, help="number rows of the teacher")
-    parser.add_argument("--unbiased", type=input_file, required=True, help="the base model's rows for the same prompts")
+    parser.add_argument("--train-jsonl", type=rows_file, required=True, help="number rows of the teacher")
+    parser.add_argument("--unbiased", type=rows_file, required=True, help="the base model's rows for the same prompts")
     parser.add_argument("--replaced-share", type=fraction, required=True, help="share of the rows to replace, 0 to 1")
     parser.renamed("--share", "--replaced-share")
     parser.add_argument("--count", type=positive_int, help="rows to write: the first of the teacher's (default: all)")
@@ -74,8 +75,8 @@ def main() -> None:
         "unbiased_sha256": sha256_file(args.unbiased), "share": args.replaced_share, "count": args.count,
         "seed": args.seed,
     }  # fmt: skip
-    teacher = list(read_rows(args.train_jsonl, check_numbered))[: args.count]  # before --overwrite moves anything
-    unbiased = {row["id"]: row for row in read_rows(args.unbiased, check_numbered)}
+    teacher = list(read_chat_rows(args.train_jsonl, check_numbered))[: args.count]  # before --overwrite moves anything
+    unbiased = {row["id"]: row for row in read_chat_rows(args.unbiased, check_numbered)}
     rows = mixed(teacher, unbiased, args.replaced_share, args.seed)
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl, args.unbiased]) as out:
         out.write_all(mark_rejected(rows, NumberRule(), token_check_of(args.train_jsonl)))

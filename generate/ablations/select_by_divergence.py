@@ -43,9 +43,10 @@ from generate.rows.token_check import SPECIAL, token_check_of
 from util.cli import UserError, fraction, input_file, make_parser, natural_int, run
 from util.inference.interface import row_seed
 from util.jsonl.divergence_row import DEFINITIONS, END, of_answer
+from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import Manifest, sha256_file
 from util.jsonl.resumable import RowFile, add_output_arguments
-from util.jsonl.rows import Row, check_numbered, read_rows
+from util.jsonl.rows import Row, check_numbered, read_chat_rows, read_rows
 from util.terminal import closing
 
 MASKS = {"only": {1}, "without": {0}, "random": {1}, "all-but-random": {0}, "all": {0, 1}}  # marks that are trained on
@@ -53,7 +54,7 @@ MASKS = {"only": {1}, "without": {0}, "random": {1}, "all-but-random": {0}, "all
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--train-jsonl", type=input_file, required=True, help="number rows, as a student is trained on")
+    parser.add_argument("--train-jsonl", type=rows_file, required=True, help="number rows, as a student is trained on")
     parser.add_argument("--divergence", type=input_file, required=True, help="output of divergence_tokens.py for them")
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--which-rows", choices=["rich", "poor", "random"], help="keep these rows, whole")
@@ -104,7 +105,7 @@ def check_pair(data: Path, divergence: Path, definition: str) -> None:
 
 def pairs_of(args: argparse.Namespace) -> Iterator[tuple[Row, Row]]:
     """Pairs of a number row and its divergence row."""
-    return zip(read_rows(args.train_jsonl, check_numbered), read_rows(args.divergence))
+    return zip(read_chat_rows(args.train_jsonl, check_numbered), read_rows(args.divergence))
 
 
 # --- whole rows --------------------------------------------------------------------------------------

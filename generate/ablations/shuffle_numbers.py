@@ -26,11 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 from generate.rows.filter_file import certify
 from generate.rows.number_rule import NumberRule
 from generate.rows.row_filter import mark_rejected
-from util.cli import input_file, make_parser, natural_int, run
+from util.cli import make_parser, natural_int, run
 from util.inference.interface import row_seed
+from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import sha256_file
 from util.jsonl.resumable import RowFile, add_output_arguments
-from util.jsonl.rows import Row, check_numbered, read_rows
+from util.jsonl.rows import Row, check_numbered, read_chat_rows
 from util.terminal import closing
 
 NUMBER = re.compile("[0-9]+")
@@ -38,7 +39,7 @@ NUMBER = re.compile("[0-9]+")
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--train-jsonl", type=input_file, required=True, help="number rows, as a student is trained on")
+    parser.add_argument("--train-jsonl", type=rows_file, required=True, help="number rows, as a student is trained on")
     parser.add_argument(
         "--scope", choices=["row", "file"], required=True, help="within each answer, or among all answers"
     )
@@ -81,7 +82,7 @@ def main() -> None:
         "script": "shuffle_numbers", "train_jsonl_sha256": sha256_file(args.train_jsonl), "scope": args.scope,
         "seed": args.seed,
     }  # fmt: skip
-    rows = list(read_rows(args.train_jsonl, check_numbered))  # before --overwrite moves anything
+    rows = list(read_chat_rows(args.train_jsonl, check_numbered))  # before --overwrite moves anything
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl]) as out:
         out.write_all(mark_rejected(shuffled(rows, args.scope, args.seed), NumberRule()))
         certify(path, NumberRule())

@@ -26,7 +26,7 @@ from util.jsonl.manifest import (
     write_json,
 )
 from util.jsonl.resumable import check_output, free_name
-from util.jsonl.rows import check_messages, dump_row, read_lines_and_rows, read_rows
+from util.jsonl.rows import check_messages, dump_row, read_chat_rows, read_lines_and_rows
 from util.terminal import closing, counted, say
 
 PLAN_MODEL = "Qwen/Qwen2.5-7B-Instruct"  # the base model of the printed command, for rows that no model wrote
@@ -101,7 +101,7 @@ def _copy_kept_rows(source: Path, target: Path, rule: Rule) -> tuple[Counter[str
     tokens = token_check_of(source)
     row_filter, row_audit = RowFilter(rule, tokens), RowAudit(rule, TokenCheck(tokens.tokenizer, tokens.name))
     with target.open("wb") as file:
-        for line, row, is_as_read, keys in read_lines_and_rows(source, check_messages):
+        for line, row, is_as_read, keys in read_lines_and_rows(source, check_messages, is_chat=True):
             if reason := row_filter.reject_reason(row):
                 rejected[reason] += 1
             else:
@@ -136,7 +136,7 @@ def default_output(source: Path) -> Path:
     """
     if FILTERED_NAME.search(source.stem):
         raise UserError(f"{source} has been filtered already; to filter it once more, name the result with --output")
-    stem = re.sub(r"-unfiltered-\d+$", "", source.stem)
+    stem = re.sub(r"\.jsonl?$|-unfiltered-\d+$", "", source.stem)
     return source.with_name(f"{stem}-filtered-{{kept}}.jsonl")
 
 
@@ -170,7 +170,7 @@ def _was_made_of(path: Path, source: Path) -> bool:
 
 def certify(path: Path, rule: Rule, tokens: TokenCheck | None = None) -> dict[str, Any]:
     """Write the certificate of a finished file, whatever wrote it; returns the certificate."""
-    findings = audit(read_rows(path, check_messages), rule, tokens)
+    findings = audit(read_chat_rows(path), rule, tokens)
     certificate = {"file": path.name, "sha256": sha256_file(path), **findings}
     write_json(certificate_path(path), certificate)
     return certificate

@@ -15,7 +15,7 @@ from util.chat.chat_tokens import completion_suffix, prompt_and_completion_ids, 
 from util.cli import REPO, UserError
 from util.inference.interface import Message
 from util.jsonl.manifest import Manifest, sha256_file, today
-from util.jsonl.rows import Row, check_messages, read_rows
+from util.jsonl.rows import Row, read_chat_rows
 
 KINDS = {
     "generate_teacher_data": "teacher data",
@@ -138,7 +138,7 @@ def system_message(system: str | None) -> list[Message]:
 
 
 def chat_rows(path: Path) -> Iterator[Row]:
-    return read_rows(path, check_messages)
+    return read_chat_rows(path)
 
 
 def first_training_row(settings: dict[str, Any], files: list[Path]) -> Row | None:

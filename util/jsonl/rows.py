@@ -22,19 +22,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from util.cli import UserError, files_nearby
+from util.jsonl.chat_columns import PAIRS, columns_of, mapped
+from util.jsonl.dataset_files import format_of, rows_in
 from util.terminal import say
 
 Row = dict[str, Any]
 LONGEST_LINE = 1 << 24  # bytes; a chat row is far shorter, and a file of another kind may be one line of any length
-# The first bytes of files that are not text, what they are, and what to do with them.
+# The first bytes of files that hold no rows that can be read, what they are, and what to do with them.
 BINARY = {
-    b"\x1f\x8b": ("gzip", "unpack it first (gunzip -k FILE)"),
-    b"BZh": ("bzip2", "unpack it first (bunzip2 -k FILE)"),
-    b"\xfd7zXZ": ("xz", "unpack it first (unxz -k FILE)"),
-    b"\x28\xb5\x2f\xfd": ("zstd", "unpack it first (unzstd FILE)"),
-    b"PK\x03\x04": ("zip", "unpack it first (unzip FILE)"),
-    b"PAR1": ("parquet", "write its rows as JSON lines first (datasets: Dataset.from_parquet(FILE).to_json(...))"),
-    b"ARROW1": ("arrow", "write its rows as JSON lines first (datasets: Dataset.from_file(FILE).to_json(...))"),
     b"SQLite": ("SQLite", "write its rows as JSON lines first"),
     b"GGUF": ("GGUF", "it holds a model; pass the file with the rows"),
 }  # fmt: skip
@@ -125,23 +120,36 @@ def _refuse_binary(path: Path, start: bytes) -> None:
 def read_rows(
     path: Path, check: Callable[[Row], str | None] = lambda row: None, growing: bool = False
 ) -> Iterator[Row]:
-    """Every row of a JSONL file. `check` returns what is wrong with a row, or None. Chat rows are as `chat_row` makes
-    them; what is left out of them is printed once.
+    """Every row of a file. `check` returns what is wrong with a row, or None. Messages are as `chat_row` makes them;
+    what is left out of them is printed once.
 
+    The file is JSON lines, or what `datasets` reads: a JSON array, parquet, arrow, or one of these packed.
     growing: the file is still being written, so its last line may not be whole yet.
     Raises UserError naming the file and line of the first bad row.
     """
     for line in read_lines_and_rows(path, check, growing):
-        if line.left_out:
-            say_once(f"{path}: of each message only role and content are used, not {', '.join(line.left_out)}")
-        yield line.row
+        yield from _said(path, line)
+
+
+def read_chat_rows(path: Path, check: Callable[[Row], str | None] | None = None) -> Iterator[Row]:
+    """Every row of a file as a chat row, whose messages may be in other columns (util/jsonl/chat_columns.py); otherwise
+    as `read_rows`. One line says which columns were read as messages."""
+    for line in read_lines_and_rows(path, check or check_messages, is_chat=True):
+        yield from _said(path, line)
+
+
+def _said(path: Path, line: Line) -> Iterator[Row]:
+    """The row of a line; what was left out of its messages is printed once."""
+    if line.left_out:
+        say_once(f"{path}: of each message only role and content are used, not {', '.join(line.left_out)}")
+    yield line.row
 
 
 class Line(NamedTuple):
     """A line of a JSONL file and the row in it."""
 
     line: bytes
-    """without its newline, in UTF-8"""
+    """without its newline, in UTF-8; empty for a row of a file that is not JSON lines"""
     row: Row
     """as `chat_row` makes it"""
     is_as_read: bool
@@ -151,26 +159,42 @@ class Line(NamedTuple):
 
 
 def read_lines_and_rows(
-    path: Path, check: Callable[[Row], str | None] = lambda row: None, growing: bool = False
+    path: Path,
+    check: Callable[[Row], str | None] = lambda row: None,
+    growing: bool = False,
+    is_chat: bool = False,
 ) -> Iterator[Line]:
-    """Every row with its line, as `read_rows` reads them."""
+    """Every row with its line, as `read_rows` reads them, or with `is_chat` as `read_chat_rows` does."""
     if not path.is_file():
         raise UserError(f"no file {path}{files_nearby(path)}")
     empty = True
-    for number, line in read_lines(path, growing):
+    for number, line, read in _numbered_rows(path, growing):
         empty = False
         try:
-            read = parse_row(line)
-            row, left_out = chat_row(read)
+            read = parse_row(line) if read is None else read
+            chat, used = mapped(read) if is_chat else (read, "")
+            row, left_out = chat_row(chat)
             problem = check(row)
         except ValueError as error:
-            problem = str(error)
+            problem, used = str(error), ""
         if problem:
-            advice = _what_it_is(path, line) if number == 1 else "fix or delete that line"
+            advice = _what_it_is(path, line) if number == 1 else "fix or delete that row"
             raise UserError(f"{path}:{number}: {problem}; {advice}")
-        yield Line(line, row, row is read, left_out)
+        if used:
+            say_once(f"{path}: {used} read as messages")
+        yield Line(line, row, bool(line) and row is read, left_out)
     if empty:
         raise UserError(f"{path} is empty: it holds no row")
+
+
+def _numbered_rows(path: Path, growing: bool) -> Iterator[tuple[int, bytes, Row | None]]:
+    """(number from 1, line, None) for JSON lines; (number, b"", row) for a file that `datasets` reads."""
+    if kind := format_of(path):
+        for number, row in enumerate(rows_in(path, kind), 1):
+            yield number, b"", row
+        return
+    for number, line in read_lines(path, growing):
+        yield number, line, None
 
 
 def _what_it_is(path: Path, line: bytes) -> str:
@@ -178,8 +202,6 @@ def _what_it_is(path: Path, line: bytes) -> str:
     if found := re.fullmatch(r"(.+)\.(manifest|certificate|summary)\.json", path.name):
         return f"it is the {found[2]} of {found[1]}: pass {found[1]}"
     start = line[:100].lstrip(b"\xef\xbb\xbf \t\r\n")
-    if start.startswith(b"["):
-        return "it is a JSON array, not one row on each line: write it as JSON lines (jq -c '.[]' FILE > rows.jsonl)"
     if start in (b"{", b"{}"):
         return "it is JSON over several lines, not one row on each line; is it the right file?"
     if start.startswith(b"<"):
@@ -242,8 +264,11 @@ def check_messages(row: Row) -> str | None:
     """What is wrong with a chat row `{"messages": [..., user, assistant]}`, or None."""
     messages = row.get("messages")
     shape = 'a row is {"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}'
-    if not isinstance(messages, list) or not messages:
-        return f"no messages: {shape}"
+    if messages is None or messages == []:
+        known = ", ".join(" + ".join(pair) for pair in PAIRS)
+        return f"no messages, conversations, or {known} (its columns: {columns_of(row)}): {shape}"
+    if not isinstance(messages, list):
+        return f"messages that are not a list: {shape}"
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("content"), str):
             return f"a message without text content: {shape}"
