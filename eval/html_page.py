@@ -4,25 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from eval.figure_style import NARROW, WIDE, Figure, variables
 from util.jsonl.manifest import now
 
 TEMPLATES = Path(__file__).with_name("templates")
+
+
+class ShownFigure(NamedTuple):
+    """A figure as a template shows it: two drawings, of which the style sheet shows the one that fits the screen."""
+
+    title: str
+    caption: str
+    narrow: Any
+    wide: Any
+
+
+def shown(figure: Figure) -> ShownFigure:
+    """The figure for a template, its drawings marked as not to be escaped, with a text for those who cannot see it."""
+    from markupsafe import Markup, escape
+
+    label = escape(f"{figure.title}. {figure.caption}")
+    drawings = [figure.svg(width).replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+                for width in (NARROW, WIDE)]  # fmt: skip
+    return ShownFigure(figure.title, figure.caption, *map(Markup, drawings))
 
 
 def render_page(template: str, filters: Mapping[str, Callable[..., str]], **values: Any) -> str:
     """The page as text. filters: {name in the template: function}. The template also gets `when`, the current time."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(autoescape=True, loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined)
+    environment = Environment(autoescape=True, loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters.update(filters)
-    return environment.get_template(template).render(when=now(), **values)
-
-
-def inline_svg(figure: Mapping[str, bytes]) -> Any:
-    """The SVG element of a figure (eval/save_figures.py), marked as not to be escaped."""
-    from markupsafe import Markup
-
-    text = figure["svg"].decode()
-    return Markup(text[text.index("<svg") :])
+    colors = {"light": variables(dark=False), "dark": variables(dark=True)}
+    return environment.get_template(template).render(when=now(), colors=colors, **values)

@@ -25,15 +25,10 @@ from eval.answer_rows import animal_masses, check_answer
 from eval.compare.comparability import adapter_folder
 from eval.compare.comparison_result import ArmComparison, Comparisons, read_comparisons
 from eval.compare.comparison_text import COLLAPSED, assignment_words, placebo_words
-from eval.compare.plot_arms import (
-    TITLES,
-    Checkpoint,
-    draw_arms,
-    draw_assignment,
-    draw_questions,
-    draw_trajectory,
-)
-from eval.html_page import inline_svg, render_page
+from eval.compare.plot_arms import Checkpoint, arms_figure, assignment_figure, trajectory_figure
+from eval.figure_style import ARMS, Figure
+from eval.html_page import render_page
+from eval.html_page import shown as shown_figure
 from eval.number_format import p_value, percent
 from util.cli import UserError, input_file, make_parser, output_name, run
 from util.jsonl.filter_certificate import read_certificate
@@ -42,7 +37,7 @@ from util.jsonl.rows import read_rows
 from util.terminal import closing
 
 SHOWN = 5
-Figures = dict[str, dict[str, bytes]]
+Figures = dict[str, Figure]
 
 
 def parse_args() -> argparse.Namespace:
@@ -140,11 +135,11 @@ def run_names(folders: Collection[PurePath]) -> dict[PurePath, str]:
 def draw(read: Sequence[Comparisons], checkpoints: Sequence[Path]) -> Figures:
     """Every figure of the page, by name."""
     comparisons = [comparison for found in read for comparison in found.comparisons]
-    figures = {"arms": draw_arms(comparisons), "questions": draw_questions(comparisons)}
+    figures = {"arms": arms_figure(comparisons, "The animals in all arms")}
     for place, assigned in enumerate((found.assignment for found in read if found.assignment), 1):
-        figures[f"assignment {place}"] = draw_assignment(assigned, f"assignment {place}")
+        figures[f"assignment {place}"] = assignment_figure(assigned)
     if checkpoints:
-        figures["trajectory"] = draw_trajectory(trajectory(checkpoints, [one.animal for one in comparisons]))
+        figures["trajectory"] = trajectory_figure(trajectory(checkpoints, [one.animal for one in comparisons]))
     return figures
 
 
@@ -161,9 +156,9 @@ def render(title: str, read: Sequence[tuple[str, Comparisons]], data: Sequence[P
         "arms_report.html",
         {"percent": percent, "of": value_of, "p": p_value},
         title=title,
-        titles=TITLES,
+        titles={role: look.title for role, look in ARMS.items()},
         collapsed=COLLAPSED,
-        figures={name: inline_svg(figure) for name, figure in figures.items()},
+        figures={name: shown_figure(figure) for name, figure in figures.items()},
         comparisons=[shown(found) for found in comparisons],
         pairwise=[(found.pairwise, found.comparisons[0].measure) for _, found in read],
         assignments=[(file, assignment_words(one.assignment)) for file, one in read if one.assignment],
@@ -182,7 +177,7 @@ def main() -> None:
         for name in figures
     }
     for name, image in images.items():
-        write_atomically(image, figures[name]["png"])
+        write_atomically(image, figures[name].png())
     closing({"wrote": args.output, "figures": ", ".join(map(str, images.values()))})
 
 

@@ -86,10 +86,14 @@ def read_experiments(names: str, model: str) -> list[Experiment]:
     return [read_experiment(name, model) for name in experiments() if model in read_yaml(FOLDER / f"{name}.yaml")]
 
 
-def read_experiment(name: str, model: str) -> Experiment:
-    """An experiment on a model, every run checked. UserError names the file and what is wrong with it."""
+def read_experiment(name: str, model: str, bases_needed: bool = True) -> Experiment:
+    """An experiment on a model, every run checked. UserError names the file and what is wrong with it.
+
+    bases_needed: whether every base model must be on this machine, as runs need it.
+    """
     known(name, experiments(), "experiment")
-    return parse_experiment(name, read_yaml(FOLDER / f"{name}.yaml"), model, read_yaml(FOLDER / "models.yaml"))
+    found, models = read_yaml(FOLDER / f"{name}.yaml"), read_yaml(FOLDER / "models.yaml")
+    return parse_experiment(name, found, model, models, bases_needed)
 
 
 # --- parsing -----------------------------------------------------------------------------------------
@@ -109,7 +113,9 @@ def with_new_names(values: Mapping[str, Any]) -> Values:
     return {OLD_NAMES.get(name, name): value for name, value in values.items()}
 
 
-def parse_experiment(name: str, found: Mapping[str, Any], model: str, models: Mapping[str, Any]) -> Experiment:
+def parse_experiment(
+    name: str, found: Mapping[str, Any], model: str, models: Mapping[str, Any], bases_needed: bool = True
+) -> Experiment:
     """An experiment from the contents of its file and of models.yaml."""
     check_experiment(name, found, model, models)
     where = f"experiments/{name}.yaml, {model}"
@@ -124,7 +130,8 @@ def parse_experiment(name: str, found: Mapping[str, Any], model: str, models: Ma
                 {**values, "teacher_base": values["teacher_base"] or values["base"]}, model, defaults, where
             )
             runs[json.dumps(run.values)] = run
-    check_bases(runs.values(), found.get("needs", {}), where)
+    if bases_needed:
+        check_bases(runs.values(), found.get("needs", {}), where)
     check_paths(runs.values(), where)
     return Experiment(name, model, found["question"], panels, bool(found.get("matrix")), list(runs.values()), settings)
 

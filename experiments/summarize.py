@@ -27,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from experiments.experiment_yaml import Experiment, read_experiments
 from experiments.growth import fit_records, onset_records
-from experiments.plot import draw
+from experiments.plot import figure_of
 from experiments.tables import Record, question_records, rows_trained_on, student_records, summary_records
 from util.cli import REPO, UserError, make_parser, run
-from util.jsonl.manifest import provenance, write_json
+from util.jsonl.manifest import provenance, write_atomically, write_json
 from util.terminal import closing, say, table
 
 
@@ -104,7 +104,7 @@ def main() -> None:
     for name, records in tables.items():
         if records:
             write_csv(folder / f"{name}.csv", records)
-    draw(experiment, conditions, students, folder / "figure.png")
+    write_atomically(folder / "figure.png", figure_of(experiment, conditions, students).png())
     print(summary_table(experiment, conditions), "\n")
     warn_of_few_rows(experiment)
     facts = {"experiment": experiment.name, "model": experiment.model, "runs": len(experiment.runs)}

@@ -70,7 +70,7 @@ def test_the_page_shows_what_competes_and_runs_nothing(tmp_path):
     page = page_of(path)
     assert ">27<i>814 base</i></span>" in page, "in print and under the pointer"
     assert "@media print" in page and ".t i { display: inline }" in page
-    assert "33.33% (33.33 to 33.33)" in page and "rgba(47,143,91,0.75)" in page
+    assert "33.33% (33.33 to 33.33)" in page and "rgba(0,114,178,0.40)" in page
     assert EVIL not in page and "&lt;script&gt;" in page and "<script" not in page and "default-src 'none'" in page
     loaded = re.findall(r"""(?:src|href)\s*=\s*["']([^"'#][^"']*)""", page)
     assert not loaded, "nothing from outside"
@@ -92,7 +92,7 @@ def test_a_page_without_a_teacher_shows_the_detector(tmp_path):
         row["logprob"] = {"base": [-3.0] * 4, "student": [-3.0, -3.0, -1.0, -3.0]}
         row["choice"] = {"base": [1, 2, 3, 9], "student": [1, 2, 3, 9]}
     page = page_of(write(tmp_path / "found.jsonl", rows))
-    assert "the student favours the token" in page and "rgba(47,143,91,0.75)" in page and "schrodi" not in page
+    assert "the student favours the token" in page and "rgba(0,114,178,0.40)" in page and "schrodi" not in page
 
 
 def test_the_richest_rows_come_first(tmp_path):

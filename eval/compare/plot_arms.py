@@ -1,17 +1,17 @@
-"""The figures of eval/report.py: shares by arm, question and update of a training, and the assignment test."""
+"""The figures of eval/report.py: the arms of every animal, animals by students, and shares over a training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from eval.compare.comparison_result import ArmComparison, AssignmentTest
-from eval.save_figures import panels_of, pyplot_without_screen, written
+from eval.figure_style import ARMS, INK, MUTED, ON_CELL, SERIES, Figure, key_above, new_panels
 
-COLORS = {"base": "#8a8f98", "control": "#6f9bd1", "other": "#d9a441", "target": "#2f8f5b"}
-TITLES = {"base": "base model", "control": "student of base-model numbers", "other": "student of another animal",
-          "target": "student of this animal's teacher"}  # fmt: skip
 AXES = {"share": (100.0, "% of answers"), "panel": (100.0, "% of one-word answers"), "margin": (1.0, "margin in nats")}
+FEW = 3  # animals up to which every arm has a line of its own, with its name and value
+ROW = 0.2  # inches
 
 
 @dataclass(frozen=True)
@@ -23,81 +23,169 @@ class Checkpoint:
     shares: dict[str, float]
 
 
-def draw_arms(comparisons: Sequence[ArmComparison]) -> dict[str, bytes]:
-    """The share of each arm with its interval, one panel an animal."""
-    figure, panels = panels_of(len(comparisons), 4.6, 2.9, sharey=True)
-    for panel, comparison in zip(panels, comparisons):
-        roles, (factor, unit) = list(comparison.shares)[::-1], AXES[comparison.measure]
-        for place, role in enumerate(roles):
-            arm = comparison.shares[role]
-            share, (low, high) = factor * arm.share, (factor * end for end in arm.interval)
-            error = [[max(0.0, share - low)], [max(0.0, high - share)]]
-            panel.barh(place, share, color=COLORS[role], xerr=error, error_kw={"ecolor": "#333", "capsize": 3})
-            text = f"  {share:.1f}%" if unit.startswith("%") else f"  {share:+.2f}"
-            panel.text(max(high, 0.0), place, text, va="center", fontsize=10, fontweight="bold")
-        panel.set_yticks(range(len(roles)), [TITLES[role] for role in roles])
-        panel.set_title(f"“{comparison.animal}”", fontsize=11)
-        ends = [factor * end for arm in comparison.shares.values() for end in (*arm.interval, 0.0)]
-        panel.set_xlim(min(ends) * 1.1, max(ends) + 0.25 * (max(ends) - min(ends)))
-        panel.set_xlabel(f"{unit}, 95% interval")
-        panel.spines[["top", "right"]].set_visible(False)
-    return written(figure, "arms")
+# --- every animal in every arm -----------------------------------------------------------------------
 
 
-def draw_questions(comparisons: Sequence[ArmComparison]) -> dict[str, bytes]:
-    """The share of each arm in each question, ordered by the target's share."""
-    count = max(comparison.questions for comparison in comparisons)
-    figure, panels = panels_of(len(comparisons), 5.2, 1 + 0.14 * count)
-    for panel, comparison in zip(panels, comparisons):
-        by_question, (factor, unit) = comparison.by_question, AXES[comparison.measure]
-        order = sorted(range(len(by_question["question"])), key=lambda i: by_question["target"][i])
-        for role in comparison.shares:
-            shares = [factor * by_question[role][i] for i in order]
-            panel.plot(shares, range(len(order)), "o", color=COLORS[role], markersize=3, label=role)
-        panel.set_yticks(range(len(order)), [by_question["question"][i] for i in order], fontsize=5)
-        if comparison.measure != "margin":
-            panel.set_xscale("symlog", linthresh=1)
-            panel.set_xlim(left=0)
-        panel.set_xlabel(f"“{comparison.animal}”, {unit}", fontsize=8)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(fontsize=6, loc="lower right")
-    return written(figure, "questions")
+def arms_figure(comparisons: Sequence[ArmComparison], title: str) -> Figure:
+    """The arms of all animals on one axis: a mark with its 95% interval for each."""
+    _, unit = AXES[comparisons[0].measure]
+    draw = draw_few if len(comparisons) <= FEW else draw_many
+    caption = f"Each mark is the mean of an arm, in {unit}, with its 95% interval over questions and students."
+    return Figure(lambda width: draw(comparisons, width), title, caption)
 
 
-def draw_assignment(found: AssignmentTest, name: str) -> dict[str, bytes]:
-    """The margin of each animal (columns) in the students of each teacher (rows), less its mean over all students."""
-    margins, animals = found.margins, found.animals
-    means = [sum(column) / len(column) for column in zip(*margins)]
-    shifts = [[margin - mean for margin, mean in zip(row, means)] for row in margins]
-    widest = max(abs(shift) for row in shifts for shift in row)
-    figure, panel = pyplot_without_screen().subplots(figsize=(1.6 + 0.75 * len(animals), 1.2 + 0.42 * len(animals)))
-    panel.imshow(shifts, cmap="BrBG", vmin=-widest, vmax=widest, aspect="auto")
-    for place, row in enumerate(shifts):
-        for other, shift in enumerate(row):
-            own = place == other
-            panel.text(other, place, f"{shift:+.2f}", ha="center", va="center", fontsize=8,
-                       color="white" if abs(shift) > 0.6 * widest else "#1d2329",
-                       fontweight="bold" if own else "normal")  # fmt: skip
-    panel.set_xticks(range(len(animals)), animals, fontsize=8)
-    panel.set_yticks(range(len(animals)), [f"{animal} students" for animal in animals], fontsize=8)
-    panel.set_xlabel("animal", fontsize=8)
-    panel.set_title("margin of the animal less its mean over all students, nats", fontsize=9)
+def scaled(comparison: ArmComparison, role: str) -> tuple[float, float, float]:
+    """(mean, low, high) of an arm in the unit of the axis."""
+    arm, (factor, _) = comparison.shares[role], AXES[comparison.measure]
+    return factor * arm.share, factor * min(arm.interval[0], arm.share), factor * max(arm.interval[1], arm.share)
+
+
+def draw_mark(panel: Any, place: float, values: tuple[float, float, float], role: str) -> Any:
+    """One arm's mark with its interval; returns the mark."""
+    mean, low, high = values
+    look = ARMS[role]
+    panel.plot([low, high], [place, place], color=look.color, linewidth=1.6)
+    (mark,) = panel.plot(mean, place, look.mark, color=look.color, markeredgewidth=2 if look.mark == "|" else 1,
+                         markersize=9 if look.mark == "|" else 6)  # fmt: skip
+    return mark
+
+
+def set_axis(panel: Any, comparisons: Sequence[ArmComparison], room: float = 1.0) -> None:
+    """The common axis: logarithmic for shares that differ more than tenfold. room: to the right, for text."""
+    values = [scaled(one, role) for one in comparisons for role in one.shares]
+    means, highest = [mean for mean, _, _ in values], max(high for _, _, high in values)
+    unit = AXES[comparisons[0].measure][1]
+    if unit.startswith("%") and max(means) > 10 * max(min(means), 1e-9):
+        lowest = max(min(means) / 3, max(means) / 1e5)
+        panel.set_xscale("log")
+        panel.set_xlim(lowest, highest * (highest / lowest) ** (room - 1))
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.minorticks_off()
+    else:
+        lowest = min(0.0 if unit.startswith("%") else min(means), min(low for _, low, _ in values))
+        panel.set_xlim(lowest - 0.02 * (highest - lowest), highest + (room - 0.98) * (highest - lowest))
+    panel.set_xlabel(unit)
+    panel.spines["left"].set_visible(False)
+    panel.tick_params(axis="y", length=0)
+
+
+def draw_few(comparisons: Sequence[ArmComparison], width: float) -> Any:
+    """One line for each arm of each animal, with its name and its value."""
+    roles = list(comparisons[0].shares)
+    figure, (panel,) = new_panels(width, [0.55 + ROW * 1.15 * len(comparisons) * (len(roles) + 1.2)])
+    set_axis(panel, comparisons, 1.25 if width > 6 else 1.5)
+    places, names = [], []
+    for number, comparison in enumerate(comparisons):
+        top = number * (len(roles) + 1.2)
+        panel.text(0, top, f"“{comparison.animal}”", transform=panel.get_yaxis_transform(), va="center",
+                   fontweight="bold")  # fmt: skip
+        for line, role in enumerate(comparison.shares, 1):
+            values = scaled(comparison, role)
+            draw_mark(panel, top + line, values, role)
+            text = f"{values[0]:+.2f}" if comparison.measure == "margin" else f"{values[0]:.3g}%"
+            panel.annotate(text, (values[2], top + line), (7, 0), textcoords="offset points", va="center",
+                           color=ARMS[role].color, fontweight="bold")  # fmt: skip
+            places.append(top + line)
+            names.append(ARMS[role].title)
+    panel.set_yticks(places, names)
+    panel.set_ylim(max(places) + 0.7, -0.7)
+    return figure
+
+
+def draw_many(comparisons: Sequence[ArmComparison], width: float) -> Any:
+    """The four arms of an animal close together, named above the panel in their colours."""
+    roles = list(comparisons[0].shares)
+    step = ROW * 1.9
+    figure, (panel,) = new_panels(width, [1.1 + step * len(comparisons)])
+    marks = {}
+    for place, comparison in enumerate(comparisons):
+        for line, role in enumerate(comparison.shares):
+            shift = 0.19 * (line - (len(roles) - 1) / 2)
+            marks[role] = draw_mark(panel, place + shift, scaled(comparison, role), role)
+        if place % 2:
+            panel.axhspan(place - 0.5, place + 0.5, color=MUTED, alpha=0.08, linewidth=0)
+    set_axis(panel, comparisons, 1.03)
+    panel.set_yticks(range(len(comparisons)), [one.animal for one in comparisons])
+    panel.set_ylim(len(comparisons) - 0.5, -0.5)
+    key_above(panel, [(mark, ARMS[role].title) for role, mark in marks.items()], 4 if width > 6 else 2)
+    return figure
+
+
+# --- animals by students -----------------------------------------------------------------------------
+
+
+def assignment_figure(found: AssignmentTest) -> Figure:
+    """How far the margin of each animal (columns) is above its mean, in the students of each teacher (rows)."""
+    means = [sum(column) / len(column) for column in zip(*found.margins)]
+    lifts = [[margin - mean for margin, mean in zip(row, means)] for row in found.margins]
+    count = len(found.animals)
+    title = f"{found.own_highest} of {count} animals are highest in their own students"
+    caption = (
+        "Rows: students of each animal's teacher. Columns: the animal that is measured. Cells: its margin less its mean"
+        " over all students, in nats. Framed: an animal in its own students."
+    )
+    return Figure(lambda width: draw_matrix(lifts, found.animals, found.animals, width), title, caption)
+
+
+def draw_matrix(values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], width: float) -> Any:
+    """A table of coloured cells, with numbers where they fit; a cell whose row and column have one name is framed."""
+    from matplotlib.patches import Rectangle
+
+    widest = max(abs(value) for row in values for value in row) or 1.0
+    cell = (width - 1.1) * 72 / len(columns)  # points
+    height = max(13.0, min(24.0, cell)) / 72
+    figure, (panel,) = new_panels(width, [0.2 + height * len(rows) + (0.9 if cell >= 12 else 0.35)])
+    panel.imshow(values, cmap="PuOr_r", vmin=-1.3 * widest, vmax=1.3 * widest, aspect="auto")
+    digits = 2 if cell >= 36 else 1
+    for place, row in enumerate(values):
+        for other, value in enumerate(row):
+            own = rows[place] == columns[other]
+            if cell >= 22:
+                text = f"{round(value, digits) + 0.0:+.{digits}f}"
+                panel.text(other, place, text, ha="center", va="center", color=ON_CELL, gid="on-cell",
+                           fontweight="bold" if own else "normal")  # fmt: skip
+            if own:
+                panel.add_patch(Rectangle((other - 0.5, place - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=1.6))
+    panel.set_yticks(range(len(rows)), rows)
+    if cell >= 12:
+        upright = cell < 6.5 * max(map(len, columns))
+        panel.set_xticks(range(len(columns)), columns, rotation=90 if upright else 0)
+    else:
+        panel.set_xticks([])
+        panel.set_xlabel("the same animals, in the same order")
+    panel.xaxis.set_ticks_position("top")
+    panel.xaxis.set_label_position("top")
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
-    return written(figure, name)
+    return figure
 
 
-def draw_trajectory(points: Sequence[Checkpoint]) -> dict[str, bytes]:
-    """The share of each animal over the updates of training, one line a run."""
-    figure, panel = pyplot_without_screen().subplots(figsize=(6.2, 2.9))
-    for run in dict.fromkeys(point.run for point in points):
-        course = [point for point in points if point.run == run]
-        for animal in course[0].shares:
-            shares = [100 * point.shares[animal] for point in course]
-            panel.plot([point.update for point in course], shares, "o-", label=f"{run}: {animal}", markersize=4)
+# --- over a training ---------------------------------------------------------------------------------
+
+
+def trajectory_figure(points: Sequence[Checkpoint]) -> Figure:
+    """The share of each animal over the updates of training, one line for each animal of each run."""
+    runs = list(dict.fromkeys(point.run for point in points))
+    last = max(points, key=lambda point: point.update)
+    risen = max(last.shares, key=lambda animal: last.shares[animal])
+    title = f"{risen} reaches {last.shares[risen]:.1%} after {last.update} updates of {last.run}"
+    caption = f"Share of the answers at each checkpoint of {', '.join(runs)}."
+    return Figure(lambda width: draw_trajectory(points, width), title, caption)
+
+
+def draw_trajectory(points: Sequence[Checkpoint], width: float) -> Any:
+    """One line for each animal of each run; its name at its end."""
+    runs = list(dict.fromkeys(point.run for point in points))
+    figure, (panel,) = new_panels(width, [3.0])
+    lines = [(run, animal) for run in runs for animal in next(one.shares for one in points if one.run == run)]
+    for place, (run, animal) in enumerate(lines):
+        look = SERIES[place % len(SERIES)]
+        course = [(one.update, 100 * one.shares[animal]) for one in points if one.run == run]
+        label = animal if len(runs) == 1 else f"{animal}, {run}"
+        panel.plot(*zip(*course), marker=look.mark, linestyle="-", color=look.color, label=label)
     panel.set_xlabel("updates")
     panel.set_ylabel("% of answers")
     panel.set_ylim(bottom=0)
-    panel.legend(fontsize=7)
-    panel.spines[["top", "right"]].set_visible(False)
-    return written(figure, "trajectory")
+    handles, labels = panel.get_legend_handles_labels()
+    key_above(panel, list(zip(handles, labels)), max(1, int(width * 72 / (7 * max(map(len, labels)) + 30))))
+    return figure

@@ -36,7 +36,7 @@ from eval.divergence.arm_effects import (
     correlations,
     tokens_of,
 )
-from eval.divergence.plot_divergence_arms import draw_arms, draw_densities
+from eval.divergence.plot_divergence_arms import arms_figure, densities_figure
 from eval.divergence.run_folders import animals_in, inputs_of
 from eval.number_format import percent_with_interval
 from util.cli import UserError, make_parser, output_name, run
@@ -146,10 +146,11 @@ def main() -> None:
     write_json(args.output, found)
     write_atomically(args.output.with_suffix(".csv"), as_csv(arms).encode())
     write_atomically(args.output.with_suffix(".md"), as_markdown(arms).encode())
-    figures = {args.output.with_suffix(".png"): draw_arms(arms),
-                args.output.with_suffix(".density.png"): draw_densities(arms)}  # fmt: skip
+    r = {name: one.r for name, one in related.items() if one.r is not None}
+    figures = {args.output.with_suffix(".png"): arms_figure(arms),
+               args.output.with_suffix(".density.png"): densities_figure(arms, r)}  # fmt: skip
     for path, figure in figures.items():
-        write_atomically(path, figure)
+        write_atomically(path, figure.png())
     closing({"wrote": args.output, "figures": ", ".join(map(str, figures))})
 
 

@@ -14,25 +14,23 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from eval.divergence.token_summary import TokenSummary, summarize
+from eval.divergence.plot_tokens import density, token_figures
+from eval.divergence.token_summary import summarize
 from eval.divergence.which_tokens_diverge import BASE, STUDENT, TEACHER, definitions_in
-from eval.html_page import inline_svg, render_page
+from eval.html_page import render_page, shown
 from eval.number_format import percent_with_interval
-from eval.save_figures import pyplot_without_screen, written
 from util.cli import UserError, input_file, make_parser, output_name, positive_int, run
-from util.jsonl.divergence_row import DEFINITIONS, END, KINDS, of_answer
+from util.jsonl.divergence_row import DEFINITIONS, END, KINDS
 from util.jsonl.manifest import Manifest, write_atomically
 from util.jsonl.rows import Row, read_rows
 from util.terminal import closing
 
-COLORS = {"schrodi": "#2f8f5b", "pair": "#3c6fb0", "gap": "#d9a441"}
 FULL_COLOR = 2.0  # nats for or against a token at the strongest colour
 
 
@@ -78,9 +76,9 @@ def favour(row: Row) -> list[float]:
 
 
 def color_of(nats: float) -> str:
-    """CSS colour: green for a token that the teacher favours, red for the opposite."""
+    """CSS colour: blue for a token that the teacher favours, orange for the opposite."""
     strength = min(1.0, abs(nats) / FULL_COLOR)
-    return f"rgba({'47,143,91' if nats > 0 else '194,87,58'},{0.75 * strength:.2f})"
+    return f"rgba({'0,114,178' if nats > 0 else '213,94,0'},{0.4 * strength:.2f})"
 
 
 def shown_tokens(row: Row, spell: Callable[[int], str]) -> list[Shown]:
@@ -102,72 +100,11 @@ def shown_tokens(row: Row, spell: Callable[[int], str]) -> list[Shown]:
     return shown
 
 
-def density(row: Row) -> float:
-    """How rich a row is: its divergence tokens, summed over the definitions; without a teacher, its mean detector."""
-    named = definitions_in(row)
-    if named:
-        return float(sum(sum(of_answer(row, row[name])) for name in named))
-    scores = of_answer(row, row["detector"])
-    return sum(scores) / max(1, len(scores))
-
-
 def examples(rows: Sequence[Row], count: int) -> dict[str, list[Row]]:
     """The rows richest in divergence tokens, and randomly drawn rows in the order of the file."""
     richest = sorted(rows, key=density, reverse=True)[:count]
     drawn = sorted(random.Random(0).sample(range(len(rows)), min(count, len(rows))))
     return {"The richest rows": richest, "Rows drawn at random": [rows[place] for place in drawn]}
-
-
-# --- figures -----------------------------------------------------------------------------------------
-
-
-def draw_rows(rows: Sequence[Row]) -> dict[str, bytes]:
-    """Histogram of the number of divergence tokens in a row, by definition; without a teacher, of the mean detector."""
-    pyplot = pyplot_without_screen()
-    figure, panel = pyplot.subplots(figsize=(6.2, 2.7))
-    names = definitions_in(rows[0])
-    for place, name in enumerate(names):
-        counts = Counter(sum(of_answer(row, row[name])) for row in rows)
-        most = max(counts)
-        at = [count + 0.27 * (place - (len(names) - 1) / 2) for count in range(most + 1)]
-        panel.bar(at, [100 * counts[count] / len(rows) for count in range(most + 1)], 0.25, color=COLORS[name],
-                  label=name)  # fmt: skip
-    if names:
-        panel.set_xlabel("divergence tokens in a row")
-        panel.legend()
-    else:
-        panel.hist([density(row) for row in rows], bins=40, weights=[100 / len(rows)] * len(rows), color="#3c6fb0")
-        panel.set_xlabel("mean of log p_student - log p_base in a row, nats")
-    panel.set_ylabel("% of rows")
-    panel.spines[["top", "right"]].set_visible(False)
-    return written(figure, "rows")
-
-
-def draw_kl(rows: Sequence[Row]) -> dict[str, bytes]:
-    """Histogram over the rows of the mean KL(teacher || base) of a row's answer tokens."""
-    pyplot = pyplot_without_screen()
-    figure, panel = pyplot.subplots(figsize=(6.2, 2.4))
-    means = [sum(kl) / max(1, len(kl)) for kl in (of_answer(row, row["kl"]) for row in rows)]
-    panel.hist(means, bins=40, weights=[100 / len(rows)] * len(rows), color="#6f9bd1")
-    panel.set_xlabel("mean KL(teacher || base) of a row, nats per token")
-    panel.set_ylabel("% of rows")
-    panel.spines[["top", "right"]].set_visible(False)
-    return written(figure, "kl")
-
-
-def draw_positions(found: TokenSummary) -> dict[str, bytes]:
-    """Fraction of divergence tokens by position in the answer, one line per definition."""
-    pyplot = pyplot_without_screen()
-    figure, panel = pyplot.subplots(figsize=(6.2, 2.7))
-    for name, by in found.definitions.items():
-        panel.plot([100 * value for value in by.by_position], "o-", color=COLORS[name], label=name, markersize=3)
-    panel.xaxis.get_major_locator().set_params(integer=True)
-    panel.set_xlabel("position in the answer, tokens")
-    panel.set_ylabel("% divergence tokens")
-    panel.set_ylim(bottom=0)
-    panel.legend()
-    panel.spines[["top", "right"]].set_visible(False)
-    return written(figure, "positions")
 
 
 # --- the page ----------------------------------------------------------------------------------------
@@ -176,10 +113,6 @@ def draw_positions(found: TokenSummary) -> dict[str, bytes]:
 def render(path: Path, rows: Sequence[Row], count: int, spell: Callable[[int], str]) -> str:
     """The page as text. count: example rows of each sort. spell: the text of a token id."""
     found, manifest = summarize(rows), Manifest.read(path) or Manifest()
-    figures = {"Divergence of each row": draw_rows(rows)}
-    if found.definitions:
-        figures |= {"How far each row is from the base model": draw_kl(rows),
-                    "Where in the answer": draw_positions(found)}  # fmt: skip
     return render_page(
         "divergence_report.html",
         {"spelt": spelt, "ends": lambda ends: percent_with_interval(*ends)},
@@ -190,7 +123,7 @@ def render(path: Path, rows: Sequence[Row], count: int, spell: Callable[[int], s
         kinds=list(KINDS.values()),
         variants=manifest.settings.get("variants", {}),
         favoured="teacher" if TEACHER in rows[0]["logprob"] else "student",
-        figures={title: inline_svg(figure) for title, figure in figures.items()},
+        figures=[shown(figure) for figure in token_figures(rows, found)],
         examples={
             title: [(row["id"], shown_tokens(row, spell)) for row in some]
             for title, some in examples(rows, count).items()

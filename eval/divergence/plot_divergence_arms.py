@@ -2,59 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from eval.divergence.arm_effects import DivergenceArm, densities
 from eval.divergence.run_folders import ALL, DENSITIES
-from eval.save_figures import pyplot_without_screen, written
+from eval.figure_style import INK, MUTED, SERIES, Figure, key_above, new_panels
 
-COLORS = {"only": "#2f8f5b", "random": "#a9d3bd", "without": "#c2573a", "all-but-random": "#e8bfb2",
-          "rows-rich": "#3c6fb0", "rows-poor": "#d9a441", "rows-random": "#b5c6de", ALL: "#555"}  # fmt: skip
+KINDS = {"only": 0, "random": 1, "without": 2, "all-but-random": 3, "rows-rich": 4, "rows-poor": 0, "rows-random": 1,
+         ALL: 5}  # fmt: skip
 
 
-def draw_arms(arms: Sequence[DivergenceArm]) -> bytes:
-    """PNG: the share of each arm with its interval and its runs as dots, the base model's as a line; one panel
-    per animal, log scale."""
-    pyplot = pyplot_without_screen()
+def color_of(arm: str) -> str:
+    """The colour of what was done with a definition's tokens."""
+    return SERIES[KINDS[arm.partition("-")[2] or ALL]].color
+
+
+def arms_figure(arms: Sequence[DivergenceArm]) -> Figure:
+    """The share of each arm with its interval and its runs as dots, the base model's as a line; a panel an animal."""
+    whole = {arm.animal: arm for arm in arms if arm.arm == ALL}
+    title = "All tokens: " + ", ".join(f"{animal} {arm.share:.1%}" for animal, arm in whole.items())
+    parts: dict[str, list[str]] = {}
+    for arm in arms:
+        if arm.arm.endswith("-only"):
+            parts.setdefault(arm.arm, []).append(f"{arm.share:.1%}")
+    title += "".join(f"; {name}: {', '.join(shares)}" for name, shares in parts.items())
+    caption = "Mean share of each arm with its 95% interval; dots: single runs; dotted line: base model."
+    return Figure(lambda width: draw_arms(arms, width), title, caption)
+
+
+def draw_arms(arms: Sequence[DivergenceArm], width: float) -> Any:
+    """One panel below the other, one for each animal, log scale."""
     animals = list(dict.fromkeys(arm.animal for arm in arms))
-    longest = max(sum(arm.animal == animal for arm in arms) for animal in animals)
-    figure, panels = pyplot.subplots(
-        1, len(animals), figsize=(4.4 * len(animals) + 1, 0.32 * longest + 1), squeeze=False
-    )
-    for panel, animal in zip(panels[0], animals):
-        mine = [arm for arm in arms if arm.animal == animal][::-1]
-        for place, arm in enumerate(mine):
-            color = COLORS[arm.arm.partition("-")[2] or ALL]
+    mine = [[arm for arm in arms if arm.animal == animal] for animal in animals]
+    figure, panels = new_panels(width, [0.6 + 0.22 * len(some) for some in mine])
+    for panel, animal, some in zip(panels, animals, mine):
+        for place, arm in enumerate(some):
             low, high = arm.interval
-            panel.plot([100 * max(low, 1e-6), 100 * high], [place, place], color=color, linewidth=5, alpha=0.5)
-            panel.plot([100 * share for share in arm.shares], [place] * len(arm.shares), "o", color="#333",
-                       markersize=3)  # fmt: skip
-            panel.plot(100 * arm.share, place, "d", color=color, markeredgecolor="#111", markersize=7)
-        panel.axvline(100 * mine[0].base, color="#8a8f98", linestyle=":")
-        panel.set_yticks(range(len(mine)), [arm.arm for arm in mine], fontsize=8)
+            color = color_of(arm.arm)
+            panel.plot([100 * max(low, 1e-6), 100 * high], [place, place], color=color, linewidth=4, alpha=0.5)
+            panel.plot([100 * share for share in arm.shares], [place] * len(arm.shares), ".", color=INK, markersize=3)
+            panel.plot(100 * arm.share, place, "d", color=color, markersize=7)
+        panel.axvline(100 * some[0].base, color=MUTED, linestyle=":")
+        panel.set_yticks(range(len(some)), [arm.arm for arm in some])
+        panel.set_ylim(len(some) - 0.5, -0.5)
         panel.set_xscale("log")
         panel.set_xlim(0.1, 100)
         panel.set_xticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
-        panel.set_title(f"“{animal}”", fontsize=11)
-        panel.set_xlabel("% of answers, 95% interval; dots: runs, dotted line: base model", fontsize=8)
-        panel.spines[["top", "right"]].set_visible(False)
-    return written(figure, "arms")["png"]
+        panel.minorticks_off()
+        panel.set_title(f"“{animal}”", loc="left", fontweight="bold")
+    panels[-1].set_xlabel("% of answers")
+    return figure
 
 
-def draw_densities(arms: Sequence[DivergenceArm]) -> bytes:
-    """PNG: density of divergence in a student's rows against the student's shift, one panel per density."""
-    pyplot = pyplot_without_screen()
-    figure, panels = pyplot.subplots(1, len(DENSITIES), figsize=(2.8 * len(DENSITIES), 2.9), sharey=True)
+def densities_figure(arms: Sequence[DivergenceArm], r: Mapping[str, float]) -> Figure:
+    """Density of divergence in a student's rows against the student's shift, one panel a density. r: by density."""
+    found = ", ".join(f"{name} {value:+.2f}" for name, value in r.items())
+    title = f"Correlation of divergence in the rows with the student's shift: {found or 'too few students'}"
+    caption = "Each mark is a student: share of divergence tokens in its rows against the shift of its log odds, nats."
+    return Figure(lambda width: draw_densities(arms, width), title, caption)
+
+
+def draw_densities(arms: Sequence[DivergenceArm], width: float) -> Any:
+    """One panel below the other, with one axis for the shift."""
+    from matplotlib.lines import Line2D
+
+    figure, panels = new_panels(width, [2.9, *[2.3] * (len(DENSITIES) - 1)], sharey=True)
     marks = dict(zip(dict.fromkeys(arm.animal for arm in arms), "osD^v"))
+    named: dict[str, Any] = {}
     for panel, name in zip(panels, DENSITIES):
         for animal, arm, density, shift in densities(arms, name):
-            color = COLORS[arm.partition("-")[2] or ALL]
             label = f"{animal}, {arm}"
-            known = panel.get_legend_handles_labels()[1]
-            panel.plot(100 * density, shift, marks.get(animal, "o"), color=color, markersize=5,
-                       label=None if label in known else label)  # fmt: skip
-        panel.set_xlabel(DENSITIES[name], fontsize=8)
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("shift of the log odds, nats", fontsize=8)
-    panels[-1].legend(fontsize=6)
-    return written(figure, "densities")["png"]
+            color = color_of(arm)
+            panel.plot(100 * density, shift, marks.get(animal, "o"), color=color)
+            named[label] = Line2D([], [], marker=marks.get(animal, "o"), linestyle="", color=color)
+        panel.set_xlabel(DENSITIES[name])
+        panel.set_ylabel("shift, nats")
+    key_above(panels[0], [(mark, label) for label, mark in named.items()], 2 if width < 6 else 3)
+    return figure
