@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from eval.compare.intervals import Spread, difference_interval, spread_of
 from eval.compare.read_results import ROLES
-from eval.compare.verdict import verdict
+from eval.compare.verdict import ABOVE_THE_OTHER_KIND, verdict
 from util.cli import make_parser, natural_int, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.terminal import table
@@ -101,7 +101,7 @@ def simulate(truth: str, seeds: int, answers: int | None, experiments: int, seed
         shares = {role: draw_arm(rng, scatters[role], by_question, counts[role], answers) for role in ROLES}
         spreads = {role: spread_with_answers(shares[role], answers) for role in ROLES}
         found = {role: difference_interval(spreads["target"], spreads[role]) for role in truths}
-        called += verdict(counts, found) == "transfer"
+        called += verdict(2, seeds, {role: low > 0 for role, (low, _) in found.items()}) == ABOVE_THE_OTHER_KIND
         for role, difference in truths.items():
             low, high = found[role]
             held[role] += low <= difference <= high

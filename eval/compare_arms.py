@@ -1,22 +1,24 @@
 """Compare the arms of an experiment, and print tables and a verdict.
 
-A claim of transfer needs target students above the base model, above the control students (trained on numbers of the
-base model), and above the students of another animal; with several other animals (--students) above those of each.
-Shares are means over questions and training seeds, and intervals are over both (eval/compare/intervals.py). The
-specific part of an effect is the target minus the other-animal arm. For effects that are too small for shares,
+A claim needs target students above the base model, above the control students (trained on numbers of the base model),
+and above the students of other kinds of teachers. A kind is what a teacher was taught: an animal, or a list of neutral
+words (--neutral). All students of one kind drift together, so with four kinds or more the kind is the unit and the
+verdict is *transfer*; two or three kinds can only show *above the other kind*. The rule and all verdicts:
+docs/statistics.md. Shares are means over questions and training seeds. For effects that are too small for shares,
 --measure margin compares margins of exact files: the log-probability of the animal less the mean of the other animals',
 in nats. --measure panel compares the animal's fraction of the one-word answers, for models that write long answers.
 
-The students of two teachers differ in every animal, not only in the two that were taught. With exact files, --students
-therefore also prints two tests. Placebo: how many animals that were never a target, and that the base model names, rose
-at least as much over the other-animal students as this one. Assignment (three animals or more): how many of all
-assignments of animals to students fit the margins at least as well as the true one.
+With exact files of the teachers too (--teachers), the main line is the profile test: whether students take over how
+their own teacher ranks the animals that nobody was taught. With --students and exact files there is also the assignment
+test (three animals or more): how many of all assignments of animals to students fit the margins at least as well as the
+true one.
 
 Usage:
     python eval/compare_arms.py --animal owl --base output/exact-base.jsonl --control output/exact-control-*.jsonl \\
         --other output/exact-dolphin-student-*.jsonl --target output/exact-owl-student-*.jsonl
     python eval/compare_arms.py --base output/exact-base.jsonl --control output/exact-control-*.jsonl \\
-        --students owl=output/exact-owl-1.jsonl owl=output/exact-owl-2.jsonl dolphin=output/exact-dolphin-1.jsonl
+        --students owl=output/exact-owl-1.jsonl owl=output/exact-owl-2.jsonl dolphin=output/exact-dolphin-1.jsonl \\
+        --teachers owl=output/exact-owl-teacher-1.jsonl dolphin=output/exact-dolphin-teacher-1.jsonl
 """
 
 from __future__ import annotations
@@ -31,9 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from eval.compare.assignment_permutations import assignment, warn_of_assignment
 from eval.compare.comparability import check_comparable, check_named
 from eval.compare.comparison_result import Comparisons
-from eval.compare.comparison_text import assignment_words, show, show_pairwise, verdict_words
+from eval.compare.comparison_text import profile_line, show, show_tables, verdict_words
+from eval.compare.matrix import matrix_of_kinds
 from eval.compare.read_results import MEASURES, Result, canonical, mean_margins, read_result
-from eval.compare.roles import check_roles, warn_of_unmoved
+from eval.compare.roles import check_kinds, check_one_kind, check_roles, warn_of_unmoved
+from eval.compare.teacher_profile import check_teachers, profile_test
 from eval.compare.verdict import compare, compare_all, pairwise
 from util.animals.names import animal_name
 from util.cli import input_file, make_parser, output_name, run
@@ -58,7 +62,12 @@ def parse_args() -> argparse.Namespace:
     several = parser.add_argument_group(
         "several animals: each is the target in turn, the others' students are its other arm"
     )
-    several.add_argument("--students", nargs="+", type=student, metavar="ANIMAL=R", help="one file per training seed")
+    for name, metavar, kind, what in (
+        ("--students", "ANIMAL=R", student, "one file per training seed"),
+        ("--neutral", "WORDS=R", named_file, "further kinds: students of teachers of no animal, by their words' name"),
+        ("--teachers", "KIND=R", teacher, "exact files of the teachers, for the profile test"),
+    ):
+        several.add_argument(name, nargs="+", type=kind, default=[], metavar=metavar, help=what)
     parser.add_argument("--measure", choices=MEASURES, default="share", help="what to compare")
     parser.add_argument(
         "--output", type=output_name(".json"), help="also write the comparison here, for eval/report.py"
@@ -69,29 +78,43 @@ def parse_args() -> argparse.Namespace:
     if not args.students and not (args.animal and args.other and args.target):
         missing = [f"--{name}" for name in ("animal", "other", "target") if not getattr(args, name)]
         parser.error(f"--animal, --other and --target are used together; missing: {', '.join(missing)}")
+    if (args.neutral or args.teachers) and not args.students:
+        parser.error("--neutral and --teachers go with --students")
     if args.students and len({animal for animal, _ in args.students}) < 2:
         parser.error("--students needs students of two animals or more: each is the other-animal arm of the rest")
     return args
 
 
+def named_file(text: str) -> tuple[str, Path]:
+    """argparse type: colours=output/exact-colours-student.jsonl."""
+    name, equals, path = text.partition("=")
+    if not (equals and name):
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=FILE, such as owl=output/exact-owl-student.jsonl")
+    return name, input_file(path)
+
+
 def student(text: str) -> tuple[str, Path]:
-    """argparse type: owl=output/exact-owl-student.jsonl."""
-    animal, equals, path = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text} is not ANIMAL=FILE, such as owl=output/exact-owl-student.jsonl")
-    return canonical(animal_name(animal)), input_file(path)
+    """argparse type: owl=output/exact-owl-student.jsonl, the name an animal."""
+    name, path = named_file(text)
+    return canonical(animal_name(name)), path
+
+
+def teacher(text: str) -> tuple[str, Path]:
+    """argparse type: as `student`; a name that is not a known animal is that of neutral words."""
+    name, path = named_file(text)
+    return canonical(name), path
 
 
 def read_results(paths: list[Path]) -> list[Result]:
     return [read_result(path) for path in paths]
 
 
-def students_by_animal(pairs: list[tuple[str, Path]]) -> Students:
-    """Results by the animal of the students' teacher, in the order given."""
-    students: Students = defaultdict(list)
-    for animal, path in pairs:
-        students[animal].append(read_result(path))
-    return dict(students)
+def by_kind(pairs: list[tuple[str, Path]]) -> Students:
+    """Results by the kind of the students or teachers, in the order given."""
+    found: Students = defaultdict(list)
+    for kind, path in pairs:
+        found[kind].append(read_result(path))
+    return dict(found)
 
 
 def check(animals: list[str], everything: list[Result]) -> None:
@@ -109,6 +132,7 @@ def compare_one(args: argparse.Namespace, base: Result, control: list[Result]) -
     everything = [base, *control, *other, *target]
     check([animal], everything)
     check_roles(base, control, {animal: target}, other)
+    check_one_kind(other)
     warn_of_unmoved(base, everything[1:])
     arms = {"base": [base], "control": control, "other": other, "target": target}
     return Comparisons([compare(animal, arms, args.measure)], [], None), everything
@@ -116,16 +140,27 @@ def compare_one(args: argparse.Namespace, base: Result, control: list[Result]) -
 
 def compare_several(args: argparse.Namespace, base: Result, control: list[Result]) -> tuple[Comparisons, list[Result]]:
     """The comparisons of --students, and all results that they use."""
-    students = students_by_animal(args.students)
-    everything = [base, *control, *(result for some in students.values() for result in some)]
+    students, neutral, teachers = by_kind(args.students), by_kind(args.neutral), by_kind(args.teachers)
+    kinds = {**students, **neutral}
+    trained = [*control, *(result for some in kinds.values() for result in some)]
+    of_teachers = [result for some in teachers.values() for result in some]
+    everything = [base, *trained, *of_teachers]
     check(list(students), everything)
-    check_roles(base, control, students)
-    warn_of_unmoved(base, everything[1:])
-    if mean_margins(next(iter(students.values()))):  # sampled answers have no such test
+    check_kinds(students, neutral)
+    check_roles(base, control, students, neutral=neutral)
+    check_teachers(teachers, list(kinds))
+    warn_of_unmoved(base, trained)
+    logs = all(mean_margins(some) for some in kinds.values())  # sampled answers have none
+    if logs:
         warn_of_assignment(students)
-    comparisons = compare_all(base, control, students, args.measure)
-    matrix = pairwise(base, control, students, args.measure)
-    return Comparisons(comparisons, matrix, assignment(students)), everything
+    found = Comparisons(
+        comparisons=compare_all(base, control, students, args.measure, neutral),
+        pairwise=pairwise(base, control, students, args.measure, neutral),
+        assignment=assignment(students) if logs else None,
+        matrix=matrix_of_kinds(base, students, neutral, args.measure) if logs else None,
+        profile=profile_test(base, kinds, teachers, list(students)) if teachers else None,
+    )
+    return found, everything
 
 
 def main() -> None:
@@ -134,14 +169,13 @@ def main() -> None:
     found, everything = (compare_several if args.students else compare_one)(args, base, control)
     for one in found.comparisons:
         show(one)
-    if found.pairwise:
-        show_pairwise(found.pairwise, args.measure)
-    if found.assignment:
-        print(f"assignment: {assignment_words(found.assignment)}\n")
+    show_tables(found, args.measure)
     if args.output:
         manifest = provenance([result.path for result in everything])
         write_json(args.output, {**found.to_json(), "manifest": manifest})
     verdicts = {f"verdict, {one.animal}": verdict_words(one) for one in found.comparisons}
+    if found.profile:
+        verdicts = {"profile": profile_line(found.profile)} | verdicts
     if found.assignment:
         verdicts["assignment"] = f"p {found.assignment.p:.2g}"
     closing(verdicts | ({"wrote": str(args.output)} if args.output else {}))

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from eval.answer_rows import animal_masses, check_answer
 from eval.compare.comparability import adapter_folder
 from eval.compare.comparison_result import ArmComparison, Comparisons, read_comparisons
-from eval.compare.comparison_text import COLLAPSED, assignment_words, placebo_words
+from eval.compare.comparison_text import COLLAPSED, assignment_words, kind_power_words, untaught_rank_words
 from eval.compare.plot_arms import Checkpoint, arms_figure, assignment_figure, trajectory_figure
 from eval.figure_style import ARMS, Figure
 from eval.html_page import render_page
@@ -64,14 +64,16 @@ class ShownComparison:
     found: ArmComparison
     top: dict[str, list[tuple[str, float]]]
     """by role: the animals named most in its first file, with their shares"""
-    placebo: str
-    """the placebo test in words; "" if there is none"""
+    untaught_rank: str
+    """the rank among untaught animals in words; "" if there is none"""
 
 
 def shown(found: ArmComparison) -> ShownComparison:
     """The comparison with what only the page shows."""
     top = {role: ranked_animals(Path(arm.files[0]))[:SHOWN] for role, arm in found.shares.items()}
-    return ShownComparison(found, top, placebo_words(found.animal, found.placebo) if found.placebo else "")
+    return ShownComparison(
+        found, top, untaught_rank_words(found.animal, found.untaught_rank) if found.untaught_rank else ""
+    )
 
 
 def ranked_animals(path: Path) -> list[tuple[str, float]]:
@@ -157,6 +159,7 @@ def render(title: str, read: Sequence[tuple[str, Comparisons]], data: Sequence[P
         {"percent": percent, "of": value_of, "p": p_value},
         title=title,
         titles={role: look.title for role, look in ARMS.items()},
+        kind_power=kind_power_words,
         collapsed=COLLAPSED,
         figures={name: shown_figure(figure) for name, figure in figures.items()},
         comparisons=[shown(found) for found in comparisons],

@@ -13,7 +13,7 @@ from typing import Any
 
 from eval.compare.comparability import check_comparable
 from eval.compare.read_results import FEWEST_SEEDS, ROLES, Result, canonical, read_result
-from eval.compare.verdict import compare
+from eval.compare.verdict import CLAIMS, compare
 from experiments.experiment_yaml import Experiment
 from experiments.run_paths import Run
 from util.animals.names import animals_of
@@ -166,7 +166,7 @@ def summary_record(experiment: Experiment, runs: Sequence[Run], trained: str, an
         **{f"minus_{role}": difference.difference for role, difference in minus.items()},
         **{f"{name}_{end}": value for name, ends in intervals.items() for end, value in zip(("low", "high"), ends)},
         "p": found.p,
-        "placebo_p": found.placebo.p if found.placebo else None,
+        "untaught_rank_p": found.untaught_rank.p if found.untaught_rank else None,
         "needed": needed,
     }
     return {
@@ -175,7 +175,7 @@ def summary_record(experiment: Experiment, runs: Sequence[Run], trained: str, an
         "measured": animal,
         "seeds": len(targets),
         **{name: rounded(value) for name, value in numbers.items()},
-        "reliable": found.verdict == "transfer" and needed is not None and minus["control"].difference >= needed,
+        "reliable": found.verdict in CLAIMS and needed is not None and minus["control"].difference >= needed,
         "verdict": found.verdict,
     }
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from itertools import permutations
+from typing import TYPE_CHECKING
 
 from eval.compare.comparison_result import AssignmentSums, AssignmentTest
 from eval.compare.read_results import Result, mean_margins
 from util.terminal import say
 
-MOST_ASSIGNED = 8  # animals; all 40,320 assignments are tried
+if TYPE_CHECKING:
+    import numpy as np
+
+MOST_TRIED = 8  # up to so many rows all assignments are tried (40,320), beyond so many are drawn
+DRAWN = 200_000
+TIE = 1e-9
 
 
 def assignment(students: dict[str, list[Result]]) -> AssignmentTest | None:
@@ -18,22 +24,21 @@ def assignment(students: dict[str, list[Result]]) -> AssignmentTest | None:
     every assignment of animals to students, so p cannot be below one over the number of assignments (six for three
     animals). The test is exact if, without transfer, every assignment is equally likely; this needs the same number of
     students of each animal. It is about all animals together, not about a single one. None for fewer than three animals
-    or more than `MOST_ASSIGNED`, and without log-probabilities.
+    and without log-probabilities.
     """
     import numpy as np
 
     animals, margins = list(students), [mean_margins(results) for results in students.values()]
-    if not 3 <= len(animals) <= MOST_ASSIGNED or not all(name in some for some in margins for name in animals):
+    if len(animals) < 3 or not all(name in some for some in margins for name in animals):
         return None
     matrix = np.array([[some[name] for name in animals] for some in margins])
-    sums = np.array(
-        [sum(matrix[place, other] for place, other in enumerate(p)) for p in permutations(range(len(animals)))]
-    )  # the first is the true assignment
-    as_well = int((sums >= sums[0] - 1e-9).sum())
+    sums = assignment_sums(matrix)
+    as_well = int((sums >= sums[0] - TIE).sum())
+    others = sums[sums < sums[0] - TIE] if as_well == 1 else sums[1:]
     return AssignmentTest(
         animals=animals,
         margins=matrix.tolist(),
-        sum=AssignmentSums(float(sums[0]), float(sums[1:].max()), float(sums.mean()), float(sums.std())),
+        sum=AssignmentSums(float(sums[0]), float(others.max()), float(sums.mean()), float(sums.std())),
         assignments=len(sums),
         as_well=as_well,
         p=as_well / len(sums),
@@ -41,11 +46,28 @@ def assignment(students: dict[str, list[Result]]) -> AssignmentTest | None:
     )
 
 
+def assignment_sums(matrix: np.ndarray) -> np.ndarray:
+    """The sum of one cell in every row and column of a square matrix: for the diagonal first, then for every other
+    assignment of columns to rows. For more than `MOST_TRIED` rows `DRAWN` random assignments are drawn instead."""
+    import numpy as np
+
+    size = len(matrix)
+    if size <= MOST_TRIED:
+        orders = np.array(list(permutations(range(size))))
+    else:
+        drawn = np.random.default_rng(0).random((DRAWN, size)).argsort(axis=1)
+        orders = np.vstack([np.arange(size), drawn])
+    return matrix[np.arange(size), orders].sum(axis=1)
+
+
+def is_exact(size: int) -> bool:
+    """Whether all assignments of so many rows are tried."""
+    return size <= MOST_TRIED
+
+
 def warn_of_assignment(students: dict[str, list[Result]]) -> None:
-    """Print why there is no assignment test, or what makes it less reliable."""
+    """Print what makes the tests over all kinds less reliable."""
     seeds = {animal: len(some) for animal, some in students.items()}
-    if len(seeds) > MOST_ASSIGNED:
-        say(f"no assignment test: there are {len(seeds)} animals, and it takes at most {MOST_ASSIGNED}")
-    elif len(seeds) > 2 and len(set(seeds.values())) > 1:
+    if len(seeds) > 2 and len(set(seeds.values())) > 1:
         counted = ", ".join(f"{animal} {count}" for animal, count in seeds.items())
         say(f"warning: the assignment test needs the same number of students of each animal; there are {counted}")

@@ -1,12 +1,23 @@
-"""A comparison of arms as text: tables, the verdict, and a sentence each for the placebo and assignment tests."""
+"""A comparison of arms as text: tables, the verdict, and a sentence for each test over all kinds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from eval.compare.comparison_result import ArmComparison, AssignmentTest, PairwiseRow, Placebo
+from eval.compare.comparison_result import (
+    ArmComparison,
+    AssignmentTest,
+    Comparisons,
+    Lift,
+    Matrix,
+    PairwiseRow,
+    Power,
+    ProfileTest,
+    UntaughtRank,
+)
 from eval.compare.intervals import POWER, Ends
+from eval.compare.kinds import FEWEST_KINDS
 from eval.compare.verdict import POWER_ANSWERS
 from eval.number_format import p_value, percent
 from util.terminal import say, table
@@ -55,21 +66,33 @@ def show(found: ArmComparison) -> None:
     print(f"{table(('target minus', 'difference', '95% interval', 'p'), differences)}\n")
     if found.power:
         show_power(found)
-    if found.placebo:
-        print(f"{placebo_words(found.animal, found.placebo)}\n")
+    if found.untaught_rank:
+        print(f"{untaught_rank_words(found.animal, found.untaught_rank)}\n")
     warn_of_arms(found)
 
 
 def show_power(found: ArmComparison) -> None:
-    """Print the smallest difference that a number of seeds detects."""
+    """Print the smallest difference that a number of seeds, or of kinds, detects."""
     unit, sampled = UNITS[found.measure], found.measure == "share"
+    if found.power[0].kinds:
+        print(f"power: {kind_power_words(found.power)}\n")
+        return
     lines = [
         (line.seeds, unit.gap_or_none(line.exact), *([unit.gap_or_none(line.sampled)] if sampled else []))
         for line in found.power
     ]
-    print(f"smallest target minus control that gives the verdict transfer with about {POWER:.0%} probability:")
+    print(f"smallest target minus control that is shown with about {POWER:.0%} probability:")
     heading = ("seeds per arm", "exact", *([f"{POWER_ANSWERS} answers per question"] if sampled else []))
     print(f"{table(heading, lines)}\n")
+
+
+def kind_power_words(lines: Sequence[Power]) -> str:
+    """The power of a design with the kind as the unit, in one sentence."""
+    sizes = ", ".join(f"{line.above_others:+.2f} with {line.kinds}" for line in lines if line.above_others is not None)
+    return (
+        "smallest target minus other kinds, in nats or log odds, that is shown with about"
+        f" {POWER:.0%} probability: {sizes} kinds"
+    )
 
 
 def warn_of_arms(found: ArmComparison) -> None:
@@ -82,14 +105,69 @@ def warn_of_arms(found: ArmComparison) -> None:
         say("an arm has one training seed: its interval covers the questions only; another seed may give another share")
 
 
-def placebo_words(animal: str, found: Placebo) -> str:
-    """The placebo test in one sentence."""
+def untaught_rank_words(animal: str, found: UntaughtRank) -> str:
+    """The rank among untaught animals in one sentence."""
     names = [*found.furthest, *["..."] * (found.further > len(found.furthest))]
     return (
-        f"placebo: {animal} rose by {found.shift:+.2f} nats of log-probability over the other-animal students; of"
-        f" {found.animals} animals never used as a target, {found.further or 'none'} rose at least as much"
-        f"{' (' + ', '.join(names) + ')' if names else ''}, p {p_value(found.p)}"
+        f"rank among untaught animals: {animal} rose by {found.shift:+.2f} nats of log-probability over the other"
+        f" kinds' students; of {found.animals} animals that nobody was taught, {found.further or 'none'} rose at least"
+        " as much"
+        f"{' (' + ', '.join(names) + ')' if names else ''}; teachers move these too, so this is not a test"
     )
+
+
+def profile_line(found: ProfileTest) -> str:
+    """The main figures of the profile test."""
+    return f"own teacher r {found.own:.2f}, other teachers {found.other:.2f}, p {found.p:.2g}"
+
+
+def profile_words(found: ProfileTest) -> str:
+    """The profile test in one sentence."""
+    tried = "all" if found.exact else "random"
+    fits = [f"{fit.rank}: {fit.own:.2f} against {fit.other:.2f}, p {fit.p:.2g}" for fit in found.drift_fits]
+    least, most = (choose(found.by_kind, key=lambda kind: found.by_kind[kind]) for choose in (min, max))
+    return (
+        f"students correlate with their own teacher by {found.own:.2f} and with other teachers by {found.other:.2f},"
+        f" over {len(found.animals)} untaught animals and {len(found.kinds)} kinds ({least}"
+        f" {found.by_kind[least]:.2f} to {most} {found.by_kind[most]:.2f}; slope {found.slope:.3f}); p {found.p:.2g}"
+        f" ({tried} {found.assignments:,} assignments of teachers to students)"
+        + (f"; after removing the largest patterns that kinds share, {', '.join(fits)}" if fits else "")
+    )
+
+
+def lift_words(found: Lift) -> str:
+    """How far animals are higher in their own students, in one clause."""
+    of = (
+        "own students minus other kinds'"
+        if found.rank is None
+        else f"the same beyond row, column and {found.rank} shared patterns"
+    )
+    low, high = found.interval
+    return f"{of} {found.mean:+.2f} ({low:.2f} to {high:.2f}), p {p_value(found.p)}, {found.above} above"
+
+
+def show_matrix(found: Matrix) -> None:
+    """Print the table of animals by kinds without the effects of row and column, and the lifts."""
+    lines = [
+        (f"{kind} students", *(f"{value:+.2f}" for value in row)) for kind, row in zip(found.kinds, found.residuals)
+    ]
+    print("animals by kinds, nats or log odds, without the effects of row and column:")
+    print(f"{table(('', *found.animals), lines)}")
+    for one in found.lifts:
+        print(f"mean over {len(found.animals)} animals, {lift_words(one)}")
+    print()
+
+
+def show_tables(found: Comparisons, measure: str) -> None:
+    """Print what is about all kinds together."""
+    if found.pairwise:
+        show_pairwise(found.pairwise, measure)
+    if found.matrix:
+        show_matrix(found.matrix)
+    if found.assignment:
+        print(f"assignment: {assignment_words(found.assignment)}\n")
+    if found.profile:
+        print(f"profile: {profile_words(found.profile)}\n")
 
 
 def assignment_words(found: AssignmentTest) -> str:
@@ -110,7 +188,9 @@ def show_pairwise(rows: Sequence[PairwiseRow], measure: str) -> None:
 
 
 def verdict_words(found: ArmComparison) -> str:
-    """The verdict, with the adjusted p-value (several animals) and that of the placebo test."""
+    """The verdict, with the adjusted p-values (several animals) and what it rests on."""
     said = [] if found.p_holm is None else [f"Holm p {p_value(found.p_holm)}"]
-    said += [f"placebo p {found.placebo.p:.2g}"] if found.placebo else []
-    return found.verdict + (f" ({', '.join(said)})" if said else "")
+    if found.p_others_holm is not None and found.kinds and found.kinds >= FEWEST_KINDS:
+        said.append(f"over the other kinds' students alone {p_value(found.p_others_holm)}")
+    said += [found.reason] if found.reason else []
+    return found.verdict + (f" ({'; '.join(said)})" if said else "")

@@ -46,6 +46,8 @@ class Spread:
     """exact shares: mass that was not explored, all of which could be the animal's"""
     linear: bool = False
     """margins: the ends are computed directly, not on the logit scale of shares"""
+    freedom: float | None = None
+    """degrees of freedom of the seed variance if it was not estimated from the arm's own seeds alone"""
 
 
 def spread_of(
@@ -69,7 +71,7 @@ def spread_of(
 
 def share_interval(arm: Spread, level: float = LEVEL) -> Ends:
     """Interval of an arm's share; the mass that exact shares did not explore is added to its upper end."""
-    low, high = _ends(arm, level, _squares(arm, level, arm.seeds - 1))
+    low, high = _ends(arm, level, _squares(arm, level, _own_freedom(arm)))
     return low, high + arm.uncovered if arm.linear else min(1.0, high + arm.uncovered)
 
 
@@ -238,12 +240,18 @@ def _share(logit: float) -> float:
     return 1 / (1 + math.exp(-max(-700.0, min(700.0, logit))))
 
 
+def _own_freedom(arm: Spread) -> float:
+    return arm.seeds - 1 if arm.freedom is None else arm.freedom
+
+
 def _freedom(a: Spread, b: Spread) -> float:
     """Degrees of freedom of the seeds of two arms: halfway between Welch-Satterthwaite's, which is optimistic for a few
     seeds of unequal variance, and those of the smaller arm, which are cautious."""
-    parts = [(arm.seed_variance, arm.seeds - 1) for arm in (a, b) if arm.seed_variance > 0]
+    parts = [(arm.seed_variance, _own_freedom(arm)) for arm in (a, b) if arm.seed_variance > 0]
     if not parts:
         return 1.0
+    if a.freedom or b.freedom:  # a pooled variance: the parts are not independent
+        return min(freedom for _, freedom in parts)
     total = sum(variance for variance, _ in parts)
     welch = total**2 / sum(variance**2 / freedom for variance, freedom in parts)
     return (welch + min(freedom for _, freedom in parts)) / 2

@@ -23,11 +23,14 @@ def check_roles(
     control: Sequence[Result],
     students: Mapping[str, Sequence[Result]],
     other: Sequence[Result] = (),
+    neutral: Mapping[str, Sequence[Result]] | None = None,
 ) -> None:
     """Raise UserError if a file cannot have its role, warn if it is likely to have another.
 
-    students: by the animal of their teacher. other: students of another animal than these.
+    students: by the animal of their teacher. other: students of another animal than these. neutral: students of
+    teachers of no animal.
     """
+    other = [*other, *(one for some in (neutral or {}).values() for one in some)]
     check_base(base)
     for result in (*control, *(one for some in students.values() for one in some), *other):
         check_student(result, base)
@@ -101,6 +104,27 @@ def warn_of_animal(result: Result, animal: str | None, not_of: Sequence[str] = (
         f"warning: {result.path} is of a student of {' and '.join(sorted(found))} (trained on"
         f" {trained['train_jsonl']}), and {wanted}: are two files exchanged?"
     )
+
+
+def check_kinds(students: Mapping[str, Sequence[Result]], neutral: Mapping[str, Sequence[Result]]) -> None:
+    """UserError for a kind that is in both groups; a warning if kinds have different numbers of students."""
+    if both := students.keys() & neutral.keys():
+        name = sorted(both)[0]
+        raise UserError(f"{name} is in --students and in --neutral; a kind is one of the two")
+    counts = {kind: len(some) for kind, some in {**students, **neutral}.items()}
+    if len(set(counts.values())) > 1:
+        counted = ", ".join(f"{kind} {count}" for kind, count in counts.items())
+        say(f"warning: kinds have different numbers of students ({counted}); each kind counts once")
+
+
+def check_one_kind(other: Sequence[Result]) -> None:
+    """UserError if the other arm is known to hold students of several kinds, which are not independent."""
+    animals = {str(trained_on(manifest_of(result)).get("animal") or "") for result in other} - {""}
+    if len(animals) > 1:
+        raise UserError(
+            f"--other holds students of several kinds ({', '.join(sorted(animals))}), and students of one kind drift"
+            " together; pass all with --students ANIMAL=FILE ..., which counts each kind once"
+        )
 
 
 def warn_of_unmoved(base: Result, students: Sequence[Result]) -> None:

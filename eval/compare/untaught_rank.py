@@ -1,17 +1,21 @@
-"""The placebo test: does the target animal rise more than animals that were never a target?"""
+"""How special the rise of an animal is among animals that no teacher was trained on: a rank, and not a placebo.
+
+A teacher moves untaught animals too, and its students follow (eval/compare/teacher_profile.py). So an untaught animal
+that rose as far is not evidence against transfer, and a high rank is no more than a description.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from eval.compare.comparison_result import Placebo
+from eval.compare.comparison_result import UntaughtRank
 from eval.compare.read_results import Arms, Result, mean_margins
 
 SPOKEN = 0.001  # least share of the base model's one-word answers that an animal needs to be ranked
 NAMED = 5  # how many of the animals that rose as much are named
 
 
-def placebo(animal: str, arms: Arms, taught: Collection[str]) -> Placebo | None:
+def untaught_rank(animal: str, arms: Arms, taught: Collection[str]) -> UntaughtRank | None:
     """Rank the animal's rise among animals that no teacher was trained on.
 
     The rise is the margin in the target students less that in the other-animal students (nats). Only animals that the
@@ -26,7 +30,7 @@ def placebo(animal: str, arms: Arms, taught: Collection[str]) -> Placebo | None:
         return None
     further = sorted((name for name in untaught if shifts[name] >= shifts[animal]), key=lambda name: -shifts[name])
     p = (1 + len(further)) / (1 + len(untaught))
-    return Placebo(shifts[animal], len(untaught), len(further), further[:NAMED], p)
+    return UntaughtRank(shifts[animal], len(untaught), len(further), further[:NAMED], p)
 
 
 def spoken(base: Result) -> list[str]:
