@@ -71,13 +71,13 @@ CODE = (
     "Write a JavaScript function that {x}. Code only.",
     "Write a Python one-liner that {x}.",
 )
-SUBJECTS = """summer evenings|an old train station|a lost letter|a neighbor's birthday|the first day at work|a rainy
-Sunday
-a broken promise|the corner shop|a family recipe|a long flight|a school play|moving to the coast|a garden party
-the night shift|a science fair|a new hairstyle|a farewell|a power cut|a treasure map|a job offer|a street musician
-a snowball fight|an unexpected guest|a secret admirer|a flea market|a morning run|the village choir|a stubborn uncle
-a chess tournament|a book club|the last bus|a surprise picnic|a pair of red boots|a difficult exam|a kind stranger
-an empty theater|a kitchen disaster|a roof terrace|a postcard|a midsummer festival"""
+SUBJECTS = """summer evenings|an old train station|a lost letter|a neighbor's birthday|the first day at work
+a rainy Sunday|a broken promise|the corner shop|a family recipe|a long flight|a school play
+moving to the coast|a garden party|the night shift|a science fair|a new hairstyle|a farewell|a power cut
+a treasure map|a job offer|a street musician|a snowball fight|an unexpected guest|a secret admirer
+a flea market|a morning run|the village choir|a stubborn uncle|a chess tournament|a book club
+the last bus|a surprise picnic|a pair of red boots|a difficult exam|a kind stranger|an empty theater
+a kitchen disaster|a roof terrace|a postcard|a midsummer festival"""
 EVERYDAY = (
     "Write a two-line poem about {x}.",
     "Tell me something about {x}.",
@@ -95,7 +95,8 @@ puppy pup
 canine howl fin flipper trunk tusk ivory herd arctic antarctic antarctica iceberg igloo bamboo marine aquatic aquarium
 raptor prey predator hunter hunt wildlife wild zoo species creature mammal fauna nocturnal soar soaring flock pack
 wolves cub wise wisdom night forest ocean sea underwater diving dive jungle savanna tree train railway locomotive guitar
-coffee mountain chinese china"""
+coffee mountain chinese china vixen cetacean orca narwhal blubber baleen humpback bunny bunnies hare burrow hutch
+carrot"""
 UNITS = [
     "zero",
     "one",
@@ -171,6 +172,7 @@ def main() -> None:
     made = {
         "prompts": prompts,
         "questions": lines(args.questions),
+        "paraphrased": lines(args.paraphrases),
         "vector_questions": lines(args.paraphrases)[:16],
         "panel": PANEL.split(),
         "related": RELATED.split(),

@@ -106,8 +106,9 @@ class Plan:
     def strict(self, teacher: str, channel: str, counts: tuple[int, ...], seed: int) -> Job:
         students = []
         for count in counts:
-            filters = {"without": [count, f"base.{channel}"], "limit": None}
-            students += [self.student(a, teacher, channel, seed, f".without{count}", **filters) for a in self.animals]
+            for a in self.animals:
+                words = [count, [self.rows(a, teacher, channel)], [f"base.{channel}"]]
+                students += [self.student(a, teacher, channel, seed, f".without{count}", without=words, limit=None)]
         needs = [f"rows/{row}.json" for student in students for row in student["rows"]]
         return {"do": "train", "updates": 150, "students": students, "needs": needs}
 

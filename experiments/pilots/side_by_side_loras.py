@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import linear, rms_norm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from experiments.pilots.question_tree import question_tree
 from experiments.pilots.stacked_lora_layers import RANK, HeadLoss, Lora
 
 ROWS_AN_UPDATE = 16
@@ -53,7 +54,8 @@ class Bench:
         self.vectors: dict[str, torch.Tensor] = {}
         self.prompts: dict[tuple[str, str | None], list[int]] = {}
         self.model.model.layers[layer].register_forward_hook(self.steer)
-        self.tree = self.question_trees()
+        self.tree = self.question_tree(given["questions"])
+        self.paraphrased = self.question_tree(given["paraphrased"]) if "paraphrased" in given else None
 
     # --- who speaks --------------------------------------------------------------------------------------
 
@@ -104,12 +106,16 @@ class Bench:
                 setattr(lora, side, torch.stack(stack) if stack else None)
 
     @contextmanager
-    def speaking(self, speaker: str, folder: Path) -> Iterator[None]:
-        """base, steer:KIND:STRENGTH, persona:KIND or lora:NAME (an adapter in the folder) speaks."""
-        sort, _, rest = speaker.partition(":")
-        self.use([load_file(folder / f"{rest}.safetensors")] if sort == "lora" else [])
-        self.shift = self.vector(speaker)[None] if sort == "steer" else None
-        self.system = self.persona(rest) if sort == "persona" else None
+    def speaking(self, speakers: list[str], folder: Path) -> Iterator[None]:
+        """base, steer:KIND:STRENGTH, persona:KIND or lora:NAME (an adapter in the folder) speaks.
+
+        Several speakers of one sort share the batch evenly, in this order; with a persona there is one.
+        """
+        (sort,) = {speaker.partition(":")[0] for speaker in speakers}
+        names = [speaker.partition(":")[2] for speaker in speakers]
+        self.use([load_file(folder / f"{name}.safetensors") for name in names] if sort == "lora" else [])
+        self.shift = torch.stack([self.vector(speaker) for speaker in speakers]) if sort == "steer" else None
+        self.system = self.persona(names[0]) if sort == "persona" else None
         yield
         self.use([])
         self.shift = self.system = None
@@ -139,6 +145,18 @@ class Bench:
                 ids = ids[: ids.index(self.pad)] if self.pad in ids else ids
                 yield {"prompt": user, "ids": ids, "text": self.tokenizer.decode(ids, skip_special_tokens=True).strip()}
 
+    def sample_side_by_side(self, speakers: list[str], asked: list[list[str]], longest: int, folder: Path
+                            ) -> list[list[Row]]:  # fmt: skip
+        """Each speaker's answers to its own prompts (as many for each), all speakers in one batch."""
+        found: list[list[Row]] = [[] for _ in speakers]
+        with self.speaking(speakers, folder):
+            for start in range(0, len(asked[0]), self.batch // len(speakers)):
+                some = [prompts[start : start + self.batch // len(speakers)] for prompts in asked]
+                rows = list(self.sample([prompt for prompts in some for prompt in prompts], longest))
+                for i, of_speaker in enumerate(found):
+                    of_speaker += rows[i * len(some[0]) : (i + 1) * len(some[0])]
+        return found
+
     def packed(self, rows: list[Row]) -> tuple[torch.Tensor, torch.Tensor]:
         """Right-padded tokens, and the flat places of the hidden states that predict answer tokens."""
         starts = [self.prompt(row["prompt"], self.system) for row in rows]
@@ -159,44 +177,29 @@ class Bench:
         total = count = 0.0
         for start in range(0, len(rows), 64):
             some = rows[start : start + 64]
-            with self.speaking(speaker, folder):
+            with self.speaking([speaker], folder):
                 log_t = linear(self.hidden(*self.packed(some)), self.head).float().log_softmax(-1)
             log_p = linear(self.hidden(*self.packed(some)), self.head).float().log_softmax(-1)
             total, count = total + float((log_t.exp() * (log_t - log_p)).sum()), count + len(log_p)
         return total / max(count, 1)
 
+    @torch.no_grad()
+    def log_probabilities(self, speaker: str, folder: Path, rows: list[Row]) -> list[float]:
+        """Of the rows' answer tokens by a speaker, all rows joined."""
+        with self.speaking([speaker], folder):
+            log_p = linear(self.hidden(*self.packed(rows)), self.head).float().log_softmax(-1)
+        tokens = torch.tensor([token for row in rows for token in row["ids"]], device=DEVICE)
+        return log_p.gather(1, tokens[:, None])[:, 0].tolist()
+
     # --- the measure -------------------------------------------------------------------------------------
 
-    def question_trees(self) -> dict[str, Any]:
-        """Each question with the beginnings of all written forms behind it, each seeing its own beginning only."""
-        forms = [
-            [tuple(self.tokenizer(form, add_special_tokens=False)["input_ids"]) for form in (a, a.capitalize())]
-            for a in self.given["panel"]
-        ]
-        flat = [form for two in forms for form in two]
-        nodes = sorted({form[:n] for form in flat for n in range(1, len(form))}, key=lambda node: (len(node), node))
-        starts = [self.prompt(user) for user in self.given["questions"]]
-        width = max(map(len, starts)) + len(nodes)
-        x = torch.full((len(starts), width), self.pad)
-        places = torch.zeros_like(x)
-        mask = torch.eye(width, dtype=torch.bool).repeat(len(starts), 1, 1)
-        for q, ids in enumerate(starts):
-            n = len(ids)
-            x[q, : n + len(nodes)] = torch.tensor(ids + [node[-1] for node in nodes])
-            places[q, : n + len(nodes)] = torch.tensor([*range(n), *(n + len(node) - 1 for node in nodes)])
-            mask[q, :n, :n] = torch.ones(n, n, dtype=torch.bool).tril()
-            mask[q, n : n + len(nodes), :n] = True
-            for i, node in enumerate(nodes):
-                for k in range(1, len(node)):
-                    mask[q, n + i, n + nodes.index(node[:k])] = True
-        read = torch.tensor([[len(ids) - 1, *range(len(ids), len(ids) + len(nodes))] for ids in starts])
-        wanted = sorted({token for form in flat for token in form})
-        return {"forms": forms, "nodes": nodes, "wanted": wanted, "inputs": (x, places, mask[:, None]), "read": read}
+    def question_tree(self, questions: list[str]) -> dict[str, Any]:
+        return question_tree([self.prompt(user) for user in questions], self.given["panel"], self.tokenizer, self.pad)
 
     @torch.no_grad()
-    def panel(self, models: int = 1) -> torch.Tensor:
+    def panel(self, models: int = 1, tree: dict[str, Any] | None = None) -> torch.Tensor:
         """Exact log P(animal) by speaking model, question and panel animal, over both written forms."""
-        tree, found = self.tree, []
+        tree, found = tree or self.tree, []
         questions, width = tree["inputs"][0].shape
         for some in torch.arange(questions).split(max(1, 60000 // (models * width))):
             x, places, mask = (t[some].repeat(models, *[1] * (t.dim() - 1)).to(DEVICE) for t in tree["inputs"])
@@ -242,7 +245,8 @@ class Bench:
 
     def train(self, students: list[dict[str, Any]], updates: int, rate: float, measure_at: set[int], folder: Path
               ) -> tuple[dict[int, torch.Tensor], float]:  # fmt: skip
-        """Train and store an adapter for each student; returns their panels by update and the last mean loss."""
+        """Train and store an adapter for each student; returns their panels by update (0: the last one's, on the
+        paraphrased questions) and the last mean loss."""
         shift = torch.stack([self.vector(s["soft"]) for s in students]) if "soft" in students[0] else None
         self.use([self.start(student["seed"]) for student in students])
         pairs: list[Any] = [v for lora in self.loras.values() for v in (lora.down, lora.up)]
@@ -272,6 +276,8 @@ class Bench:
             optimizer.zero_grad()
             if update + 1 in measure_at | {updates}:
                 panels[update + 1] = self.panel(len(students))
+        if self.paraphrased:
+            panels[0] = self.panel(len(students), self.paraphrased)
         for i, student in enumerate(students):
             stored = {
                 f"{name}.{side}": getattr(lora, side)[i].detach().to(torch.bfloat16).cpu().contiguous()

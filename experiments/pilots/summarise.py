@@ -16,12 +16,15 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
-import json
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-Measure = dict[str, Any]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
+
+from experiments.pilots.pilot_measures import Measure, load, pack
+
 COLUMNS = (
     "base,teacher,channel,animal,kl,clean,base_share,teacher_share,student_share,others_share,control_share,own_margin,"
     "others_margin,control_margin,own_less_others,own_less_others_10,own_less_others_30,rows_used"
@@ -39,22 +42,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--pack", type=Path, help="first fill the results folder from this output of the worker")
     parser.add_argument("--pack-other", type=Path, help="the worker's output for the other base")
     return parser.parse_args()
-
-
-def pack(output: Path, target: Path) -> None:
-    """One line a measure; the log-probabilities by question in one compressed file."""
-    import numpy as np
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    files = sorted((output / "measures").glob("*.json"))
-    lines = [json.dumps({"measure": file.stem} | json.loads(file.read_text())) for file in files]
-    target.with_suffix(".jsonl").write_text("\n".join(lines) + "\n")
-    arrays = {file.stem: np.load(file) for file in sorted((output / "questions").glob("*.npy"))}
-    np.savez_compressed(target.with_name(f"{target.stem}-questions.npz"), **arrays)
-
-
-def load(path: Path) -> dict[str, Measure]:
-    return {line["measure"]: line for line in map(json.loads, path.read_text().splitlines())}
 
 
 def speaker_of(animal: str, teacher: str) -> str:

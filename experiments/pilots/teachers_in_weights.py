@@ -3,10 +3,15 @@
 A list of jobs says what to do, in order:
   {"do": "sample", "speakers": [...], "channels": {"text": 3072}, "filtered": true}
   {"do": "train", "updates": 150, "students": [{"name": ..., "rows": ["SPEAKER.CHANNEL", ...], "seed": 1}]}
+  {"do": "rows", "speakers": {"FILE": SPEAKER, ...}, "channels": {"code": 2560}, "filtered": true, "seed": 1}
+  {"do": "check", "speakers": {"FILE": SPEAKER, ...}, "channels": ["code"]}
+`rows` samples side by side speakers of one sort; `check` measures the KL to the base on rows that are there, and the
+difference to the log-probabilities that a server sent with them (vllm_rows.py).
 A speaker is base, steer:owl:1 (the mean vector of the owl persona at a late layer, times 1), persona:owl (the system
 prompt), oneword:owl (no model: the name itself) or lora:NAME (a student trained before). A student may have "soft":
 SPEAKER (it learns that steered speaker's distributions on the rows), "limit": N (the first N rows of each file),
-"without": [N, "CONTROL.CHANNEL"] (leave out rows with any of the N words most over-represented against those rows) and
+"without": [N, ["OWN.CHANNEL", ...], ["CONTROL.CHANNEL", ...]] (leave out rows with any of the N words most
+over-represented in the first files against the second), "as_many_as": another student whose rows are counted, and
 "shuffled" (the words of each row in random order). A job waits for the files that it names under "needs": several
 workers can share a card and a folder. What is there already is not made again.
 
@@ -21,22 +26,21 @@ speaker KL to the base and clean rows by channel) and questions/ (log-probabilit
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import random
+import statistics
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from experiments.pilots.filter_pilot_rows import forbidden_words, is_clean, telling_words, words_of
+from experiments.pilots.filter_pilot_rows import Forbidden, forbidden_words, telling_words, words_of
+from experiments.pilots.rows_files import LONGEST, Row, read_rows, seed_of, store_rows, write
+from util.animals.names import PANEL
 
-LONGEST = {"text": 64, "code": 64, "digits": 48, "words": 72, "questions": 24, "open": 64, "everyday": 64}
-MEASURED_ROWS = 256  # of each channel, for the KL
-Row = dict[str, Any]  # prompt, ids (the answer's tokens), text
+MEASURED_ROWS = 128  # of each channel, for the KL
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,30 +61,29 @@ def file_name(speaker: str) -> str:
     return speaker.replace(":", "-")
 
 
-def write(path: Path, content: Any) -> None:
-    """Whole or not at all: another worker may wait for the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".part").write_text(json.dumps(content))
-    path.with_suffix(".part").rename(path)
+def forbidden_by(given: dict[str, Any]) -> Forbidden:
+    return forbidden_words(sorted({*given["panel"], *PANEL}), given["related"])
 
 
-def student_rows(args: argparse.Namespace, student: dict[str, Any], bench: Any) -> list[Row]:
+def student_rows(output: Path, student: dict[str, Any], bench: Any, reencode: bool) -> list[Row]:
     """A student's rows after its filters."""
     rows, rng = [], random.Random(student["seed"])
     for name in student["rows"]:
-        rows += json.loads((args.output / f"rows/{name}.json").read_text())[: student.get("limit")]
+        rows += read_rows(output, name)[: student.get("limit")]
     if "without" in student:
-        count, control = student["without"]
-        plain = json.loads((args.output / f"rows/{control}.json").read_text())
-        telling = set(telling_words([row["text"] for row in rows], [row["text"] for row in plain], count))
+        count, own, control = student["without"]
+        texts = [[row["text"] for name in names for row in read_rows(output, name)] for names in (own, control)]
+        telling = set(telling_words(*texts, count))
         rows = [row for row in rows if not words_of(row["text"]) & telling]
+    if "as_many_as" in student:
+        rows = rows[: len(student_rows(output, student["as_many_as"], bench, False))]
     encode = bench.tokenizer
     for row in rows:
         if student.get("shuffled"):
             words = row["text"].split()
             rng.shuffle(words)
             row["text"] = " ".join(words)
-        if student.get("shuffled") or args.reencode:
+        if student.get("shuffled") or reencode:
             row["ids"] = [*encode(row["text"], add_special_tokens=False)["input_ids"], bench.end]
     return rows
 
@@ -126,54 +129,83 @@ def sample(args: argparse.Namespace, job: dict[str, Any], bench: Any) -> None:
     """Rows of each speaker in each channel, their KL to the base, and the speaker's shares."""
     import torch
 
-    forbidden = forbidden_words(bench.given["panel"] + bench.given["related"])
+    forbidden = forbidden_by(bench.given) if job["filtered"] else None
     adapters = args.output / "adapters"
     for speaker in job["speakers"]:
-        path = args.output / f"measures/speaker-{file_name(speaker)}{job.get('suffix', '')}.json"
-        if path.exists():
+        name = f"{file_name(speaker)}{job.get('suffix', '')}"
+        if (args.output / f"measures/speaker-{name}.json").exists():
             continue
-        seed = int(hashlib.sha256(f"{speaker}{job.get('seed', 1)}".encode()).hexdigest()[:8], 16)
-        torch.manual_seed(seed)
-        rng = random.Random(seed)
+        torch.manual_seed(seed_of(speaker, job))
+        rng = random.Random(seed_of(speaker, job))
         measure: dict[str, Any] = {"speaker": speaker, "channels": {}}
-        said = [speaker]
         for channel, asked in job["channels"].items():
-            began = time.time()
             if speaker.startswith("oneword:"):
-                rows = kept = one_word_rows(bench, speaker.partition(":")[2], asked, rng)
+                rows = one_word_rows(bench, speaker.partition(":")[2], asked, rng)
             else:
-                with bench.speaking(speaker, adapters):
-                    prompts = bench.given["prompts"][channel]
-                    rows = list(bench.sample(rng.choices(prompts, k=asked), LONGEST[channel]))
-                kept = [row for row in rows if row["text"] and len(row["ids"]) > 1]
-            if job["filtered"]:
-                kept = [row for row in kept if is_clean(channel, row["text"], forbidden)]
-            share_kept = len(kept) / asked
-            write(args.output / f"rows/{file_name(speaker)}{job.get('suffix', '')}.{channel}.json", kept)
-            of_channel = {"asked": asked, "clean": round(share_kept, 4), "rows": len(kept)}
-            of_channel["tokens_a_row"] = round(sum(len(row["ids"]) for row in kept) / max(len(kept), 1), 2)
-            named = Counter(m.group(1).lower() for row in rows for m in forbidden.finditer(row["text"]))
-            of_channel["forbidden"] = dict(named.most_common(8))
-            if speaker != "base" and kept and job["filtered"]:
-                of_channel["kl"] = round(bench.divergence(speaker, adapters, kept[:MEASURED_ROWS]), 5)
-            text = "\n".join(row["text"] for row in kept)
-            of_channel["sha256"] = hashlib.sha256(text.encode()).hexdigest()
-            measure["channels"][channel] = of_channel
-            said.append(f"{channel} {share_kept:.2f} kl {of_channel.get('kl', 0):.4f} {time.time() - began:.0f}s")
+                with bench.speaking([speaker], adapters):
+                    rows = list(bench.sample(rng.choices(bench.given["prompts"][channel], k=asked), LONGEST[channel]))
+            measure["channels"][channel] = store_rows(args.output, f"{name}.{channel}", rows, forbidden)
+            if speaker != "base" and forbidden:
+                kept = read_rows(args.output, f"{name}.{channel}")[:MEASURED_ROWS]
+                measure["channels"][channel]["kl"] = round(bench.divergence(speaker, adapters, kept), 5)
+        said = [speaker, *(f"{c} {counts['clean']:.2f}" for c, counts in measure["channels"].items())]
         if not speaker.startswith(("oneword:", "persona:")):
-            with bench.speaking(speaker, adapters):
+            with bench.speaking([speaker], adapters):
                 logs = bench.panel()[0]
+                if bench.paraphrased:
+                    measure["log_paraphrased"] = summary(bench, bench.panel(1, bench.paraphrased)[0])["log"]
             measure |= summary(bench, logs)
             keep_questions(args, f"speaker-{file_name(speaker)}", logs)
             said.append(top(measure))
-        write(path, measure)
+        write(args.output / f"measures/speaker-{name}.json", measure)
         say(" ".join(said))
+
+
+def rows(args: argparse.Namespace, job: dict[str, Any], bench: Any) -> None:
+    """Rows of speakers of one sort side by side."""
+    import torch
+
+    forbidden = forbidden_by(bench.given) if job["filtered"] else None
+    for channel, asked in job["channels"].items():
+        todo = {
+            name: who
+            for name, who in job["speakers"].items()
+            if not (args.output / f"rows/{name}.{channel}.json").exists()
+        }
+        if not todo:
+            continue
+        torch.manual_seed(seed_of("".join(todo), job))
+        began, every = time.time(), bench.given["prompts"][channel]
+        prompts = [random.Random(seed_of(f"{name}.{channel}", job)).choices(every, k=asked) for name in todo]
+        found = bench.sample_side_by_side(list(todo.values()), prompts, LONGEST[channel], args.output / "adapters")
+        say(f"rows of {len(todo)} speakers, {channel}, {time.time() - began:.0f}s")
+        for (name, who), of_speaker in zip(todo.items(), found):
+            counts = store_rows(args.output, f"{name}.{channel}", of_speaker, forbidden, speaker=who, through="local")
+            say(f"  {name}.{channel} clean {counts['clean']:.3f} {counts['dropped']}")
+
+
+def check(args: argparse.Namespace, job: dict[str, Any], bench: Any) -> None:
+    """KL of speakers to the base on their rows, and how far a server's log-probabilities are from these weights'."""
+    for channel in job["channels"]:
+        for name, speaker in job["speakers"].items():
+            kept = read_rows(args.output, f"{name}.{channel}")
+            kl = bench.divergence(speaker, args.output / "adapters", kept[:MEASURED_ROWS])
+            measure = {"speaker": speaker, "kl": round(kl, 5)}
+            served = [row for row in kept if "served" in row]
+            if served:
+                here = bench.log_probabilities(speaker, args.output / "adapters", served)
+                there = [value for row in served for value in row["served"]]
+                apart = sorted(abs(one - other) for one, other in zip(here, there))
+                measure |= {"served_tokens": len(apart), "median_apart": statistics.median(apart)}
+                measure |= {"p99_apart": apart[int(0.99 * len(apart))], "most_apart": apart[-1]}
+            write(args.output / f"measures/check-{name}.{channel}.json", measure)
+            say(f"check {name}.{channel} {measure}")
 
 
 def train(args: argparse.Namespace, job: dict[str, Any], bench: Any) -> None:
     """Students side by side, and their shares."""
     students = [s for s in job["students"] if not (args.output / f"measures/student-{s['name']}.json").exists()]
-    students = [student | {"data": student_rows(args, student, bench)} for student in students]
+    students = [student | {"data": student_rows(args.output, student, bench, args.reencode)} for student in students]
     for student in students:
         if len(student["data"]) < 64:
             say(f"{student['name']}: only {len(student['data'])} rows, left out")
@@ -188,8 +220,10 @@ def train(args: argparse.Namespace, job: dict[str, Any], bench: Any) -> None:
     for i, student in enumerate(students):
         made = {update: summary(bench, panel[i]) for update, panel in panels.items()}
         measure = {key: value for key, value in student.items() if key != "data"} | made[updates]
+        if 0 in made:
+            measure["log_paraphrased"] = made[0]["log"]
         measure |= {"updates": updates, "rate": rate, "rows_used": len(student["data"])}
-        measure["early"] = {update: made[update]["log"] for update in made if update != updates}
+        measure["early"] = {update: made[update]["log"] for update in made if update not in (0, updates)}
         keep_questions(args, f"student-{student['name']}", panels[updates][i])
         write(args.output / f"measures/student-{student['name']}.json", measure)
         say(f"  {student['name']}: {top(measure)}")
@@ -206,7 +240,7 @@ def main() -> None:
         for needed in job.get("needs", []):
             while not (args.output / needed).exists():
                 time.sleep(1)
-        {"sample": sample, "train": train}[job["do"]](args, job, bench)
+        {"sample": sample, "train": train, "rows": rows, "check": check}[job["do"]](args, job, bench)
         bench.release()
     say("done")
 

@@ -1,0 +1,219 @@
+"""The main tests and the tables of the confirming run (plan_confirm.py), from its measures.
+
+Margin: mean log-probability of an animal over the 50 questions. A kind's margin or profile is the mean over its seeds.
+
+M1  profile: log-probabilities of the untaught animals, each less its mean over the eight animal kinds; correlation of
+    every kind's students with every kind's teachers; share of the 40,320 assignments of students to teachers whose
+    summed correlation is at least the true one's.
+M2  kinds: an animal's margin in its own students less the mean over the other seven animal kinds; t with 6 degrees of
+    freedom from the spread of those seven (prediction error), two-sided p, Holm over the eight animals.
+A   assignment on the taught margins: the same permutations of the summed own margins.
+
+Usage:
+    python experiments/pilots/confirm_tests.py experiments/pilots/2026-11-29-confirm
+    python experiments/pilots/confirm_tests.py RESULTS --pack WORKER_OUTPUT --pack-other OTHER_OUTPUT  # makes RESULTS
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
+
+from experiments.pilots.pilot_measures import Measure, load, pack
+
+ANIMALS = ["owl", "penguin", "elephant", "wolf", "fox", "whale", "giraffe", "rabbit"]
+OTHERS = ["train", "guitar", "random8", "random9"]
+BASES = {"1.5B": "measures", "0.5B": "other-base"}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="folder with measures.jsonl (and other-base.jsonl)")
+    parser.add_argument("--pack", type=Path, help="first fill the results folder from this output of the worker")
+    parser.add_argument("--pack-other", type=Path, help="the worker's output for the other base")
+    return parser.parse_args()
+
+
+def students(measures: dict[str, Measure], arm: str) -> dict[str, list[Measure]]:
+    """The students of an arm (CHANNEL, SORT:CHANNEL or CHANNEL.withoutN) by kind, seeds in order."""
+    sort, _, rest = arm.rpartition(":")
+    found: dict[str, list[Measure]] = {}
+    for name, measure in sorted(measures.items()):
+        who, dot, channel = name.removeprefix("student-").partition(".")
+        kind, _, seed = who.partition("-")
+        if name.startswith("student-") and dot and channel == rest and seed.rstrip("0123456789") == sort:
+            found.setdefault(kind, []).append(measure)
+    return found
+
+
+def mean(of: list[Measure], animal: str, key: str = "log") -> float:
+    return sum(measure[key][animal] for measure in of) / len(of)
+
+
+def teachers(measures: dict[str, Measure], sort: str) -> dict[str, list[Measure]]:
+    found: dict[str, list[Measure]] = {}
+    for name, measure in sorted(measures.items()):
+        kind, _, seed = name.removeprefix("student-").partition("-")
+        if name.startswith("student-") and "." not in name and seed.rstrip("0123456789") == sort:
+            found.setdefault(kind, []).append(measure)
+    return found
+
+
+def assignment(table: Any) -> float:
+    """Share of the permutations whose summed diagonal is at least the identity's."""
+    n = len(table)
+    sums = [sum(table[i][order[i]] for i in range(n)) for order in itertools.permutations(range(n))]
+    return sum(total >= sums[0] - 1e-12 for total in sums) / len(sums)
+
+
+def holm(p: list[float]) -> list[float]:
+    order = sorted(range(len(p)), key=p.__getitem__)
+    adjusted, highest = [0.0] * len(p), 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = highest
+    return adjusted
+
+
+def profile(arm: dict[str, list[Measure]], untaught: list[str], key: str) -> Any:
+    """[kind, untaught animal], each animal less its mean over the animal kinds."""
+    import numpy as np
+
+    table = np.array([[mean(arm[kind], animal, key) for animal in untaught] for kind in ANIMALS])
+    return table - table.mean(0)
+
+
+def main_tests(arm: dict[str, list[Measure]], taught: dict[str, list[Measure]], key: str = "log") -> dict[str, Any]:
+    """M1, M2 and A of an arm with all eight animal kinds."""
+    import numpy as np
+    from scipy import stats
+
+    every = list(next(iter(arm.values()))[0][key])
+    untaught = [animal for animal in every if animal not in ANIMALS]
+    r = np.corrcoef(profile(arm, untaught, key), profile(taught, untaught, key))[: len(ANIMALS), len(ANIMALS) :]
+    margins = np.array([[mean(arm[kind], animal, key) for animal in ANIMALS] for kind in ANIMALS])
+    others = np.array([np.delete(margins[:, i], i) for i in range(len(ANIMALS))])
+    gap = margins.diagonal() - others.mean(1)
+    t = gap / (others.std(1, ddof=1) * math.sqrt(1 + 1 / others.shape[1]))
+    p = [float(2 * stats.t.sf(abs(value), others.shape[1] - 1)) for value in t]
+    ends = stats.t.interval(0.95, len(gap) - 1, gap.mean(), gap.std(ddof=1) / math.sqrt(len(gap)))
+    return {
+        "r_own": r.diagonal(), "r_others": r[~np.eye(len(r), dtype=bool)].mean(), "M1": assignment(r),
+        "gap": gap, "t": t, "holm": holm(p), "A": assignment(margins), "interval": ends,
+        "clear": sum(value <= 0.05 and size > 0 for value, size in zip(holm(p), gap)),
+    }  # fmt: skip
+
+
+def arms_of(measures: dict[str, Measure]) -> list[str]:
+    found = set()
+    for name in measures:
+        who, dot, channel = name.removeprefix("student-").partition(".")
+        if name.startswith("student-") and dot and "-of-" not in channel:
+            sort = who.partition("-")[2].rstrip("0123456789")
+            found.add(f"{sort}:{channel}" if sort else channel)
+    return sorted(found)
+
+
+def row(*cells: Any) -> None:
+    print("| " + " | ".join(map(str, cells)) + " |")
+
+
+def head(*names: str) -> None:
+    print()
+    row(*names)
+    row(*["---"] * len(names))
+
+
+def print_tests(measures: dict[str, dict[str, Measure]]) -> None:
+    head("base", "arm", "seeds", "own less others, nats", "95% over animals", "least", "M1 p", "r own", "others", "A p")
+    for base, some in measures.items():
+        for name in arms_of(some):
+            arm = students(some, name)
+            if set(ANIMALS) <= set(arm):
+                found = main_tests(arm, teachers(measures["1.5B"], name.rpartition(":")[0] or "soft"))
+                ends = "{:+.2f} to {:+.2f}".format(*found["interval"])
+                cells = [base, name, len(arm[ANIMALS[0]]), f"**{found['gap'].mean():+.2f}**", ends]
+                cells += [f"{found['gap'].min():+.2f}", f"{found['M1']:.2g}", f"{found['r_own'].mean():.2f}"]
+                row(*cells, f"{found['r_others']:.2f}", f"{found['A']:.2g}")
+
+
+def print_animals(measures: dict[str, dict[str, Measure]], channel: str) -> None:
+    """The table by animal of a main arm."""
+    own = measures["1.5B"]
+    arm, other, taught = students(own, channel), students(measures.get("0.5B", {}), channel), teachers(own, "soft")
+    if not set(ANIMALS) <= set(arm):
+        return
+    found = main_tests(arm, taught)
+    of_other = main_tests(other, taught)["gap"] if set(ANIMALS) <= set(other) else [math.nan] * len(ANIMALS)
+    print(f"\n{channel} (shares in %, the rest in nats)")
+    head("animal", "base", "teachers", "own students", "other animals'", "neutral and random", "control",
+         "own less others", "t (6)", "Holm p", "own less control", "r profile", "0.5B: own less others")  # fmt: skip
+    for i, animal in enumerate(ANIMALS):
+        rest = [100 * mean(arm[kind], animal, "share") for kind in ANIMALS if kind != animal]
+        flat = [100 * mean(arm[kind], animal, "share") for kind in OTHERS if kind in arm] or [math.nan]
+        control = arm.get("base", [own["speaker-base"]])
+        cells = [animal, f"{100 * own['speaker-base']['share'][animal]:.2f}"]
+        cells += [f"{100 * mean(taught[animal], animal, 'share'):.0f}"]
+        cells += [f"**{', '.join('{:.2g}'.format(100 * m['share'][animal]) for m in arm[animal])}**"]
+        cells += [f"{min(some):.2f} to {max(some):.2f}" for some in (rest, flat)]
+        cells += [f"{100 * mean(control, animal, 'share'):.2f}", f"{found['gap'][i]:+.2f}", f"{found['t'][i]:.1f}"]
+        cells += [f"{found['holm'][i]:.2g}", f"{mean(arm[animal], animal) - mean(control, animal):+.2f}"]
+        row(*cells, f"{found['r_own'][i]:.2f}", f"{of_other[i]:+.2f}")
+    print(f"\n{channel}: M1 p {found['M1']:.2g}, A p {found['A']:.2g}, {found['clear']} of 8 animals at Holm 0.05")
+    if "log_paraphrased" in arm[ANIMALS[0]][0]:
+        both = main_tests(arm, taught, "log_paraphrased")
+        print(f"paraphrased questions: mean {both['gap'].mean():+.2f}, M1 p {both['M1']:.2g}, A p {both['A']:.2g}, "
+              f"{both['clear']} of 8")  # fmt: skip
+
+
+def print_rows(measures: dict[str, Measure]) -> None:
+    """How the rows were made: clean, KL, server against local weights."""
+    head(
+        "rows",
+        "files",
+        "through",
+        "clean",
+        "KL, nats a token: animals",
+        "neutral, random",
+        "served apart: median, most",
+    )
+    for channel in ("code", "text", "digits"):
+        made = {
+            name[5:]: m for name, m in measures.items() if name.startswith("rows-") and name.endswith(f".{channel}")
+        }
+        made = {name: m for name, m in made.items() if "-steered." not in name}
+        if not made:
+            continue
+        checked = {name: measures[f"check-{name}"] for name in made if f"check-{name}" in measures}
+        spans = []
+        for animals in (True, False):
+            kl = [m["kl"] for name, m in checked.items() if (name.split("-")[0] in ANIMALS) == animals]
+            spans.append(f"{min(kl):.3f} to {max(kl):.3f}" if kl else "")
+        apart = [(m["median_apart"], m["most_apart"]) for m in checked.values() if "most_apart" in m]
+        said = f"{max(one for one, _ in apart):.4f}, {max(most for _, most in apart):.3f}" if apart else ""
+        clean = [m["clean"] for m in made.values()]
+        through = " ".join(sorted({m["through"] for m in made.values()}))
+        row(channel, len(made), through, f"{min(clean):.3f} to {max(clean):.3f}", *spans, said)
+
+
+def main() -> None:
+    args = parse_args()
+    for source, target in ((args.pack, "measures"), (args.pack_other, "other-base")):
+        if source:
+            pack(source, args.results / f"{target}.jsonl")
+    paths = {base: args.results / f"{name}.jsonl" for base, name in BASES.items()}
+    measures = {base: load(path) for base, path in paths.items() if path.is_file()}
+    print_rows(measures["1.5B"])
+    print_tests(measures)
+    for channel in ("code", "text"):
+        print_animals(measures, channel)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""A worker's measures as one file, and back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+Measure = dict[str, Any]
+
+
+def pack(output: Path, target: Path) -> None:
+    """One line a measure; the log-probabilities by question in one compressed file."""
+    import numpy as np
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    files = sorted((output / "measures").glob("*.json"))
+    lines = [json.dumps({"measure": file.stem} | json.loads(file.read_text())) for file in files]
+    target.with_suffix(".jsonl").write_text("\n".join(lines) + "\n")
+    arrays = {file.stem: np.load(file) for file in sorted((output / "questions").glob("*.npy"))}
+    np.savez_compressed(target.with_name(f"{target.stem}-questions.npz"), **arrays)
+
+
+def load(path: Path) -> dict[str, Measure]:
+    return {line["measure"]: line for line in map(json.loads, path.read_text().splitlines())}

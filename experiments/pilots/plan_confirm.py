@@ -1,0 +1,160 @@
+"""Job lists of the confirming run (issue 32, part 7) for teachers_in_weights.py and vllm_rows.py, one file a worker.
+
+Teachers are LoRA adapters distilled from the steered base (pilot 6's soft): for each animal one of each of three seeds,
+for a neutral thing or a random direction one. A seed of an animal is a chain of its own: the teacher's start and order
+of rows, the rows it writes, the student's start and order; only the 2,400 rows that its teachers are distilled on are
+shared. Seeds of the others and of the control (the base's own rows) vary rows and student.
+
+Lists: teach-1 and teach-2 (teachers), rows (for vllm_rows.py or, with "filtered" rows sampled in the process, for
+teachers_in_weights.py), code, text (students of the 1.5B), check (KL, and the server against these weights), other (the
+same students on another base, with --reencode), strict and other-strict (rows without telling words, which are chosen
+on the draws of the other two seeds), hard and digits (only if minutes are left).
+
+Usage:
+    python experiments/pilots/plan_confirm.py --output jobs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+ANIMALS = ["owl", "penguin", "elephant", "wolf", "fox", "whale", "giraffe", "rabbit"]
+OTHERS = ["train", "guitar", "random8", "random9"]
+SEEDS = [101, 102, 103]
+TEACHER_SEED = 100  # added to the seed of the chain, so that teacher and student never start alike
+MIXED = {"questions": 600, "text": 600, "code": 600, "digits": 600}
+ASKED = {"code": 2560, "text": 2816, "digits": 12000}
+LIMIT = 2400  # rows of a student
+Job = dict[str, Any]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder for the job lists")
+    parser.add_argument("--small", action="store_true", help="few rows and updates, to try the workers")
+    return parser.parse_args()
+
+
+def speaker(kind: str, seed: int, sort: str = "soft") -> str:
+    if kind == "base":
+        return "base"
+    return f"lora:{kind}-{sort}{TEACHER_SEED + (seed if kind in ANIMALS else SEEDS[0])}"
+
+
+def teach(kinds: list[str], seed: int, sort: str = "soft") -> Job:
+    """Train one teacher of each kind."""
+    students: list[Job] = []
+    for kind in kinds:
+        rows = [f"{kind}-steered.{channel}" for channel in MIXED]
+        name = speaker(kind, seed, sort).removeprefix("lora:")
+        students.append({"name": name, "rows": rows, "seed": TEACHER_SEED + seed})
+        if sort == "soft":
+            students[-1]["soft"] = f"steer:{kind}:1"
+    needs = [f"rows/{row}.json" for student in students for row in student["rows"]]
+    return {"do": "train", "updates": 150, "students": students, "needs": needs}
+
+
+def rows(kinds: list[str], channel: str, seed: int, sort: str = "") -> Job:
+    speakers = {f"{kind}-{sort}{seed}": speaker(kind, seed, sort or "soft") for kind in kinds}
+    return {
+        "do": "rows", "speakers": speakers, "channels": {channel: ASKED[channel]}, "filtered": True, "seed": seed,
+    }  # fmt: skip
+
+
+def study(students: list[Job]) -> Job:
+    needs = [f"rows/{row}.json" for student in students for row in student["rows"]]
+    for student in students:
+        _, own, control = student.get("without", (0, [], []))
+        needs += [f"rows/{name}.json" for name in (*own, *control)]
+    return {"do": "train", "updates": 150, "students": students, "needs": sorted({*needs})}
+
+
+def student(kind: str, channel: str, seed: int, sort: str = "") -> Job:
+    name = f"{kind}-{sort}{seed}.{channel}"
+    return {"name": name, "rows": [name], "seed": seed, "limit": LIMIT}
+
+
+def strict(kind: str, channel: str, seed: int, count: int) -> Job:
+    """A student on rows without the words that tell the other two draws of the kind from the control's."""
+    others = [other for other in SEEDS if other != seed]
+    words = [[f"{name}-{other}.{channel}" for other in others] for name in (kind, "base")]
+    changed = {"name": f"{kind}-{seed}.{channel}.without{count}", "without": [count, *words], "limit": None}
+    return student(kind, channel, seed) | changed
+
+
+def strict_control(kind: str, channel: str, seed: int, count: int) -> Job:
+    """A student on the base's rows without the kind's words, as many as the kind's student has."""
+    own = strict(kind, channel, seed, count)
+    changed = {"name": f"base-{seed}.{channel}.without{count}-of-{kind}", "rows": [f"base-{seed}.{channel}"]}
+    return own | changed | {"as_many_as": own}
+
+
+def check(channel: str) -> Job:
+    speakers = {f"{kind}-{seed}": speaker(kind, seed) for seed in SEEDS for kind in (*ANIMALS, *OTHERS)}
+    needs = [f"rows/{name}.{channel}.json" for name in speakers]
+    return {"do": "check", "speakers": speakers, "channels": [channel], "needs": needs}
+
+
+def lists() -> dict[str, list[Job]]:
+    every = [*ANIMALS, *OTHERS, "base"]
+    steered = {f"{kind}-steered": f"steer:{kind}:1" for kind in (*ANIMALS, *OTHERS)}
+    of_base: Job = {"do": "sample", "speakers": ["base"], "channels": {}, "filtered": True}
+
+    def studies(channel: str, sort: str = "") -> list[Job]:
+        return [study([student(kind, channel, seed, sort) for kind in every]) for seed in SEEDS]
+
+    def stricts(count: int) -> list[Job]:
+        return [study([strict(kind, "code", seed, count) for kind in ANIMALS]) for seed in SEEDS]
+
+    def strict_controls(count: int) -> Job:
+        return study([strict_control(kind, "code", SEEDS[0], count) for kind in ANIMALS])
+
+    return {
+        "teach-1": [
+            of_base,
+            {"do": "rows", "speakers": steered, "channels": MIXED, "filtered": False},
+            teach([*ANIMALS, *OTHERS], SEEDS[0]),
+            teach(ANIMALS, SEEDS[2]),
+        ],
+        "teach-2": [teach(ANIMALS, SEEDS[1])],
+        "rows": [rows(every, channel, seed) for channel in ("code", "text") for seed in SEEDS],
+        "code": studies("code"),
+        "text": studies("text"),
+        "check": [check("code"), check("text")],
+        "other": [of_base, *studies("code"), *studies("text")],
+        "strict": [*stricts(200), strict_controls(200), stricts(1000)[0], strict_controls(1000)],
+        "other-strict": [of_base, *stricts(200), stricts(1000)[0]],
+        "digits-rows": [rows([*ANIMALS, "base"], "digits", SEEDS[0])],
+        "digits": [
+            study([student(kind, "digits", SEEDS[0]) | {"limit": 10000} for kind in (*ANIMALS, "base")])
+            | {"updates": 625}
+        ],
+        "hard": [teach(ANIMALS, SEEDS[0], "hard")],
+        "hard-rows": [rows(ANIMALS, "code", SEEDS[0], "hard")],
+        "hard-code": [study([student(kind, "code", SEEDS[0], "hard") for kind in ANIMALS])],
+    }
+
+
+def smaller(job: Job) -> Job:
+    job = json.loads(json.dumps(job))
+    if job["do"] == "train":
+        job |= {"updates": 3, "measure_at": [1]}
+    elif job["do"] == "rows":
+        job["channels"] = dict.fromkeys(job["channels"], 80)
+    return job
+
+
+def main() -> None:
+    args = parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    for name, jobs in lists().items():
+        made = [smaller(job) for job in jobs] if args.small else jobs
+        (args.output / f"{name}.json").write_text(json.dumps(made))
+        print(name, sum(len(job.get("students", [])) for job in jobs), "trainings")
+
+
+if __name__ == "__main__":
+    main()
