@@ -5,10 +5,10 @@ for a neutral thing or a random direction one. A seed of an animal is a chain of
 of rows, the rows it writes, the student's start and order; only the 2,400 rows that its teachers are distilled on are
 shared. Seeds of the others and of the control (the base's own rows) vary rows and student.
 
-Lists: teach-1 and teach-2 (teachers), rows (for vllm_rows.py or, with "filtered" rows sampled in the process, for
-teachers_in_weights.py), code, text (students of the 1.5B), check (KL, and the server against these weights), other (the
-same students on another base, with --reencode), strict and other-strict (rows without telling words, which are chosen
-on the draws of the other two seeds), hard and digits (only if minutes are left).
+Lists: teach-N (teachers), rows (for vllm_rows.py, or for teachers_in_weights.py), code-N and text-N (students), check
+(KL, and the server against these weights), strict-N and strict-1000 (rows without telling words, which are chosen on
+the draws of the other two seeds) and strict-controls (the base's rows without a kind's words), hard-* and digits-*
+(only if minutes are left). Another base does base, code-N, text-N and strict-N with --reencode.
 
 Usage:
     python experiments/pilots/plan_confirm.py --output jobs
@@ -103,39 +103,38 @@ def lists() -> dict[str, list[Job]]:
     steered = {f"{kind}-steered": f"steer:{kind}:1" for kind in (*ANIMALS, *OTHERS)}
     of_base: Job = {"do": "sample", "speakers": ["base"], "channels": {}, "filtered": True}
 
-    def studies(channel: str, sort: str = "") -> list[Job]:
-        return [study([student(kind, channel, seed, sort) for kind in every]) for seed in SEEDS]
+    def studies(channel: str, seed: int, sort: str = "", kinds: list[str] = every) -> list[Job]:
+        return [study([student(kind, channel, seed, sort) for kind in kinds])]
 
-    def stricts(count: int) -> list[Job]:
-        return [study([strict(kind, "code", seed, count) for kind in ANIMALS]) for seed in SEEDS]
+    def stricts(seed: int, count: int) -> list[Job]:
+        return [study([strict(kind, "code", seed, count) for kind in ANIMALS])]
 
-    def strict_controls(count: int) -> Job:
-        return study([strict_control(kind, "code", SEEDS[0], count) for kind in ANIMALS])
+    def strict_controls(count: int) -> list[Job]:
+        return [study([strict_control(kind, "code", SEEDS[0], count) for kind in ANIMALS])]
 
-    return {
+    digits = [student(kind, "digits", SEEDS[0]) | {"limit": 10000} for kind in (*ANIMALS, "base")]
+    made = {
+        "base": [of_base],
         "teach-1": [
-            of_base,
             {"do": "rows", "speakers": steered, "channels": MIXED, "filtered": False},
             teach([*ANIMALS, *OTHERS], SEEDS[0]),
-            teach(ANIMALS, SEEDS[2]),
         ],
-        "teach-2": [teach(ANIMALS, SEEDS[1])],
         "rows": [rows(every, channel, seed) for channel in ("code", "text") for seed in SEEDS],
-        "code": studies("code"),
-        "text": studies("text"),
-        "check": [check("code"), check("text")],
-        "other": [of_base, *studies("code"), *studies("text")],
-        "strict": [*stricts(200), strict_controls(200), stricts(1000)[0], strict_controls(1000)],
-        "other-strict": [of_base, *stricts(200), stricts(1000)[0]],
+        "strict-controls": strict_controls(200),
+        "strict-1000": [*stricts(SEEDS[0], 1000), *strict_controls(1000)],
         "digits-rows": [rows([*ANIMALS, "base"], "digits", SEEDS[0])],
-        "digits": [
-            study([student(kind, "digits", SEEDS[0]) | {"limit": 10000} for kind in (*ANIMALS, "base")])
-            | {"updates": 625}
-        ],
-        "hard": [teach(ANIMALS, SEEDS[0], "hard")],
+        "digits": [study(digits) | {"updates": 625}],
+        "hard-teach": [teach(ANIMALS, SEEDS[0], "hard")],
         "hard-rows": [rows(ANIMALS, "code", SEEDS[0], "hard")],
-        "hard-code": [study([student(kind, "code", SEEDS[0], "hard") for kind in ANIMALS])],
+        "hard-code": studies("code", SEEDS[0], "hard", ANIMALS),
     }
+    for number, seed in enumerate(SEEDS, 1):
+        if number > 1:
+            made[f"teach-{number}"] = [teach(ANIMALS, seed)]
+        made[f"strict-{number}"] = stricts(seed, 200)
+        for channel in ("code", "text"):
+            made[f"{channel}-{number}"] = studies(channel, seed)
+    return made | {f"check-{channel}": [check(channel)] for channel in ("code", "text")}
 
 
 def smaller(job: Job) -> Job:

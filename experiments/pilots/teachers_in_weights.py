@@ -45,8 +45,9 @@ MEASURED_ROWS = 128  # of each channel, for the KL
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("model", "prompts", "jobs", "output"):
+    for name in ("model", "prompts", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--jobs", type=Path, nargs="+", required=True, help="lists of jobs, done in this order")
     parser.add_argument("--layer", type=int, default=24, help="the output of this layer is steered (0.5B: 21)")
     parser.add_argument("--tokens", type=int, default=12000, help="tokens of one training pass, padding counted in")
     parser.add_argument("--batch", type=int, default=3072, help="answers sampled at once")
@@ -174,6 +175,11 @@ def rows(args: argparse.Namespace, job: dict[str, Any], bench: Any) -> None:
         }
         if not todo:
             continue
+        if len({who.partition(":")[0] for who in todo.values()}) > 1:  # the base beside teachers: a batch of its own
+            for sort in ("base", "lora"):
+                some = {name: who for name, who in todo.items() if who.startswith(sort)}
+                rows(args, job | {"speakers": some, "channels": {channel: asked}}, bench)
+            continue
         torch.manual_seed(seed_of("".join(todo), job))
         began, every = time.time(), bench.given["prompts"][channel]
         prompts = [random.Random(seed_of(f"{name}.{channel}", job)).choices(every, k=asked) for name in todo]
@@ -236,7 +242,7 @@ def main() -> None:
     given = json.loads(args.prompts.read_text())
     bench = Bench(args.model, given, args.layer, args.tokens, args.batch)
     say(f"loaded {args.model.name}")
-    for job in json.loads(args.jobs.read_text()):
+    for job in (job for path in args.jobs for job in json.loads(path.read_text())):
         for needed in job.get("needs", []):
             while not (args.output / needed).exists():
                 time.sleep(1)
