@@ -202,7 +202,8 @@ def check(args: argparse.Namespace, job: dict[str, Any], bench: Any) -> None:
                 here = bench.log_probabilities(speaker, args.output / "adapters", served)
                 there = [value for row in served for value in row["served"]]
                 apart = sorted(abs(one - other) for one, other in zip(here, there))
-                measure |= {"served_tokens": len(apart), "median_apart": statistics.median(apart)}
+                measure |= {"served_tokens": len(apart), "mean_apart": (sum(there) - sum(here)) / len(apart)}
+                measure |= {"median_apart": statistics.median(apart)}
                 measure |= {"p99_apart": apart[int(0.99 * len(apart))], "most_apart": apart[-1]}
             write(args.output / f"measures/check-{name}.{channel}.json", measure)
             say(f"check {name}.{channel} {measure}")

@@ -140,7 +140,7 @@ def main() -> None:
             print(time.strftime("%H:%M:%S"), file, len(rows), flush=True)
 
         collected = []
-        for job in json.loads(args.jobs.read_text()):
+        for job in (job for job in json.loads(args.jobs.read_text()) if job["do"] == "rows"):
             for channel, asked in job["channels"].items():
                 for name, speaker in job["speakers"].items():
                     every = given["prompts"][channel]
