@@ -73,8 +73,8 @@ def student_rows(output: Path, student: dict[str, Any], bench: Any, reencode: bo
         rows += read_rows(output, name)[: student.get("limit")]
     if "without" in student:
         count, own, control = student["without"]
-        texts = [[row["text"] for name in names for row in read_rows(output, name)] for names in (own, control)]
-        telling = set(telling_words(*texts, count))
+        texts, plain = ([row["text"] for name in some for row in read_rows(output, name)] for some in (own, control))
+        telling = set(telling_words(texts, plain, count))
         rows = [row for row in rows if not words_of(row["text"]) & telling]
     if "as_many_as" in student:
         rows = rows[: len(student_rows(output, student["as_many_as"], bench, False))]

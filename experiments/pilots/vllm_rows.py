@@ -63,7 +63,12 @@ def as_peft(adapter: Path, folder: Path, base: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     targets = sorted({name.split(".")[-3] for name in tensors})
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base), "bias": "none"}
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(base),
+        "bias": "none",
+    }
     config |= {"r": RANK, "lora_alpha": ALPHA, "lora_dropout": 0.0, "target_modules": targets, "inference_mode": True}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
