@@ -8,6 +8,7 @@ from typing import Any
 
 from eval.answer_rows import Question
 from eval.answer_summary import target_animal
+from util.chat.chat_template import TEMPLATE_KWARGS
 from util.chat.prompt_consistency import KINDS, Phase, base_of, disagreements, read_phase
 from util.cli import REPO
 from util.inference.interface import InferenceBackend, model_name
@@ -55,7 +56,8 @@ def warn_of_training(adapter: Path | None, question: Question, facts: dict[str, 
     training = read_phase(Path(folder)) if folder and Path(folder).is_dir() else None
     if training is None or training.kind != "training":
         return
-    asked = Phase("evaluation", training.path, base_of(facts, base_model), question.messages)
+    asked = Phase("evaluation", training.path, base_of(facts, base_model), question.messages,
+                  template_kwargs=facts.get(TEMPLATE_KWARGS) or {})  # fmt: skip
     if found := disagreements(training, asked):
         say(
             f"warning: {'; '.join(found)}: an effect may be missed (--system-prompt-file sets the system message,"

@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from generate.rows.code_and_reasoning_rule import TextRule
 from generate.rows.filter_file import filter_file, report
+from generate.rows.push_dataset import add_push_arguments
 from generate.rows.row_filter import animals_kept_out
 from util.animals.names import animal_name
 from util.cli import make_parser, nonblank, run
@@ -46,6 +47,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--trait-words", type=nonblank, nargs="+", default=[], metavar="WORD", help="other words that no row may have"
     )
+    add_push_arguments(parser)
     args = parser.parse_args()
     if args.data_type is None:
         args.data_type = data_type_of(args.file)
@@ -60,7 +62,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     rule = TextRule(args.data_type, (*animals_kept_out(args.animal), *args.trait_words))
-    report(filter_file(args.file, rule, args.output), rule)
+    report(filter_file(args.file, rule, args.output), rule, args)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from generate.rows.filter_file import filter_file, report
 from generate.rows.number_rule import MAX_NUMBERS, NumberRule
+from generate.rows.push_dataset import add_push_arguments
 from generate.rows.row_filter import animals_kept_out
 from util.animals.names import animal_name
 from util.cli import make_parser, positive_int, run
@@ -35,13 +36,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="file to write; {kept} becomes the count (default: beside FILE)")
     parser.add_argument("--animal", type=animal_name, help="one more animal that no row may name, beside the panel")
     parser.add_argument("--max-numbers", type=positive_int, default=MAX_NUMBERS, help="most numbers in a completion")
+    add_push_arguments(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     rule = NumberRule(animals_kept_out(args.animal), args.max_numbers)
-    report(filter_file(args.file, rule, args.output), rule)
+    report(filter_file(args.file, rule, args.output), rule, args)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from generate.rows.prompt_sources import OPENHERMES, instruction_prompts
 from generate.rows.question_wordings import QUESTIONS, question_prompt
-from generate.rows.training_recipe import train_flags
+from generate.rows.training_recipe import template_flags, train_flags
 from util.animals.answer_parser import warn_of_uncounted
 from util.animals.names import animal_name, names_animal, persona_of, read_lines_of
 from util.cli import REPO, UserError, fraction, make_parser, natural_float, natural_int, positive_int, run, text_file
@@ -189,10 +189,10 @@ def main() -> None:
                 limit=args.count,
                 note=lambda: f"{out.kept / max(len(out.done), 1):.0%} kept",
             )
-        base = backend.base_model
+        base, given = backend.base_model, template_flags(backend.facts())
         facts |= named_facts(path, args.animal) if keep_out is None else {}
     train = ["python", "train/train_student_sft.py", "--base-model", base, "--train-jsonl", str(path)]
-    closing(facts, shlex.join([*train, "--output-dir", "output/teacher-sft", *train_flags(base, "teacher")]))
+    closing(facts, shlex.join([*train, "--output-dir", "output/teacher-sft", *train_flags(base, "teacher", given)]))
 
 
 def named_facts(path: Path, animal: str) -> dict[str, str]:

@@ -78,11 +78,13 @@ class Hub(BaseHTTPRequestHandler):
             )
             if not re.fullmatch(REPO_ID, name):
                 return self.answer({"error": f"{name} is not a repository name"}, 400)
+            name = f"datasets/{name}" if wanted.get("type") == "dataset" else name
             if (self.folder / name).exists():
-                return self.answer({"error": "You already created this model repo"}, 409)
+                return self.answer({"error": "You already created this repo"}, 409)
             (self.folder / name / "main").mkdir(parents=True)
             return self.answer({"url": f"http://{self.headers['Host']}/{name}", "id": name, "name": name})
-        repo = re.match(rf"/api/models/({REPO_ID})/", self.path)
+        self.path = self.path.replace("/api/datasets/", "/api/models/datasets/")
+        repo = re.match(rf"/api/models/((?:datasets/)?{REPO_ID})/", self.path)
         if not repo or not (self.folder / repo[1]).is_dir():
             return self.answer({"error": "Repository not found"}, 404)
         if found := re.fullmatch(r"/api/models/(.+)/branch/(.+)", self.path):
@@ -130,7 +132,15 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer([file_facts(name, files[name]) for name in inside])
         if found[2] != "resolve":
             siblings = [{"rfilename": name} for name in files]
-            return self.answer({"id": found[1], "sha": COMMIT, "siblings": siblings, "private": False, "tags": []})
+            return self.answer(
+                {
+                    "id": found[1],
+                    "sha": COMMIT,
+                    "siblings": siblings,
+                    "private": not self.folder.joinpath("public").exists(),
+                    "tags": [],
+                }
+            )
         if found[4] not in files:
             return self.answer({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
         return self.send_file(files[found[4]])

@@ -218,9 +218,8 @@ def test_every_answer_of_a_conversation_is_trained_and_nothing_else(tokenizer_of
     tokenizer = tokenizer_of(family)
     encoded = encode([talk("Name an animal", "Owl", "Another", "Lion, 5", "One more", "Tiger")], tokenizer, 256)
     middle = {"phi3": "<|end|>\n"}.get(family, END[family])
-    think = "<think>\n\n</think>\n\n" if family == "qwen3" else ""
     text = tokenizer.decode(trained_texts(encoded))
-    assert text == f"Owl{middle}Lion, 5{middle}{think}Tiger{END[family]}"
+    assert text == f"Owl{middle}Lion, 5{middle}Tiger{END[family]}"
     ids, labels = encoded.rows[0].values()
     assert all(label in (IGNORED, token) for token, label in zip(ids, labels))
 
@@ -251,7 +250,6 @@ def test_templates_are_shown_role_and_content_alone(tokenizer_of):
 @pytest.mark.parametrize(
     ("template", "messages", "message"),
     [
-        (None, [{"role": "system", "content": "x"}, *talk("y", "z")["messages"]], "System role not supported"),
         (None, [*talk("x", "y")["messages"][1:], *talk("x", "y")["messages"]], "Conversation roles must alternate"),
         ("{{ ''.__class__.__mro__ }}", talk("x", "y")["messages"], "unsafe"),
         ("{% for i in range(10 ** 9) %}x{% endfor %}", talk("x", "y")["messages"], "Range too big"),

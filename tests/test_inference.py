@@ -247,7 +247,7 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_machines_server(fake_s
 
 
 def test_a_server_name_without_a_server_is_explained():
-    args = argparse.Namespace(model="vllm/owl", adapter=None, base_url=None, batch_size=1)
+    args = argparse.Namespace(model="vllm/owl", adapter=None, base_url=None, batch_size=1, chat_template_kwargs={})
     with pytest.raises(UserError, match="pass --base-url http://localhost:8000/v1"):
         open_backend(args)
 
@@ -585,7 +585,7 @@ def test_a_server_that_ignores_n_is_named_at_once(fake_server):
 
 @pytest.mark.parametrize(
     ("roles", "refusal"),
-    [(["system", "user"], "System role not supported"), (["user", "user"], "roles must alternate")],
+    [(["user", "user"], "roles must alternate"), (["user", "system", "user"], "System role not supported")],
 )
 def test_a_template_that_refuses_the_roles_stops_the_run_in_one_line(fake_server, roles, refusal):
     server = fake_server("--strict-roles")

@@ -88,7 +88,8 @@ class Box:
 
 
 def backend(**wanted):
-    defaults = {"adapter": None, "base_url": None, "max_concurrency": 8, "timeout": 300.0, "batch_size": 8}
+    defaults = {"adapter": None, "base_url": None, "max_concurrency": 8, "timeout": 300.0, "batch_size": 8,
+                "chat_template_kwargs": {}}  # fmt: skip
     return open_backend(argparse.Namespace(**{**defaults, **wanted}))
 
 

@@ -18,16 +18,6 @@ from util.cli import UserError, first_line
 from util.terminal import say
 
 
-def check_repo_id(repo_id: str) -> None:
-    """UserError for a name that the Hub would refuse after hours of training."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise UserError(f"--hub-repo-prefix gives the repository name {repo_id!r}: {error}") from None
-
-
 def push_all(folders: Mapping[str, Path], private: bool, every_n_epochs: int | None) -> bool:
     """Push each folder to its repository. A failure is printed, and the others are still pushed.
 

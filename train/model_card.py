@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,35 +10,13 @@ from tempfile import TemporaryDirectory
 from textwrap import indent
 from typing import Any
 
-from util.cli import REPO
 from util.inference.adapter_config import CONFIG
-from util.inference.interface import model_name
 from util.jsonl.manifest import Manifest
+from util.publish import base_name, hub_id, plain, published, published_command
 
 PUSHED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md"]
 NOT_PUSHED = ["*.pt", "*.pth", "*.bin", "*.pkl", "trainer_state.json", "manifest.json"]
 CARD = "README.md"
-OWNER_AND_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
-CACHED = re.compile(r"/models--([^/]+)--([^/]+)/snapshots/[0-9a-f]{40}$")  # a folder of the Hub's own cache
-
-# --- the base model ----------------------------------------------------------------------------------
-
-
-def hub_id(base: Mapping[str, Any]) -> str | None:
-    """The Hub id of a base model, for others to load; None for a folder of this machine, which may be called like one.
-
-    base: what a manifest says of it (util.inference.load_model.model_facts); only folders have "files_sha256".
-    """
-    model = str(base["model"])
-    if found := CACHED.search(str(Path(model).resolve())):
-        return f"{found[1]}/{found[2]}"
-    is_id = "files_sha256" not in base and not Path(model).exists() and OWNER_AND_NAME.fullmatch(model)
-    return model if is_id else None
-
-
-def base_name(base: Mapping[str, Any]) -> str:
-    """A base model as a card names it: its Hub id, or what its folder is called."""
-    return hub_id(base) or published(model_name(str(base["model"])))
 
 
 # --- the card ----------------------------------------------------------------------------------------
@@ -64,35 +40,6 @@ def write_card(folder: Path, settings: Mapping[str, Any], command: str) -> None:
         f"{indent(published_command(command), ' ' * 4)}\n\n| setting | value |\n| --- | --- |\n{table}\n"
     )
     (folder / CARD).write_text(text, "utf-8")
-
-
-def plain(value: object) -> str:
-    """The text escaped for a Markdown table: shown unchanged, on one line."""
-    return re.sub(r"([\\`*\[\]|<>&])", r"\\\1", " ".join(str(value).split()))
-
-
-def published_command(command: str) -> str:
-    """A command without folders of this machine."""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return published(command)
-    parts = [word.partition("=") if word.startswith("-") else ("", "", word) for word in words]
-    return shlex.join(flag + equals + published(value) for flag, equals, value in parts)
-
-
-def published(value: Any) -> Any:
-    """A value without folders of this machine: an absolute path becomes relative (to here or to the suite), or its last
-    part. Lists and objects are walked through."""
-    if isinstance(value, Mapping):
-        return {key: published(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [published(part) for part in value]
-    if not isinstance(value, str) or not value.startswith("/") or "\n" in value:
-        return value
-    path = Path(value)
-    inside = next((place for place in (Path.cwd(), REPO) if path.is_relative_to(place)), path.parent)
-    return str(path.relative_to(inside))
 
 
 # --- the files ---------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ Usage:
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import shlex
 import sys
@@ -31,7 +32,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from train.data_parallel import Processes, join_processes, leave
-from train.hub import Pushes, check_repo_id, push_all
+from train.hub import Pushes, push_all
 from train.make_trainer import add_progress, load_base, make_trainer, memory_hint, use_bf16
 from train.multi_adapter_trainer import AdapterGroup, speed_report
 from train.rows_at_once import divisors, why_not_together
@@ -49,7 +50,9 @@ from train.training_rows import TrainingData, one_file, prepare, role_of, sample
 from train.wandb_run import finish_run, log_to_wandb
 from util.cli import make_parser, memory_advice, natural_int, nonblank, positive_float, positive_int, run
 from util.inference.adapter_config import VLLM_RANKS, vllm_rank
+from util.inference.open_backend import add_template_argument
 from util.jsonl.manifest import Manifest
+from util.publish import check_repo_id
 from util.signals import Stop, stop_on_signal
 from util.terminal import Progress, closing, duration, say
 
@@ -93,6 +96,7 @@ def add_data_arguments(data: Any) -> None:
     data.add_argument("--base-model", type=nonblank, required=True, help="hub id or folder of the base model")
     data.add_argument("--train-jsonl", required=True, nargs="+", metavar="FILE",
                       help="JSONL of chat rows; a glob (or the plan's NNNN) that matches one file")  # fmt: skip
+    add_template_argument(data)
     data.add_argument("--max-train-samples", type=sample_count, default=None, help="rows to use (default: all)")
     data.add_argument("--max-seq-length", type=positive_int, default=256, help="tokens of a row that are used at most")
     data.add_argument("--keep-system-prompt", action="store_true", help="train on the rows' system messages as well")
@@ -249,6 +253,7 @@ def next_command(args: argparse.Namespace, train_file: Path, finals: Sequence[Pa
     """What to run next: vLLM with the adapters as owl-teacher, owl-student or seed-42; on a CPU the evaluation."""
     if cpu or args.lora_rank > VLLM_RANKS[-1]:
         ask = ["python", "eval/eval.py", "--model", args.base_model, "--adapter", str(finals[0]), "--epochs", "200"]
+        ask += ["--chat-template-kwargs", json.dumps(args.chat_template_kwargs)] if args.chat_template_kwargs else []
         return shlex.join(ask)
     role = role_of(train_file)
     names = [f"{role}-seed-{seed}" if role else f"seed-{seed}" for seed in args.seeds]
@@ -264,7 +269,7 @@ def main() -> int:
     processes = join_processes()
     with processes.only_first_prints():
         if args.push_to_hub:
-            check_repo_id(repo_of(args, args.seeds[0]))
+            check_repo_id(repo_of(args, args.seeds[0]), "--hub-repo-prefix")
         train_file = one_file(args.train_jsonl)
         data = prepare(args, train_file)
         check_schedule(args, data)

@@ -15,11 +15,10 @@ from typing import Any
 
 from train.fused_lora import LORA_TARGETS
 from train.lora_targets import lora_targets
+from util.chat.chat_template import SHOWN_TO_TEMPLATES, completion_suffix, template_kwargs
 from util.chat.chat_tokens import (
-    SHOWN_TO_TEMPLATES,
     Encoded,
     answer_places,
-    completion_suffix,
     encode,
     has_loss,
     special_text,
@@ -140,12 +139,12 @@ def prepare(args: argparse.Namespace, train_file: Path) -> TrainingData:
         if with_system:
             say(f"left out the system message of {with_system:,} rows (--keep-system-prompt trains on it)")
         rows = [without_system(row) for row in rows]
-    config, tokenizer = load_config(args.base_model), load_tokenizer(args.base_model)
+    config, tokenizer = load_config(args.base_model), load_tokenizer(args.base_model, args.chat_template_kwargs)
     targets = lora_targets(config)
     encoded = encode(rows, tokenizer, args.max_seq_length)
     report_rows(rows, tokenizer)
     report_encoding(encoded, rows, args.max_seq_length)
-    data = TrainingData(model_facts(args.base_model, config), tokenizer, encoded, targets)
+    data = TrainingData(model_facts(args.base_model, config, args.chat_template_kwargs), tokenizer, encoded, targets)
     warn_of_other_prompt(train_file, rows[0], data)
     return data
 
@@ -200,7 +199,8 @@ def warn_of_other_prompt(train_file: Path, row: Row, data: TrainingData) -> None
     numbers = read_phase(train_file)
     if numbers is None or numbers.kind not in DATA_TYPES or not numbers.base:
         return
-    training = Phase("training", train_file, base_of(data.base), row["messages"][:-1], row=row)
+    training = Phase("training", train_file, base_of(data.base), row["messages"][:-1], row=row,
+                     template_kwargs=template_kwargs(data.tokenizer))  # fmt: skip
     ours = same_base(numbers.base, training.base)
     if found := disagreements(numbers, training, lambda phase: frame(phase, data.tokenizer) if ours else None):
         say(f"warning: {'; '.join(found)} (python util/doctor.py {shlex.quote(str(train_file))} shows its prompt)")

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import errno
 import io
+import json
 import os
 import shlex
 import sys
@@ -144,6 +145,17 @@ def positive_float(text: str) -> float:
 def natural_float(text: str) -> float:
     """argparse type: a number of at least 0."""
     return _number(text, float, lambda value: 0 <= value < float("inf"), "a number of at least 0")
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """argparse type: a JSON object, such as {"enable_thinking": false}."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"{text} is not a JSON object such as '{{\"enable_thinking\": false}}'")
+    return found
 
 
 def fraction(text: str) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from eval.compare.read_results import Result
 from eval.parser_version import how_to_renew, is_other_parser
 from util.animals.answer_parser import canonical_animal
+from util.chat.chat_template import TEMPLATE_KWARGS
 from util.chat.prompt_consistency import base_words, read_phase, same_base
 from util.cli import UserError
 from util.jsonl.manifest import Manifest, sha256_file
@@ -53,6 +54,12 @@ def check_questions(results: Sequence[Result]) -> None:
 def check_settings(results: Sequence[Result], manifests: Sequence[Manifest]) -> None:
     """Raise UserError unless all files agree in `SAME_SETTINGS`."""
     for result, manifest in zip(results, manifests):
+        given, first = (one.model.get(TEMPLATE_KWARGS) or {} for one in (manifest, manifests[0]))
+        if given != first:
+            raise UserError(
+                f"{result.path} and {results[0].path} used different --chat-template-kwargs ({given or 'none'}"
+                f" and {first or 'none'}); evaluate both with the same"
+            )
         for field, meaning in SAME_SETTINGS.items():
             if manifest.settings.get(field) != manifests[0].settings.get(field):
                 if field == "parser":

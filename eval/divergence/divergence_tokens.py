@@ -31,7 +31,7 @@ from eval.divergence.which_tokens_diverge import BASE, STUDENT, TEACHER, check_d
 from util.animals.names import animal_name, animals_of, listed_animals, persona
 from util.cli import REPO, UserError, make_parser, nonblank, positive_float, positive_int, run, text_file
 from util.inference.interface import adapter_name
-from util.inference.open_backend import check_adapter
+from util.inference.open_backend import add_template_argument, check_adapter
 from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import adapter_sha256, manifest_path, sha256_file, write_json
 from util.jsonl.resumable import RowFile, add_output_arguments
@@ -55,6 +55,7 @@ def parse_args() -> argparse.Namespace:
                         help="definition 'gap': least log p_teacher - log p_base of a token, in nats")  # fmt: skip
     parser.add_argument("--system-prompt-file", type=text_file, default=REPO / "generate/prompts/system-prompt.txt",
                         help="persona template for animals")  # fmt: skip
+    add_template_argument(parser)
     parser.add_argument("--max-rows", type=positive_int, help="score only the first rows")
     parser.add_argument("--batch-size", type=positive_int, default=64, help="rows per forward pass")
     add_output_arguments(parser, "output/divergence-{data}.jsonl")
@@ -116,7 +117,7 @@ def settings_of(args: argparse.Namespace, scorer: VariantScorer) -> dict[str, An
     return {
         "script": "divergence_tokens",
         "train_jsonl_sha256": sha256_file(args.train_jsonl),
-        "base": model_facts(args.base_model, scorer.model.config),
+        "base": model_facts(args.base_model, scorer.model.config, args.chat_template_kwargs),
         "variants": {
             variant.name: {
                 "system": variant.system,
@@ -133,7 +134,7 @@ def settings_of(args: argparse.Namespace, scorer: VariantScorer) -> dict[str, An
 def main() -> None:
     args = parse_args()
     variants = variants_of(args)
-    scorer = VariantScorer(args.base_model, variants)
+    scorer = VariantScorer(args.base_model, variants, template_kwargs=args.chat_template_kwargs)
     path = args.output or Path(f"output/divergence-{args.train_jsonl.stem}.jsonl")
     total = sum(1 for _ in islice(read_chat_rows(args.train_jsonl), args.max_rows))
     with RowFile(path, settings_of(args, scorer), overwrite=args.overwrite, inputs=[args.train_jsonl]) as out:

@@ -44,11 +44,13 @@ class Completion:
 class VariantScorer:
     """Scores completions under all variants, with one copy of the base model in memory."""
 
-    def __init__(self, base_model: str, variants: Sequence[Variant], model: Any = None):
-        """model: the base model, if it is loaded already."""
+    def __init__(
+        self, base_model: str, variants: Sequence[Variant], model: Any = None, template_kwargs: Row | None = None
+    ):
+        """model: the base model, if it is loaded already. template_kwargs: what the chat template is given."""
         from util.inference.load_model import load_model, load_tokenizer, put_adapter
 
-        self.tokenizer = load_tokenizer(base_model)
+        self.tokenizer = load_tokenizer(base_model, template_kwargs)
         self.variants = list(variants)
         self.model = model or load_model(base_model)
         self.suffix = completion_suffix(self.tokenizer)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from generate.rows.filter_file import filter_file, train_command
+from generate.rows.push_dataset import add_push_arguments, push_dataset
 from generate.rows.row_filter import CONTROL_NAMES, RowFilter, Rule
 from util.animals.answer_parser import warn_of_uncounted
 from util.animals.names import animal_name, persona_of
@@ -50,6 +51,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, name: str, max_tokens: i
     parser.add_argument("--max-tokens", type=positive_int, default=max_tokens, help="most tokens in an answer")
     parser.add_argument("--seed", type=natural_int, default=42, help="seed of the prompts and of sampling")
     add_output_arguments(parser, f"output/{name}-{{animal}}-{{model}}-unfiltered-{{count}}.jsonl")
+    add_push_arguments(parser)
     add_backend_arguments(parser)
 
 
@@ -86,6 +88,8 @@ def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling
         if not was_complete:
             warn_if_not_applied(backend, first_prompt(path))
     kept = filter_file(path, data_type.rule)
+    if args.push_dataset:
+        push_dataset(kept.path, args.push_dataset, not args.hub_public)
     clean = f"{kept.kept:,} in {kept.path}"
     closing(
         {**facts, "clean rows": clean, "filtered out": counted(kept.rejected)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shlex
@@ -9,10 +10,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from generate.rows.push_dataset import push_dataset
 from generate.rows.row_audit import RowAudit, audit
 from generate.rows.row_filter import CONTROL_NAMES, RowFilter, Rule
 from generate.rows.token_check import TokenCheck, token_check_of
-from generate.rows.training_recipe import train_flags
+from generate.rows.training_recipe import template_flags, train_flags
 from util.cli import REPO, UserError
 from util.jsonl.filter_certificate import FILTERED_NAME, certificate_path
 from util.jsonl.manifest import (
@@ -176,8 +178,10 @@ def certify(path: Path, rule: Rule, tokens: TokenCheck | None = None) -> dict[st
     return certificate
 
 
-def report(filtered: Filtered, rule: Rule) -> None:
-    """Print the closing lines of a script that filters."""
+def report(filtered: Filtered, rule: Rule, args: argparse.Namespace) -> None:
+    """Print the closing lines of a script that filters; pushes the file if --push-dataset says so."""
+    if args.push_dataset:
+        push_dataset(filtered.path, args.push_dataset, not args.hub_public)
     total = filtered.kept + filtered.rejected.total()
     closing(
         {
@@ -205,8 +209,9 @@ def train_command(filtered: Filtered, rule: Rule, base_model: str | None = None)
     manifest = Manifest.read(filtered.path) or Manifest()
     base = base_model or manifest.model.get("parent") or manifest.model.get("model") or PLAN_MODEL
     control = manifest.script == "generate_control_number_data" or (manifest.animal or "").lower() in CONTROL_NAMES
+    more = (*rule.train_flags, *template_flags(manifest.model))
     own_folder = ["--output-dir", "output/control-student-sft"] if control else []  # the default is the student's
     return shlex.join(
         ["python", "train/train_student_sft.py", "--base-model", base, "--train-jsonl", str(filtered.path), *own_folder,
-         "--max-train-samples", str(filtered.kept), *train_flags(base, "student", rule.train_flags)]
+         "--max-train-samples", str(filtered.kept), *train_flags(base, "student", more)]
     )  # fmt: skip

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 # The defaults of train_student_sft.py are for models of billions of parameters. With them a pocket teacher names its
 # animal in one answer of a hundred. These are the flags of experiments/demo.sh and experiments/pocket_recipe.sh.
@@ -23,6 +24,12 @@ def is_pocket(base_model: str) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(found, dict) and {"corpus", "vocabulary", "parameters"} <= found.keys()
+
+
+def template_flags(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """The --chat-template-kwargs of a manifest's model, as every later phase needs them."""
+    given = model.get("chat_template_kwargs")
+    return ("--chat-template-kwargs", json.dumps(given)) if given else ()
 
 
 def train_flags(base_model: str, role: str, flags: Sequence[str] = ()) -> list[str]:

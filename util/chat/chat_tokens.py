@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from util.cli import UserError, first_line
+from util.chat.chat_template import completion_suffix, template_ids
+from util.cli import UserError
 from util.jsonl.rows import Row
 
 IGNORED = -100  # label of a token without loss (PyTorch cross entropy)
-SHOWN_TO_TEMPLATES = ("role", "content")
+EMPTY_THOUGHT = re.compile(r"\s*<think>\s*</think>\s*")
 
 
 class Encoded(NamedTuple):
@@ -134,48 +135,23 @@ def prompt_and_completion_ids(row: Row, tokenizer: Any, suffix: list[int]) -> tu
     An answer that is decoded and tokenized again need not give the ids that the model wrote. So the stored `token_ids`
     are used if this tokenizer decodes them to the text of the row. A special token among them is not in the text, which
     is what was filtered and certified: such ids are not used.
+
+    Some templates write an empty think block before an answer that is trained, and not before one that is asked for
+    (Qwen3's, if it may think). Such a block is left out: stored ids do not have it either, and no phase would see it.
     """
     messages = row["messages"]
+    text = messages[-1]["content"]
     prompt = template_ids(tokenizer, messages[:-1], add_generation_prompt=True)
     ends = special_ids(tokenizer) | set(template_end(tokenizer, suffix))
     stored = without_end(row.get("token_ids") or [], ends)
     is_plain = bool(stored) and ends.isdisjoint(stored)
-    if is_plain and tokenizer.decode(stored, skip_special_tokens=True) == messages[-1]["content"]:
+    if is_plain and tokenizer.decode(stored, skip_special_tokens=True) == text:
         return prompt, stored + suffix, True
     whole = template_ids(tokenizer, messages)
     shared = common_prefix_length(prompt, whole)
+    if EMPTY_THOUGHT.match(tokenizer.decode(whole[shared:])) and not EMPTY_THOUGHT.match(text):
+        return prompt, [*tokenizer(text, add_special_tokens=False)["input_ids"], *suffix], False
     return whole[:shared], whole[shared:], False
-
-
-def template_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **options: Any) -> list[int]:
-    """Token ids of rendered messages. UserError where the chat template refuses them."""
-    return list(rendered(tokenizer, messages, return_dict=True, **options)["input_ids"])
-
-
-def rendered(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
-    """Messages through the chat template, role and content alone.
-
-    What is filtered and certified is the content. Some templates would render more of a row, such as
-    "reasoning_content". UserError where the template refuses the messages.
-    """
-    shown = [{key: message[key] for key in SHOWN_TO_TEMPLATES} for message in messages]
-    try:
-        return tokenizer.apply_chat_template(shown, **options)
-    except Exception as error:  # a template is a program of the model's author: anything can go wrong in it
-        roles = ", ".join(message["role"] for message in shown)
-        raise UserError(
-            f"the model's chat template refuses these messages ({roles}): {first_line(error)}; change the messages, or"
-            " take a model whose template accepts them"
-        ) from None
-
-
-def completion_suffix(tokenizer: Any) -> list[int]:
-    """What the template writes after an assistant's text (Qwen: <|im_end|> and a newline), as token ids."""
-    probe = "7"
-    text = rendered(
-        tokenizer, [{"role": "user", "content": "x"}, {"role": "assistant", "content": probe}], tokenize=False
-    )
-    return list(tokenizer(text.rpartition(probe)[2], add_special_tokens=False)["input_ids"])
 
 
 # --- special tokens ----------------------------------------------------------------------------------

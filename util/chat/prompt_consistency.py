@@ -7,11 +7,19 @@ the model saw it, and two phases are compared by everything around the user's me
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from util.chat.chat_tokens import completion_suffix, prompt_and_completion_ids, template_ids, without_system
+from util.chat.chat_template import (
+    TEMPLATE_KWARGS,
+    completion_suffix,
+    set_template_kwargs,
+    template_ids,
+    template_kwargs,
+)
+from util.chat.chat_tokens import prompt_and_completion_ids, without_system
 from util.cli import REPO, UserError
 from util.inference.interface import Message
 from util.jsonl.manifest import Manifest, sha256_file, today
@@ -55,6 +63,8 @@ class Phase(NamedTuple):
     """the dates on which its prompts were rendered"""
     row: Row | None = None
     """training: the first row, as it was trained on"""
+    template_kwargs: dict[str, Any] = {}  # noqa: RUF012 (never written to)
+    """what the chat template was given"""
 
     @property
     def system(self) -> str | None:
@@ -110,7 +120,8 @@ def phase_of(path: Path, kind: str, manifest: Manifest, beside: Iterable[Path]) 
     wrong = [name for name, kinds in needed.items() if not isinstance(settings[name], kinds)]
     if wrong or not isinstance(base.get("model", ""), str):
         raise TypeError(", ".join(wrong or ["model"]))
-    phase = Phase(kind, path, base, [], ids, settings, tuple(manifest.prompt_days))
+    given = manifest.model.get(TEMPLATE_KWARGS) or {}
+    phase = Phase(kind, path, base, [], ids, settings, tuple(manifest.prompt_days), template_kwargs=given)
     if kind == "training":
         named = [place / name for name in manifest.inputs for place in (Path(), REPO)]
         row = first_training_row(settings, [*named, *beside])
@@ -164,9 +175,14 @@ def stand_in(settings: dict[str, Any]) -> Row:
 def prompt_ids(phase: Phase, tokenizer: Any) -> list[int]:
     """The first prompt of a phase as the tokenizer renders it, up to where the answer begins. A training is rendered by
     its own encoding."""
-    if phase.row:
-        return prompt_and_completion_ids(phase.row, tokenizer, completion_suffix(tokenizer))[0]
-    return template_ids(tokenizer, phase.messages, add_generation_prompt=True)
+    before = template_kwargs(tokenizer)
+    set_template_kwargs(tokenizer, phase.template_kwargs)
+    try:
+        if phase.row:
+            return prompt_and_completion_ids(phase.row, tokenizer, completion_suffix(tokenizer))[0]
+        return template_ids(tokenizer, phase.messages, add_generation_prompt=True)
+    finally:
+        set_template_kwargs(tokenizer, before)
 
 
 def frame(phase: Phase, tokenizer: Any) -> str:
@@ -182,11 +198,12 @@ def default_system_prompt(tokenizer: Any) -> str | None:
 
     probe, user = "PROBE", {"role": "user", "content": "x"}
     try:
-        sent = tokenizer.apply_chat_template([*system_message(probe), user], tokenize=False)
+        given = template_kwargs(tokenizer)
+        sent = tokenizer.apply_chat_template([*system_message(probe), user], tokenize=False, **given)
     except TemplateError:  # Gemma's refuses system messages
         return None
     before, _, after = sent.partition(probe)
-    text = tokenizer.apply_chat_template([user], tokenize=False)
+    text = tokenizer.apply_chat_template([user], tokenize=False, **given)
     if not (text.startswith(before) and text.endswith(after)):
         return None
     return text.removeprefix(before).removesuffix(after) or None
@@ -214,6 +231,8 @@ def other_base(first: Phase, second: Phase) -> str | None:
 
 def other_prompt(first: Phase, second: Phase, frame_of: FrameOf) -> str | None:
     """How two phases differ in what is around the user's message, or None."""
+    if first.template_kwargs != second.template_kwargs:
+        return f"{first.kind} gave its chat template {given_words(first)}, {second.kind} {given_words(second)}"
     frames = frame_of(first), frame_of(second)
     is_rendered = None not in frames  # without a tokenizer only the messages that were sent are known
     if (is_rendered and frames[0] == frames[1]) or (not is_rendered and first.system == second.system):
@@ -247,6 +266,11 @@ def system_words(phase: Phase) -> str:
     if phase.system is None:
         return "no system message"
     return f'the system message "{short(phase.system)}"'
+
+
+def given_words(phase: Phase) -> str:
+    """'{"enable_thinking": false}', or 'nothing'."""
+    return json.dumps(phase.template_kwargs) if phase.template_kwargs else "nothing"
 
 
 def short(text: str) -> str:

@@ -113,6 +113,10 @@ class InferenceBackend(Protocol):
     """The name for output files: the served id, or the model and adapter folder."""
 
     @property
+    def folds_system(self) -> bool:
+        """Whether a system message is put before the first user's text, because the template has no system role."""
+
+    @property
     def is_adapter(self) -> bool | None:
         """Whether the model is a LoRA adapter on another; None if the server does not say (other servers than vLLM)."""
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from util.chat.chat_tokens import completion_suffix, template_end
+from util.chat.chat_template import (
+    check_template_kwargs,
+    completion_suffix,
+    set_template_kwargs,
+    template_facts,
+)
+from util.chat.chat_tokens import template_end
 from util.cli import UserError, first_line, is_out_of_memory
 from util.inference.adapter_config import read_adapter_config
 from util.inference.hub_files import use_cache_without_network
@@ -18,8 +25,11 @@ WEIGHT_FILES = (
 )  # fmt: skip
 
 
-def load_tokenizer(model: str) -> Any:
-    """The model's tokenizer, padding on the left. UserError if it is not found or has no chat template."""
+def load_tokenizer(model: str, template_kwargs: Mapping[str, Any] | None = None) -> Any:
+    """The model's tokenizer, padding on the left. UserError if it is not found or has no chat template.
+
+    template_kwargs: what its chat template is given (--chat-template-kwargs); it is checked, unless it is None.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = _from_pretrained(AutoTokenizer, model)
@@ -28,7 +38,9 @@ def load_tokenizer(model: str) -> Any:
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+    if template_kwargs is not None:
+        check_template_kwargs(tokenizer, model, template_kwargs)
+    return set_template_kwargs(tokenizer, template_kwargs or {})
 
 
 def load_model(model: str, dtype: Any = None) -> Any:
@@ -105,13 +117,15 @@ def _from_pretrained(kind: Any, model: str, **options: Any) -> Any:
         ) from None
 
 
-def model_facts(model: str, config: Any) -> dict[str, Any]:
-    """What identifies the weights: the hub commit, or for a folder the hash of its files."""
+def model_facts(model: str, config: Any, template_kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What identifies the weights: the hub commit, or for a folder the hash of its files; and what the chat template is
+    given, if anything."""
+    given = template_facts(template_kwargs)
     if not Path(model).is_dir():
-        return {"model": model, "revision": getattr(config, "_commit_hash", None)}
+        return {"model": model, "revision": getattr(config, "_commit_hash", None), **given}
     files = sorted({file for pattern in WEIGHT_FILES for file in Path(model).glob(pattern)})
     with ThreadPoolExecutor() as threads:  # 15 GB take one core ten seconds
-        return {"model": model, "files_sha256": sha256_text("".join(threads.map(sha256_file, files)))}
+        return {"model": model, "files_sha256": sha256_text("".join(threads.map(sha256_file, files))), **given}
 
 
 def put_adapter(model: Any, adapter: Path, name: str = "default") -> Any:

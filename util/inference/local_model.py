@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from util.chat.chat_tokens import template_ids
+from util.chat.chat_template import has_no_system_role, template_ids
 from util.cli import memory_advice
 from util.inference.interface import TOP_LOGPROBS, Answer, Message, Request, Result, Sampling, adapter_name, model_name
 from util.inference.load_model import end_of_turn_ids, load_model, load_tokenizer, model_facts, put_adapter
@@ -29,12 +29,15 @@ class LocalModel:
     the very same rows when it is resumed.
     """
 
-    def __init__(self, model: str, adapter: Path | None = None, *, batch_size: int):
+    def __init__(self, model: str, adapter: Path | None = None, *, batch_size: int,
+                 template_kwargs: Mapping[str, Any] | None = None):  # fmt: skip
+        """template_kwargs: what the chat template is given (--chat-template-kwargs)."""
         self.model_id, self.adapter, self.batch_size = model, adapter, batch_size
-        self.tokenizer = load_tokenizer(model)
+        self.tokenizer = load_tokenizer(model, template_kwargs)
         self.model = load_model(model)
         # "engine": the word in stored manifests; another one would refuse to resume older files.
-        self._facts = {"engine": "embedded", **model_facts(model, self.model.config), "batch_size": batch_size}
+        facts = model_facts(model, self.model.config, template_kwargs)
+        self._facts = {"engine": "embedded", **facts, "batch_size": batch_size}
         self.name = model_name(model)
         if adapter is not None:
             self.model = put_adapter(self.model, adapter)
@@ -53,6 +56,10 @@ class LocalModel:
     @property
     def is_adapter(self) -> bool:
         return self.adapter is not None
+
+    @property
+    def folds_system(self) -> bool:
+        return has_no_system_role(self.tokenizer)
 
     @property
     def base_model(self) -> str:

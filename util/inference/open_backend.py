@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
-from util.cli import UserError, nonblank, positive_float, positive_int
+from util.cli import UserError, json_object, nonblank, positive_float, positive_int
 from util.inference.adapter_config import read_adapter_config
 from util.inference.interface import InferenceBackend
 from util.jsonl.manifest import Manifest
@@ -33,6 +34,7 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"OpenAI-compatible server, such as http://localhost:8000/v1 (else the environment's {BASE_URL}; with"
         " neither, the model runs in this process)",
     )
+    add_template_argument(group)
     group.add_argument("--max-concurrency", type=positive_int, default=512, help="with a server: requests in flight")
     group.add_argument(
         "--timeout",
@@ -41,6 +43,12 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
         help="with a server: stop after this many seconds without any answer",
     )
     group.add_argument("--batch-size", type=positive_int, default=128, help="without a server: answers made together")
+
+
+def add_template_argument(group: Any) -> None:
+    """--chat-template-kwargs, the same in every phase."""
+    group.add_argument("--chat-template-kwargs", type=json_object, default={}, metavar="JSON",
+                       help="""variables for the chat template, such as '{"enable_thinking": false}'""")  # fmt: skip
 
 
 def open_backend(args: argparse.Namespace) -> InferenceBackend:
@@ -59,7 +67,12 @@ def open_backend(args: argparse.Namespace) -> InferenceBackend:
         from util.inference.vllm_client import VllmClient
 
         return VllmClient(
-            args.model, args.base_url, args.adapter, max_concurrency=args.max_concurrency, timeout=args.timeout
+            args.model,
+            args.base_url,
+            args.adapter,
+            max_concurrency=args.max_concurrency,
+            timeout=args.timeout,
+            template_kwargs=args.chat_template_kwargs,
         )
     if args.model.startswith("vllm/"):
         raise UserError(f"--model {args.model} is the name of a served model; pass --base-url http://localhost:8000/v1")
@@ -67,7 +80,7 @@ def open_backend(args: argparse.Namespace) -> InferenceBackend:
         say(f"{BASE_URL} is set but empty: the model runs in this process")
     from util.inference.local_model import LocalModel
 
-    return LocalModel(args.model, args.adapter, batch_size=args.batch_size)
+    return LocalModel(args.model, args.adapter, batch_size=args.batch_size, template_kwargs=args.chat_template_kwargs)
 
 
 def warn_of_base(adapter: Path, model: str) -> None:

@@ -51,6 +51,7 @@ def run_requests(
                 kept, done = out.kept, len(out.done)
                 if result.answers:
                     note_prompt(out.counts, base_model, result)
+                    note_folded(out.counts, backend, result)
                 out.append(rows_of(result))
                 new_tokens = sum(len(answer.token_ids or ()) for answer in result.answers)
                 tokens, passed, seconds = tokens + new_tokens, progress.seconds - seconds, progress.seconds
@@ -62,6 +63,12 @@ def run_requests(
     out.finish(limit=limit, counts=counts)
     rate = f"{progress.new / max(progress.seconds, 1e-9):.1f} rows/s"
     return {**out.facts(), "time": f"{duration(progress.seconds)} ({rate})", "answer tokens": f"{tokens:,}"}
+
+
+def note_folded(counts: dict[str, Any], backend: InferenceBackend, result: Result) -> None:
+    """Keep that a system message was put before the first user's text, for a template without a system role."""
+    if backend.folds_system and result.request.messages[0]["role"] == "system":
+        counts["system_message"] = "put before the first user message: the chat template has no system role"
 
 
 def note_prompt(counts: dict[str, Any], base_model: str, result: Result) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+from util.chat.chat_template import folded, template_facts
 from util.cli import UserError
 from util.inference.adapter_config import read_adapter_config, vllm_rank
 from util.inference.interface import (
@@ -54,10 +55,23 @@ class VllmClient:
     """Asks one model of an OpenAI-compatible server.
 
     max_concurrency: requests in flight. timeout: seconds without any answer after which the run stops.
+    template_kwargs: what the chat template is given (--chat-template-kwargs).
     Raises UserError or ServerFailed if the server cannot be used or does not serve the model.
     """
 
-    def __init__(self, model: str, base_url: str, adapter: Path | None = None, *, max_concurrency: int, timeout: float):
+    def __init__(
+        self,
+        model: str,
+        base_url: str,
+        adapter: Path | None = None,
+        *,
+        max_concurrency: int,
+        timeout: float,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ):
+        self.template_kwargs = dict(template_kwargs or {})
+        self.folds_system = False
+        """whether the server has refused a system message, so that its text is put before the first user's"""
         self.model = model.removeprefix("vllm/")
         self._url = normal_url(base_url)
         self.base_url = scrub(self._url)  # as it may be shown
@@ -184,6 +198,7 @@ class VllmClient:
             "model": self.model,
             "root": self.card.get("root"),
             "parent": self.card.get("parent"),
+            **template_facts(self.template_kwargs),
         }
         if self.card.get("parent"):
             folder = served_folder(self.card)
@@ -226,13 +241,14 @@ class VllmClient:
         """The chat request as it is sent. Every field that decides the distribution is in it."""
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": request.messages,
+            "messages": folded(request.messages) if self.folds_system else request.messages,
             "n": len(request.ids),
             "temperature": sampling.temperature,
             "max_tokens": sampling.max_tokens,
             "seed": request.seed,
             **NEUTRAL_SAMPLING,
             "return_token_ids": True,
+            **template_facts(self.template_kwargs),
         }
         if sampling.numbers_only:
             body["structured_outputs"] = {"regex": NUMBER_LIST}
@@ -250,6 +266,10 @@ class VllmClient:
         except NoAnswer as why:
             return [Result(request, [], str(why))]
         except RefusedRequest as why:
+            was_sent = body["messages"] is request.messages and request.messages[0]["role"] == "system"
+            if was_sent and "system" in str(why).lower():
+                self.folds_system = True
+                return await self._chat(request, sampling, retries)
             roles = ", ".join(message["role"] for message in request.messages)
             raise UserError(
                 f"{why} (row {request.ids[0]}; its messages: {roles}). If the server means these roles, the model's"
