@@ -227,3 +227,43 @@ def test_shared_patterns_are_removed_and_an_own_effect_is_left():
     lifted = np.where(known, drift, drift + 0.7)
     assert drift_residuals(lifted, known, 1)[~known] == pytest.approx(0.7, abs=0.01)
     assert np.abs(drift_residuals(lifted, known, 0)[~known] - 0.7).max() > 0.3  # without the pattern it is hidden
+
+
+# --- how often the tests are wrong (long run: bench/calibration.py) -----------------------------------
+
+
+@pytest.mark.parametrize("kinds", [4, 8, 16])
+def test_kinds_that_drift_are_called_an_effect_in_at_most_4_of_100_and_intervals_hold_the_truth(kinds):
+    from bench.simulated_kinds import Design, rates
+
+    size, coverage = rates(Design(kinds, 2), 5000, 1)
+    assert size <= 0.04 and 0.93 <= coverage <= 0.98
+    assert rates(Design(kinds, 2, effect=4.0), 500, 1)[0] > 0.9
+
+
+def test_more_seeds_do_not_raise_the_size_where_kinds_drift():
+    from bench.simulated_kinds import Design, rates
+
+    assert rates(Design(8, 7), 5000, 1)[0] <= 0.04
+
+
+def test_teachers_that_drift_as_their_students_do_are_recognised_by_the_drift_fit():
+    """One shared pattern, alike in both: the plain profile test takes it for transfer, the fit does not."""
+    from bench.simulated_profiles import Table, profile_rates
+
+    found = profile_rates(Table(6, alike=1.0), 100, 1)
+    assert found[0] > 0.5 and found[1] < 0.15
+    assert profile_rates(Table(6, followed=0.064), 50, 1)[1] > 0.7
+
+
+@pytest.mark.slow
+def test_untaught_animals_of_smollm2_pass_in_at_most_4_of_100_pairs(tmp_path):
+    import tarfile
+
+    from bench.untaught_size import with_kinds
+    from util.cli import REPO
+
+    with tarfile.open(REPO / "experiments/results/smollm2/measures.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    found = with_kinds(tmp_path / "smollm2", "exact", "margin")
+    assert found["pairs"] == 520 and found["passed"] <= 0.04 and found["taught, passed"] == ["eagle", "penguin"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import permutations
 from typing import TYPE_CHECKING
 
@@ -51,13 +52,18 @@ def assignment_sums(matrix: np.ndarray) -> np.ndarray:
     assignment of columns to rows. For more than `MOST_TRIED` rows `DRAWN` random assignments are drawn instead."""
     import numpy as np
 
-    size = len(matrix)
+    return matrix[np.arange(len(matrix)), orders_of(len(matrix))].sum(axis=1)
+
+
+@cache
+def orders_of(size: int) -> np.ndarray:
+    """The assignments that are tried, int [assignments, size]; the first is the true one."""
+    import numpy as np
+
     if size <= MOST_TRIED:
-        orders = np.array(list(permutations(range(size))))
-    else:
-        drawn = np.random.default_rng(0).random((DRAWN, size)).argsort(axis=1)
-        orders = np.vstack([np.arange(size), drawn])
-    return matrix[np.arange(size), orders].sum(axis=1)
+        return np.array(list(permutations(range(size))))
+    drawn = np.random.default_rng(0).random((DRAWN, size)).argsort(axis=1)
+    return np.vstack([np.arange(size), drawn])
 
 
 def is_exact(size: int) -> bool:

@@ -133,8 +133,8 @@ def predicted(
     target: Any,
     others: np.ndarray,
     *,
-    least: float = 0.0,
-    extra: float = 0.0,
+    least: Any = 0.0,
+    extra: Any = 0.0,
     question_variance: Any = 0.0,
     questions: int = 2,
 ) -> tuple[Any, Any, Any]:
