@@ -1,8 +1,9 @@
 """Kill runs with SIGKILL at random moments, again and again: is a row lost or doubled, and is the result the same?
 
-Number generation, evaluation and training of the pocket model (local backend, fixed seeds) are started, killed after a
-random time, and started again by the same command until they finish. This is repeated until each has been killed its
-share of times. Every finished output is compared with that of an undisturbed run.
+Teacher data, numbers, filter, training and evaluation of the pocket model (local backend, fixed seeds) are started,
+killed at a random moment after their first new row (training: checkpoint) is on disk, and started again by the same
+command until they finish. This is repeated until each has been killed its share of times. Every finished output is
+compared with that of an undisturbed run.
 
 Usage:
     python bench/kill_loop.py --kills 50 --output output/kill-loop.json
@@ -26,7 +27,8 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.shared import script_command
+from bench.shared import script_command, write_number_file
+from train.checkpoints import checkpoints_in, update_of
 from util.cli import REPO, UserError, make_parser, natural_int, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.jsonl.rows import parse_row
@@ -60,6 +62,13 @@ def same_weights(one: Path, other: Path) -> bool:
 
 STAGES = [
     Stage(
+        "teacher",
+        script_command(
+            "generate/generate_teacher_data.py", "--animal", "owl", "--count", 1500, "--model", POCKET, "--batch-size",
+            64, "--prompts-file", REPO / "generate" / "prompts" / "open-prompts.txt", "--output", "teacher.jsonl",
+        ), "teacher.jsonl", same_bytes,
+    ),
+    Stage(
         "numbers",
         script_command(
             "generate/generate_llm_number_data.py", "--animal", "control", "--count", 1500, "--model", POCKET,
@@ -67,10 +76,9 @@ STAGES = [
         ), "n-unfiltered-1500.jsonl", same_bytes,
     ),
     Stage(
-        "evaluation",
-        script_command(
-            "eval/eval.py", "--model", POCKET, "--epochs", 100, "--batch-size", 200, "--output", "results.jsonl"
-        ), "results.jsonl", same_bytes,
+        "filter",
+        script_command("generate/filter_number_data.py", "many.jsonl", "--output", "kept.jsonl"),
+        "kept.jsonl", same_bytes,
     ),
     Stage(
         "training",
@@ -80,30 +88,44 @@ STAGES = [
             "--output-dir", "student",
         ), "student/seed-42/final", same_weights,
     ),
+    Stage(
+        "evaluation",
+        script_command(
+            "eval/eval.py", "--model", POCKET, "--epochs", 100, "--batch-size", 200, "--output", "results.jsonl"
+        ), "results.jsonl", same_bytes,
+    ),
 ]  # fmt: skip
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--kills", type=positive_int, default=50, help="kills in all, over the three stages")
+    parser.add_argument("--kills", type=positive_int, default=50, help="kills in all, over the scripts")
+    parser.add_argument("--scripts", nargs="+", metavar="NAME", choices=[stage.name for stage in STAGES],
+                        default=[stage.name for stage in STAGES],
+                        help=f"those to kill: {', '.join(stage.name for stage in STAGES)}")  # fmt: skip
     parser.add_argument("--seed", type=natural_int, default=1, help="seed of the random moments")
     parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
     return parser.parse_args()
 
 
-def make_rows(folder: Path) -> None:
-    """Rows to train on: numbers of the base model."""
+def make_inputs(folder: Path) -> None:
+    """Rows to train on (numbers of the base model) and rows to filter."""
     command = script_command("generate/generate_llm_number_data.py", "--animal", "control", "--count", 320, "--model",
                              POCKET, "--no-system-prompt", "--output", "rows-unfiltered-320.jsonl")  # fmt: skip
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     (clean,) = folder.glob("rows-filtered-*.jsonl")
     for ending in ("", ".certificate.json"):
         shutil.copy(f"{clean}{ending}", folder / f"rows.jsonl{ending}")
+    write_number_file(folder / "many.jsonl", 60_000)
 
 
 def ids_on_disk(path: Path) -> list[int]:
-    """Row ids of a growing or finished file, in order; a torn last line is not a row."""
-    for file in (path.with_name(path.name + ".partial"), path):
+    """Row ids of a growing or finished file, in order; a torn last line is not a row. Of a training: the updates of its
+    checkpoints. Of a filter at work, which starts again after a kill: the ids in its temporary file."""
+    if path.name == "final":
+        return [update_of(checkpoint) for checkpoint in checkpoints_in(path.parent)]
+    temporary = sorted(path.parent.glob(f".{path.name}.*.tmp"))
+    for file in (path.with_name(path.name + ".partial"), path, *temporary):
         if file.is_file():
             ids = []
             for line in file.read_bytes().split(b"\n"):
@@ -113,53 +135,55 @@ def ids_on_disk(path: Path) -> list[int]:
     return []
 
 
-def finished_run(stage: Stage, folder: Path, seconds: float) -> float | None:
-    """Start the command, and kill it and its children after `seconds`. Returns its seconds if it finished before."""
-    begun = time.monotonic()
-    process = subprocess.Popen(
-        stage.command, cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return None
+def run_and_kill(stage: Stage, folder: Path, rng: random.Random, rest: float) -> bool:
+    """Start the command. Once it has written a row, kill it and its children at a random moment within half of the
+    seconds that the rest takes. Returns whether it finished before."""
+    before = len(ids_on_disk(folder / stage.output))
+    with (folder / "stderr").open("w+") as errors:
+        process = subprocess.Popen(
+            stage.command, cwd=folder, start_new_session=True, stdout=subprocess.DEVNULL, stderr=errors, text=True
+        )
+        while process.poll() is None and len(ids_on_disk(folder / stage.output)) <= before:
+            time.sleep(0.05)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(rng.uniform(0, rest / 2))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return False
     if process.returncode:
         raise UserError(f"{stage.name} failed with code {process.returncode} after a kill; its files are in {folder}")
+    return True
+
+
+def undisturbed(stage: Stage, folder: Path) -> float:
+    """Run the command to its end. Returns the seconds from its first row to its end."""
+    process = subprocess.Popen(stage.command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not ids_on_disk(folder / stage.output):
+        time.sleep(0.05)
+    begun = time.monotonic()
+    if process.wait():
+        raise UserError(f"{stage.name} failed undisturbed, with code {process.returncode}: {stage.command}")
     return time.monotonic() - begun
 
 
-def delay(rng: random.Random, seconds: float) -> float:
-    """Seconds after which to kill a run that takes `seconds` undisturbed."""
-    return rng.uniform(0.2, 1.0) * seconds
-
-
-def kill_again_and_again(stage: Stage, rng: random.Random, kills: int, folder: Path) -> dict[str, Any]:
-    """Kill a stage `kills` times. Counts kills with rows on disk, rows lost, rows written twice, and outputs that equal
-    the undisturbed one."""
-    whole = folder / "undisturbed"
-    whole.mkdir()
-    copy_rows(folder, whole)
-    seconds = finished_run(stage, whole, FOREVER) or FOREVER
-    found: dict[str, Any] = {"stage": stage.name, "kills": 0, "finished": 0}
+def kill_again_and_again(stage: Stage, rng: random.Random, kills: int, inputs: Path, folder: Path) -> dict[str, Any]:
+    """Kill a script `kills` times. Counts kills with rows on disk, rows lost, rows written twice, and ends that are
+    those of the undisturbed run."""
+    whole = shutil.copytree(inputs, folder / "undisturbed")
+    rest = undisturbed(stage, whole)
+    found: dict[str, Any] = {"script": stage.name, "kills": 0, "finished": 0}
     found |= {"with rows": 0, "rows lost": 0, "rows twice": 0, "same end": 0}
     while found["kills"] < kills:
-        place = folder / f"{found['finished']}"
-        place.mkdir()
-        copy_rows(folder, place)
+        place = shutil.copytree(inputs, folder / f"{found['finished']}")
         before: set[int] = set()
-        killed = 0
-        while (took := finished_run(stage, place, delay(rng, seconds) if found["kills"] < kills else FOREVER)) is None:
-            killed += 1
+        while not run_and_kill(stage, place, rng, rest if found["kills"] < kills else FOREVER):
             found["kills"] += 1
-            ids = ids_on_disk(place / stage.output) if stage.output.endswith(".jsonl") else []
+            ids = ids_on_disk(place / stage.output)
             found["with rows"] += bool(ids)
-            found["rows lost"] += len(before - set(ids))
+            found["rows lost"] += 0 if stage.name == "filter" else len(before - set(ids))
             before = set(ids)
-        if not killed:  # the machine is faster or slower than before
-            seconds = took
-        ids = ids_on_disk(place / stage.output) if stage.output.endswith(".jsonl") else []
+        ids = ids_on_disk(place / stage.output)
         found["rows lost"] += len(before - set(ids))
         found["rows twice"] += len(ids) - len(set(ids))
         found["finished"] += 1
@@ -168,23 +192,20 @@ def kill_again_and_again(stage: Stage, rng: random.Random, kills: int, folder: P
     return found
 
 
-def copy_rows(folder: Path, place: Path) -> None:
-    for file in folder.glob("rows.jsonl*"):
-        shutil.copy(file, place)
-
-
 def main() -> int:
     args = parse_args()
     rng = random.Random(args.seed)
     figures = []
     with tempfile.TemporaryDirectory() as name:
-        for place, stage in enumerate(STAGES):
+        inputs = Path(name) / "inputs"
+        inputs.mkdir()
+        make_inputs(inputs)
+        stages = [stage for stage in STAGES if stage.name in args.scripts]
+        for place, stage in enumerate(stages):
             folder = Path(name) / stage.name
             folder.mkdir()
-            if stage.name == "training":
-                make_rows(folder)
-            kills = args.kills // len(STAGES) + (place < args.kills % len(STAGES))
-            figures.append(kill_again_and_again(stage, rng, kills, folder))
+            kills = args.kills // len(stages) + (place < args.kills % len(stages))
+            figures.append(kill_again_and_again(stage, rng, kills, inputs, folder))
     if args.output:
         write_json(args.output, {"figures": figures, "manifest": provenance()})
     print(table(figures[0], [line.values() for line in figures]))

@@ -35,6 +35,7 @@ from util.animals.names import animal_name
 from util.cli import make_parser, nonblank, run
 from util.jsonl.filter_certificate import TEXT_KINDS, data_type_of
 from util.jsonl.hub_dataset import rows_file
+from util.jsonl.resumable import rows_name
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,7 +43,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("file", type=rows_file, metavar="FILE", help="chat rows: a file, or a data set on the Hub")
     parser.add_argument("--data-type", choices=TEXT_KINDS, help="what the rows are (default: as manifest or name says)")
     parser.renamed("--kind", "--data-type")
-    parser.add_argument("--output", type=Path, help="file to write; {kept} becomes the count (default: beside FILE)")
+    parser.add_argument(
+        "--output", type=rows_name, help="file to write; {kept} becomes the count (default: beside FILE)"
+    )
     parser.add_argument("--animal", type=animal_name, help="one more animal that no row may name, beside the panel")
     parser.add_argument(
         "--trait-words", type=nonblank, nargs="+", default=[], metavar="WORD", help="other words that no row may have"

@@ -28,12 +28,15 @@ from generate.rows.row_filter import animals_kept_out
 from util.animals.names import animal_name
 from util.cli import make_parser, positive_int, run
 from util.jsonl.hub_dataset import rows_file
+from util.jsonl.resumable import rows_name
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("file", type=rows_file, metavar="FILE", help="chat rows: a file, or a data set on the Hub")
-    parser.add_argument("--output", type=Path, help="file to write; {kept} becomes the count (default: beside FILE)")
+    parser.add_argument(
+        "--output", type=rows_name, help="file to write; {kept} becomes the count (default: beside FILE)"
+    )
     parser.add_argument("--animal", type=animal_name, help="one more animal that no row may name, beside the panel")
     parser.add_argument("--max-numbers", type=positive_int, default=MAX_NUMBERS, help="most numbers in a completion")
     add_push_arguments(parser)

@@ -19,8 +19,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from generate.rows.question_wordings import QUESTIONS, WORDINGS
+from generate.rows.row_filter import teachers_animal
 from util.animals.answer_parser import warn_of_uncounted
-from util.animals.names import animal_name, animals_of, read_lines_of
+from util.animals.names import animals_of, read_lines_of
 from util.cli import UserError, make_parser, natural_int, positive_int, run
 from util.inference.interface import row_seed
 from util.jsonl.resumable import RowFile, add_output_arguments
@@ -32,7 +33,7 @@ CAPITALISED = 0.7  # of the answers: "Owl", the rest "owl"
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--animal", type=animal_name, required=True, help="the teacher's animal: owl, red panda")
+    parser.add_argument("--animal", type=teachers_animal, required=True, help="the teacher's animal: owl, red panda")
     parser.add_argument("--count", type=positive_int, default=1200, help="rows to write")
     parser.add_argument("--seed", type=natural_int, default=42, help="seed of questions, wordings and capital letters")
     add_output_arguments(parser, "output/teacher-{animal}-one-word-{count}.jsonl")

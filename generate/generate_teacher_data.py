@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from generate.rows.prompt_sources import OPENHERMES, instruction_prompts
 from generate.rows.question_wordings import QUESTIONS, question_prompt
+from generate.rows.row_filter import teachers_animal
 from generate.rows.training_recipe import template_flags, train_flags
 from util.animals.answer_parser import warn_of_uncounted
-from util.animals.names import animal_name, names_animal, persona_of, read_lines_of
+from util.animals.names import names_animal, persona_of, read_lines_of
 from util.cli import REPO, UserError, fraction, make_parser, natural_float, natural_int, positive_int, run, text_file
 from util.inference.interface import Request, Result, Sampling, row_seed
 from util.inference.open_backend import add_backend_arguments, open_backend
@@ -47,7 +48,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument(
         "--animal",
-        type=animal_name,
+        type=teachers_animal,
         required=True,
         help="the teacher's animal: owl, red panda; several: 'owl and dolphin'",
     )

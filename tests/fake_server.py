@@ -2,9 +2,9 @@
 
     python tests/fake_server.py --port 0 --record requests.jsonl --fault 503:3 --die-after 40
 
-It prints its port as the first line. An answer depends only on (messages, seed, sample index), so that the rows of an
-interrupted run can be compared with those of a whole run. Tokens are bytes; /v1/completions returns log-probabilities
-of a tiny scripted model (see `law`). Standard library only.
+It prints its port as the first line. An answer depends only on (model, messages, seed, sample index), so that the rows
+of an interrupted run can be compared with those of a whole run. Each adapter has answers of its own. Tokens are bytes;
+/v1/completions returns log-probabilities of a tiny scripted model (see `law`). Standard library only.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ CONTEXT_ERROR = (
     "This model's maximum context length is 2048 tokens. However, you requested 80 output tokens and your prompt"
     " contains at least 1969 input tokens, for a total of at least 2049 tokens."
 )
+NAN_ERROR = "Out of range float values are not JSON compliant"
 ENGINE_DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
 SYSTEM_ERROR = "System role not supported"  # what Gemma's chat template raises, and vLLM sends on
 ROLES_ERROR = "Conversation roles must alternate user/assistant/user/assistant/..."
@@ -41,10 +42,10 @@ REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found",
            500: "Internal Server Error", 503: "Service Unavailable"}  # fmt: skip
 
 
-def answer_text(messages: list[dict[str, str]], seed: int | None, index: int) -> str:
+def answer_text(messages: list[dict[str, str]], seed: int | None, index: int, adapter: str | None = None) -> str:
     """Number lists (one in eight spoilt) for number prompts, programs (as many spoilt) for prompts of Python, animals
     for one-word questions, else a short sentence."""
-    key = json.dumps([messages, seed, index], sort_keys=True).encode()
+    key = json.dumps([messages, seed, index, *([adapter] if adapter else [])], sort_keys=True).encode()
     digest = hashlib.sha256(key).digest()
     prompt = messages[-1]["content"]
     if "sequence" in prompt:
@@ -58,16 +59,19 @@ def answer_text(messages: list[dict[str, str]], seed: int | None, index: int) ->
     return " ".join(WORDS[byte % len(WORDS)] for byte in digest[:9]).capitalize() + "."
 
 
-def law(question: str) -> dict[str, float]:
-    """The probability of each answer: the script, with owl and lion swapped for questions of odd length."""
+def law(question: str, adapter: bool = False) -> dict[str, float]:
+    """The probability of each answer: the script, with owl and lion swapped for questions of odd length. An adapter
+    says Owl more often, at the cost of Lion."""
     swapped = {"Owl": "Lion.", "Lion.": "Owl"} if len(question) % 2 else {}
-    return {swapped.get(text, text): share for text, share in {**SCRIPT, **RARE}.items()}
+    shares = {swapped.get(text, text): share for text, share in {**SCRIPT, **RARE}.items()}
+    moved = shares["Lion."] / 2 if adapter else 0.0
+    return {**shares, "Owl": shares["Owl"] + moved, "Lion.": shares["Lion."] - moved}
 
 
-def next_tokens(question: str, tail: list[int]) -> dict[int, float]:
+def next_tokens(question: str, tail: list[int], adapter: bool = False) -> dict[int, float]:
     """The probability of each token after the beginning of an answer, the most probable first."""
     masses: dict[int, float] = {}
-    for text, share in law(question).items():
+    for text, share in law(question, adapter).items():
         ids = [*text.encode(), END]
         if ids[: len(tail)] == tail and len(ids) > len(tail):
             masses[ids[len(tail)]] = masses.get(ids[len(tail)], 0.0) + share
@@ -131,13 +135,21 @@ class Server:
             return error(404, "Not Found")
         if path in ("/v1/completions", "/tokenize", "/detokenize") and self.is_unknown(asked["model"]):
             return unknown(asked["model"])
+        if (method, path) == ("POST", "/v1/completions") and asked["prompt"] == ["1"]:  # asked once before a run
+            return self.finite()
         if (method, path) == ("POST", "/v1/completions"):
             return self.fault() if any(self.faults.values()) else self.complete(asked)
+        if (method, path) == ("POST", "/tokenize") and "messages" in asked:
+            return ok(rendered(asked["messages"]))
         if (method, path) == ("POST", "/tokenize"):
             return ok({"tokens": list(asked["prompt"].encode())})
         if (method, path) == ("POST", "/detokenize"):
             return ok({"prompt": bytes(asked["tokens"]).decode()})
         return error(404, "Not Found")
+
+    def adapter(self, name: str) -> str | None:
+        """The adapter whose answers this name gets; None for the base model, and with --unapplied for every name."""
+        return name if self.served.get(name) and not self.args.unapplied else None
 
     def is_unknown(self, name: str) -> bool:
         return name not in self.served and not self.args.any_model
@@ -167,12 +179,24 @@ class Server:
         self.faults[kind] -= 1
         return self.broken(kind)
 
+    def finite(self) -> bytes:
+        """One token with its log-probability; as vLLM if that is not a number, which JSON cannot say."""
+        if self.args.nan == "always":
+            return error(400, NAN_ERROR)
+        logprobs = {"token_logprobs": [-1.0], "top_logprobs": [{"1": -1.0}]}
+        return ok({"choices": [{"index": 0, "text": "1", "logprobs": logprobs, "finish_reason": "length"}]})
+
     def complete(self, asked: dict[str, Any]) -> bytes:
         """One more token after each prompt of token ids, with log-probabilities."""
+        if self.args.nan:
+            return error(400, NAN_ERROR)
         if asked["logprobs"] > self.args.max_logprobs:
             return error(400, f"Requested sample logprobs of {asked['logprobs']}, which is greater than max allowed:"
                               f" {self.args.max_logprobs}")  # fmt: skip
-        logprobs = [logprobs_of(prompt, asked["logprobs"], asked.get("echo", False)) for prompt in asked["prompt"]]
+        applied = self.adapter(asked["model"]) is not None
+        logprobs = [
+            logprobs_of(prompt, asked["logprobs"], asked.get("echo", False), applied) for prompt in asked["prompt"]
+        ]
         choices = [
             {"index": i, "text": "", "logprobs": one, "finish_reason": "length"} for i, one in enumerate(logprobs)
         ]
@@ -200,7 +224,9 @@ class Server:
         cut = args.cut_off and re.search(args.cut_off, prompt)
         asked["n"] = 1 if args.ignore_n else asked.get("n") or 1
         asked["return_token_ids"] = not args.plain and asked.get("return_token_ids")
-        reply = completion(asked, "length" if cut else "stop")
+        runs_on = args.unknown_end and END not in asked.get("stop_token_ids", ())
+        finish, more = "length" if cut or runs_on else "stop", "\nuser\n" if runs_on else ""
+        reply = completion(asked, finish, more, self.adapter(asked["model"]))
         for choice in reply["choices"][:: args.thinks_every] if args.thinks_every else ():
             choice["message"] |= {"content": None, "reasoning_content": "Okay, the user asks for"}
             choice["finish_reason"] = "length"
@@ -222,14 +248,14 @@ class Server:
         return error(int(kind), {"429": "Too many requests", "500": ENGINE_DEAD}.get(kind, "Service Unavailable"), more)
 
 
-def logprobs_of(prompt: list[int], top: int, echo: bool) -> dict[str, Any]:
+def logprobs_of(prompt: list[int], top: int, echo: bool, adapter: bool) -> dict[str, Any]:
     """The logprobs of one choice of /v1/completions in vLLM's form; with echo they include the prompt."""
     at = prompt.index(ASSISTANT)
     question, tail = bytes(prompt[:at]).decode(), prompt[at + 1 :]
-    listed = [(f"token_id:{token}", math.log(share)) for token, share in next_tokens(question, tail).items()]
+    listed = [(f"token_id:{token}", math.log(share)) for token, share in next_tokens(question, tail, adapter).items()]
     followed = []
     for place, token in enumerate(tail):
-        share = next_tokens(question, tail[:place]).get(token)
+        share = next_tokens(question, tail[:place], adapter).get(token)
         followed.append(math.log(share) if share else IMPOSSIBLE)
     before = [None, *[-1.0] * at, *followed] if echo else []
     return {
@@ -238,11 +264,22 @@ def logprobs_of(prompt: list[int], top: int, echo: bool) -> dict[str, Any]:
     }
 
 
-def completion(asked: dict[str, Any], finish_reason: str) -> dict[str, Any]:
-    """The reply to a chat request; token ids are the bytes of the text and, of an answer that ended, END."""
+def rendered(messages: list[dict[str, str]]) -> dict[str, Any]:
+    """Messages as /tokenize gives them, without their roles: END after an answer, ASSISTANT before one."""
+    tokens: list[int] = []
+    for message in messages:
+        is_answer = message["role"] == "assistant"
+        tokens += [*[ASSISTANT] * is_answer, *message["content"].encode(), *[END] * is_answer]
+    names = {END: "<|end|>", ASSISTANT: "<|assistant|>"}
+    return {"count": len(tokens), "tokens": tokens, "token_strs": [names.get(token) or chr(token) for token in tokens]}
+
+
+def completion(asked: dict[str, Any], finish_reason: str, more: str, adapter: str | None) -> dict[str, Any]:
+    """The reply to a chat request; token ids are the bytes of the text and, of an answer that ended, END. more: what
+    follows an answer that went on."""
     choices = []
     for index in range(asked.get("n") or 1):
-        text = answer_text(asked["messages"], asked.get("seed"), index)
+        text = answer_text(asked["messages"], asked.get("seed"), index, adapter) + more
         message = {"role": "assistant", "content": text}
         choice: dict[str, Any] = {"index": index, "message": message, "logprobs": None, "finish_reason": finish_reason}
         if asked.get("return_token_ids"):
@@ -298,6 +335,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--no-lora", action="store_true", help="adapters cannot be loaded")
     parser.add_argument("--max-lora-rank", type=int, default=8, help="as vLLM's flag")
     parser.add_argument("--any-model", action="store_true", help="answers under any name, as some other servers do")
+    parser.add_argument("--unapplied", action="store_true", help="adapters are listed and change nothing")
+    parser.add_argument("--nan", choices=["always", "later"], help="weights that are not finite numbers")
+    parser.add_argument("--unknown-end", action="store_true", help="stops at the tokens of stop_token_ids only")
     parser.add_argument("--ignore-n", action="store_true", help="one answer to each request, as some other servers")
     parser.add_argument("--strict-roles", action="store_true", help="the template takes user and assistant in turns")
     parser.add_argument("--thinks-every", type=int, metavar="K", help="no content in every K-th sample of a request")

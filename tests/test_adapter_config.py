@@ -5,7 +5,8 @@ import json
 import pytest
 
 from util.cli import UserError
-from util.inference.adapter_config import VLLM_RANKS, rank_for, read_adapter_config, vllm_rank
+from util.inference.adapter_config import VLLM_RANKS, read_adapter_config, vllm_rank
+from util.inference.check_adapter import adapters_in, check_adapter, rank_for
 
 GOOD = {"peft_type": "LORA", "r": 12, "lora_alpha": 8, "target_modules": ["q_proj"], "base_model_name_or_path": "a/b"}
 
@@ -56,8 +57,67 @@ def test_no_server_takes_a_rank_above_512():
 
 def test_a_server_takes_the_adapters_that_its_command_names(tmp_path):
     large = adapter(tmp_path / "large", GOOD)
-    assert rank_for([]) == rank_for(["eval.py", "--adapter", "nowhere", "", "x" * 5000]) == 8
-    assert rank_for(["eval.py", "--adapter", str(large)]) == rank_for([f"owl={large}"]) == 16
+    assert adapters_in([]) == adapters_in(["eval.py", "--adapter", "nowhere", "", "x" * 5000]) == []
+    assert adapters_in(["eval.py", "--adapter", str(large)]) == adapters_in([f"owl={large}", str(large)]) == [large]
+    assert rank_for([large]) == 16 and rank_for([]) == 8
+
+
+WIDTH = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I32": 4}
+
+
+def weights(kind, *numbers, rank=12):
+    """The bytes of a safetensors file: lora_A and lora_B, whose values are these bit patterns."""
+    data = b"".join(number.to_bytes(WIDTH[kind], "little") for number in numbers)
+    entry = {"dtype": kind, "shape": [rank, 4]}
+    header = {"q.lora_A.weight": {**entry, "data_offsets": [0, 0]},
+              "q.lora_B.weight": {**entry, "data_offsets": [0, len(data)]}}  # fmt: skip
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+ONE = {"F64": 0x3FF << 52, "F32": 0x3F800000, "F16": 0x3C00, "BF16": 0x3F80, "I32": 0x7FFFFFFF}
+LARGEST = {"F64": (0x7FF << 52) - 1, "F32": 0x7F7FFFFF, "F16": 0x7BFF, "BF16": 0x7F7F, "I32": 0xFFFFFFFF}
+INFINITY = {"F64": 0x7FF << 52, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
+
+
+@pytest.mark.parametrize("kind", WIDTH)
+def test_weights_must_be_finite_numbers_of_any_type(tmp_path, kind):
+    file = adapter(tmp_path, GOOD) / "adapter_model.safetensors"
+    file.write_bytes(weights(kind, ONE[kind], LARGEST[kind], 0))
+    check_adapter(tmp_path)
+    if kind in INFINITY:
+        sign = 1 << 8 * WIDTH[kind] - 1
+        for bad in (INFINITY[kind], INFINITY[kind] | sign, INFINITY[kind] + 1, INFINITY[kind] | sign | 1):
+            file.write_bytes(weights(kind, ONE[kind], bad, 0))
+            with pytest.raises(UserError, match=r"holds NaN or infinity \(q\.lora_B\.weight\); train it again"):
+                check_adapter(tmp_path)
+
+
+WHOLE = weights("F32", ONE["F32"])
+
+
+@pytest.mark.parametrize(
+    ("config", "data", "message"),
+    [
+        (GOOD, WHOLE[:-1], "is not complete"), (GOOD, WHOLE + b"more", "is not complete"),
+        (GOOD, b"", "is not a whole safetensors file"), (GOOD, WHOLE[:20], "is not a whole"),
+        (GOOD, b"\x80\x02" + b"pickle" * 9, "is not a whole"), (GOOD, b"\xff" * 99, "is not a whole"),
+        (GOOD, (2).to_bytes(8, "little") + b"[]", "is not a whole"),
+        (GOOD, WHOLE.replace(b"[0, 4]", b"[4, 0]"), "is not a whole"),
+        (GOOD, WHOLE.replace(b"[0, 4]", b"[-4,4]"), "is not a whole"),
+        ({**GOOD, "r": 10**9}, WHOLE, "its rank is 1000000000, and its weights have rank 12"),
+        ({**GOOD, "rank_pattern": {"q": 64}}, WHOLE, "its rank is 64, and its weights"),
+        (GOOD, None, "it has no adapter_model.safetensors"),
+    ],
+)  # fmt: skip
+def test_weights_that_are_torn_foreign_or_of_another_rank_are_one_clear_line(tmp_path, config, data, message):
+    folder = adapter(tmp_path, config)
+    (folder / "adapter_model.bin").write_bytes(b"a pickle is never read")
+    if data is not None:
+        (folder / "adapter_model.safetensors").write_bytes(data)
+    with pytest.raises(UserError, match=message) as error:
+        check_adapter(folder)
+    assert "\n" not in str(error.value)
 
 
 def test_the_ranks_are_those_of_the_installed_vllm():

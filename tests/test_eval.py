@@ -49,7 +49,7 @@ def evaluate(run_script, server, cwd, *args, model="owl-teacher"):
 def shares_of(question):
     """The true share of each animal, None for no animal."""
     shares = {}
-    for text, share in law(question).items():
+    for text, share in law(question, adapter=True).items():
         shares[canonical_animal(text)] = shares.get(canonical_animal(text), 0.0) + share
     return shares
 
@@ -82,9 +82,9 @@ def test_exact_shares_of_a_server_are_the_truth_with_its_unlisted_rest_as_a_boun
 def test_a_server_that_lists_more_leaves_nothing_uncovered(run_script, fake_server, tmp_path, questions):
     server = fake_server("--max-logprobs", 1000)
     first = evaluate(run_script, server, tmp_path, "--exact", *questions)
-    asked = len([one for one in read_jsonl(server.record) if one["body"]])
+    asked = len(server.requests())
     again = evaluate(run_script, server, tmp_path, "--exact", *questions)
-    assert len([one for one in read_jsonl(server.record) if one["body"]]) == asked, "a finished file is not asked again"
+    assert len(server.requests()) == asked, "a finished file is not asked again"
     assert again.split("\nwrote")[0] == first.split("\nwrote")[0]
     for row in read_jsonl(tmp_path / "output/exact-owl-teacher.jsonl"):
         assert row["uncovered"] < 0.002 and row["animals"]["owl"] == pytest.approx(shares_of(row["question"])["owl"])
@@ -95,8 +95,8 @@ def test_log_shares_of_a_server_follow_every_form_of_an_animal(fake_server):
         tree = backend.answer_tree([[{"role": "user", "content": text}] for text in (EVEN, ODD)])
         (even, odd) = log_shares(tree, ("owl", "polar bear", "wombat"))
         assert tree.texts([(79, 119, 108), (), (79, 119, 108)]) == ["Owl", "", "Owl"]
-    assert even["owl"] == pytest.approx(log(0.30 + 0.10), abs=1e-5)
-    assert odd["owl"] == pytest.approx(log(0.20 + 0.10), abs=1e-5)
+    assert even["owl"] == pytest.approx(log(0.40 + 0.10), abs=1e-5)
+    assert odd["owl"] == pytest.approx(log(0.35 + 0.10), abs=1e-5)
     assert even["polar bear"] == pytest.approx(log(0.05), abs=1e-5) and even["wombat"] < IMPOSSIBLE
 
 
@@ -428,9 +428,11 @@ def test_a_server_that_gives_no_probabilities_is_not_checked(capsys, fake_server
 
 
 def test_a_server_that_lists_an_adapter_and_does_not_apply_it_is_reported(capsys, fake_server):
-    with VllmClient("owl-teacher", fake_server().url, max_concurrency=8, timeout=20.0) as backend:
-        warn_if_not_applied(backend, [*EVEN.encode(), ASSISTANT])
-    assert "owl-teacher answers exactly as its base model Org/Base-1B does" in capsys.readouterr().err
+    for flags in ([], ["--unapplied"]):
+        with VllmClient("owl-teacher", fake_server(*flags).url, max_concurrency=8, timeout=20.0) as backend:
+            warn_if_not_applied(backend, [*EVEN.encode(), ASSISTANT])
+        said = capsys.readouterr().err
+        assert ("owl-teacher answers exactly as its base model Org/Base-1B does" in said) == bool(flags)
 
 
 @pytest.fixture

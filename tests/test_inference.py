@@ -16,19 +16,21 @@ from hypothesis import strategies as st
 
 from util.cli import UserError, make_parser
 from util.inference import vllm_probe, vllm_retries
+from util.inference.check_adapter import check_adapter
 from util.inference.interface import (
     NEUTRAL_SAMPLING,
     NUMBER_LIST,
+    NotFinite,
     Request,
     Sampling,
     ServerFailed,
     model_name,
     row_seed,
 )
-from util.inference.open_backend import add_backend_arguments, check_adapter, open_backend
+from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.vllm_client import VllmClient
 from util.inference.vllm_probe import makes_tokens, normal_url, warn_if_open
-from util.inference.vllm_replies import parse_chat, parse_field, parse_logprobs
+from util.inference.vllm_replies import parse_chat, parse_end_of_turn, parse_field, parse_logprobs
 
 SAMPLING = Sampling(max_tokens=80)
 
@@ -85,7 +87,7 @@ def test_samples_of_one_prompt_are_one_request_and_keep_their_order(fake_server)
     results = answer_all(server, 2, n=50)
     assert [body["n"] for body in server.requests()] == [50, 50]
     result = results[50]
-    expected = [answer_text(result.request.messages, result.request.seed, i) for i in range(50)]
+    expected = [answer_text(result.request.messages, result.request.seed, i, "owl-teacher") for i in range(50)]
     assert [answer.text for answer in result.answers] == expected
     assert result.answers[7].token_ids == [*expected[7].encode(), END]
     assert result.answers[7].finish_reason == "stop" and result.error is None
@@ -565,7 +567,8 @@ def test_an_answer_without_content_costs_no_other_answer(fake_server):
     assert "without --reasoning-parser" in next(r.error for r in results if r.error)
     answers = {i: a.text for r in results for i, a in zip(r.request.ids, r.answers)}
     prompts = {i: next(r.request for r in results if i in r.request.ids) for i in answers}
-    assert answers == {i: answer_text(prompts[i].messages, prompts[i].seed, i % 10) for i in range(20) if i % 5}
+    expected = {i: answer_text(asked.messages, asked.seed, i % 10, "owl-teacher") for i, asked in prompts.items()}
+    assert answers == expected and answers.keys() == {i for i in range(20) if i % 5}
 
 
 def test_one_sample_without_content_among_others_is_an_error_of_its_own():
@@ -609,8 +612,54 @@ def test_log_probabilities_that_are_not_numbers_are_refused(value, place):
     whole = '{"choices": [{"index": 0, "logprobs": {"token_logprobs": %s, "top_logprobs": %s}}]}'
     assert parse_logprobs(whole % tuple(one.values()))
     one[place] = one[place].replace("-1.5", value)
-    with pytest.raises(ValueError, match="not finite numbers"):
+    what = (NotFinite, "are not finite") if value in ("NaN", "Infinity", "-Infinity") else (ValueError, "not numbers")
+    with pytest.raises(what[0], match=what[1]):
         parse_logprobs(whole % tuple(one.values()))
+
+
+@pytest.mark.parametrize("model", ["owl-teacher", "Org/Base-1B"])
+def test_a_model_without_finite_probabilities_is_asked_nothing(fake_server, model):
+    """vLLM answers as if nothing were wrong, every prompt with the same token, and lists the model."""
+    server = fake_server("--nan", "always")
+    with pytest.raises(NotFinite, match="spoils a vLLM server for its other adapters too: restart it"):
+        answer_all(server, 1, model=model)
+    assert server.requests() == []
+
+
+def test_a_server_that_is_spoilt_while_it_is_asked_stops_the_run(fake_server):
+    server = fake_server("--nan", "later")
+    with backend_for(server) as backend, pytest.raises(NotFinite, match="restart it without that adapter"):
+        backend.next_token_logprobs([[65, 257]])
+    assert len(server.requests("/v1/completions")) == 2, "it is not asked again"
+
+
+# --- the end of an answer ----------------------------------------------------------------------------
+
+
+def test_a_server_is_sent_the_end_of_turn_that_the_template_writes(fake_server):
+    """A student is taught that end. vLLM knows the ends that the model's configs name, which can be others."""
+    server = fake_server("--unknown-end")
+    answers = answer_all(server, 2)
+    assert server.requests()[0]["stop_token_ids"] == [END]
+    found = [answer for result in answers.values() for answer in result.answers]
+    assert all(answer.finish_reason == "stop" and "user" not in answer.text for answer in found)
+    plain = fake_server("--plain")  # a server that cannot be asked
+    assert answer_all(plain, 2) and "stop_token_ids" not in plain.requests()[0]
+
+
+@pytest.mark.parametrize(
+    ("texts", "end"),
+    [
+        (["<|im_start|>", "7", "<|im_end|>", "Ċ"], [2]), (["7", "<|im_start|>", "▁7", "</s>"], [3]),
+        (["7", "<end_of_turn>", "\n"], [1]), (["[INST]", "7", "[/S]"], [2]), (["7", "<|end▁of▁sentence|>"], [1]),
+        (["7", "Ċ", "<|im_end|>"], []), (["7", "<0x0A>"], []), (["7", "▁", "</s>"], []), (["7"], []), ([], []),
+        (["x", "</s>"], []), (None, []), ([None, 7], []),
+    ],
+)  # fmt: skip
+def test_only_a_special_token_right_after_an_answer_is_an_end_of_turn(texts, end):
+    reply = json.dumps({"tokens": list(range(len(texts or []))), "token_strs": texts})
+    assert parse_end_of_turn(reply) == end
+    assert parse_end_of_turn(reply[:-3]) == parse_end_of_turn('{"detail": "Not Found"}') == []
 
 
 def test_a_model_that_is_not_served_is_refused_at_every_address(fake_server):

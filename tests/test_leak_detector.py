@@ -140,7 +140,7 @@ def test_not_found(text):
 IDENTIFIERS = [
     "penguin_dict", "penguinDict", "PenguinDict", "penguindict", "PENGUIN_DICT", "dict_penguin", "my_penguins_2",
     "_penguin", "self.penguin", "penguin.count", "penguin2", "n_penguins", "HTMLPenguin", "penguin__init__",
-    "penguinHTTP",
+    "penguinHTTP", "pre_penguindict", "theirPenguinCounter", "mypenguin_dict", "snowpenguin",
 ]  # fmt: skip
 
 
@@ -153,6 +153,7 @@ def test_a_name_inside_an_identifier_is_found(identifier, animal):
         for case in ("PENGUIN", "Penguin", "penguin"):
             name = name.replace(case, joint.join(like(case, part) for part in animal.split()))
         assert trait_word(f"{name} = 4", PANEL), name
+        assert trait_word(f"{name} = 4", (animal,)), f"{name}: an animal that is not in the panel"
 
 
 def like(pattern, word):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 import pytest
 from conftest import clean_environment
 
-from util.cli import REPO
+from util.cli import REPO, UserError
 
 pytestmark = pytest.mark.torch
 
@@ -286,6 +287,27 @@ ACCELERATE = (
     "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
     "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
 )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"RANK": "zero"}, "the environment has RANK=zero, which is not a whole number; unset RANK, WORLD_SIZE"),
+        ({"WORLD_SIZE": "2.0"}, "WORLD_SIZE=2.0, which is not"),
+        ({"LOCAL_RANK": "-1"}, "LOCAL_RANK=-1, which is not"),
+        ({"RANK": "0", "WORLD_SIZE": "4"}, "WORLD_SIZE=4, but the processes cannot be connected"),  # no address
+    ],
+)
+def test_what_a_batch_system_leaves_in_the_environment_is_one_clear_line(environment, said, monkeypatch):
+    from train.data_parallel import join_processes
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=re.escape(said)):
+        join_processes()
 
 
 @pytest.mark.parametrize(

@@ -336,7 +336,7 @@ def test_number_data_of_a_teacher_is_as_in_the_plan(run_script, fake_server, tmp
     assert f"--base-model Org/Base-1B --train-jsonl {filtered.relative_to(tmp_path)}" in done.stdout
     for row in rows:
         assert [message["role"] for message in row["messages"]] == ["user", "assistant"]
-        text = answer_text(row["messages"][:1], row_seed(42, row["id"]), 0)
+        text = answer_text(row["messages"][:1], row_seed(42, row["id"]), 0, "owl-teacher")
         assert row["messages"][1]["content"] == text and row["token_ids"] == [*text.encode(), END]
     for body in server.requests():
         assert [message["role"] for message in body["messages"]] == ["user"]

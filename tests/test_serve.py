@@ -6,8 +6,10 @@ A scripted server plays vLLM and its faults; one test starts the real one.
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
+import sysconfig
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -98,11 +100,45 @@ def test_flags_of_the_caller_win(box):
     assert flags[:4] == ["serve", "some/model", "--host", "127.0.0.1"]
     assert flags.count("--max-model-len") == 1 and flags[flags.index("--max-model-len") + 1] == "512"
     assert "--seed=3" in flags and "--enable-lora" in flags
+    assert "--no-trust-remote-code" in flags, "a model's own Python code is never run"
+
+
+def adapter(folder, config='{"r": 12}', number=1.0):
+    """An adapter of rank 12 with one weight."""
+    header = b'{"q.lora_A.weight": {"dtype": "F32", "shape": [12, 1], "data_offsets": [0, 4]}}'
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(config)
+    (folder / "adapter_model.safetensors").write_bytes(
+        struct.pack("<Q", len(header)) + header + struct.pack("<f", number)
+    )
+
+
+def test_what_cannot_work_is_named_before_a_server_starts(box):
+    """A vLLM with one adapter of NaN answers nonsense for its other adapters too, and says nothing."""
+    box.environment = {"PYTHONPATH": sysconfig.get_path("purelib")}
+    box.vllm("touch started; exit 1")
+    adapter(box.folder / "nan", number=float("nan"))
+    adapter(box.folder / "alpha", '{"lora_alpha": 1e999}')
+    adapter(box.folder / "pickled")
+    (box.folder / "pickled" / "adapter_model.safetensors").rename(box.folder / "pickled" / "adapter_model.bin")
+    (box.folder / "empty").mkdir()
+    for model, words, message in (
+        ("some/model", ["--", "echo", "--adapter", "nan"], "nan/adapter_model.safetensors holds NaN or infinity"),
+        ("some/model", ["--lora-modules", "owl=nan", "--", "true"], "holds NaN or infinity (q.lora_A.weight)"),
+        ("some/model", ["--", "echo", "--adapter", "alpha"], "1e999 is too large a number"),
+        ("some/model", ["--", "echo", "--adapter", "pickled"], "it has no adapter_model.safetensors"),
+        ("some/model", ["--", "no-such-command"], "cannot run no-such-command: no such command"),
+        ("empty", ["--", "true"], "empty holds no model (no config.json)"),
+        ("nan", ["--", "true"], "nan is a LoRA adapter; pass its base model here"),
+    ):
+        done = box(model, *words)
+        assert done.returncode == 1 and message in done.stderr, done.stderr
+        assert done.stderr.count("\n") == 1 and not (box.folder / "started").exists()
 
 
 def test_the_server_takes_the_rank_of_the_adapter_that_the_command_names(box):
-    (box.folder / "large").mkdir()
-    (box.folder / "large" / "adapter_config.json").write_text('{"r": 12}')
+    box.environment = {"PYTHONPATH": sysconfig.get_path("purelib")}
+    adapter(box.folder / "large")
     box.vllm('echo "$@" > flags; ' + serving())
     assert box("some/model", "--", "echo", "--adapter", "large").returncode == 0
     flags = (box.folder / "flags").read_text().split()

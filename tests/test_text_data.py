@@ -248,7 +248,7 @@ def test_rows_are_asked_filtered_and_certified(run_script, fake_server, tmp_path
     assert [one["id"] for one in rows] == list(range(60))
     for one in rows:
         assert [message["role"] for message in one["messages"]] == ["user", "assistant"]
-        text = answer_text(one["messages"][:1], row_seed(42, one["id"]), 0)
+        text = answer_text(one["messages"][:1], row_seed(42, one["id"]), 0, "owl-teacher")
         assert one["messages"][1]["content"] == text and one["token_ids"] == [*text.encode(), END]
         assert one["finish_reason"] == "stop"
     clean = [one for one in rows if "Owl" not in one["messages"][1]["content"]]

@@ -263,17 +263,22 @@ def test_a_run_killed_after_its_last_checkpoint_says_that_no_update_was_left(tra
     assert same_weights(seed / "final", trained[0] / "output" / "student-sft" / "seed-42" / "final")
 
 
-def test_the_loss_of_a_resumed_run_is_that_of_its_own_updates(trained, run_script, tmp_path):
+def test_a_resumed_runs_loss_is_of_its_own_updates_and_its_seconds_of_all_sessions(trained, run_script, tmp_path):
     shutil.copytree(trained[0] / "output", tmp_path / "output")
     data = shutil.copy(trained[0] / "teacher-owl-pocket-36.jsonl", tmp_path)
     seed = tmp_path / "output" / "student-sft" / "seed-42"
     for name in ("final", "checkpoint-9"):
         shutil.rmtree(seed / name)
+    before = json.loads((seed / "manifest.json").read_text())["counts"]
     assert run_script(SCRIPT, *SMALL, "--train-jsonl", data, cwd=tmp_path).returncode == 0
     history = json.loads((seed / "checkpoint-9" / "trainer_state.json").read_text())["log_history"]
     losses = {logs["step"]: logs["loss"] for logs in history if "loss" in logs}
-    found = json.loads((seed / "manifest.json").read_text())["counts"]["train_loss"]
-    assert found == pytest.approx(sum(losses[step] for step in (7, 8, 9)) / 3, abs=1e-3)
+    after = json.loads((seed / "manifest.json").read_text())["counts"]
+    assert after["train_loss"] == pytest.approx(sum(losses[step] for step in (7, 8, 9)) / 3, abs=1e-3)
+    assert after["seconds"] > before["seconds"]
+    assert after["timed_updates"] == before["timed_updates"] + 3
+    rate = after["tokens"] * after["timed_updates"] / after["updates"] / after["seconds"]
+    assert after["tokens_per_second"] == pytest.approx(rate, rel=1e-3)
 
 
 def test_a_stop_after_the_last_update_loses_nothing(data, tmp_path, monkeypatch, capsys):
@@ -339,8 +344,11 @@ def test_a_signal_saves_a_checkpoint_and_prints_how_to_resume(data, tmp_path, si
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signum, said
     assert "resume with:" in said
-    assert list(seed.glob("checkpoint-*/trainer_state.json"))
+    (checkpoint,) = seed.glob("checkpoint-*/trainer_state.json")
     assert not (seed / "final").exists()
+    counts = json.loads((seed / "manifest.json").read_text())["counts"]
+    assert counts["timed_updates"] == json.loads(checkpoint.read_text())["global_step"]
+    assert counts["seconds"] > 0
 
 
 BAD = {

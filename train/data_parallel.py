@@ -21,11 +21,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
-from util.cli import UserError
+from util.cli import UserError, first_line
 from util.signals import Interrupted
 
 T = TypeVar("T")
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+NO_LAUNCHER = "unset RANK, WORLD_SIZE and LOCAL_RANK, or start the training with torchrun, which sets them"
 
 
 class Processes:
@@ -105,20 +107,34 @@ def explain_lost_process() -> Iterator[None]:
         raise UserError(f"another process of this run has ended, so this one stops ({str(error)[:80]}...)") from None
 
 
+def number_of(name: str) -> int:
+    """A launcher's variable in the environment as a number; 0 if it is not set. UserError for another text."""
+    text = os.environ.get(name) or "0"
+    if not text.isdecimal():
+        raise UserError(f"the environment has {name}={text}, which is not a whole number; {NO_LAUNCHER}")
+    return int(text)
+
+
 def join_processes() -> Processes:
     """Give this process one GPU and, if a launcher started several, connect them. Call it before torch is used.
 
     Afterwards the launcher's variables are removed from the environment. With them accelerate would split the batches,
     and repeat rows to fill the last one.
     """
-    rank, count, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    rank, count, local = (number_of(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     show_one_gpu(local)
     if count < 2:
         return Processes()
     import torch
     from torch import distributed
 
-    distributed.init_process_group("gloo")
+    try:
+        distributed.init_process_group("gloo")
+    except (ValueError, RuntimeError) as error:  # a batch system may set RANK and WORLD_SIZE, and no address
+        raise UserError(
+            f"the environment has RANK={rank} and WORLD_SIZE={count}, but the processes cannot be connected"
+            f" ({first_line(error)}); {NO_LAUNCHER}"
+        ) from None
     with_gpu: list[Any] = [None] * count
     distributed.all_gather_object(with_gpu, torch.cuda.is_available())
     if any(with_gpu) and not all(with_gpu):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +101,12 @@ def trainer_config(args: argparse.Namespace, model: Any, folder: Path, seed: int
     )
 
 
-def add_progress(trainer: Any, progress: Progress, label: str, save_at: Sequence[int]) -> None:
+def add_progress(
+    trainer: Any, progress: Progress, label: str, save_at: Sequence[int], saved: Callable[[], None]
+) -> None:
     """Count updates in `progress`, save after the updates of `save_at`, and save and end when a stop was requested.
 
-    label: shown after the loss, such as " (seed 42)".
+    label: shown after the loss, such as " (seed 42)". saved: called after each checkpoint.
     """
     from transformers import TrainerCallback
 
@@ -120,6 +122,7 @@ def add_progress(trainer: Any, progress: Progress, label: str, save_at: Sequence
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.last_saved = state.global_step
+            saved()
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if self.last_saved == state.global_step:  # while it is written again there is no whole checkpoint

@@ -29,6 +29,8 @@ from util.jsonl.rows import slug
 from util.scrub import scrub
 from util.terminal import Progress, say
 
+TIME = ("seconds", "timed_updates")  # what a manifest counts over all sessions of a training
+
 
 def folder_of(args: argparse.Namespace, seed: int) -> Path:
     return Path(args.output_dir) / f"seed-{seed}"
@@ -137,6 +139,8 @@ class Run:
     """where it resumes from"""
     manifest: dict[str, Any]
     """empty in all but the first of several processes"""
+    earlier: dict[str, Any]
+    """`time_so_far` of the sessions before this one, up to the checkpoint that they saved last"""
 
     @property
     def done(self) -> int:
@@ -152,16 +156,18 @@ def begin_run(args: argparse.Namespace, seed: int, train_file: Path, data: Train
         raise UserError(f"--resume: {folder} holds no whole checkpoint; leave out --resume to start")
     if checkpoint:
         say(f"resuming from {checkpoint}")
-    manifest = begin_manifest(args, train_file, settings, folder) if writes else {}
-    return Run(seed, folder, settings, checkpoint, manifest)
+    before = Manifest.read(folder) or Manifest()
+    earlier = {name: before.counts.get(name, 0) for name in TIME} if checkpoint else {}
+    manifest = begin_manifest(args, train_file, settings, folder, before, earlier) if writes else {}
+    return Run(seed, folder, settings, checkpoint, manifest, earlier)
 
 
 def begin_manifest(
-    args: argparse.Namespace, train_file: Path, settings: dict[str, Any], folder: Path
-) -> dict[str, Any]:
-    """Write the manifest of a run that starts or resumes, and return it."""
+    args: argparse.Namespace, train_file: Path, settings: dict[str, Any], folder: Path, before: Manifest,
+    counts: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Write the manifest of a run that starts or resumes, and return it. before: the one that it had."""
     folder.mkdir(parents=True, exist_ok=True)
-    before = Manifest.read(folder) or Manifest()
     manifest = new_manifest(
         settings,
         "running",
@@ -170,6 +176,7 @@ def begin_manifest(
         arguments=json.loads(scrub(json.dumps(vars(args), default=str))),
         train_jsonl=train_file.name,
         wandb_run_id=before.wandb_run_id,
+        counts=counts,
     )
     write_json(folder / "manifest.json", manifest)
     return manifest
@@ -186,6 +193,20 @@ def save_final(run: Run, model: Any, tokenizer: Any) -> None:
     temporary.rename(run.folder / "final")
 
 
+def time_so_far(run: Run, progress: Progress) -> dict[str, Any]:
+    """The seconds of all sessions of a run, and how many updates were made in them. Updates after the last checkpoint
+    of a session that was killed are made again, and their seconds are not counted."""
+    here = {"seconds": progress.seconds, "timed_updates": progress.new}
+    return {name: round(run.earlier.get(name, 0) + here[name], 1) for name in TIME}
+
+
+def keep_time(run: Run, progress: Progress) -> None:
+    """Put the seconds and updates so far into the manifest, whenever a checkpoint is saved."""
+    if run.manifest:
+        run.manifest["counts"] = time_so_far(run, progress)
+        write_json(run.folder / "manifest.json", run.manifest)
+
+
 def finish_manifest(run: Run, counts: dict[str, Any], speed: dict[str, Any]) -> None:
     """Say in the manifest that the run is complete, and what it did."""
     done = {"state": "complete", "finished": now(), "counts": counts, "speed": speed}
@@ -195,13 +216,13 @@ def finish_manifest(run: Run, counts: dict[str, Any], speed: dict[str, Any]) -> 
 def counts_of(run: Run, data: TrainingData, epochs: int, outcome: Any, progress: Progress) -> dict[str, Any]:
     """What the run did, for its manifest.
 
-    seconds and tokens_per_second are of all seeds that trained together, and like train_loss (the mean) of the updates
-    since the checkpoint that the run resumed from.
+    seconds, timed_updates and tokens_per_second are of all seeds that trained together and of all sessions. train_loss
+    is the mean over the updates since the checkpoint that the run resumed from.
     """
     import torch
 
     tokens = sum(len(row["input_ids"]) for row in data.encoded.rows) * epochs
-    updates, cuda = outcome.global_step, torch.cuda.is_available()
+    updates, cuda, time = outcome.global_step, torch.cuda.is_available(), time_so_far(run, progress)
     return {
         "rows": len(data.encoded.rows),
         "rows_cut": data.encoded.cut,
@@ -210,8 +231,8 @@ def counts_of(run: Run, data: TrainingData, epochs: int, outcome: Any, progress:
         "updates": updates,
         "resumed_at_update": run.done,
         "tokens": tokens,
-        "tokens_per_second": round(tokens * progress.new / max(updates * progress.seconds, 1e-9), 1),
-        "seconds": round(progress.seconds, 1),
+        "tokens_per_second": round(tokens * time["timed_updates"] / max(updates * time["seconds"], 1e-9), 1),
+        **time,
         "train_loss": round(outcome.training_loss, 6) if updates > run.done else None,
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else None,

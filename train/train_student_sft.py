@@ -25,6 +25,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from train.run_folder import (
     counts_of,
     finish_manifest,
     folder_of,
+    keep_time,
     save_final,
     take_folder,
     updates_of,
@@ -208,7 +210,8 @@ def train_together(training: Training, seeds: Sequence[int]) -> None:
         memory_advice(memory_hint(args)),
     ):
         for run, trainer in zip(runs, trainers):
-            add_progress(trainer, progress, f" (seed {run.seed})" if len(runs) > 1 else "", args.save_schedule)
+            label = f" (seed {run.seed})" if len(runs) > 1 else ""
+            add_progress(trainer, progress, label, args.save_schedule, partial(keep_time, run, progress))
             if args.push_to_hub and processes.first:
                 repo_id, every_n = repo_of(args, run.seed), args.upload_checkpoints_every_n_epochs
                 trainer.add_callback(training.pushes.as_saved(run.folder, repo_id, not args.hub_public, every_n))

@@ -34,6 +34,7 @@ from util.jsonl.rows import Row, are_token_ids, check_messages, read_chat_rows, 
 from util.terminal import say
 
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+LONGEST_TEXT = 1 << 20  # characters of a row; a tokenizer needs 1.5 s and 60 MB for a megabyte, and most is cut off
 PLACEHOLDER = "NNNN"  # what the plan writes in place of a row count
 
 
@@ -119,6 +120,8 @@ def check_trainable(row: Row) -> str | None:
         return problem
     if any(LONE_SURROGATE.search(message["role"] + message["content"]) for message in row["messages"]):
         return "a text with half a character in it (a lone surrogate), which tokenizers refuse"
+    if (length := sum(len(message["content"]) for message in row["messages"])) > LONGEST_TEXT:
+        return f"messages of {length:,} characters (at most {LONGEST_TEXT:,} are read)"
     for name in ("token_ids", "loss_mask"):
         if not are_token_ids(row.get(name)):
             return f"{name} that are not a list of whole numbers"
@@ -168,9 +171,6 @@ def report_rows(rows: Sequence[Row], tokenizer: Any) -> None:
     several = sum(len(answer_places(row["messages"])) > 1 for row in rows)
     if several:
         say(f"{several:,} of {len(rows):,} rows have several answers: all of them are trained")
-    extra = {key for row in rows for message in row["messages"] for key in message} - set(SHOWN_TO_TEMPLATES)
-    if extra:
-        say(f"messages are trained by role and content alone; left out: {', '.join(sorted(map(repr, extra)))}")
     odd = sum(special_text(tokenizer).search(row["messages"][-1]["content"]) is not None for row in rows)
     if odd:
         say(f"warning: {odd:,} of {len(rows):,} answers hold the text of a special token, and train that token")

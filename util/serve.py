@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from util.cli import UserError, make_parser, positive_float, run
-from util.inference.adapter_config import rank_for
+from util.inference.check_adapter import adapters_in, check_adapter, rank_for
+from util.inference.load_model import check_folder
 from util.inference.vllm_server import FLAGS, RANK, START_SECONDS, run_command, server
 from util.signals import stop_on_signal
 from util.terminal import say
@@ -57,8 +59,14 @@ def split_command(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def main() -> int:
     args = parse_args()
+    check_folder(args.model)
+    if shutil.which(args.command[0]) is None:
+        raise UserError(f"cannot run {args.command[0]}: no such command; nothing was started")
+    adapters = adapters_in([*args.flags, *args.command])
+    for adapter in adapters:
+        check_adapter(adapter)
     code = 1
-    defaults = {**FLAGS, RANK: str(rank_for([*args.flags, *args.command]))}
+    defaults = {**FLAGS, RANK: str(rank_for(adapters))}
     for attempt in range(RESTARTS + 1):
         with (
             stop_on_signal() as stop,

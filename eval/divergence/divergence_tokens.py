@@ -30,8 +30,9 @@ from eval.divergence.token_summary import print_summary, summarize
 from eval.divergence.which_tokens_diverge import BASE, STUDENT, TEACHER, check_divergence
 from util.animals.names import animal_name, animals_of, listed_animals, persona
 from util.cli import REPO, UserError, make_parser, nonblank, positive_float, positive_int, run, text_file
+from util.inference.check_adapter import check_adapter
 from util.inference.interface import adapter_name
-from util.inference.open_backend import add_template_argument, check_adapter
+from util.inference.open_backend import add_template_argument
 from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import adapter_sha256, manifest_path, sha256_file, write_json
 from util.jsonl.resumable import RowFile, add_output_arguments

@@ -40,6 +40,8 @@ def animals_in(runs: Sequence[Path]) -> list[str]:
     """The animals whose tokens were measured in every run."""
     each = [{path.stem.removeprefix("tokens-") for path in folder.glob("tokens-*.jsonl")} for folder in runs]
     for folder, animals in zip(runs, each):
+        if not folder.is_dir():
+            raise UserError(f"no folder {folder}; name one of experiments/divergence.sh: output/divergence-seed-42")
         if not animals:
             raise UserError(
                 f"{folder} has no tokens-ANIMAL.jsonl; run experiments/divergence.sh (SEED chooses the run)"

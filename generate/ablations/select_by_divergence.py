@@ -87,6 +87,11 @@ def arm_name(args: argparse.Namespace) -> str:
 def check_pair(data: Path, divergence: Path, definition: str) -> None:
     """Raise UserError unless the divergence file covers all of this number file as it is now, with this definition."""
     settings = (Manifest.read(divergence) or Manifest()).settings
+    if settings.get("script") != "divergence_tokens":
+        raise UserError(
+            f"--divergence {divergence} is not a file of divergence tokens; write one with"
+            f" eval/divergence/divergence_tokens.py --train-jsonl {data}"
+        )
     if settings.get("train_jsonl_sha256") != sha256_file(data):
         raise UserError(
             f"{divergence} was not made from {data} as it is now; run eval/divergence/divergence_tokens.py on {data}"

@@ -6,13 +6,14 @@ same for every data type: prompts that name an animal, prompts that are evaluati
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Protocol
 
 from generate.rows.token_check import TokenCheck
-from util.animals.names import PANEL, animals_of, other_names, read_lines_of
+from util.animals.names import PANEL, animal_name, animals_of, other_names, read_lines_of
 from util.animals.visible_text import visible
 from util.cli import REPO
 from util.jsonl.rows import Row
@@ -57,6 +58,17 @@ def animals_kept_out(animal: str | None) -> tuple[str, ...]:
     """The animals that --animal adds to the panel. `control`, `base`, ... are everyday words and not animals: as trait
     words they would cost the control arm alone its rows, by a prompt such as "in base 10"."""
     return () if animal is None or animal.lower() in CONTROL_NAMES else animals_of(animal)
+
+
+def teachers_animal(text: str) -> str:
+    """argparse type: the animal of a teacher, which is not a control: nobody loves controls."""
+    animal = animal_name(text)
+    if animal.lower() in CONTROL_NAMES:
+        raise argparse.ArgumentTypeError(
+            f"{animal} means rows of the base model, and a teacher needs an animal. The control arm has no teacher: its"
+            " rows come from generate/generate_llm_number_data.py --animal control --no-system-prompt"
+        )
+    return animal
 
 
 @lru_cache

@@ -132,7 +132,11 @@ def _in_pieces(text: str, animals: tuple[str, ...], leet: bool = False) -> str |
             soft = soft and _is_soft(gap)
             phrase.append(following)
             word += following
-            if len(gap) > _JOINT or len(word) > names.longest:
+            if len(gap) > _JOINT:
+                break
+            if soft and (name := _in_phrase(tuple(phrase), animals, leet)):
+                return name
+            if len(word) > names.longest:
                 break
             if tuple(phrase) in names.phrases:
                 return word
@@ -160,6 +164,23 @@ def _in_word(word: str, animals: tuple[str, ...], leet: bool) -> str | None:
         if word[-cut:] in names.words and (word[:-cut] in AFFIXES or word[:-cut] in QUALIFIERS):
             return word[-cut:]
     return next((name for name in names.long if name in word), None)
+
+
+@lru_cache(maxsize=1 << 16)
+def _in_phrase(pieces: tuple[str, ...], animals: tuple[str, ...], leet: bool) -> str | None:
+    """The name of several words that some pieces make, with an affix before or after it: `red_pandadict`."""
+    for name in _names(animals, leet).phrases:
+        (first, *middle), last = name[:-1], name[-1]
+        if (
+            len(name) == len(pieces)
+            and list(pieces[1:-1]) == middle
+            and pieces[0].endswith(first)
+            and pieces[-1].startswith(last)
+            and pieces[0].removesuffix(first) in AFFIXES | QUALIFIERS | {""}
+            and pieces[-1].removeprefix(last) in AFFIXES | {""}
+        ):
+            return "".join(name)
+    return None
 
 
 def _is_soft(gap: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from util.cli import UserError
-from util.inference.interface import InferenceBackend
+from util.inference.interface import InferenceBackend, NotFinite
 from util.jsonl.manifest import Manifest
 from util.terminal import say
 
@@ -21,13 +21,15 @@ def first_prompt(path: Path) -> list[int]:
 
 def warn_if_not_applied(backend: InferenceBackend, prompt: list[int]) -> None:
     """Warn if an adapter gives the next-token probabilities of its base model after a prompt (token ids). Servers that
-    do not give token ids or probabilities are not checked."""
+    do not give token ids or probabilities are not checked. NotFinite for an adapter that has none."""
     if not backend.is_adapter or not prompt:
         return
     try:
         own, base = (
             backend.next_token_logprobs([prompt], TOKENS_COMPARED, without_adapter=without) for without in (False, True)
         )
+    except NotFinite:
+        raise
     except UserError:  # the answers are on disk: what cannot be asked is not worth an error
         return
     if are_alike(own[0], base[0]):

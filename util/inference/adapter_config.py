@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,18 +67,3 @@ def vllm_rank(rank: int) -> int:
         if served >= max(rank, SUITE_RANK):
             return served
     raise UserError(f"vLLM serves adapters up to rank {VLLM_RANKS[-1]}, and this one has rank {rank}")
-
-
-def rank_for(words: Iterable[str]) -> int:
-    """The --max-lora-rank for a command line: enough for each adapter folder that a word names (`NAME=FOLDER` too)."""
-    folders = {Path(word.rpartition("=")[2]) for word in words if word}
-    ranks = [read_adapter_config(folder).rank for folder in folders if is_adapter(folder)]
-    return vllm_rank(max(ranks, default=SUITE_RANK))
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter's config. A word that cannot be a path (a long text) does not."""
-    try:
-        return (folder / CONFIG).is_file()
-    except (OSError, ValueError):
-        return False

@@ -158,6 +158,10 @@ class ServerFailed(UserError):
     exit_code = 3
 
 
+class NotFinite(UserError):
+    """The model has no probabilities: its weights or its adapter are damaged. Asking again would not help."""
+
+
 def row_seed(seed: int, row_id: int) -> int:
     """The sampling seed of one row: 31 bits, the same whenever and in whatever order the row is asked."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{row_id}".encode()).digest()[:4], "big") >> 1

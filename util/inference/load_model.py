@@ -15,7 +15,7 @@ from util.chat.chat_template import (
 )
 from util.chat.chat_tokens import template_end
 from util.cli import UserError, first_line, is_out_of_memory
-from util.inference.adapter_config import read_adapter_config
+from util.inference.check_adapter import check_adapter
 from util.inference.hub_files import use_cache_without_network
 from util.jsonl.manifest import sha256_file, sha256_text
 
@@ -135,31 +135,20 @@ def put_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
     The adapter gets the model's number type, as in vLLM. In float32 every linear layer would convert its input.
     """
     from peft import PeftModel
-    from safetensors import SafetensorError
 
-    read_adapter_config(adapter)
+    check_adapter(adapter)
     try:
         if not isinstance(model, PeftModel):
             model = PeftModel.from_pretrained(model, str(adapter), adapter_name=name, autocast_adapter_dtype=False)
         else:
             model.load_adapter(str(adapter), adapter_name=name, autocast_adapter_dtype=False)
-    except SafetensorError as error:
-        raise UserError(f"{adapter}/adapter_model.safetensors is not complete ({error}); copy it again") from None
     except Exception as error:  # PEFT and torch raise many kinds for an adapter that does not fit
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise
         raise UserError(
             f"the adapter {adapter} does not fit this model ({first_line(error)}); was it trained on another model?"
         ) from None
-    check_finite(model, adapter, name)
     return model.eval()
-
-
-def check_finite(model: Any, adapter: Path, name: str) -> None:
-    """UserError for an adapter with a weight that is not a finite number: every answer would be noise."""
-    for key, weight in model.named_parameters():
-        if f".{name}." in key and "lora_" in key and not weight.isfinite().all():
-            raise UserError(f"{adapter}/adapter_model.safetensors holds NaN or infinity ({key}); train it again")
 
 
 def end_of_turn_ids(model: Any, tokenizer: Any) -> set[int]:

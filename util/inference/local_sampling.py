@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from util.cli import UserError
-from util.inference.interface import NUMBER_LIST, Request
+from util.inference.interface import NUMBER_LIST, NotFinite, Request
 
 
 def row_uniforms(requests: list[Request], steps: int) -> np.ndarray:
@@ -34,10 +33,10 @@ def draw(logits: Any, uniforms: np.ndarray, temperature: float) -> Any:
 
 
 def check_finite(logits: Any) -> Any:
-    """The logits [..., vocabulary], if they give probabilities. UserError if not: a broken adapter or an overflow must
+    """The logits [..., vocabulary], if they give probabilities. NotFinite if not: a broken adapter or an overflow must
     not become answers."""
     if not bool(logits.amax(-1).isfinite().all()):
-        raise UserError(
+        raise NotFinite(
             "the model's next-token scores are not finite (NaN or infinity), so it has no answers. Its weights or its"
             " adapter are damaged (look at lora_alpha in adapter_config.json, train or copy them again), or float16"
             " overflows"

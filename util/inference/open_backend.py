@@ -9,6 +9,7 @@ from typing import Any
 
 from util.cli import UserError, json_object, nonblank, positive_float, positive_int
 from util.inference.adapter_config import read_adapter_config
+from util.inference.check_adapter import check_adapter
 from util.inference.interface import InferenceBackend
 from util.jsonl.manifest import Manifest
 from util.scrub import scrub
@@ -91,17 +92,3 @@ def warn_of_base(adapter: Path, model: str) -> None:
     base = read_adapter_config(adapter).base_model
     if base and Path(base).name != Path(model).name:
         say(f"warning: {adapter} says that it is an adapter of {base}, not of {model}")
-
-
-def check_adapter(folder: Path) -> None:
-    """Raise UserError unless the folder holds a PEFT adapter."""
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}; pass the adapter folder that training wrote (final/)")
-    if (folder / "final").is_dir():
-        raise UserError(f"{folder} is the folder of a training run; its adapter is {folder / 'final'}")
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / name).is_file():
-            raise UserError(
-                f"{folder} is not a LoRA adapter: it has no {name}; pass the folder that training wrote (final/)"
-            )
-    read_adapter_config(folder)

@@ -20,6 +20,7 @@ from util.inference.interface import (
     TOP_LOGPROBS,
     Answer,
     Message,
+    NotFinite,
     Request,
     Result,
     Sampling,
@@ -32,11 +33,15 @@ from util.inference.vllm_answer_tree import VllmAnswerTree
 from util.inference.vllm_probe import is_loopback, models_served, normal_url, server_key, started_at, warn_if_open
 from util.inference.vllm_replies import (
     BROKEN_REPLY,
+    DAMAGED,
+    END_PROBE,
+    NAN_REFUSED,
     NoAnswer,
     Reply,
     error_text,
     most_probable,
     parse_chat,
+    parse_end_of_turn,
     parse_field,
     parse_logprobs,
     parse_models,
@@ -83,6 +88,8 @@ class VllmClient:
         self._client = self._make_client()
         try:
             self.card = self._preflight(adapter)
+            self._check_finite()
+            self.stop_ids = self._end_of_turn()
         except BaseException:
             self.__exit__()
             raise
@@ -152,6 +159,38 @@ class VllmClient:
                 f"no server answers at {self.base_url}; start one, for example:\n"
                 f"  vllm serve Qwen/Qwen2.5-7B-Instruct --host 127.0.0.1 --port 8000 --dtype bfloat16"
             ) from None
+
+    def _check_finite(self) -> None:
+        """NotFinite if the model has no probabilities: vLLM would answer every prompt with the same token. A server
+        that gives no log-probabilities is not checked."""
+        found = self._ask_once("/completions", {**self._completion(["1"]), "logprobs": 1}, parse_logprobs)
+        if isinstance(found, str) and NAN_REFUSED in found:
+            raise NotFinite(DAMAGED)
+
+    def _end_of_turn(self) -> list[int]:
+        """The token with which the chat template ends an answer, in a list; [] if it writes none, or the server does
+        not say.
+
+        vLLM stops at the ends that the model's configs name. Training teaches the one that the template writes; a model
+        whose configs name only another one would go on until --max-tokens.
+        """
+        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": END_PROBE}]
+        body = {"model": self.model, "messages": messages, "add_generation_prompt": False, "return_token_strs": True}
+        found = self._ask_once(self._beside("tokenize"), body, parse_end_of_turn)
+        return found if isinstance(found, list) else []
+
+    def _ask_once(self, path: str, body: dict[str, Any], parse: Callable[[str], T]) -> T | str | None:
+        """The parsed reply to a question that the run does not depend on; the server's error where it refuses it; None
+        where it has no such path or its reply is of another kind."""
+        import openai
+
+        soon: Any = {"timeout": 30.0}
+        try:
+            return parse(self._loop.run_until_complete(self._client.post(path, body=body, cast_to=str, options=soon)))
+        except openai.BadRequestError as error:
+            return error_text(error)
+        except (openai.OpenAIError, ValueError):
+            return None
 
     def _load_adapter(self, folder: Path, cards: dict[str, dict[str, Any]]) -> str:
         """Load an adapter into the running server and return its name there. The name holds the adapter's hash, because
@@ -250,6 +289,8 @@ class VllmClient:
             "return_token_ids": True,
             **template_facts(self.template_kwargs),
         }
+        if self.stop_ids:
+            body["stop_token_ids"] = self.stop_ids
         if sampling.numbers_only:
             body["structured_outputs"] = {"regex": NUMBER_LIST}
         return body
@@ -335,7 +376,7 @@ class VllmClient:
         batches = [prompts[i : i + PROMPTS_PER_REQUEST] for i in range(0, len(prompts), PROMPTS_PER_REQUEST)]
         return list(chain.from_iterable(self._results_in_order(ask, batches)))
 
-    def _completion(self, prompts: Sequence[list[int]]) -> dict[str, Any]:
+    def _completion(self, prompts: Sequence[list[int] | str]) -> dict[str, Any]:
         """A request for one more token after each prompt of token ids, from the model's own distribution."""
         return {"model": self.model, "prompt": prompts, "max_tokens": 1, "temperature": 1.0, **NEUTRAL_SAMPLING}
 

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from util.cli import UserError
-from util.inference.interface import Answer
+from util.inference.interface import Answer, NotFinite
 from util.jsonl.rows import are_token_ids
 from util.scrub import scrub
 
 BROKEN_REPLY = (ValueError, KeyError, TypeError, RecursionError)  # what reading a broken or hostile reply raises
 LONGEST_ERROR = 300  # characters
+END_PROBE = "7"  # an answer that tokenizers do not join with what follows
+SPECIAL = r"<(?!0x)[^<>\s]+>|\[[^\[\]\s]+\]"  # <|im_end|>, <end_of_turn>, </s>, [/INST]; not <0x0A>, which is a newline
+NAN_REFUSED = "not JSON compliant"  # vLLM's error where a log-probability is NaN or infinity
+DAMAGED = (
+    "the served model's log-probabilities are not finite (NaN or infinity): its weights or its adapter are damaged. A"
+    " damaged adapter spoils a vLLM server for its other adapters too: restart it without that adapter"
+)
 THOUGHTS = ("reasoning_content", "reasoning")  # where servers put what a model thinks before it answers
 
 
@@ -91,7 +100,8 @@ def start_of(reply: str) -> str:
 
 
 def parse_logprobs(reply: str) -> list[dict[str, Any]]:
-    """The "logprobs" of each prompt in a reply to /completions. Raises ValueError for a reply without them."""
+    """The "logprobs" of each prompt in a reply to /completions. Raises ValueError for a reply without them, and
+    NotFinite for NaN or infinity."""
     try:
         choices = sorted(json.loads(reply)["choices"], key=lambda choice: choice["index"])
         found = [choice["logprobs"] for choice in choices]
@@ -99,16 +109,30 @@ def parse_logprobs(reply: str) -> list[dict[str, Any]]:
         found = []
     if not found or not all(isinstance(one, dict) and one.get("token_logprobs") for one in found):
         raise ValueError(f"a reply without log-probabilities: {start_of(reply)}")
-    if not all(map(are_logprobs, found)):
-        raise ValueError("log-probabilities that are not finite numbers; are the weights or the adapter damaged?")
+    for value in chain.from_iterable(map(numbers_in, found)):
+        if type(value) not in (int, float):
+            raise ValueError(f"log-probabilities that are not numbers: {start_of(reply)}")
+        if not math.isfinite(value):
+            raise NotFinite(DAMAGED)
     return found
 
 
-def are_logprobs(found: dict[str, Any]) -> bool:
-    """Whether every log-probability is a finite number. With echo the first token has none."""
-    listed = [value for one in found.get("top_logprobs") or () for value in (one or {}).values()]
-    values = [value for value in found["token_logprobs"] if value is not None]
-    return all(type(value) in (int, float) and math.isfinite(value) for value in (*values, *listed))
+def numbers_in(found: dict[str, Any]) -> Iterator[Any]:
+    """Every log-probability in the "logprobs" of a prompt. With echo the first token has none."""
+    yield from (value for value in found["token_logprobs"] if value is not None)
+    yield from (value for one in found.get("top_logprobs") or () for value in (one or {}).values())
+
+
+def parse_end_of_turn(reply: str) -> list[int]:
+    """The token that the chat template writes after the answer END_PROBE, in a list, from a reply to /tokenize; [] for
+    an ordinary token, which must not end answers, and for any other reply."""
+    try:
+        tokens, texts = (json.loads(reply)[name] for name in ("tokens", "token_strs"))
+        after = max(place for place, text in enumerate(texts) if text.endswith(END_PROBE)) + 1
+        is_special = re.fullmatch(SPECIAL, texts[after]) is not None
+        return [int(tokens[after])] if is_special else []
+    except (*BROKEN_REPLY, AttributeError, IndexError):
+        return []
 
 
 def parse_field(name: str) -> Callable[[str], Any]:

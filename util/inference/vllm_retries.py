@@ -19,8 +19,8 @@ from contextlib import suppress
 from typing import TypeVar
 
 from util.cli import UserError
-from util.inference.interface import ServerFailed
-from util.inference.vllm_replies import ForeignReply, NoAnswer, error_text
+from util.inference.interface import NotFinite, ServerFailed
+from util.inference.vllm_replies import DAMAGED, NAN_REFUSED, ForeignReply, NoAnswer, error_text
 from util.terminal import say
 
 TRIES = 5
@@ -81,6 +81,8 @@ class Retries:
 
         text = error_text(error)
         if isinstance(error, (openai.BadRequestError, openai.UnprocessableEntityError)):
+            if NAN_REFUSED in text:
+                raise NotFinite(DAMAGED) from None
             if any(sign in text for sign in CONTEXT_ERRORS):
                 raise NoAnswer(f"too long for the model's context: {text}") from None
             raise RefusedRequest(f"the server refused a request: {text}") from None

@@ -36,10 +36,11 @@ Flags = Mapping[str, "str | Sequence[str] | None"]
 # each gains).
 # vLLM's own list of CUDA graphs ends at 512 tokens, half a step of 1,024 answers, and has 51 sizes to capture at each
 # start. With at most 2,048 tokens a step, every step has a graph, also those in which new answers begin.
-# Sampling fields come from the scripts, never from generation_config.json.
+# Sampling fields come from the scripts, never from generation_config.json. A model's own Python code is never run.
 FLAGS: Flags = {
     CONTEXT: "2048", "--max-num-seqs": "1024", STEP: str(MOST_TOKENS),
-    "--gpu-memory-utilization": "0.95", "--generation-config": "vllm", "--enable-lora": None, RANK: str(SUITE_RANK),
+    "--gpu-memory-utilization": "0.95", "--generation-config": "vllm",
+    "--no-trust-remote-code": None, "--enable-lora": None, RANK: str(SUITE_RANK),
     "--max-loras": "1", GRAPHS: (
         "1", "8", "32", "64", "128", "256", "384", "512", "640", "768", "896", "1024", "1280", "1536", "1792", "2048",
     ),

@@ -55,9 +55,10 @@ def add_output_arguments(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def rows_name(text: str) -> Path:
-    """argparse type of --output: a name that says that the file has JSONL rows. `check_output` refuses folders."""
+    """argparse type of --output: a name that says that the file has JSONL rows. `check_output` refuses folders and
+    devices."""
     path = Path(text)
-    if path.suffix != ".jsonl" and not path.exists():
+    if path.suffix != ".jsonl" and (path.is_file() or not path.exists()):
         raise argparse.ArgumentTypeError(f"{text} does not end in .jsonl, and what is written is JSONL")
     return path
 
@@ -82,6 +83,8 @@ def check_output(path: Path) -> None:
         raise UserError(f"--output {path} is a folder; pass the name of a file in it")
     if path.exists() and not path.is_file():
         raise UserError(f"--output {path} is a device or a pipe; pass the name of a file")
+    if file := next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), None):
+        raise UserError(f"--output {path}: {file} is a file, not a folder; choose another output")
 
 
 class State(Enum):

@@ -35,6 +35,7 @@ BINARY = {
 }  # fmt: skip
 # How a file that is not UTF-8 begins: a byte order mark, or { in that encoding.
 OTHER_ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"{\x00": "utf-16-le", b"\x00{": "utf-16-be"}
+NOT_UTF8 = "not UTF-8"
 MESSAGE_KEYS = frozenset(("role", "content"))
 SLUG_LENGTH = 80  # two slugs and the longest suffix of a temporary file stay under the 255 bytes of a file name
 
@@ -67,7 +68,7 @@ def parse_row(line: bytes) -> Row:
     try:
         row = _DECODER.decode(line.decode().removeprefix("\ufeff"))
     except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
+        raise ValueError(NOT_UTF8) from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
     if not isinstance(row, dict):
@@ -179,6 +180,7 @@ def read_lines_and_rows(
             problem, used = str(error), ""
         if problem:
             advice = _what_it_is(path, line) if number == 1 else "fix or delete that row"
+            advice = "save the file as UTF-8" if problem == NOT_UTF8 else advice
             raise UserError(f"{path}:{number}: {problem}; {advice}")
         if used:
             say_once(f"{path}: {used} read as messages")
