@@ -62,7 +62,7 @@ NAMED = {
     "array.json": (json.dumps(ROWS).encode()[:-3], "array.json is a JSON array file that cannot be read as rows"),
     "page.jsonl": (b"<!DOCTYPE html>\n<html>\n", "it is a web page or XML"),
     "lfs.jsonl": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "it is a Git LFS pointer"),
-    "latin.jsonl": ('{"messages": "caf\xe9"}\n'.encode("latin-1"), "latin.jsonl:1: not UTF-8; is it the right file?"),
+    "latin.jsonl": ('{"messages": "caf\xe9"}\n'.encode("latin-1"), "latin.jsonl:1: not UTF-8; save the file as UTF-8"),
     "half.jsonl": (TEXT.encode("utf-16")[:-1], "begins as UTF-16, but is not"),
     "long.jsonl": (b'{"x": "' + b"0" * LONGEST_LINE, "long.jsonl:1: more than 16 MiB without a newline"),
     "prompt.jsonl": (b'{"prompt": "Continue: 1", "text": "2"}\n', "prompt.jsonl:1: no messages, conversations, or"),
