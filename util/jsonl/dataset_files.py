@@ -38,9 +38,7 @@ def rows_in(path: Path, kind: str) -> Iterator[Row]:
     except Exception as error:  # datasets, pyarrow and the unpackers raise dozens of kinds
         if isinstance(error, ValueError) and "zstd" in str(error):
             raise UserError(f"{path} is a zstd file, and reading it needs a package: pip install zstandard") from None
-        raise UserError(
-            f"{path}: not {kind.split()[-1]} rows: {first_line(error)}; copy or write the file again"
-        ) from None
+        raise UserError(f"{path} is a {kind} file that cannot be read as rows: {first_line(error)}") from None
 
 
 def without_nulls(row: Row) -> Row:
