@@ -120,7 +120,7 @@ def test_any_file_is_read_or_its_bad_line_is_named(tmp_path, lines):
             without_system(found) if "messages" in found else None
     except UserError as error:
         assert re.match(
-            rf"{re.escape(str(path))}(:\d+: | is empty|| is an? [\w ]+ file that cannot be read)", str(error)
+            rf"{re.escape(str(path))}(:\d+: | is empty| is an? [\w ]+ file that cannot be read)", str(error)
         )
 
 
@@ -265,7 +265,7 @@ def test_a_resumed_run_keeps_the_sessions_before_it(tmp_path, monkeypatch):
 class StoppingBackend:
     """Answers `answers` prompts of two tokens each, then fails as a server does."""
 
-    base_model = "base"
+    base_model, folds_system = "base", False
 
     def __init__(self, answers):
         self.answers = answers

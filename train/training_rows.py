@@ -15,7 +15,7 @@ from typing import Any
 
 from train.fused_lora import LORA_TARGETS
 from train.lora_targets import lora_targets
-from util.chat.chat_template import SHOWN_TO_TEMPLATES, completion_suffix, template_kwargs
+from util.chat.chat_template import completion_suffix, template_kwargs
 from util.chat.chat_tokens import (
     Encoded,
     answer_places,
