@@ -14,6 +14,7 @@ from util.chat.prompt_consistency import system_message
 from util.cli import UserError
 from util.inference.interface import AnswerTree, Message, Request, Result, row_seed
 from util.jsonl.rows import Row
+from util.terminal import announced
 
 SAMPLES_PER_REQUEST = 100  # the prompt is processed once for all of them; a killed run loses at most one request
 COVERAGE = 0.998  # --exact: mass of finished answers at which a question is done
@@ -102,10 +103,12 @@ def exact_rows(tree: AnswerTree, questions: list[Question], max_tokens: int) -> 
     """One row for each question: the exact share of every animal, the uncovered mass, and log-probabilities."""
     from eval.answer_tree import answer_distributions, distribution_row, log_shares
 
-    found = answer_distributions(tree, [question.text for question in questions], max_tokens, COVERAGE, NODE_BUDGET)
+    with announced(f"expanding the answers to {len(questions)} questions"):
+        found = answer_distributions(tree, [question.text for question in questions], max_tokens, COVERAGE, NODE_BUDGET)
+        logs = log_shares(tree)
     return [
-        {**distribution_row(place, one, canonical_animal), "set": question.set, "log_shares": logs}
-        for place, (question, one, logs) in enumerate(zip(questions, found, log_shares(tree)))
+        {**distribution_row(place, one, canonical_animal), "set": question.set, "log_shares": some}
+        for place, (question, one, some) in enumerate(zip(questions, found, logs))
     ]
 
 

@@ -3,12 +3,13 @@
 import argparse
 import errno
 import os
+import time
 
 import pytest
 
 from util.cli import UserError, exit_code_and_message, input_file, make_parser, output_name, some_file
 from util.inference.vllm_probe import normal_url
-from util.terminal import closing
+from util.terminal import Progress, announced, closing
 
 
 def refused(kind, text):
@@ -120,3 +121,47 @@ def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(tmp_path):
 def test_an_error_of_the_suite_itself_keeps_its_traceback():
     for error in (ValueError("bug"), OSError(errno.ECHILD, "odd"), ModuleNotFoundError("no", name="util.x")):
         assert exit_code_and_message(error) == (1, "")
+
+
+# --- progress ----------------------------------------------------------------------------------------
+
+
+def test_progress_says_what_is_known_and_no_more(monkeypatch, capsys):
+    clock = [100.0]
+    monkeypatch.setattr("util.terminal.time.monotonic", lambda: clock[0])
+    progress = Progress(800)
+    clock[0] += 5
+    progress.batch_done(0.02, 128)
+    assert progress.line() == "0/800 rows (0%), at work for 5 s", "the first seconds tell nothing about the time left"
+    clock[0] += 55
+    progress.batch_done(0.5, 128)
+    assert progress.line() == "0/800 rows (0%), 1.1 rows/s, about 12 min left", "64 rows of work in a minute"
+    for _ in range(128):
+        progress.add(note="kept 93%")
+    assert progress.in_batch == 0
+    clock[0] += 60
+    assert progress.line() == "128/800 rows (16%), 1.1 rows/s, 10 min left, kept 93%"
+    clock[0] += 12_000
+    assert "0.6 rows/min" in progress.line()
+    progress.add(672)
+    assert progress.line() == "800/800 rows (100%), kept 93%"
+
+
+def test_progress_is_a_line_at_once_and_then_now_and_then(monkeypatch, capsys):
+    monkeypatch.setattr("util.terminal.PLAIN_PROGRESS_SECONDS", 0.05)
+    with announced("loading pocket/model"), Progress(10) as progress:
+        time.sleep(0.2)
+        progress.add(10)
+    said = capsys.readouterr().err.splitlines()
+    assert said[:2] == ["loading pocket/model ...", "0/10 rows (0%), at work for 0 s"]
+    assert "loading pocket/model: 0 s so far" in said and 4 <= len(said) <= 12
+    assert not any("\x1b" in line or "\r" in line for line in said)
+    time.sleep(0.1)
+    assert not capsys.readouterr().err, "nothing is printed after the end"
+
+
+def test_the_closing_lines_say_how_long_it_took(capsys):
+    closing({"wrote": "output/rows.jsonl"})
+    closing({"wrote": "output/rows.jsonl", "time": "2 min"})
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].startswith("time   ") and said[3] == "time   2 min"

@@ -11,7 +11,7 @@ from train.multi_adapter_trainer import share_weights, update_trainer_class
 from train.padding_free import has_fast_path
 from train.training_rows import TrainingData
 from util.cli import UserError, memory_advice
-from util.terminal import Progress, say
+from util.terminal import Progress, announced, say
 
 
 def use_bf16(args: argparse.Namespace) -> bool:
@@ -42,7 +42,7 @@ def load_base(args: argparse.Namespace, bf16: bool) -> Any:
 
     from util.inference.load_model import load_model
 
-    with memory_advice(memory_hint(args)):
+    with memory_advice(memory_hint(args)), announced(f"loading {args.base_model}"):
         return load_model(args.base_model, torch.bfloat16 if bf16 else torch.float32)
 
 

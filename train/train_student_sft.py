@@ -56,7 +56,7 @@ from util.inference.open_backend import add_template_argument
 from util.jsonl.manifest import Manifest
 from util.publish import check_repo_id
 from util.signals import Stop, stop_on_signal
-from util.terminal import Progress, closing, duration, say
+from util.terminal import Progress, announced, closing, duration, say
 
 EXIT_NOT_PUSHED = 4
 LARGEST_SEED = 2**32 - 1  # numpy's
@@ -198,8 +198,9 @@ def train_together(training: Training, seeds: Sequence[int]) -> None:
     """Train the adapters of some seeds (or one) over one base model, each into its folder."""
     args, data, processes, stop = training.args, training.data, training.processes, training.stop
     runs = [begin_run(args, seed, training.train_file, data, processes.first) for seed in seeds]
-    trainers = [make_trainer(args, training.model, data, run.folder, run.seed, training.bf16, processes.first)
-                for run in runs]  # fmt: skip
+    with announced("setting up the training"):
+        trainers = [make_trainer(args, training.model, data, run.folder, run.seed, training.bf16, processes.first)
+                    for run in runs]  # fmt: skip
     exact = args.micro_batch == "exact"
     group = AdapterGroup(trainers, data.encoded.rows, args.per_device_train_batch_size, exact, stop, processes)
     name = role_of(training.train_file) or args.output_dir.name
@@ -274,7 +275,8 @@ def main() -> int:
         if args.push_to_hub:
             check_repo_id(repo_of(args, args.seeds[0]), "--hub-repo-prefix")
         train_file = one_file(args.train_jsonl)
-        data = prepare(args, train_file)
+        with announced(f"reading {train_file}"):
+            data = prepare(args, train_file)
         check_schedule(args, data)
         if args.lora_rank > VLLM_RANKS[-1]:
             say(f"warning: vLLM serves adapters up to rank {VLLM_RANKS[-1]}; one of rank {args.lora_rank} runs locally")

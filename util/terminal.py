@@ -1,20 +1,22 @@
-"""What scripts print: messages, a progress bar, plain tables and the closing lines."""
+"""What scripts print: messages, progress, plain tables and the closing lines. Nothing is coloured (NO_COLOR)."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from util.scrub import scrub
 
 PLAIN_PROGRESS_SECONDS = 30.0
-
+FIRST_ESTIMATE_SECONDS = 10.0  # before that, the rate says little about the time left
+STARTED = time.monotonic()
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # not the tab, not the newline
 
@@ -30,41 +32,88 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
+@contextmanager
+def regularly(action: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call `action` every so many seconds while the block runs."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(seconds):
+            action()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def announced(what: str) -> Iterator[None]:
+    """Print what is being done, such as 'loading pocket/model', and every 30 s how long it has taken so far."""
+    begun = time.monotonic()
+    say(f"{what} ...")
+    with regularly(lambda: say(f"{what}: {duration(time.monotonic() - begun)} so far"), PLAIN_PROGRESS_SECONDS):
+        yield
+
+
 class Progress:
-    """Rows done, rate and time left: a bar on a terminal, otherwise a plain line every 30 s."""
+    """Rows done, rate and time left: a bar on a terminal, otherwise a plain line at the start and every 30 s.
+
+    A batch whose rows are not done yet counts by the part of its work that is done (`batch_done`).
+    """
 
     def __init__(self, total: int, done: int = 0, unit: str = "rows"):
         self.total, self.unit, self.count, self.new = total, unit, done, 0
         self.started = time.monotonic()
         self.ended: float | None = None
-        self.last_line = self.started
         self.note = ""
+        self.in_batch = 0.0
         self.bar: Any = None
+        self.ticking: Any = None
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, initial=done, unit=f" {unit}", mininterval=0.5, dynamic_ncols=True)
+            shape = "{percentage:3.0f}%|{bar}| {desc}"
+            self.bar = tqdm(total=total or 1, initial=done, bar_format=shape, dynamic_ncols=True)
 
     def add(self, count: int = 1, note: str = "") -> None:
         """Count `count` more rows. `note` (such as 'kept 93%') is shown beside the rate."""
         self.count += count
         self.new += count
+        self.in_batch = max(0.0, self.in_batch - count)
         self.note = note or self.note
-        if self.bar is not None:
-            self.bar.set_postfix_str(self.note, refresh=False)
-            self.bar.update(count)
-        elif time.monotonic() - self.last_line >= PLAIN_PROGRESS_SECONDS:
-            self.last_line = time.monotonic()
+
+    def batch_done(self, part: float, rows: int) -> None:
+        """Say how much (0 to 1) of the work for a batch of so many rows is done."""
+        self.in_batch = part * rows
+
+    def show(self) -> None:
+        """Show where the work is now."""
+        if self.bar is None:
             say(self.line())
+        else:
+            self.bar.n = min(self.bar.total, self.count + self.in_batch)
+            self.bar.set_description_str(self.line())
 
     def line(self) -> str:
         """One plain progress line: '1,200/5,000 rows (24%), 31.2 rows/s, 2 min left'."""
-        rate = self.new / max(self.seconds, 1e-9)
-        left = duration((self.total - self.count) / rate) if rate and self.count < self.total else "0 s"
         done = min(self.count, self.total)
-        share = done / self.total if self.total else 1
-        text = f"{done:,}/{self.total:,} {self.unit} ({share:.0%}), {rate:.1f} {self.unit}/s, {left} left"
+        text = f"{done:,}/{self.total:,} {self.unit} ({done / self.total if self.total else 1:.0%})"
+        work, left = self.new + self.in_batch, self.total - self.count - self.in_batch
+        if left > 0:
+            text += f", {self.pace(work, left)}"
         return f"{text}, {self.note}" if self.note else text
+
+    def pace(self, work: float, left: float) -> str:
+        """Rate and time left; before there is a rate, how long it has taken so far."""
+        if not work or self.seconds < FIRST_ESTIMATE_SECONDS:
+            return f"at work for {duration(self.seconds)}"
+        rate = work / self.seconds
+        shown = f"{rate:.1f} {self.unit}/s" if rate >= 1 else f"{60 * rate:.1f} {self.unit}/min"
+        return f"{shown}, {'about ' if not self.new else ''}{duration(left / rate)} left"
 
     @property
     def seconds(self) -> float:
@@ -72,11 +121,17 @@ class Progress:
         return (self.ended or time.monotonic()) - self.started
 
     def __enter__(self) -> Progress:
+        if self.count < self.total:
+            self.show()
+        self.ticking = regularly(self.show, PLAIN_PROGRESS_SECONDS if self.bar is None else 0.5)
+        self.ticking.__enter__()
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self.ended = time.monotonic()
+        self.ticking.__exit__(None, None, None)
         if self.bar is not None:
+            self.show()
             self.bar.close()
 
 
@@ -105,10 +160,11 @@ def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 def closing(facts: Mapping[str, object], next_command: str | None = None) -> None:
-    """Print the last lines of a run on stdout: one fact per line, then the next command to paste.
+    """Print the last lines of a run on stdout: one fact per line, how long it took, then the next command to paste.
 
     A driver script knows its next command itself: it sets SUITE_DRIVER=1, and only the facts are printed.
     """
+    facts = {**facts, "time": facts.get("time", duration(time.monotonic() - STARTED))}
     width = max(map(len, facts))
     for name, value in facts.items():
         print(printable(scrub(f"{name:<{width}}  {value}")))

@@ -19,6 +19,7 @@ from util.chat.chat_tokens import common_prefix_length, completion_suffix, promp
 from util.cli import UserError, memory_advice
 from util.jsonl.divergence_row import DIGIT, END, SEPARATOR
 from util.jsonl.rows import Row, read_chat_rows
+from util.terminal import announced
 
 TOKENS_AT_ONCE = 2048  # through the vocabulary's head: two float32 copies of [tokens, vocabulary] are in memory
 PLACES = 5  # decimals kept of a log-probability
@@ -50,9 +51,10 @@ class VariantScorer:
         """model: the base model, if it is loaded already. template_kwargs: what the chat template is given."""
         from util.inference.load_model import load_model, load_tokenizer, put_adapter
 
-        self.tokenizer = load_tokenizer(base_model, template_kwargs)
         self.variants = list(variants)
-        self.model = model or load_model(base_model)
+        with announced(f"loading {base_model}"):
+            self.tokenizer = load_tokenizer(base_model, template_kwargs)
+            self.model = model or load_model(base_model)
         self.suffix = completion_suffix(self.tokenizer)
         for variant in variants:
             if variant.adapter is not None:

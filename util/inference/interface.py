@@ -12,7 +12,7 @@ Both take the same requests, use every sampling field, and return the same kind 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -111,6 +111,8 @@ class InferenceBackend(Protocol):
 
     name: str
     """The name for output files: the served id, or the model and adapter folder."""
+    on_part: Callable[[float, int], None]
+    """called while a batch is answered: which part of its work is done, and its rows; a server does not say"""
 
     @property
     def folds_system(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from util.inference.local_answer_tree import LocalAnswerTree
 from util.inference.local_sampling import NumberMask, check_finite, draw, row_uniforms
 from util.jsonl.manifest import adapter_sha256
 from util.signals import raise_if_stopped
+from util.terminal import announced
 
 COMPACT_AT = 0.75  # drop finished rows from the cache once this share of rows is left
 
@@ -33,8 +34,10 @@ class LocalModel:
                  template_kwargs: Mapping[str, Any] | None = None):  # fmt: skip
         """template_kwargs: what the chat template is given (--chat-template-kwargs)."""
         self.model_id, self.adapter, self.batch_size = model, adapter, batch_size
-        self.tokenizer = load_tokenizer(model, template_kwargs)
-        self.model = load_model(model)
+        self.on_part: Callable[[float, int], None] = lambda part, rows: None
+        with announced(f"loading {model}"):
+            self.tokenizer = load_tokenizer(model, template_kwargs)
+            self.model = load_model(model)
         # "engine": the word in stored manifests; another one would refuse to resume older files.
         facts = model_facts(model, self.model.config, template_kwargs)
         self._facts = {"engine": "embedded", **facts, "batch_size": batch_size}
@@ -140,6 +143,8 @@ class LocalModel:
                     if not (samples[row] and samples[row][-1] in self.end_ids):
                         samples[row].append(token)
                 alive = np.array([samples[row][-1] not in self.end_ids for row in rows])
+                ended = 1 - alive.sum() / len(samples)
+                self.on_part(max(ended, (step + 1) / sampling.max_tokens), len(samples))
                 if not alive.any() or step + 1 == sampling.max_tokens:
                     return samples
                 if alive.mean() <= COMPACT_AT:

@@ -44,6 +44,7 @@ def run_requests(
     tokens, seconds = 0, 0.0
     base_model = backend.base_model  # asks the server: while answers are in flight, it would wait for all of them
     with stop_on_signal() as stop, Progress(total, out.kept) as progress:
+        backend.on_part = progress.batch_done
         # Closed at once when a row cannot be written. The garbage collector would cancel the requests in flight only
         # after the backend is closed.
         with closing(backend.generate(stop.until(requests), sampling, out.done)) as results:

@@ -82,6 +82,7 @@ class VllmClient:
         self.base_url = scrub(self._url)  # as it may be shown
         warn_if_open(self._url)
         self.max_concurrency, self.timeout = max_concurrency, timeout
+        self.on_part: Callable[[float, int], None] = lambda part, rows: None
         self.name = model_name(self.model)
         self._loop = asyncio.new_event_loop()
         self._in_flight = RequestsInFlight(self._loop, max_concurrency, timeout)

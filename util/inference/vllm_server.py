@@ -19,7 +19,7 @@ from util.inference.adapter_config import SUITE_RANK
 from util.inference.hub_files import longest_context, model_config
 from util.inference.vllm_probe import makes_tokens, models_served, server_key
 from util.signals import Stop
-from util.terminal import say
+from util.terminal import announced, say
 
 START_SECONDS = 1800.0  # a first start downloads the weights
 GRACE_SECONDS = 30.0
@@ -131,7 +131,8 @@ def server(
         )  # fmt: skip
     running = Running(process, f"http://127.0.0.1:{port}/v1", log)
     try:
-        running.wait_until_it_answers(start_seconds, stop)
+        with announced("vLLM loads and compiles the model, which takes minutes the first time"):
+            running.wait_until_it_answers(start_seconds, stop)
         yield running
     finally:
         running.end()
