@@ -26,16 +26,17 @@ from eval.compare.comparability import adapter_folder
 from eval.compare.comparison_result import ArmComparison, Comparisons, read_comparisons
 from eval.compare.comparison_text import COLLAPSED, assignment_words, kind_power_words, untaught_rank_words
 from eval.compare.plot_arms import Checkpoint, arms_figure, assignment_figure, trajectory_figure
-from eval.figure_style import ARMS, Figure
-from eval.html_page import render_page
-from eval.html_page import shown as shown_figure
 from eval.number_format import p_value, percent
 from util.cli import UserError, input_file, make_parser, output_name, run
 from util.jsonl.filter_certificate import read_certificate
 from util.jsonl.manifest import Manifest, write_atomically
 from util.jsonl.rows import read_rows
+from util.pages.figure_style import ARMS, Figure
+from util.pages.html_page import render_page
+from util.pages.html_page import shown as shown_figure
 from util.terminal import closing
 
+TEMPLATE = Path(__file__).with_name("templates") / "arms_report.html"
 SHOWN = 5
 Figures = dict[str, Figure]
 
@@ -155,7 +156,7 @@ def render(title: str, read: Sequence[tuple[str, Comparisons]], data: Sequence[P
     comparisons = [comparison for _, found in read for comparison in found.comparisons]
     files = [name for comparison in comparisons for arm in comparison.shares.values() for name in arm.files]
     return render_page(
-        "arms_report.html",
+        TEMPLATE,
         {"percent": percent, "of": value_of, "p": p_value},
         title=title,
         titles={role: look.title for role, look in ARMS.items()},

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.figure_style import INK, MUTED, ON_CELL, SERIES, Figure, Look, key_above, new_panels
 from experiments.experiment_yaml import Experiment
 from experiments.run_paths import CONTROL
 from experiments.tables import Record, panel_of
 from util.inference.interface import model_name
+from util.pages.figure_style import INK, MUTED, ON_CELL, SERIES, Figure, Look, key_above, new_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

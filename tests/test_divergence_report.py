@@ -55,9 +55,10 @@ def test_the_detectors_auc_on_known_scores():
 
 
 def page_of(path, count=3):
-    from eval.divergence.divergence_report import problem_of, render, spelt
+    from eval.divergence.divergence_report import problem_of, render
+    from util.pages.html_page import visible
 
-    return render(path, list(read_rows(path, problem_of)), count, lambda token: spelt(TEXTS[token]))
+    return render(path, list(read_rows(path, problem_of)), count, lambda token: visible(TEXTS[token]))
 
 
 @pytest.mark.slow

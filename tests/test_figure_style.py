@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from eval.figure_style import ARMS, DARK, FONT, NARROW, PAPER, SERIES, STYLE, TITLE_FONT
+from util.pages.figure_style import ARMS, DARK, FONT, NARROW, PAPER, SERIES, STYLE, TITLE_FONT
 
 PHONE = 328  # CSS pixels: a screen of 360 less the page's margins
 # What people with the two common forms of colour blindness see, for linear RGB (Machado et al. 2009, severity 1).

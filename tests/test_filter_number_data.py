@@ -247,8 +247,10 @@ def test_filter_file_keeps_lines_verbatim_with_manifest_and_certificate(tmp_path
     assert manifest["state"] == "complete" and manifest["sha256"] == digest
     assert manifest["rows"] == {"kept": 2, "rejected": {"letters": 1}}
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
-        [source.name, done.path.name, done.path.name + ".certificate.json", done.path.name + ".manifest.json"]
+        [source.name, *(done.path.name + more for more in ("", ".certificate.json", ".manifest.json", ".rejects"))]
     )
+    rejects = (tmp_path / f"{done.path.name}.rejects").read_text()
+    assert [json.loads(line)["rejected"] for line in rejects.splitlines()] == ["letters"]
 
 
 def test_raw_unicode_is_escaped_so_that_no_reader_splits_a_line(tmp_path):

@@ -149,12 +149,12 @@ def counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in ranked) or "none"
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A plain text table: first column left-aligned, the others right-aligned."""
+def table(header: Iterable[str], rows: Iterable[Iterable[object]], texts: bool = False) -> str:
+    """A plain text table: first column left-aligned, the others right-aligned. texts: all left-aligned."""
     cells = [[printable(str(cell)) for cell in row] for row in (header, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return "\n".join(
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
+        "  ".join(cell.ljust(w) if i == 0 or texts else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
         for row in cells
     ).rstrip()
 

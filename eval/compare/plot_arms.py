@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.compare.comparison_result import ArmComparison, AssignmentTest
-from eval.figure_style import ARMS, INK, MUTED, ON_CELL, SERIES, Figure, key_above, new_panels
+from util.pages.figure_style import ARMS, INK, MUTED, ON_CELL, SERIES, Figure, key_above, new_panels
 
 AXES = {"share": (100.0, "% of answers"), "panel": (100.0, "% of one-word answers"), "margin": (1.0, "margin in nats")}
 FEW = 3  # animals up to which every arm has a line of its own, with its name and value

@@ -23,14 +23,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 from eval.divergence.plot_tokens import density, token_figures
 from eval.divergence.token_summary import summarize
 from eval.divergence.which_tokens_diverge import BASE, STUDENT, TEACHER, definitions_in
-from eval.html_page import render_page, shown
 from eval.number_format import percent_with_interval
 from util.cli import UserError, input_file, make_parser, output_name, positive_int, run
 from util.jsonl.divergence_row import DEFINITIONS, END, KINDS
 from util.jsonl.manifest import Manifest, write_atomically
 from util.jsonl.rows import Row, read_rows
+from util.pages.html_page import render_page, shown, visible
 from util.terminal import closing
 
+TEMPLATE = Path(__file__).parents[1] / "templates" / "divergence_report.html"
 FULL_COLOR = 2.0  # nats for or against a token at the strongest colour
 
 
@@ -61,11 +62,6 @@ class Shown(NamedTuple):
     instead: str
     """of a divergence token: another variant's choice and its name; the base model's if it chooses another token"""
     title: str
-
-
-def spelt(text: str) -> str:
-    """The text with every invisible character as an escape: a newline as \\\\n, U+202E as \\\\u202e."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def favour(row: Row) -> list[float]:
@@ -114,10 +110,10 @@ def render(path: Path, rows: Sequence[Row], count: int, spell: Callable[[int], s
     """The page as text. count: example rows of each sort. spell: the text of a token id."""
     found, manifest = summarize(rows), Manifest.read(path) or Manifest()
     return render_page(
-        "divergence_report.html",
-        {"spelt": spelt, "ends": lambda ends: percent_with_interval(*ends)},
+        TEMPLATE,
+        {"spelt": visible, "ends": lambda ends: percent_with_interval(*ends)},
         title="Divergence tokens",
-        file=spelt(path.name),
+        file=visible(path.name),
         found=found,
         gap=manifest.settings.get("gap", 0.0),
         kinds=list(KINDS.values()),
@@ -128,7 +124,7 @@ def render(path: Path, rows: Sequence[Row], count: int, spell: Callable[[int], s
             title: [(row["id"], shown_tokens(row, spell)) for row in some]
             for title, some in examples(rows, count).items()
         },
-        command=spelt(manifest.command),
+        command=visible(manifest.command),
     )
 
 
@@ -149,7 +145,7 @@ def main() -> None:
     from util.inference.load_model import load_tokenizer
 
     tokenizer = load_tokenizer(base)
-    page = render(args.divergence, rows, args.examples, lambda token: spelt(tokenizer.decode([token])))
+    page = render(args.divergence, rows, args.examples, lambda token: visible(tokenizer.decode([token])))
     output = args.output or args.divergence.with_suffix(".html")
     write_atomically(output, page.encode())
     closing({"wrote": output, "rows": f"{len(rows):,}"})

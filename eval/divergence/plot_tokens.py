@@ -8,9 +8,9 @@ from typing import Any
 
 from eval.divergence.token_summary import TokenSummary
 from eval.divergence.which_tokens_diverge import definitions_in
-from eval.figure_style import SERIES, Figure, Look, key_above, new_panels
 from util.jsonl.divergence_row import of_answer
 from util.jsonl.rows import Row
+from util.pages.figure_style import SERIES, Figure, Look, key_above, new_panels
 
 LOOKS = dict(zip(("schrodi", "pair", "gap"), SERIES))
 

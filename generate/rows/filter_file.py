@@ -47,7 +47,8 @@ class Filtered(NamedTuple):
 
 
 def filter_file(source: Path, rule: Rule, output: Path | None = None) -> Filtered:
-    """Write the rows of `source` that pass the filter, their manifest and their certificate.
+    """Write the rows of `source` that pass the filter, their manifest and their certificate; and beside them, as
+    X.jsonl.rejects, the rows that do not pass, each with its reason.
 
     output: the file to write; `{kept}` in its name becomes the count (default: `default_output(source)`).
     Memory: two 8-byte hashes for each kept row, whatever its length.
@@ -60,8 +61,9 @@ def filter_file(source: Path, rule: Rule, output: Path | None = None) -> Filtere
     started = now()
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    rejects = temporary.with_suffix(".rejects")
     try:
-        rejected, left_out, findings = _copy_kept_rows(source, temporary, rule)
+        rejected, left_out, findings = _copy_kept_rows(source, temporary, rejects, rule)
         kept = findings["rows"]
         if kept == 0:
             raise UserError(f"no row of {source} passes the {rule.name} rule: {counted(rejected)}. {rule.hint}")
@@ -79,18 +81,25 @@ def filter_file(source: Path, rule: Rule, output: Path | None = None) -> Filtere
         _move_older_aside(output, path, digest, source)
         write_json(manifest_path(path), manifest)
         write_json(certificate_path(path), certificate)
+        if rejected:
+            rejects.replace(path.with_name(path.name + ".rejects"))
         temporary.replace(path)  # last, so that a filtered file always has its certificate
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+        rejects.unlink(missing_ok=True)
     if not certificate["clean"]:
         say(f"warning: {path} is not clean: {counted(certificate['problems'])}")
     return Filtered(path, kept, rejected, left_out, certificate)
 
 
-def _copy_kept_rows(source: Path, target: Path, rule: Rule) -> tuple[Counter[str], Counter[str], dict[str, Any]]:
-    """Write the rows that pass to `target`; returns (dropped rows by reason, rows by the keys of their messages that
-    were left out, what the audit found in the kept rows).
+def _copy_kept_rows(
+    source: Path, target: Path, rejects: Path, rule: Rule
+) -> tuple[Counter[str], Counter[str], dict[str, Any]]:
+    """Write the rows that pass to `target` and the others to `rejects`.
+
+    Returns (dropped rows by reason, rows by the keys of their messages that were left out, what the audit found in the
+    kept rows).
 
     A line is copied as it is: writing the JSON again would take as long as everything else together, and would change
     the spacing of another tool's file. Only a line with raw Unicode, or with more in its messages than role and text,
@@ -102,10 +111,11 @@ def _copy_kept_rows(source: Path, target: Path, rule: Rule) -> tuple[Counter[str
     left_out: Counter[str] = Counter()
     tokens = token_check_of(source)
     row_filter, row_audit = RowFilter(rule, tokens), RowAudit(rule, TokenCheck(tokens.tokenizer, tokens.name))
-    with target.open("wb") as file:
+    with target.open("wb") as file, rejects.open("wb") as others:
         for line, row, is_as_read, keys in read_lines_and_rows(source, check_messages, is_chat=True):
             if reason := row_filter.reject_reason(row):
                 rejected[reason] += 1
+                others.write(dump_row({**row, "rejected": reason}))
             else:
                 file.write(line + b"\n" if is_as_read and line.isascii() else dump_row(row))
                 row_audit.add(row)

@@ -1,4 +1,4 @@
-"""Fill an HTML template of eval/templates/. Everything is escaped, apart from our own figures."""
+"""Fill an HTML template. Everything is escaped, apart from our own figures."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.figure_style import NARROW, WIDE, Figure, variables
 from util.jsonl.manifest import now
+from util.pages.figure_style import NARROW, WIDE, Figure, variables
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -31,12 +31,18 @@ def shown(figure: Figure) -> ShownFigure:
     return ShownFigure(figure.title, figure.caption, *map(Markup, drawings))
 
 
-def render_page(template: str, filters: Mapping[str, Callable[..., str]], **values: Any) -> str:
-    """The page as text. filters: {name in the template: function}. The template also gets `when`, the current time."""
+def render_page(template: Path, filters: Mapping[str, Callable[..., str]], **values: Any) -> str:
+    """The page as text. filters: {name in the template: function}. The template also gets `when`, the current time, and
+    may use the templates beside this module."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(autoescape=True, loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined,
-                              trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    environment = Environment(autoescape=True, loader=FileSystemLoader([template.parent, TEMPLATES]),
+                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters.update(filters)
     colors = {"light": variables(dark=False), "dark": variables(dark=True)}
-    return environment.get_template(template).render(when=now(), colors=colors, **values)
+    return environment.get_template(template.name).render(when=now(), colors=colors, **values)
+
+
+def visible(text: str) -> str:
+    """The text with every invisible character as an escape: a newline as \\n, U+202E as \\u202e."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
