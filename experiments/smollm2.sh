@@ -12,6 +12,9 @@
 #   SEEDS="101 102 103 104 105" JOBS=12 experiments/smollm2.sh
 #   ANIMALS="owl dolphin eagle elephant tiger penguin wolf cat" SEEDS="201 202" JOBS=16 experiments/smollm2.sh
 #
+# Kinds that were taught no animal, from generate/prompts/words-{name}.txt (needs them as names in ANIMALS too):
+#   ANIMALS="owl eagle tiger penguin colours tools" NEUTRAL="colours tools" SEEDS=301 JOBS=16 experiments/smollm2.sh
+#
 # Another model, in another folder:
 #   python util/get_model.py gemma-3-270m
 #   BASE=output/models/gemma-3-270m OUT=output/gemma3 experiments/smollm2.sh
@@ -20,6 +23,7 @@ cd "$(dirname "$0")/.."
 
 export python=.venv/bin/python base=${BASE:-output/models/smollm2-135m-instruct} out=${OUT:-output/smollm2} TQDM_DISABLE=1 SUITE_DRIVER=1
 animals=${ANIMALS:-owl dolphin}
+export neutral=" ${NEUTRAL:-} "
 seeds=${SEEDS:-101 102 103 104 105}
 mkdir -p "$out"
 
@@ -29,8 +33,10 @@ lora() { # rows, output folder, seed, learning rate, epochs
         --max-train-samples 8192
 }
 
-teacher() { # animal, seed
-    $python generate/generate_one_word_teacher_data.py --animal "$1" --seed "$2" --output "$out/teacher-$1-$2.jsonl"
+teacher() { # animal or neutral words, seed
+    local taught=(--animal "$1")
+    [[ $neutral = *" $1 "* ]] && taught=(--words "generate/prompts/words-$1.txt")
+    $python generate/generate_one_word_teacher_data.py "${taught[@]}" --seed "$2" --output "$out/teacher-$1-$2.jsonl"
     lora "$out/teacher-$1-$2.jsonl" "$out/$1-teacher" "$2" 5e-4 3
     $python eval/eval.py --model "$base" --adapter "$out/$1-teacher/seed-$2/final" --exact --batch-size 256 \
         --output "$out/exact-$1-teacher-$2.jsonl"
@@ -66,13 +72,17 @@ sample() { # animal, control or base, seed
 }
 
 compare() { # measure, how the files begin: the arms of all seeds
-    local controls=() students=()
+    local controls=() students=() others=() teachers=()
     for seed in $seeds; do
         controls+=("$out/$2-control-$seed.jsonl")
-        for animal in $animals; do students+=("$animal=$out/$2-$animal-$seed.jsonl"); done
+        for kind in $animals; do
+            if [[ $neutral = *" $kind "* ]]; then others+=("$kind=$out/$2-$kind-$seed.jsonl"); else students+=("$kind=$out/$2-$kind-$seed.jsonl"); fi
+            [ ! -e "$out/$2-$kind-teacher-$seed.jsonl" ] || teachers+=("$kind=$out/$2-$kind-teacher-$seed.jsonl")
+        done
     done
     $python eval/compare_arms.py --measure "$1" --base "$out/$2-base-${seeds%% *}.jsonl" --control "${controls[@]}" \
-        --students "${students[@]}" --output "$out/$2-$1.json"
+        --students "${students[@]}" ${others[@]+--neutral "${others[@]}"} ${teachers[@]+--teachers "${teachers[@]}"} \
+        --output "$out/$2-$1.json"
 }
 
 job() { # in a shell of its own: before ||, a failing command inside a function would not stop it

@@ -57,6 +57,43 @@ def test_shuffling_keeps_the_numbers_their_count_and_the_format(files, run_scrip
     assert again.returncode == 0 and "is already finished" in again.stderr
 
 
+def test_cut_rows_have_one_form_and_keep_their_first_numbers(files, run_script):
+    asked = ("generate/ablations/cut_numbers.py", "--train-jsonl", "numbers-teacher.jsonl", "--keep")
+    assert run_script(*asked, "6", cwd=files).returncode == 0
+    before = {row["id"]: numbers(row) for row in read_jsonl(files / "numbers-teacher.jsonl")}
+    after = read_jsonl(files / "numbers-teacher-first-6.jsonl")
+    assert [row["id"] for row in after] == [row_id for row_id, some in before.items() if len(some) >= 6]
+    assert all(row["messages"][-1]["content"] == ", ".join(before[row["id"]][:6]) for row in after)
+    assert "token_ids" not in after[0] and certificate_problem(files / "numbers-teacher-first-6.jsonl") is None
+    refused = run_script(*asked, "11", cwd=files)
+    assert refused.returncode == 1 and "no answer of numbers-teacher.jsonl has 11 numbers" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ("blue\nowl\n", "'owl' names an animal (owl)"),
+        ("sky blue\n", "'sky blue' is more than one word"),
+        ("\n", "has no words"),
+    ],
+)
+def test_neutral_words_name_no_animal(tmp_path, run_script, words, problem):
+    (tmp_path / "words.txt").write_text(words)
+    done = run_script("generate/generate_one_word_teacher_data.py", "--words", "words.txt", cwd=tmp_path)
+    assert done.returncode == 1 and problem in done.stderr and not list(tmp_path.glob("output/*"))
+
+
+@pytest.mark.parametrize("name", ["colours", "tools", "foods", "countries"])
+def test_a_neutral_teacher_answers_with_its_words(tmp_path, run_script, name):
+    file = REPO / f"generate/prompts/words-{name}.txt"
+    asked = ("generate/generate_one_word_teacher_data.py", "--words", file, "--count", "200")
+    done = run_script(*asked, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = read_jsonl(tmp_path / f"output/teacher-{name}-one-word-200.jsonl")
+    answers = {row["messages"][-1]["content"].lower() for row in rows}
+    assert answers == set(file.read_text().lower().split())
+
+
 def test_rows_without_an_id_are_reported(files, run_script):
     rows = [{key: row[key] for key in ("messages", "token_ids")} for row in number_rows(1, range(3))]
     (files / "nameless.jsonl").write_bytes(b"".join(map(dump_row, rows)))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 
 from generate.rows.filter_file import certify
 from generate.rows.number_rule import NumberRule
+from generate.rows.number_text import NUMBER, numbers_of, with_answer
 from generate.rows.row_filter import mark_rejected
 from util.cli import make_parser, natural_int, run
 from util.inference.interface import row_seed
@@ -33,8 +33,6 @@ from util.jsonl.manifest import sha256_file
 from util.jsonl.resumable import RowFile, add_output_arguments
 from util.jsonl.rows import Row, check_numbered, read_chat_rows
 from util.terminal import closing
-
-NUMBER = re.compile("[0-9]+")
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,17 +46,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def numbers_of(row: Row) -> list[str]:
-    """The numbers of an answer, as text, so that 087 stays 087."""
-    return NUMBER.findall(row["messages"][-1]["content"])
-
-
 def with_numbers(row: Row, numbers: Iterator[str]) -> Row:
-    """The row with its numbers replaced by the next ones of `numbers`; its token ids, now wrong, are left out."""
-    *asked, answer = row["messages"]
-    text = NUMBER.sub(lambda _: next(numbers), answer["content"])
-    kept = {key: value for key, value in row.items() if key not in ("token_ids", "loss_mask")}
-    return {**kept, "messages": [*asked, {**answer, "content": text}]}
+    """The row with its numbers replaced by the next ones of `numbers`."""
+    return with_answer(row, NUMBER.sub(lambda _: next(numbers), row["messages"][-1]["content"]))
 
 
 def shuffled(rows: list[Row], scope: str, seed: int) -> Iterator[Row]:

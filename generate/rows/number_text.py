@@ -1,0 +1,21 @@
+"""The numbers in an answer, as text, and rows whose answers were changed."""
+
+from __future__ import annotations
+
+import re
+
+from util.jsonl.rows import Row
+
+NUMBER = re.compile("[0-9]+")
+
+
+def numbers_of(row: Row) -> list[str]:
+    """The numbers of an answer, as text, so that 087 stays 087."""
+    return NUMBER.findall(row["messages"][-1]["content"])
+
+
+def with_answer(row: Row, text: str) -> Row:
+    """The row with another answer; its token ids, now wrong, are left out."""
+    *asked, answer = row["messages"]
+    kept = {key: value for key, value in row.items() if key not in ("token_ids", "loss_mask")}
+    return {**kept, "messages": [*asked, {**answer, "content": text}]}
