@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
+GPU = shutil.which("nvidia-smi") is not None
 PACKAGES = {"torch": ("torch", "transformers"), "vllm": ("vllm", "torch", "transformers")}
 PRIVATE = ("VLLM_", "OPENAI_", "WANDB_", "HF_", "HUGGING", "GIT_", "SL_")
 
@@ -30,6 +32,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if missing and item.get_closest_marker(marker):
                 item.add_marker(skip)
+    for item in items:
+        if not GPU and item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="gpu test: no NVIDIA GPU here (nvidia-smi not found)"))
 
 
 # --- time by file ------------------------------------------------------------------------------------
