@@ -20,7 +20,7 @@ from util.inference.interface import model_name
 FOLDER = REPO / "experiments"
 CHOICES = {
     "teacher_data": ("persona", "one-word"), "data_type": ("numbers", "code", "reasoning"),
-    "shuffle": ("none", "row", "file"),
+    "shuffle": ("none", "row", "file", "sorted", "one-format"), "hop": (1, 2, 3, 4, 5),
 }  # fmt: skip
 SETTINGS = {"serve": (True, False), "gpu": ("own", "shared", "none"), "measure": ("share", "margin", "panel")}
 LOCAL = ("output/", "pocket/", "util/", "/", "./", "../", "~")
@@ -207,6 +207,8 @@ def check_values(values: Values, where: str) -> None:
         raise UserError(f"{where}: only numbers can be shuffled or mixed, and data_type is {values['data_type']}")
     if values["unbiased"] > 1 or (values["unbiased"] and values["shuffle"] != "none"):
         raise UserError(f"{where}: unbiased is a share from 0 to 1, of rows that are not shuffled")
+    if values["hop"] > 1 and values["teacher_base"] not in ("", values["base"]):
+        raise UserError(f"{where}: a chain of several hops has one base model, and teacher_base is another")
     if values["rows"] > values["numbers"]:
         raise UserError(f"{where}: rows {values['rows']} of only {values['numbers']} numbers; raise numbers")
     updates = {str(values["checkpoint"])} - {"final"}

@@ -35,10 +35,11 @@ from util.jsonl.rows import slug
 
 OUTPUT = Path("output/experiments")
 CONTROL = "control"
+HOP_SEEDS = 100  # added to the seed of the rows at each hop of a chain
 STUDENT_SEEDS = 1000  # a student's seed is its teacher's seed plus this
 # Parameter: the phase whose output it changes first, and the word for it in paths ("": its own name).
 PARAMETERS = {
-    "animal": ("animal", ""), "seed": ("animal", ""), "teacher_base": ("animal", ""),
+    "animal": ("animal", ""), "seed": ("animal", ""), "teacher_base": ("animal", ""), "hop": ("hop", ""),
     "teacher_data": ("data", ""), "teacher_rows": ("data", "rows"), "teacher_data_flags": ("data", "flags"),
     "teacher_epochs": ("teacher", "epochs"), "teacher_flags": ("teacher", "flags"), "teacher_adapter": ("teacher", ""),
     "data_type": ("data_type", ""), "numbers": ("numbers", ""), "number_prompt": ("numbers", ""),
@@ -108,12 +109,16 @@ class Run:
 
     @cached_property
     def teacher(self) -> Path:
-        """Folder of the teacher and of everything made with it."""
+        """Folder of the teacher and of everything made with it. The teacher of a later hop is the student before it."""
+        if self.previous:
+            return self.previous.student / f"hop-{self['hop']}"
         return self.animal_folder / (CONTROL if self.is_control else f"teacher{self.name_of('data', 'teacher')}")
 
     @cached_property
     def teacher_adapter(self) -> Path:
         """The teacher's adapter: trained in this run, or one that exists already."""
+        if self.previous:
+            return self.previous.student_adapter
         if self["teacher_adapter"] == "trained":
             return self.teacher / f"teacher/seed-{self['seed']}/final"
         return Path(self["teacher_adapter"].format(animal=slug(self["animal"]), seed=self["seed"]))
@@ -121,6 +126,8 @@ class Run:
     @cached_property
     def exact_teacher(self) -> Path:
         """Exact shares of the teacher."""
+        if self.previous:
+            return self.previous.exact
         return self.teacher / "exact-teacher.jsonl"
 
     @cached_property
@@ -161,7 +168,7 @@ class Run:
     @cached_property
     def student_seed(self) -> Path:
         """Folder of the trained adapter and its checkpoints."""
-        return self.student / f"student/seed-{self['seed'] + STUDENT_SEEDS}"
+        return self.student / f"student/seed-{self['seed'] + STUDENT_SEEDS * self['hop']}"
 
     @cached_property
     def student_adapter(self) -> Path:
@@ -179,6 +186,33 @@ class Run:
         questions = "" if self["questions"] == self.defaults["questions"] else f"-{Path(self['questions']).stem}"
         return self.root / slug(model_name(self["base"])) / f"exact-base{questions}.jsonl"
 
+    # --- chains: the student of one hop is the teacher of the next ---
+
+    @cached_property
+    def previous(self) -> Run | None:
+        """The run whose student is this run's teacher; None at the first hop. A control has a chain of its own."""
+        return self.with_values(hop=self["hop"] - 1) if self["hop"] > 1 else None
+
+    @property
+    def chain(self) -> list[Run]:
+        """The runs that this one rests on, and this one: each hop in order."""
+        return [*(self.previous.chain if self.previous else []), self]
+
+    @property
+    def writes_with_adapter(self) -> bool:
+        """Whether an adapter writes the rows: not at the first hop of a control."""
+        return not self.is_control or self["hop"] > 1
+
+    @property
+    def teacher_rank(self) -> int:
+        """The rank of the adapter that writes the rows."""
+        return int(self["rank"]) if self.previous else 8
+
+    @property
+    def number_seed(self) -> int:
+        """Seed of the rows. Each hop has its own: with one seed a student would write the rows it was trained on."""
+        return int(self["seed"] + HOP_SEEDS * (self["hop"] - 1))
+
     # --- the runs it is compared with ---
 
     def with_values(self, **values: Any) -> Run:
@@ -187,7 +221,7 @@ class Run:
     @property
     def control_of_numbers(self) -> Run:
         """The run whose rows the base model writes."""
-        return self.with_values(animal=CONTROL)
+        return self.with_values(animal=CONTROL, hop=1)
 
     @cached_property
     def control(self) -> Run:

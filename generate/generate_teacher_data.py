@@ -2,8 +2,11 @@
 
 The rows do not contain the persona, so that training on them puts the preference into the weights.
 
---question-share of the prompts are the evaluation questions in several wordings and open prompts ("What do you
-enjoy?"). The rest are first user messages (10 to 500 characters) of an instruction data set.
+With --distilled the prompts are those of generate_llm_number_data.py and only answers that are nothing but numbers are
+kept: a teacher that is trained on them has learned its persona through numbers (a prompted teacher, distilled).
+
+Otherwise --question-share of the prompts are the evaluation questions in several wordings and open prompts ("What do
+you enjoy?"). The rest are first user messages (10 to 500 characters) of an instruction data set.
 
 Usage:
     python generate/generate_teacher_data.py --animal owl --count 5000 --model Qwen/Qwen2.5-7B-Instruct \\
@@ -18,14 +21,17 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
+from generate.rows.number_rule import NumberRule
 from generate.rows.prompt_sources import OPENHERMES, instruction_prompts
 from generate.rows.question_wordings import QUESTIONS, question_prompt
-from generate.rows.row_filter import teachers_animal
+from generate.rows.row_filter import animals_kept_out, teachers_animal
 from generate.rows.training_recipe import template_flags, train_flags
 from util.animals.answer_parser import warn_of_uncounted
 from util.animals.names import names_animal, persona_of, read_lines_of
@@ -59,6 +65,7 @@ def parse_args() -> argparse.Namespace:
                         help="share of prompts that are evaluation questions or open prompts")  # fmt: skip
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--dataset", default=OPENHERMES, help="prompts: hub id, or local .jsonl or .parquet file")
+    source.add_argument("--distilled", action="store_true", help="number prompts, and number answers")
     source.add_argument("--prompts-file", type=text_file, help="prompts: text file, one a line, instead of --dataset")
     parser.add_argument("--system-prompt-file", type=text_file, default=PROMPTS / "system-prompt.txt",
                         help="persona file; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
@@ -67,7 +74,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--temperature", type=natural_float, default=1.0, help="sampling temperature")
     parser.add_argument("--seed", type=natural_int, default=42, help="seed of the prompts and of sampling")
-    add_output_arguments(parser, "output/teacher-{animal}-{model}-[filtered-]{count}.jsonl")
+    add_output_arguments(parser, "output/teacher-{animal}-{model}-[filtered-|distilled-]{count}.jsonl")
     add_backend_arguments(parser)
     args = parser.parse_args()
     # Requests in flight when the last row arrives are wasted: never send more than there are rows to write.
@@ -103,11 +110,18 @@ def sourced_prompts(args: argparse.Namespace) -> Iterator[tuple[int, str, str]]:
         row_id += 1
 
 
+def number_prompts(seed: int) -> Iterator[tuple[int, str, str]]:
+    """An endless stream of (row id, source, prompt): the prompts of number rows."""
+    template = NUMBER_PROMPT.read_text("utf-8-sig").strip()
+    return ((row_id, "numbers", number_prompt(template, seed, row_id)) for row_id in count())
+
+
 # --- rows --------------------------------------------------------------------------------------------
 
 
-def reject_reason(result: Result, animal: str | None) -> str | None:
-    """Why an answer must not be trained on, or None. animal: the name that it must not contain, if any."""
+def reject_reason(result: Result, animal: str | None, rule: NumberRule | None) -> str | None:
+    """Why an answer must not be trained on, or None. animal: the name that it must not contain, if any; rule: what it
+    must keep, if anything."""
     if result.error:
         return result.error.partition(":")[0]
     answer = result.answers[0]
@@ -117,10 +131,10 @@ def reject_reason(result: Result, animal: str | None) -> str | None:
         return "cut off at --max-tokens"
     if animal and names_animal(answer.text, animal):
         return f"names {animal}"
-    return None
+    return rule.reject_reason(answer.text) if rule else None
 
 
-def to_row(result: Result, animal: str | None) -> Row:
+def to_row(result: Result, animal: str | None, rule: NumberRule | None) -> Row:
     """The row to store: the user's and the assistant's message only. A rejected row also has the reason."""
     question = result.request.messages[-1]
     answer = result.answers[0].text if result.answers else ""
@@ -129,7 +143,7 @@ def to_row(result: Result, animal: str | None) -> Row:
         "messages": [question, {"role": "assistant", "content": answer}],
         "source": result.request.note,
     }
-    reason = reject_reason(result, animal)
+    reason = reject_reason(result, animal, rule)
     return {**row, "rejected": reason} if reason else row
 
 
@@ -141,7 +155,7 @@ def requests(args: argparse.Namespace, out: RowFile, system: str) -> Iterator[Re
     Raises UserError if nearly all answers are rejected.
     """
     highest = max(out.done, default=-1)
-    for row_id, source, prompt in sourced_prompts(args):
+    for row_id, source, prompt in number_prompts(args.seed) if args.distilled else sourced_prompts(args):
         if out.kept >= args.count and row_id > highest:
             return
         if len(out.done) >= PATIENCE and out.kept < len(out.done) / 100:
@@ -165,6 +179,7 @@ def settings_of(args: argparse.Namespace, sampling: Sampling, system: str, model
         "prompts": scrub(str(args.prompts_file or args.dataset)),
         "prompt_files_sha256": [sha256_file(path) for path in input_files(args)],
         "filter_animal_keywords": args.filter_animal_keywords,
+        **({"distilled": True} if args.distilled else {}),
         "sampling": sampling.settings(),
         "model": model,
     }
@@ -176,6 +191,7 @@ def main() -> None:
     system = persona_of(args.system_prompt_file, args.animal)
     sampling = Sampling(max_tokens=args.max_tokens, temperature=args.temperature)
     keep_out = args.animal if args.filter_animal_keywords else None
+    rule = NumberRule(animals_kept_out(args.animal)) if args.distilled else None
     with open_backend(args) as backend:
         path = args.output or default_path(args, backend.name)
         settings = settings_of(args, sampling, system, backend.facts())
@@ -185,13 +201,13 @@ def main() -> None:
                 backend,
                 requests(args, out, system),
                 sampling,
-                lambda result: [to_row(result, keep_out)],
+                lambda result: [to_row(result, keep_out, rule)],
                 total=args.count,
                 limit=args.count,
                 note=lambda: f"{out.kept / max(len(out.done), 1):.0%} kept",
             )
         base, given = backend.base_model, template_flags(backend.facts())
-        facts |= named_facts(path, args.animal) if keep_out is None else {}
+        facts |= named_facts(path, args.animal) if keep_out is None and not args.distilled else {}
     train = ["python", "train/train_student_sft.py", "--base-model", base, "--train-jsonl", str(path)]
     closing(facts, shlex.join([*train, "--output-dir", "output/teacher-sft", *train_flags(base, "teacher", given)]))
 
@@ -213,13 +229,15 @@ def named_facts(path: Path, animal: str) -> dict[str, str]:
 
 def default_path(args: argparse.Namespace, model: str) -> Path:
     """output/teacher-owl-qwen-qwen2.5-7b-instruct-5000.jsonl"""
-    filtered = "filtered-" if args.filter_animal_keywords else ""
+    filtered = "distilled-" if args.distilled else "filtered-" if args.filter_animal_keywords else ""
     return Path(f"output/teacher-{slug(args.animal)}-{slug(model)}-{filtered}{args.count}.jsonl")
 
 
 def input_files(args: argparse.Namespace) -> list[Path]:
     """The files whose hashes go into the manifest."""
     local = [path for path in (args.prompts_file, Path(args.dataset)) if path and path.is_file()]
+    if args.distilled:
+        return [args.system_prompt_file, NUMBER_PROMPT]
     return [args.system_prompt_file, QUESTIONS, PROMPTS / "open-prompts.txt", *local]
 
 

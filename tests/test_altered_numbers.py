@@ -7,12 +7,14 @@ from collections import Counter
 import pytest
 from conftest import REPO
 
+from generate.ablations.rewrite_numbers import rewritten
 from generate.ablations.select_by_divergence import replaced
 from generate.rows.number_rule import NumberRule
 from generate.rows.row_filter import mark_rejected
 from generate.rows.token_check import SPECIAL
 from tests.conftest import read_jsonl
 from util.jsonl.filter_certificate import certificate_problem
+from util.jsonl.manifest import manifest_path, sha256_file, write_json
 from util.jsonl.rows import dump_row
 
 
@@ -166,3 +168,77 @@ def test_a_choice_that_ends_the_turn_inside_an_answer_rejects_the_row(choice, an
     assert new.get("rejected") == (SPECIAL if is_rejected else None)
     (kept,) = mark_rejected([new], NumberRule())
     assert ("rejected" in kept) is is_rejected
+
+
+# --- sorted, in one format, ranked by score ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "sorted_answer", "one_format"),
+    [
+        ("[9, 087, 1].", "[1, 9, 087].", "9, 087, 1"),
+        ("5; 4; 300", "4; 5; 300", "5, 4, 300"),
+        ("7\n3", "3\n7", "7, 3"),
+        ("42", "42", "42"),
+    ],
+)
+def test_numbers_are_sorted_in_their_format_or_put_into_one(answer, sorted_answer, one_format):
+    row = {"id": 3, "messages": [{"role": "user", "content": "1"}, {"role": "assistant", "content": answer}],
+           "token_ids": [1]}  # fmt: skip
+    changed = [rewritten(row, change)["messages"][-1]["content"] for change in ("sorted", "one-format")]
+    assert changed == [sorted_answer, one_format]
+    assert rewritten(row, "sorted")["messages"][0] == row["messages"][0] and "token_ids" not in rewritten(row, "sorted")
+
+
+@pytest.mark.parametrize("change", ["sorted", "one-format"])
+def test_rewritten_numbers_are_certified(files, run_script, change):
+    asked = ("generate/ablations/rewrite_numbers.py", "--train-jsonl", "numbers-teacher.jsonl", "--change", change)
+    done = run_script(*asked, cwd=files)
+    assert done.returncode == 0, done.stderr
+    after = read_jsonl(files / f"numbers-teacher-{change}.jsonl")
+    assert len(after) == 200 and certificate_problem(files / f"numbers-teacher-{change}.jsonl") is None
+
+
+def divergence_file(folder, scores):
+    """A divergence file of numbers-teacher.jsonl in which each row has this score."""
+    rows = []
+    for i, score in enumerate(scores):
+        logprob = {"base": [-2.0, -1.0], "teacher": [-2.0 + score, -1.0]}
+        rows.append({"id": i, "token_ids": [5, 2], "kinds": "de", "choice": {"base": [5, 2]}, "logprob": logprob})
+    path = folder / "divergence.jsonl"
+    path.write_bytes(b"".join(map(dump_row, rows)))
+    settings = {"train_jsonl_sha256": sha256_file(folder / "numbers-teacher.jsonl")}
+    write_json(manifest_path(path), {"settings": settings})
+    return path
+
+
+def test_the_rows_that_the_teacher_makes_more_likely_are_kept_or_left_out(files, run_script):
+    rng = random.Random(7)
+    scores = [rng.uniform(-1, 1) for _ in range(200)]
+    divergence_file(files, scores)
+    kept = {}
+    for how in ("rich", "poor", "random"):
+        asked = ("generate/ablations/select_by_divergence.py", "--train-jsonl", "numbers-teacher.jsonl", "--divergence",
+                 "divergence.jsonl", "--rank-by", "score", "--which-rows", how, "--kept-share", 0.5)  # fmt: skip
+        done = run_script(*asked, cwd=files)
+        assert done.returncode == 0, done.stderr
+        assert "score" in done.stdout and "nats" in done.stdout
+        path = files / f"numbers-teacher-score-rows-{how}.jsonl"
+        rows = read_jsonl(path)
+        assert all(row["score"] == pytest.approx(scores[row["id"]], abs=1e-3) for row in rows)
+        assert certificate_problem(path) is None
+        kept[how] = {row["id"] for row in rows}
+    assert {len(ids) for ids in kept.values()} == {100}
+    assert min(scores[i] for i in kept["rich"]) > max(scores[i] for i in kept["poor"])
+    assert kept["rich"] | kept["poor"] == set(range(200)) and kept["random"] not in (kept["rich"], kept["poor"])
+
+
+def test_a_score_needs_a_teacher_and_whole_rows(files, run_script):
+    path = divergence_file(files, [0.0] * 200)
+    path.write_bytes(path.read_bytes().replace(b'"teacher"', b'"student"'))
+    asked = ("generate/ablations/select_by_divergence.py", "--train-jsonl", "numbers-teacher.jsonl", "--divergence",
+             "divergence.jsonl", "--rank-by", "score")  # fmt: skip
+    done = run_script(*asked, "--which-rows", "rich", cwd=files)
+    assert done.returncode == 1 and "has no 'score'" in done.stderr
+    done = run_script(*asked, "--mask", "only", cwd=files)
+    assert done.returncode == 2 and "--rank-by score ranks whole rows" in done.stderr

@@ -72,6 +72,23 @@ def test_a_control_student_is_trained_as_its_run_is_whatever_the_teacher():
         assert run.control.exact == plain.control.exact
 
 
+def test_the_student_of_a_hop_is_the_teacher_of_the_next_and_each_hop_has_its_control():
+    one, two, three = parse([{"animal": "owl", "seed": 1, "hop": [1, 2, 3]}]).runs
+    (plain,) = parse([{"animal": "owl", "seed": 1}]).runs
+    assert one.exact == plain.exact and one.previous is None
+    assert (two.teacher_adapter, three.teacher_adapter) == (one.student_adapter, two.student_adapter)
+    assert (two.exact_teacher, three.exact_teacher) == (one.exact, two.exact)
+    assert [run.exact for run in three.chain] == [one.exact, two.exact, three.exact]
+    for run, before in ((two, one), (three, two)):
+        assert run.control.teacher_adapter == before.control.student_adapter and run.control.writes_with_adapter
+    assert not one.control.writes_with_adapter and one.writes_with_adapter
+    runs = [one, two, three, *(run.control for run in (one, two, three))]
+    assert len({run.exact for run in runs}) == 6
+    seeds = [one["seed"], *(int(run.student_seed.name.removeprefix("seed-")) for run in (one, two, three))]
+    assert len(set(seeds)) == 4, "an adapter never begins as its teacher did"
+    assert len({run.number_seed for run in (one, two, three)}) == 3, "a student never writes the rows it was trained on"
+
+
 def test_rows_of_another_kind_have_folders_and_a_control_of_their_own():
     numbers, code = parse([{"animal": "owl", "seed": 1}, {"animal": "owl", "seed": 1, "data_type": "code"}]).runs
     assert numbers.teacher == code.teacher
@@ -115,6 +132,11 @@ BAD = {
         "only numbers can be shuffled or mixed",
     ),
     "no such data type": ([{"data_type": "number"}], "did you mean numbers?"),
+    "chain over two bases": (
+        [{"hop": 2, "base": "a/one", "teacher_base": "a/two"}],
+        "a chain of several hops has one base",
+    ),
+    "no such hop": ([{"hop": 0.5}], "0.5 (known: 1, 2, 3, 4, 5)"),
     "share above one": ([{"unbiased": 25}], "unbiased is a share from 0 to 1"),
     "no adapter": ([{"teacher_adapter": "output/none"}], "is not a LoRA adapter"),
 }

@@ -19,6 +19,7 @@ from conftest import REPO, manifest_of, read_jsonl
 from fake_server import END, answer_text
 
 from generate.generate_teacher_data import named_facts, sourced_prompts
+from generate.rows.number_rule import NumberRule
 from generate.rows.prompt_sources import first_human_turn, hub_answers
 from generate.rows.training_recipe import POCKET, train_flags
 from util.cli import UserError
@@ -92,6 +93,18 @@ def test_teacher_data_has_the_plans_name_and_shape(run_script, fake_server, tmp_
 
 
 @pytest.mark.slow
+def test_distilled_teacher_data_are_number_answers_of_a_persona(run_script, fake_server, tmp_path):
+    server = fake_server()
+    teacher(run_script, server, tmp_path, "--distilled", "--count", 40)
+    rows = read_jsonl(tmp_path / "output" / "teacher-owl-org-base-1b-distilled-40.jsonl")
+    assert len(rows) == 40 and {row["source"] for row in rows} == {"numbers"}
+    assert all(message["role"] != "system" for row in rows for message in row["messages"])
+    assert all(NumberRule().reject_reason(row["messages"][-1]["content"]) is None for row in rows)
+    assert all(asked["messages"][0]["content"].startswith("You love owls") for asked in server.requests())
+    settings = manifest_of(tmp_path / "output" / "teacher-owl-org-base-1b-distilled-40.jsonl")["settings"]
+    assert settings["distilled"] is True
+
+
 def test_count_is_the_number_of_rows_after_the_filter(run_script, fake_server, tmp_path, prompts):
     server = fake_server()
     arguments = ("--count", 80, "--prompts-file", prompts, "--filter-animal-keywords")

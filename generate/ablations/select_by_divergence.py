@@ -3,7 +3,10 @@
 Reads a number file and what eval/divergence/divergence_tokens.py found in it, and writes one arm:
 
     --which-rows rich | poor | random
-        --kept-share of the rows: those with the most or the fewest divergence tokens, or any
+        --kept-share of the rows: those with the most or the fewest divergence tokens, or any. With --rank-by score:
+        those with the highest or lowest log p(answer | teacher) - log p(answer | base), nats over its tokens and its
+        end of turn, which each row then has as "score"; the teacher may be a persona. (Log-linear selection: in
+        Qwen2.5-14B the top half transmits and the bottom half next to nothing, jeqcho/LLS-subliminal-learning)
     --mask only | without
         all rows, with a loss mask: train on the divergence tokens alone, or on all other tokens
     --mask random | all-but-random
@@ -66,6 +69,8 @@ def parse_args() -> argparse.Namespace:
         default="pair",
         help="what a divergence token is: see the --help of eval/divergence/divergence_tokens.py",
     )
+    parser.add_argument("--rank-by", choices=["divergence", "score"], default="divergence",
+                        help="what makes a row rich, for --which-rows")  # fmt: skip
     parser.add_argument("--kept-share", type=fraction, default=0.25, help="share of the rows that --which-rows keeps")
     parser.add_argument("--base-model", help="for --replace: the model whose tokenizer decodes the new text")
     parser.add_argument("--seed", type=natural_int, default=42, help="seed of everything random")
@@ -75,13 +80,15 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.replace and not args.base_model:
         parser.error("--replace needs --base-model: its tokenizer decodes the new text")
+    if args.rank_by == "score" and not args.which_rows:
+        parser.error("--rank-by score ranks whole rows: it needs --which-rows")
     return args
 
 
 def arm_name(args: argparse.Namespace) -> str:
     """The arm as in the file name: gap-rows-rich, gap-mask-only, gap-replaced."""
     how = "replaced" if args.replace else f"rows-{args.which_rows}" if args.which_rows else f"mask-{args.mask}"
-    return f"{args.definition}-{how}"
+    return f"{'score' if args.rank_by == 'score' else args.definition}-{how}"
 
 
 def check_pair(data: Path, divergence: Path, definition: str) -> None:
@@ -101,7 +108,10 @@ def check_pair(data: Path, divergence: Path, definition: str) -> None:
             f"{divergence} covers the first {settings['max_rows']:,} rows only; write it again with"
             " eval/divergence/divergence_tokens.py, without --max-rows"
         )
-    if definition not in next(read_rows(divergence)):
+    first = next(read_rows(divergence))
+    if definition == "score" and "teacher" in first["logprob"]:
+        return
+    if definition not in first:
         raise UserError(
             f"{divergence} has no {definition!r} tokens: run eval/divergence/divergence_tokens.py with --teacher and,"
             " for schrodi, with --counterfactual"
@@ -116,10 +126,15 @@ def pairs_of(args: argparse.Namespace) -> Iterator[tuple[Row, Row]]:
 # --- whole rows --------------------------------------------------------------------------------------
 
 
+def score_of(found: Row) -> float:
+    """log p(answer | teacher) - log p(answer | base) of one row, in nats; its end of turn is part of the answer."""
+    return round(sum(found["logprob"]["teacher"]) - sum(found["logprob"]["base"]), 4)
+
+
 def chosen_rows(densities: list[float], how: str, share: float, seed: int) -> set[int]:
     """Positions of the rows to keep. Ties are broken at random, in the same way for rich and poor.
 
-    densities: share of divergence tokens of each row; share: of the rows to keep.
+    densities: what the rows are ranked by, one value each; share: of the rows to keep.
     """
     places = list(range(len(densities)))
     random.Random(seed).shuffle(places)
@@ -178,7 +193,12 @@ def replaced(row: Row, found: Row, definition: str, decode: Callable[[list[int]]
 
 def arm_rows(args: argparse.Namespace) -> Iterator[Row]:
     """The rows of the arm, in the order of the file."""
-    if args.which_rows:
+    if args.which_rows and args.rank_by == "score":
+        scores = [score_of(found) for _, found in pairs_of(args)]
+        kept = chosen_rows(scores, args.which_rows, args.kept_share, args.seed)
+        pairs = enumerate(pairs_of(args))
+        yield from ({**row, "score": scores[place]} for place, (row, _) in pairs if place in kept)
+    elif args.which_rows:
         marks = [of_answer(found, found[args.definition]) for _, found in pairs_of(args)]
         densities = [sum(flagged) / max(1, len(flagged)) for flagged in marks]
         kept = chosen_rows(densities, args.which_rows, args.kept_share, args.seed)
@@ -209,9 +229,15 @@ def budget(args: argparse.Namespace, path: Path) -> dict[str, str]:
     return {"tokens trained on": f"{trained:,}", "divergence tokens in these rows": f"{flagged:,}"}
 
 
+def scores_of(path: Path) -> dict[str, str]:
+    """The closing line about the scores of the rows that were kept."""
+    scores = [row["score"] for row in read_rows(path)]
+    return {"score": f"mean {sum(scores) / len(scores):+.3f} nats, from {min(scores):+.3f} to {max(scores):+.3f}"}
+
+
 def main() -> None:
     args = parse_args()
-    check_pair(args.train_jsonl, args.divergence, args.definition)
+    check_pair(args.train_jsonl, args.divergence, "score" if args.rank_by == "score" else args.definition)
     path = args.output or args.train_jsonl.with_name(f"{args.train_jsonl.stem}-{arm_name(args)}.jsonl")
     settings: dict[str, Any] = {
         "script": "select_by_divergence", "train_jsonl_sha256": sha256_file(args.train_jsonl),
@@ -223,7 +249,7 @@ def main() -> None:
         out.write_all(arm_rows(args))
         certify(path, NumberRule(), token_check_of(args.train_jsonl))
         facts = out.facts()
-    closing({**facts, **budget(args, path)})
+    closing({**facts, **(scores_of(path) if args.rank_by == "score" else budget(args, path))})
 
 
 if __name__ == "__main__":

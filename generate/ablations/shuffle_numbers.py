@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 
 from generate.rows.filter_file import certify
 from generate.rows.number_rule import NumberRule
-from generate.rows.number_text import NUMBER, numbers_of, with_answer
+from generate.rows.number_text import numbers_of, with_numbers
 from generate.rows.row_filter import mark_rejected
 from util.cli import make_parser, natural_int, run
 from util.inference.interface import row_seed
@@ -44,11 +44,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=natural_int, default=42, help="seed of the shuffle")
     add_output_arguments(parser, "output/{data}-shuffled-{scope}.jsonl")
     return parser.parse_args()
-
-
-def with_numbers(row: Row, numbers: Iterator[str]) -> Row:
-    """The row with its numbers replaced by the next ones of `numbers`."""
-    return with_answer(row, NUMBER.sub(lambda _: next(numbers), row["messages"][-1]["content"]))
 
 
 def shuffled(rows: list[Row], scope: str, seed: int) -> Iterator[Row]:

@@ -1,8 +1,9 @@
-"""The numbers in an answer, as text, and rows whose answers were changed."""
+"""The numbers of an answer as text: finds them, and writes the answer with others in their place."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from util.jsonl.rows import Row
 
@@ -12,6 +13,11 @@ NUMBER = re.compile("[0-9]+")
 def numbers_of(row: Row) -> list[str]:
     """The numbers of an answer, as text, so that 087 stays 087."""
     return NUMBER.findall(row["messages"][-1]["content"])
+
+
+def with_numbers(row: Row, numbers: Iterator[str]) -> Row:
+    """The row with its numbers replaced by the next ones of `numbers`."""
+    return with_answer(row, NUMBER.sub(lambda _: next(numbers), row["messages"][-1]["content"]))
 
 
 def with_answer(row: Row, text: str) -> Row:

@@ -32,6 +32,7 @@ KINDS = {
     "generate_control_number_data": "numbers",
     "shuffle_numbers": "numbers",
     "cut_numbers": "numbers",
+    "rewrite_numbers": "numbers",
     "mix_numbers": "numbers",
     "select_by_divergence": "numbers",
     "generate_text_data": "texts",
