@@ -207,7 +207,7 @@ def divergence_file(folder, scores):
         rows.append({"id": i, "token_ids": [5, 2], "kinds": "de", "choice": {"base": [5, 2]}, "logprob": logprob})
     path = folder / "divergence.jsonl"
     path.write_bytes(b"".join(map(dump_row, rows)))
-    settings = {"train_jsonl_sha256": sha256_file(folder / "numbers-teacher.jsonl")}
+    settings = {"script": "divergence_tokens", "train_jsonl_sha256": sha256_file(folder / "numbers-teacher.jsonl")}
     write_json(manifest_path(path), {"settings": settings})
     return path
 

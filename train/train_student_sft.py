@@ -82,9 +82,7 @@ def parse_args() -> argparse.Namespace:
     if args.upload_checkpoints_every_n_epochs and args.save_strategy == "no":
         parser.error("--upload-checkpoints-every-n-epochs needs --save-strategy epoch")
     if args.upload_checkpoints_every_n_epochs and not args.push_to_hub:
-        parser.error(
-            "--upload-checkpoints-every-n-epochs without --push-to-hub pushes nothing: add it, or leave it out"
-        )
+        parser.error("--upload-checkpoints-every-n-epochs without --push-to-hub pushes nothing: add it")
     if args.effective_batch_size % args.per_device_train_batch_size:
         parser.error(
             f"--per-device-train-batch-size {args.per_device_train_batch_size} does not divide"
