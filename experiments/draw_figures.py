@@ -7,16 +7,15 @@ Usage:
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from experiments.experiment_yaml import read_experiment, with_new_names
+from experiments.experiment_yaml import read_experiment
 from experiments.plot import figure_of
-from util.cli import UserError, make_parser, run
+from experiments.read_tables import read_table
+from util.cli import make_parser, run
 from util.jsonl.manifest import write_atomically
 from util.terminal import closing
 
@@ -26,24 +25,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER",
                         help="folder written by experiments/summarize.py: .../EXPERIMENT/MODEL")  # fmt: skip
     return parser.parse_args()
-
-
-def read_table(path: Path) -> list[dict[str, Any]]:
-    """The records of a CSV file; numbers as numbers, old names of columns as new ones."""
-    if not path.is_file():
-        raise UserError(f"{path.parent} has no {path.name}; pass folders written by experiments/summarize.py")
-    with path.open(encoding="utf-8", newline="") as file:
-        return [with_new_names({name: number(text) for name, text in row.items()}) for row in csv.DictReader(file)]
-
-
-def number(text: str) -> Any:
-    """The number that a text writes, else the text."""
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def main() -> None:

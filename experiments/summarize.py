@@ -3,8 +3,9 @@
     students.csv    every student and animal: its share, and that of its teacher, base model and control student
     questions.csv   the same, question by question (the intervals are computed from these)
     summary.csv     every condition and animal: means over seeds with intervals (eval/compare/intervals.py), the verdict
-                    of eval/compare_arms.py, and whether three seeds would show such an effect with 80% probability
-                    (reliable)
+                    of eval/compare_arms.py after Holm over the animals of the condition, and whether three seeds would
+                    show such an effect with 80% probability (reliable); with ten conditions or more each variance
+                    between seeds borrows from the others (eval/compare/moderated_variance.py)
     fits.csv        how fast the share grows with rows, epochs, rank (logit per doubling, interval over the seeds)
     onsets.csv      if checkpoints were measured: when each student's preference appears and how it grows
     figure.png, manifest.json
@@ -16,19 +17,24 @@ Usage (the workflow calls it; it runs wherever the exact files are):
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from experiments.experiment_yaml import Experiment, read_experiments
 from experiments.growth import fit_records, onset_records
 from experiments.plot import figure_of
-from experiments.tables import Record, question_records, rows_trained_on, student_records, summary_records
+from experiments.tables import (
+    Record,
+    question_records,
+    rows_trained_on,
+    student_records,
+    summary_records,
+    write_csv,
+)
 from util.cli import REPO, UserError, make_parser, run
 from util.jsonl.manifest import provenance, write_atomically, write_json
 from util.terminal import closing, say, table
@@ -52,14 +58,6 @@ def check_measured(experiment: Experiment) -> None:
             f"{len(missing)} of {len(needed)} exact files are missing, such as {missing[0]}; run:\n"
             f"  make experiment NAME={experiment.name} MODEL={experiment.model}"
         )
-
-
-def write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Records as a CSV file, with the columns of the first."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
 
 
 def summary_table(experiment: Experiment, conditions: Sequence[Record]) -> str:

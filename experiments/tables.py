@@ -5,15 +5,20 @@ A record is one row of a table. Its share is a panel share or a margin if that i
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from eval.compare.comparability import check_comparable
+from eval.compare.comparison_result import ArmComparison
+from eval.compare.intervals import holm
+from eval.compare.moderated_variance import Prior
 from eval.compare.read_results import FEWEST_SEEDS, ROLES, Result, canonical, read_result
-from eval.compare.verdict import CLAIMS, compare
+from eval.compare.verdict import CLAIMS, adjusted_verdict, compare
+from experiments.cells import Cell, Read, arms_of, cells_of, has_risen, mean_of, priors_of, students_of_others
 from experiments.experiment_yaml import Experiment
 from experiments.run_paths import Run
 from util.animals.names import animals_of
@@ -41,9 +46,8 @@ def shares_of(path: Path, animal: str, measure: str) -> list[float]:
 
 
 def mean_share(path: Path, animal: str, measure: str) -> float:
-    """Its mean over all questions."""
-    shares = shares_of(path, animal, measure)
-    return sum(shares) / len(shares)
+    """The same in an exact file."""
+    return mean_of(measured(path), animal, measure)
 
 
 def mean_margin(path: Path, animal: str) -> float | None:
@@ -58,11 +62,6 @@ def mean_margin(path: Path, animal: str) -> float | None:
 def all_animals(experiment: Experiment) -> list[str]:
     """Every animal that some teacher loves."""
     return list(dict.fromkeys(canonical(one) for run in experiment.runs for one in animals_of(run["animal"])))
-
-
-def loves(run: Run, animal: str) -> bool:
-    """Whether the run's teacher loves the animal."""
-    return animal in [canonical(one) for one in animals_of(run["animal"])]
 
 
 def rows_trained_on(run: Run) -> int | None:
@@ -108,55 +107,59 @@ def question_records(experiment: Experiment) -> list[Record]:
             shares = enumerate(shares_of(path, animal, measure))
             records.append({
                 **{name: values.get(name, "") for name in (*experiment.varied, "animal", "seed")}, "measured": animal,
+                "uncovered": rounded(measured(path).uncovered),
                 **{f"q{place}": float(f"{share:.4g}") for place, share in shares},
             })  # fmt: skip
     return records
 
 
-def conditions_of(experiment: Experiment) -> list[list[Run]]:
-    """The runs of each condition: they differ in animal and seed only."""
-    conditions: dict[tuple[Any, ...], list[Run]] = defaultdict(list)
-    for run in experiment.runs:
-        conditions[run.condition].append(run)
-    return list(conditions.values())
+def summary_records(experiment: Experiment, read: Read = measured) -> list[Record]:
+    """One record for each cell. Verdicts are after Holm over the animals of a condition."""
+    cells = cells_of(experiment)
+    priors = priors_of(experiment, cells, read)
+    found = [compared(experiment, cell, priors, read) for cell in cells]
+    everywhere = holm([one.p for one in found])
+    in_condition = dict(zip(map(id, found), everywhere))
+    for condition in {id(cell.runs): cell.runs for cell in cells}.values():
+        ours = [one for cell, one in zip(cells, found) if cell.runs is condition]
+        in_condition |= dict(zip(map(id, ours), holm([one.p for one in ours])))
+    teachers = Counter(cell.teachers for cell in cells)
+    return [
+        summary_record(
+            experiment,
+            cell,
+            adjusted_verdict(replace(one, p_holm=in_condition[id(one)]), in_condition[id(one)]),
+            {
+                "p_holm_experiment": p,
+                "same_teachers": teachers[cell.teachers] - 1,
+                "moderated": bool(priors["target"]) and has_risen(experiment, cell, read),
+            },
+            read,
+        )
+        for cell, one, p in zip(cells, found, everywhere)
+    ]
 
 
-def summary_records(experiment: Experiment) -> list[Record]:
-    """One record for each condition, each teacher in it, and each animal that the teacher loves."""
-    records = []
-    for runs in conditions_of(experiment):
-        for trained in dict.fromkeys(run["animal"] for run in runs):
-            for animal in map(canonical, animals_of(trained)):
-                records.append(summary_record(experiment, runs, trained, animal))
-    return records
+def compared(experiment: Experiment, cell: Cell, priors: Mapping[str, Prior | None], read: Read) -> ArmComparison:
+    """What the seeds of a cell show, compared with base, control and students of other animals."""
+    own = priors if has_risen(experiment, cell, read) else {**priors, "target": None}
+    return compare(
+        cell.animal,
+        arms_of(experiment, cell, read),
+        experiment.settings["measure"],
+        all_animals(experiment),
+        students_of_others(experiment, cell, read),
+        priors=own,
+    )
 
 
-def students_of_others(experiment: Experiment, runs: Sequence[Run], animal: str) -> dict[str, list[Result]]:
-    """The students in a condition whose teachers do not love the animal, by what their teachers love."""
-    others: dict[str, list[Result]] = defaultdict(list)
-    for run in runs:
-        if not loves(run, animal):
-            others[run["animal"]].append(measured(run.exact))
-    if not others:
-        raise UserError(f"{experiment.name} has no students of another animal than {animal}; give `animal` two values")
-    return others
-
-
-def summary_record(experiment: Experiment, runs: Sequence[Run], trained: str, animal: str) -> Record:
-    """What the seeds of a condition show for an animal, compared with base, control and students of other animals."""
-    targets, others = [run for run in runs if run["animal"] == trained], students_of_others(experiment, runs, animal)
-    arms = {
-        "base": [measured(runs[0].exact_base)],
-        "control": [measured(path) for path in dict.fromkeys(run.control.exact for run in targets)],
-        "other": [result for some in others.values() for result in some],
-        "target": [measured(run.exact) for run in targets],
-    }
-    check_comparable([result for some in arms.values() for result in some])
-    measure = experiment.settings["measure"]
-    found = compare(animal, arms, measure, all_animals(experiment), others)
+def summary_record(experiment: Experiment, cell: Cell, found: ArmComparison, facts: Record, read: Read) -> Record:
+    """The record of a cell. facts: p over the experiment (Holm), how many other cells have the same teachers, whether
+    variances are moderated."""
+    measure, targets = experiment.settings["measure"], cell.targets
     shares, minus = found.shares, {role: found.target_minus[role] for role in ROLES[:-1]}
     needed = next((line.exact for line in found.power if line.seeds == FEWEST_SEEDS), None)
-    teachers = [mean_share(path, animal, measure) for path in dict.fromkeys(run.exact_teacher for run in targets)]
+    teachers = [mean_of(read(path), cell.animal, measure) for path in cell.teachers]
     intervals = {"share": shares["target"].interval}
     intervals |= {f"minus_{role}": difference.interval for role, difference in minus.items()}
     numbers = {
@@ -166,18 +169,30 @@ def summary_record(experiment: Experiment, runs: Sequence[Run], trained: str, an
         **{f"minus_{role}": difference.difference for role, difference in minus.items()},
         **{f"{name}_{end}": value for name, ends in intervals.items() for end, value in zip(("low", "high"), ends)},
         "p": found.p,
+        "p_holm": found.p_holm,
+        "p_holm_experiment": facts["p_holm_experiment"],
         "untaught_rank_p": found.untaught_rank.p if found.untaught_rank else None,
         "needed": needed,
     }
     return {
-        **{name: runs[0][name] for name in experiment.varied},
-        "animal": trained,
-        "measured": animal,
+        **{name: cell.runs[0][name] for name in experiment.varied},
+        "animal": cell.trained,
+        "measured": cell.animal,
         "seeds": len(targets),
         **{name: rounded(value) for name, value in numbers.items()},
+        "same_teachers": facts["same_teachers"],
+        "variance": "moderated" if facts["moderated"] else "own",
         "reliable": found.verdict in CLAIMS and needed is not None and minus["control"].difference >= needed,
         "verdict": found.verdict,
     }
+
+
+def write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Records as a CSV file, with the columns of the first."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
 
 
 def panel_of(experiment: Experiment, records: Sequence[Record], panel: str) -> list[Record]:

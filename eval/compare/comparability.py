@@ -105,7 +105,8 @@ def check_seeds(results: Sequence[Result]) -> None:
     """
     seen: dict[str, Path] = {}
     for result in results:
-        if adapter_hash(manifest_of(result)) is None:
+        rounded = not result.path.is_file()  # from a table: two students can be equal to its digits
+        if not rounded and adapter_hash(manifest_of(result)) is None:
             if result.answers is None:
                 identity = repr(sorted(zip(result.questions, map(repr, result.animals), map(repr, result.logs))))
             else:

@@ -216,7 +216,8 @@ def _planned(arm: Spread, seeds: int, answers: int | None) -> Spread:
         return alone * arm.seeds / seeds + (sampled / asked if asked else 0.0)
 
     if trained:
-        return replace(arm, seeds=seeds, answers=asked, seed_variance=planned(arm.seed_variance))
+        freedom = None if arm.freedom is None else max(1.0, arm.freedom + seeds - arm.seeds)
+        return replace(arm, seeds=seeds, answers=asked, seed_variance=planned(arm.seed_variance), freedom=freedom)
     return replace(arm, answers=asked, question_variance=planned(arm.question_variance))
 
 

@@ -31,6 +31,7 @@ from eval.compare.kinds import (
     kind_of,
     spread_of_kinds,
 )
+from eval.compare.moderated_variance import Prior, moderated
 from eval.compare.read_results import FEWEST_SEEDS, ROLES, Arms, Result, arm_spread, mean_uncovered
 from eval.compare.untaught_rank import untaught_rank
 
@@ -67,13 +68,15 @@ def compare(
     taught: Collection[str] = (),
     others: Mapping[str, list[Result]] | None = None,
     tests: int = 1,
+    priors: Mapping[str, Prior | None] | None = None,
 ) -> ArmComparison:
     """Compare the target with each other arm: differences, intervals, p-values, power and the verdict.
 
     taught: all animals that a teacher was trained on; without them the animal is not ranked among untaught ones.
     others: the students of the other arm by kind; without them that arm is one kind. With four kinds or more, the
     target included, the kind is the unit (eval/compare/kinds.py). With three, the target is compared with each other
-    kind. tests: how many p-values are adjusted together (Holm); the power allows for that.
+    kind. tests: how many p-values are adjusted together (Holm); the power allows for that. priors: by role, what the
+    other cells of an experiment say of the variance between seeds (two kinds).
     """
     questions = arms["base"][0].questions
     for role in ROLES[1:]:
@@ -83,6 +86,8 @@ def compare(
     spreads = {role: arm_spread(arms[role], animal, questions, measure) for role in ROLES}
     if kinds > 2:  # students of several kinds are not independent of each other
         spreads["other"] = spread_of_kinds(others, animal, questions, measure)
+    else:
+        spreads = {role: moderated(spread, (priors or {}).get(role)) for role, spread in spreads.items()}
     if kinds >= FEWEST_KINDS:
         found = against_kinds(animal, arms, spreads, others, measure)
     else:
@@ -139,8 +144,9 @@ def against_each(
 ) -> Against:
     """The target against every other arm over seeds; of several other kinds against each."""
     target, below = spreads["target"], {role: spreads[role] for role in ROLES[:-1]}
-    each = {f"{name} students": arm_spread(some, animal, questions, measure) for name, some in others.items()}
-    if len(each) > 1:
+    each = {"other": spreads["other"]}
+    if len(others) > 1:
+        each = {f"{name} students": arm_spread(some, animal, questions, measure) for name, some in others.items()}
         below |= each
     differences = {role: difference(target, spread) for role, spread in below.items()}
     same = all(is_same(target, spread) for spread in each.values())
