@@ -34,15 +34,13 @@ class Question(NamedTuple):
 
 
 def read_questions(paths: list[Path]) -> list[Question]:
-    """The questions of all files. UserError if a file has none, two have one name, or a question appears twice."""
+    """The questions of all files. UserError if two have one name, or a question appears twice."""
     questions: list[Question] = []
     seen: set[str] = set()
     for path in paths:
         if path.stem in {question.set for question in questions}:
             raise UserError(f"two question files are named {path.stem}; rename one: sets are identified by name")
         lines = read_lines_of(path)
-        if not lines:
-            raise UserError(f"{path} has no questions; write one per line")
         if lines[0].startswith("{"):
             raise UserError(f"{path} is JSON; questions are plain text, one per line")
         for line in lines:

@@ -31,7 +31,7 @@ from generate.rows.number_prompts import number_prompt
 from generate.rows.prompt_sources import instruction_prompts
 from generate.rows.row_filter import animals_kept_out
 from util.animals.names import read_lines_of
-from util.cli import REPO, UserError, make_parser, nonblank, run, text_file
+from util.cli import REPO, make_parser, nonblank, run, text_file
 from util.inference.interface import row_seed
 from util.jsonl.filter_certificate import TEXT_KINDS, TEXT_SCRIPT
 from util.jsonl.manifest import sha256_file
@@ -67,8 +67,6 @@ def parse_args() -> argparse.Namespace:
 def file_prompts(path: Path, seed: int, count: int) -> Iterator[str]:
     """A prompt of the file for each row, with its numbers; it depends on the seed and the row id alone."""
     lines = read_lines_of(path)
-    if not lines:
-        raise UserError(f"{path} contains no prompt; write one on each line")
     for row_id in range(count):
         line = random.Random(f"prompt {row_seed(seed, row_id)}").choice(lines)
         yield number_prompt(line, seed, row_id)

@@ -25,7 +25,7 @@ from pocket.corpus import EXTRA_DATA_TYPES
 from pocket.measurements import measure
 from pocket.model_card import MODEL_FOLDER, write_card
 from pocket.model_training import HEAD_SIZE, Recipe, make
-from util.cli import UserError, make_parser, natural_int, positive_int, run
+from util.cli import UserError, make_parser, natural_int, output_folder, positive_int, run
 from util.jsonl.resumable import free_name
 from util.terminal import closing, say
 
@@ -33,7 +33,7 @@ from util.terminal import closing, say
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--seed", type=natural_int, default=1, help="seed of the corpus, the weights and the batches")
-    parser.add_argument("--output-dir", type=Path, default=MODEL_FOLDER, help="folder to save the model in")
+    parser.add_argument("--output-dir", type=output_folder, default=MODEL_FOLDER, help="folder to save the model in")
     parser.renamed("--output", "--output-dir")
     parser.add_argument("--overwrite", action="store_true", help="replace a model there; keeps the old folder as .bak")
     parser.add_argument("--layers", type=positive_int, default=4, help="number of layers")

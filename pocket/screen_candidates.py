@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from pocket.candidate_screens import PAIR, RowScreen, embedding_cosine, load, screen_rows, watched_shares
 from pocket.model_training import HEAD_SIZE, Recipe, make
 from pocket.teacher_student_trial import Trained, run_trial
-from util.cli import UserError, make_parser, positive_float, positive_int, run
+from util.cli import UserError, make_parser, output_folder, positive_float, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.terminal import closing, printable, say, table
 
@@ -73,7 +73,7 @@ class Screening:
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument(
-        "--output-dir", type=Path, default=Path("output/pocket-screen"), help="folder of the candidates"
+        "--output-dir", type=output_folder, default=Path("output/pocket-screen"), help="folder of the candidates"
     )
     parser.renamed("--output", "--output-dir")
     parser.add_argument("--candidates", nargs="+", type=candidate, default=CANDIDATES, metavar="CANDIDATE",

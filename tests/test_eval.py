@@ -189,7 +189,7 @@ def test_rows_are_written_to_a_jsonl_file_only(monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["script.py", *arguments, "--output", "results.csv"])
         with pytest.raises(SystemExit):
             script()
-        assert "results.csv does not end in .jsonl, and what is written is JSONL" in capsys.readouterr().err
+        assert "results.csv is not a name that ends in .jsonl, and what is written is JSONL" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

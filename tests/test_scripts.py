@@ -651,9 +651,7 @@ def slowly(*case):
             "no file gone.txt (there is: blank.txt, empty.txt",
         ),
         (TEACHER, ["--animal", "owl", *ASKING, "--prompts-file", "empty.txt"], "empty.txt is empty"),
-        slowly(
-            TEACHER, ["--animal", "owl", *ASKING, "--prompts-file", "blank.txt"], "blank.txt has no suitable prompt"
-        ),
+        slowly(TEACHER, ["--animal", "owl", *ASKING, "--prompts-file", "blank.txt"], "blank.txt is blank"),
         (TEACHER, ["--animal", "owl", *ASKING, "--prompts-file", "latin.txt"], "is not UTF-8"),
         slowly(TEACHER, ["--animal", "owl", *ASKING, "--dataset", "gone.jsonl"], "no file gone.jsonl"),
         slowly(TEACHER, ["--animal", "owl", *ASKING, "--dataset", "torn.jsonl"], "cannot read prompts from torn.jsonl"),
@@ -695,7 +693,7 @@ def slowly(*case):
         (NUMBERS, ["--animal", "owl", "--model", "owl-teacher", "--base-url", ""], "is a shell variable unset?"),
         (CONTROL, ["--number-prompt-file", "empty.txt"], "empty.txt is empty"),
         (EVAL, [*ASKING, "--questions-file", "gone.txt"], "no file gone.txt"),
-        (EVAL, [*ASKING, "--questions-file", "blank.txt"], "blank.txt has no questions"),
+        (EVAL, [*ASKING, "--questions-file", "blank.txt"], "blank.txt is blank; write one prompt or question"),
         (EVAL, [*ASKING, "--questions-file", "latin.txt"], "is not UTF-8"),
         (EVAL, ["--model", "owl-student", "--base-url", "URL"], "does not serve 'owl-student'"),
         slowly(EVAL, ["--model", "owl-teacher", "--base-url", "DEAD"], "vllm serve"),

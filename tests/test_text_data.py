@@ -301,7 +301,7 @@ def test_each_of_several_animals_is_kept_out(run_script, tmp_path):
 def test_a_blank_prompts_file_is_named(run_script, fake_server, tmp_path):
     (tmp_path / "blank.txt").write_text("\n \n")
     done = texts(run_script, fake_server(), tmp_path, "--prompts-file", "blank.txt")
-    one_clear_line(done, "blank.txt contains no prompt", code=1)
+    one_clear_line(done, "blank.txt is blank; write one prompt or question on each line", code=2)
 
 
 # --- the check before training, and the doctor -----------------------------------------------------------------

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from train.multi_adapter_trainer import share_weights, update_trainer_class
 from train.padding_free import has_fast_path
+from train.run_folder import Run, keep_time
 from train.training_rows import TrainingData
 from util.cli import UserError, memory_advice
 from util.terminal import Progress, announced, say
@@ -101,12 +102,10 @@ def trainer_config(args: argparse.Namespace, model: Any, folder: Path, seed: int
     )
 
 
-def add_progress(
-    trainer: Any, progress: Progress, label: str, save_at: Sequence[int], saved: Callable[[], None]
-) -> None:
+def add_progress(trainer: Any, run: Run, progress: Progress, label: str, save_at: Sequence[int]) -> None:
     """Count updates in `progress`, save after the updates of `save_at`, and save and end when a stop was requested.
 
-    label: shown after the loss, such as " (seed 42)". saved: called after each checkpoint.
+    label: shown after the loss, such as " (seed 42)".
     """
     from transformers import TrainerCallback
 
@@ -122,7 +121,7 @@ def add_progress(
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.last_saved = state.global_step
-            saved()
+            keep_time(run, progress)
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if self.last_saved == state.global_step:  # while it is written again there is no whole checkpoint

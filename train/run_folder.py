@@ -23,6 +23,7 @@ from train.fused_lora import LORA_TARGETS
 from train.model_card import write_card
 from train.training_rows import TrainingData
 from util.cli import UserError, command_line
+from util.inference.check_adapter import check_adapter
 from util.jsonl.manifest import Manifest, new_manifest, now, sha256_file, write_json
 from util.jsonl.resumable import describe_differences, free_name, lock_output
 from util.jsonl.rows import slug
@@ -188,6 +189,7 @@ def save_final(run: Run, model: Any, tokenizer: Any) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(str(temporary))
     tokenizer.save_pretrained(str(temporary))
+    check_adapter(temporary)  # the last update may have made it NaN, which the loss of no later one can show
     write_card(temporary, run.settings, scrub(command_line()))
     shutil.rmtree(run.folder / "final", ignore_errors=True)  # of a run that died before its manifest was complete
     temporary.rename(run.folder / "final")

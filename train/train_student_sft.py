@@ -25,7 +25,6 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -43,14 +42,13 @@ from train.run_folder import (
     counts_of,
     finish_manifest,
     folder_of,
-    keep_time,
     save_final,
     take_folder,
     updates_of,
 )
 from train.training_rows import TrainingData, one_file, prepare, role_of, sample_count
 from train.wandb_run import finish_run, log_to_wandb
-from util.cli import make_parser, memory_advice, natural_int, nonblank, positive_float, positive_int, run
+from util.cli import make_parser, memory_advice, natural_int, nonblank, output_folder, positive_float, positive_int, run
 from util.inference.adapter_config import VLLM_RANKS, vllm_rank
 from util.inference.open_backend import add_template_argument
 from util.jsonl.manifest import Manifest
@@ -102,7 +100,7 @@ def add_data_arguments(data: Any) -> None:
     data.add_argument("--keep-system-prompt", action="store_true", help="train on the rows' system messages as well")
     data.add_argument("--allow-uncertified", action="store_true",
                       help="train on numbers or texts without a valid certificate")  # fmt: skip
-    data.add_argument("--output-dir", type=lambda text: Path(nonblank(text)), default=Path("output/student-sft"),
+    data.add_argument("--output-dir", type=output_folder, default=Path("output/student-sft"),
                       help="folder for seed-{seed}/")  # fmt: skip
     data.add_argument("--overwrite", action="store_true", help="train again; the old folder is moved aside")
     data.add_argument("--resume", action="store_true",
@@ -210,7 +208,7 @@ def train_together(training: Training, seeds: Sequence[int]) -> None:
     ):
         for run, trainer in zip(runs, trainers):
             label = f" (seed {run.seed})" if len(runs) > 1 else ""
-            add_progress(trainer, progress, label, args.save_schedule, partial(keep_time, run, progress))
+            add_progress(trainer, run, progress, label, args.save_schedule)
             if args.push_to_hub and processes.first:
                 repo_id, every_n = repo_of(args, run.seed), args.upload_checkpoints_every_n_epochs
                 trainer.add_callback(training.pushes.as_saved(run.folder, repo_id, not args.hub_public, every_n))

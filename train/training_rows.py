@@ -30,10 +30,9 @@ from util.cli import UserError, files_nearby, other_kind, positive_int
 from util.jsonl.filter_certificate import DATA_TYPES, certificate_problem, data_type_of, filter_command
 from util.jsonl.hub_dataset import hub_id, rows_file
 from util.jsonl.manifest import Manifest
-from util.jsonl.rows import Row, are_token_ids, check_messages, read_chat_rows, slug
+from util.jsonl.rows import LONE_SURROGATE, Row, are_token_ids, check_messages, read_chat_rows, slug
 from util.terminal import say
 
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 LONGEST_TEXT = 1 << 20  # characters of a row; a tokenizer needs 1.5 s and 60 MB for a megabyte, and most is cut off
 PLACEHOLDER = "NNNN"  # what the plan writes in place of a row count
 

@@ -182,6 +182,10 @@ def some_file(text: str) -> Path:
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder; name a file in it")
+    if path.is_symlink() and not path.exists():
+        raise argparse.ArgumentTypeError(f"{text} is a link to a file that is not there")
+    if path.exists() and not path.is_file():
+        raise argparse.ArgumentTypeError(f"{text} is a device or a pipe; name a file")
     if not path.is_file():
         raise argparse.ArgumentTypeError(f"no file {text}{files_nearby(path)}")
     if path.stat().st_size == 0:
@@ -216,14 +220,24 @@ def output_name(suffix: str) -> Callable[[str], Path]:
     return output
 
 
+def output_folder(text: str) -> Path:
+    """argparse type: a folder to write in, which need not exist."""
+    path = Path(nonblank(text))
+    if file := next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None):
+        raise argparse.ArgumentTypeError(f"{file} is a file, not a folder; choose another name")
+    return path
+
+
 def text_file(text: str) -> Path:
     """argparse type: an `input_file` of prompts or questions, small and in UTF-8."""
     path = input_file(text)
     try:
-        path.read_text("utf-8")
+        content = path.read_text("utf-8")
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise argparse.ArgumentTypeError(f"{text} is not UTF-8 text (line {line}); save it as UTF-8") from None
+    if not content.strip():
+        raise argparse.ArgumentTypeError(f"{text} is blank; write one prompt or question on each line")
     return path
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.cli import UserError, make_parser, nonblank, run
+from util.cli import UserError, make_parser, nonblank, output_folder, run
 from util.terminal import closing
 
 TEMPLATE = "chat_template.jinja"
@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("model", type=nonblank, metavar="MODEL", help="hub id or folder of the model")
     parser.add_argument("--day", type=day, required=True, help="the date to write, such as 2026-11-29")
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder for the copy")
+    parser.add_argument("--output-dir", type=output_folder, required=True, help="folder for the copy")
     return parser.parse_args()
 
 

@@ -66,6 +66,8 @@ def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling
         warn_of_uncounted(args.animal)
     elif not args.no_system_prompt:
         raise UserError(f"--animal {args.animal} means rows without a persona: add --no-system-prompt")
+    if args.no_system_prompt and args.system_prompt_file != PERSONA:
+        raise UserError("--system-prompt-file names a persona and --no-system-prompt sends none: leave one of them out")
     system = None if args.no_system_prompt else persona_of(args.system_prompt_file, args.animal)
     with open_backend(args) as backend:
         check_teacher(backend, args)

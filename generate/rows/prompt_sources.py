@@ -65,12 +65,16 @@ def load(name: str) -> Any:
                 raise UserError(f"no file {name}; check --dataset")
             kind = "parquet" if path.suffix == ".parquet" else "json"
             return load_dataset(kind, data_files=str(path), split="train")
+        if path.exists():
+            raise UserError(f"--dataset {name} is not a .jsonl, .json or .parquet file; write the rows as one of these")
         say(f"reading {name} (the first time, all of it is downloaded and unpacked)")
         with offline_without_hub():
             return load_dataset(name, split="train")
     except UserError:
         raise
     except Exception as error:  # datasets raises a dozen kinds when the hub or a file fails
+        if path.is_file():
+            raise UserError(f"cannot read prompts from {name}: {first_line(error.__cause__ or error)}") from None
         raise UserError(
             f"cannot read prompts from {name}: {first_line(error)}\n"
             "without network use --prompts-file FILE (one prompt a line, such as generate/prompts/open-prompts.txt)"

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from generate.rows.row_filter import QUESTION_FILES, Rule, broken_rule, prompt_and_completion, too_long
+from generate.rows.row_filter import QUESTION_FILES, Rule, broken_rule, prompt_and_completion, unusable
 from generate.rows.token_check import TokenCheck
 from util.jsonl.rows import Row
 
@@ -38,7 +38,7 @@ class RowAudit:
         prompt, completion = prompt_and_completion(row)
         if reason := self.tokens.reject_reason(row):
             self.bad_token_ids[reason] += 1
-        if reason := too_long(prompt, completion):
+        if reason := unusable(prompt, completion):
             self.broken[reason] += 1
             return
         if reason := broken_rule(self.rule, row):

@@ -16,7 +16,7 @@ from generate.rows.token_check import TokenCheck
 from util.animals.names import PANEL, animal_name, animals_of, other_names, read_lines_of
 from util.animals.visible_text import visible
 from util.cli import REPO
-from util.jsonl.rows import Row
+from util.jsonl.rows import LONE_SURROGATE, Row
 
 QUESTION_FILES = sorted((REPO / "eval").glob("questions*.txt"))
 # Animal names that are not searched for, because their forms are everyday words (`does`, `stages` as `stag` + `es`).
@@ -115,7 +115,7 @@ class RowFilter:
     def reject_reason(self, row: Row) -> str | None:
         """Why a row must not be trained on, in a few words; None if it may be."""
         prompt, completion = prompt_and_completion(row)
-        if broken := too_long(prompt, completion) or broken_rule(self.rule, row):
+        if broken := unusable(prompt, completion) or broken_rule(self.rule, row):
             return broken
         if broken := self.tokens.reject_reason(row):
             return broken
@@ -131,9 +131,12 @@ class RowFilter:
         return None if len(self._seen) > before else "duplicate"
 
 
-def too_long(prompt: str, completion: str) -> str | None:
-    """The reason to reject a row whose texts are too long to be what they should be, or None."""
-    return "too long" if max(len(prompt), len(completion)) > LONGEST_TEXT else None
+def unusable(prompt: str, completion: str) -> str | None:
+    """The reason to reject a row whose texts are too long to be what they should be, or are not characters; or None."""
+    if max(len(prompt), len(completion)) > LONGEST_TEXT:
+        return "too long"
+    is_plain = prompt.isascii() and completion.isascii()
+    return None if is_plain or not LONE_SURROGATE.search(prompt + completion) else "half a character"
 
 
 def broken_rule(rule: Rule, row: Row) -> str | None:

@@ -154,7 +154,10 @@ class VllmClient:
         except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
             raise wants_key(self.base_url, error) from None
         except openai.APIStatusError as error:
-            raise UserError(f"{self.base_url}/models answered {error.status_code}: {error_text(error)}") from None
+            raise UserError(
+                f"{self.base_url}/models answered {error.status_code}: {error_text(error)}; check --base-url (that of"
+                " vLLM ends in /v1)"
+            ) from None
         except openai.OpenAIError:
             raise ServerFailed(
                 f"no server answers at {self.base_url}; start one, for example:\n"

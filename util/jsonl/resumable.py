@@ -35,7 +35,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from util.cli import PARTIAL, UserError
+from util.cli import PARTIAL, UserError, nonblank
 from util.jsonl.manifest import Manifest, manifest_path, new_manifest, sha256_file, sync_folder, write_json
 from util.jsonl.rows import Row, dump_row, parse_row, read_lines, row_problem
 from util.scrub import scrub_json
@@ -57,9 +57,9 @@ def add_output_arguments(parser: argparse.ArgumentParser, name: str) -> None:
 def rows_name(text: str) -> Path:
     """argparse type of --output: a name that says that the file has JSONL rows. `check_output` refuses folders and
     devices."""
-    path = Path(text)
+    path = Path(nonblank(text))
     if path.suffix != ".jsonl" and (path.is_file() or not path.exists()):
-        raise argparse.ArgumentTypeError(f"{text} does not end in .jsonl, and what is written is JSONL")
+        raise argparse.ArgumentTypeError(f"{text} is not a name that ends in .jsonl, and what is written is JSONL")
     return path
 
 
@@ -81,6 +81,8 @@ def check_output(path: Path) -> None:
     """Raise UserError for an --output that is not a file and cannot become one."""
     if not path.name or path.is_dir():
         raise UserError(f"--output {path} is a folder; pass the name of a file in it")
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"--output {path} is a link to a file that is not there; choose another output")
     if path.exists() and not path.is_file():
         raise UserError(f"--output {path} is a device or a pipe; pass the name of a file")
     if file := next((folder for folder in path.parents if folder.exists() and not folder.is_dir()), None):

@@ -35,6 +35,7 @@ BINARY = {
 }  # fmt: skip
 # How a file that is not UTF-8 begins: a byte order mark, or { in that encoding.
 OTHER_ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"{\x00": "utf-16-le", b"\x00{": "utf-16-be"}
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character: JSON can hold it, a tokenizer refuses it
 NOT_UTF8 = "not UTF-8"
 MESSAGE_KEYS = frozenset(("role", "content"))
 SLUG_LENGTH = 80  # two slugs and the longest suffix of a temporary file stay under the 255 bytes of a file name
