@@ -1,10 +1,11 @@
-# make setup   the environment .venv for the scripts (GPU or CPU, by what the machine has)
+# make setup   the environment .venv for the scripts (GPU or CPU, by what the machine has); WHEELS=folder: from a folder
+#              of wheels, without network; REQUIREMENTS=requirements-cu12.txt: for a driver too old for CUDA 13
 # make demo    subliminal learning from start to end on this machine, in minutes
 # make experiment NAME=mixing MODEL=pocket CORES=2   run an experiment of experiments/ (NAME=all: all of them); it is resumed where it was stopped
 # make check   ruff, mypy and the fast tests, in under a minute
 # make test    every test, in an environment that it makes itself; prints the time by file
 # make audit   known advisories against the pinned packages (needs the network)
-# make lock    requirements-cpu.lock made again, after a change of requirements-cpu.txt
+# make lock    requirements-cpu.lock and requirements.lock made again, after a change of the requirements
 
 PYTHON_ENV := .venv/bin/python
 
@@ -54,8 +55,11 @@ audit:
 	@.ci/audit
 
 # Without comments on where each line comes from: they would name folders of this machine.
+UV_COMPILE = $(PYTHON_ENV) -m uv pip compile --universal --python-version 3.11 --generate-hashes --no-header \
+	--no-annotate --quiet
+
 lock:
 	@util/make_env.sh test
-	@{ sed -n '/^#/p' requirements-cpu.lock; echo torch | $(PYTHON_ENV) -m uv pip compile requirements-cpu.txt \
-	    --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet --excludes /dev/stdin; } \
+	@{ sed -n '/^#/p' requirements-cpu.lock; echo torch | $(UV_COMPILE) requirements-cpu.txt --excludes /dev/stdin; } \
 	    > .lock.new && mv .lock.new requirements-cpu.lock
+	@{ sed -n '/^#/p' requirements.lock; $(UV_COMPILE) requirements.txt; } > .lock.new && mv .lock.new requirements.lock

@@ -2,7 +2,7 @@
 # Makes or repairs the environment .venv-snakemake, which runs the workflow of the experiments and nothing else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-stamp=.venv-snakemake/.installed-$(sha256sum experiments/requirements.txt | cut -c1-16)
+stamp=.venv-snakemake/.installed-$(cksum <experiments/requirements.txt | tr ' ' -)
 [ -e "$stamp" ] && exit 0
 python=.venv/bin/python # 3.11 or newer, made by util/make_env.sh
 "$python" -m venv .venv-snakemake

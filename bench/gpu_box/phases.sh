@@ -24,6 +24,7 @@ trap 'kill $hub' EXIT
 until [ -s "$output/hub-port" ]; do sleep 0.2; done
 export HF_ENDPOINT=http://127.0.0.1:$(cat "$output/hub-port") HF_TOKEN=hf_fake
 
+part nvidia-smi sh -c "nvidia-smi; nvidia-smi -L; nvidia-smi --query-gpu=driver_version,memory.total,memory.free,compute_cap,name --format=csv,noheader"
 part doctor "$python" util/doctor.py
 part "README steps" "$python" bench/readme_phases.py --model "$model" --output-dir "$output/run" --push "$@"
 echo "pushed: $(grep -c '"commit"' "$output/hub/events.jsonl" 2>/dev/null) commits"

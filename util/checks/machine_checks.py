@@ -5,47 +5,50 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib import metadata
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from util.checks.gpu_checks import Check, Gpu, check_usable_gpus, find_gpus, gpu_checks, usable_gpus
 from util.cli import REPO
 from util.inference.vllm_probe import is_open_to_the_world, models_served, normal_url, server_key
 from util.scrub import scrub
 
 PYTHON = (3, 10)
 LOW_DISK_GB = 5
-BF16_CAPABILITY = 8.0  # Ampere
 LOCAL_SERVER = "http://localhost:8000/v1"
-
-
-class Check(NamedTuple):
-    """One line about this machine. advice: what to do about it, or ""."""
-
-    name: str
-    found: str
-    advice: str = ""
-    broken: bool = False
 
 
 def machine_checks() -> Iterator[Check]:
     """Everything worth knowing before a run on this machine."""
     gpus = find_gpus()
+    requirements = requirements_of(gpus)
     yield check_python()
-    yield from check_packages(REPO / ("requirements.txt" if gpus else "requirements-cpu.txt"))
-    yield from check_gpus(gpus)
+    yield from check_packages(requirements)
+    yield from gpu_checks(gpus, requirements)
+    if not gpus:
+        mps = " (Apple's MPS is not used)" if sys.platform == "darwin" else ""
+        yield Check("GPU", f"none{mps}: training and the local backend run on the CPU")
+    yield from check_torch(gpus)
+    yield from check_vllm_command()
     yield from check_usable_gpus(len(gpus), usable_gpus())
     yield from check_orphans()
     yield check_disk()
     yield Check("W&B login", "yes" if wandb_login() else "no: runs are logged offline")
     yield Check("HF login", "yes" if hub_login() else "no: nothing can be pushed, and gated models cannot be read")
     yield check_server(os.environ.get("VLLM_BASE_URL"))
+
+
+def requirements_of(gpus: list[Gpu]) -> Path:
+    """The requirements file that this environment was made from."""
+    chosen = REPO / ".venv" / ".requirements"  # util/make_env.sh
+    if chosen.is_file() and (REPO / chosen.read_text("utf-8").strip()).is_file():
+        return REPO / chosen.read_text("utf-8").strip()
+    return REPO / ("requirements.txt" if gpus else "requirements-cpu.txt")
 
 
 def check_python() -> Check:
@@ -92,48 +95,18 @@ def numbers_of(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version.partition("+")[0])]
 
 
-def find_gpus() -> list[list[str]]:
-    """[name, memory, free memory, compute capability] of each NVIDIA GPU."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free,compute_cap", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.split("\n") if line.strip()]
-    return [row for row in rows if len(row) == 4] if done.returncode == 0 else []
-
-
-def check_gpus(gpus: list[list[str]]) -> Iterator[Check]:
-    """One line for each GPU, and one more if the installed torch cannot use it."""
-    if not gpus:
-        yield Check("GPU", "none: training and the local backend run on the CPU")
-    for name, memory, free, capability in gpus:
-        bf16 = float(capability) >= BF16_CAPABILITY
-        advice = "" if bf16 else "leave out --bf16, serve with --dtype float16"
-        yield Check("GPU", f"{name}, {memory}, {free} free, {'bf16' if bf16 else 'no bf16'}", advice)
+def check_torch(gpus: list[Gpu]) -> Iterator[Check]:
+    """A line if the installed torch cannot use the GPUs."""
     if gpus and "+cpu" in (installed_version("torch") or ""):
         yield Check("torch", "a CPU build on a machine with a GPU", "remove .venv and run: make setup", broken=True)
 
 
-def usable_gpus() -> list[str]:
-    """The names that util/gpus.sh prints: `CUDA_VISIBLE_DEVICES` is obeyed, and the parts of a MIG GPU are counted."""
-    try:
-        done = subprocess.run([REPO / "util" / "gpus.sh"], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return done.stdout.split() if done.returncode == 0 else []
-
-
-def check_usable_gpus(there: int, usable: list[str]) -> Iterator[Check]:
-    """A line if a run sees other GPUs than the machine has. there: how many the machine has."""
-    hidden = "CUDA_VISIBLE_DEVICES" in os.environ
-    parts = [name for name in usable if name.startswith("MIG-")]
-    if there and not usable:
-        why = "CUDA_VISIBLE_DEVICES hides them" if hidden else "nvidia-smi -L lists none"
-        yield Check("usable GPUs", f"none of {there}", f"{why}: everything runs on the CPU")
-    elif there and (len(usable) != there or parts):
-        why = " (MIG parts)" if parts else " (CUDA_VISIBLE_DEVICES)" if hidden else ""
-        yield Check("usable GPUs", f"{', '.join(usable)}{why}; the machine has {there}")
+def check_vllm_command() -> Iterator[Check]:
+    """A line if `vllm serve`, as it is pasted, would start the vLLM of another environment."""
+    found, own = shutil.which("vllm"), Path(sys.executable).with_name("vllm")
+    if found and own.exists() and not own.samefile(found):
+        advice = f"in each window: . {own.parent}/activate"
+        yield Check("vllm command", f"{found} is of another environment", advice)
 
 
 def check_orphans() -> Iterator[Check]:
