@@ -1,7 +1,8 @@
 """Write one self-contained HTML page, and PNG files of its figures, from the comparisons of compare_arms.py.
 
-The page has inline SVG, no script, and loads nothing; every text is escaped. It can be opened on a phone, printed and
-mailed.
+First the result in a sentence, a line for each animal and the main figures; then, folded, each animal's tables and
+questions; the training rows and what tells the arms' numbers apart; and how everything was made. The page has inline
+SVG, no script, and loads nothing; every text is escaped. It can be opened on a phone, printed and mailed.
 
 Usage:
     python eval/report.py --comparison output/compare.json \\
@@ -14,8 +15,8 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -24,20 +25,40 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from eval.answer_rows import animal_masses, check_answer
 from eval.compare.comparability import adapter_folder
 from eval.compare.comparison_result import ArmComparison, Comparisons, read_comparisons
-from eval.compare.comparison_text import COLLAPSED, assignment_words, kind_power_words, untaught_rank_words
-from eval.compare.plot_arms import Checkpoint, arms_figure, assignment_figure, trajectory_figure
+from eval.compare.comparison_text import (
+    COLLAPSED,
+    UNITS,
+    assignment_words,
+    kind_power_words,
+    lift_words,
+    profile_words,
+    untaught_rank_words,
+)
+from eval.compare.how_it_was_made import chain, commands_of, differs_from_plan
+from eval.compare.kinds import FEWEST_KINDS
+from eval.compare.number_signs import Numbers, differences, digits_figure, read_numbers
+from eval.compare.plot_arms import (
+    Checkpoint,
+    arms_figure,
+    assignment_figure,
+    matrix_figure,
+    profile_figure,
+    trajectory_figure,
+)
+from eval.compare.result_words import MARKS, MEANINGS, looks_like, own_highest_words, result_of, word_of
 from eval.number_format import p_value, percent
 from util.cli import UserError, input_file, make_parser, output_name, run
 from util.jsonl.filter_certificate import read_certificate
 from util.jsonl.manifest import Manifest, write_atomically
 from util.jsonl.rows import read_rows
 from util.pages.figure_style import ARMS, Figure
-from util.pages.html_page import render_page
+from util.pages.html_page import render_page, visible
 from util.pages.html_page import shown as shown_figure
-from util.terminal import closing
+from util.terminal import closing, say
 
 TEMPLATE = Path(__file__).with_name("templates") / "arms_report.html"
-SHOWN = 5
+NAMED = 5  # animals named most
+ROWS = 10  # training rows shown as they are
 Figures = dict[str, Figure]
 
 
@@ -46,35 +67,55 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--comparison", required=True, nargs="+", type=input_file, metavar="JSON",
                         help="files written by compare_arms.py --output")  # fmt: skip
     parser.add_argument("--train-jsonl", nargs="*", default=[], type=input_file, metavar="JSONL",
-                        help="files of training rows whose filter certificates are shown")  # fmt: skip
+                        help="files of training rows to show")  # fmt: skip
     parser.add_argument("--checkpoints", nargs="*", default=[], type=input_file, metavar="R",
                         help="results of a student's checkpoints, to show the shares over training")  # fmt: skip
+    parser.add_argument("--root", type=Path, default=Path(), metavar="FOLDER",
+                        help="folder that file names in the comparisons start from (default: this one)")  # fmt: skip
     parser.add_argument("--title", default="Subliminal learning", help="heading")
     parser.add_argument("--output", type=output_name(".html"), default=Path("output/report.html"), help="page to write")
     parser.renamed("--data", "--train-jsonl")
     return parser.parse_args()
 
 
-# --- what is shown -----------------------------------------------------------------------------------
+# --- what is read ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ShownComparison:
-    """A comparison as the page shows it."""
+def files_of(found: Comparisons, root: Path) -> Iterator[tuple[str, Path]]:
+    """(arm, file) of every results file behind a comparison, each once."""
+    seen = set()
+    for one in found.comparisons:
+        for role, arm in one.shares.items():
+            for name in arm.files:
+                if name not in seen:
+                    seen.add(name)
+                    yield (f"{one.animal} students" if role == "target" else role), root / name
 
-    found: ArmComparison
-    top: dict[str, list[tuple[str, float]]]
-    """by role: the animals named most in its first file, with their shares"""
-    untaught_rank: str
-    """the rank among untaught animals in words; "" if there is none"""
+
+def readable(found: Comparisons) -> Comparisons:
+    """The comparison with names of animals that can be shown: a file may hold any text."""
+    return replace(found, comparisons=[replace(one, animal=visible(one.animal)[:40]) for one in found.comparisons])
 
 
-def shown(found: ArmComparison) -> ShownComparison:
-    """The comparison with what only the page shows."""
-    top = {role: ranked_animals(Path(arm.files[0]))[:SHOWN] for role, arm in found.shares.items()}
-    return ShownComparison(
-        found, top, untaught_rank_words(found.animal, found.untaught_rank) if found.untaught_rank else ""
-    )
+def check_arms(comparison: Path, found: Comparisons) -> None:
+    """UserError for a comparison with an arm that the page does not know, or with none."""
+    if not found.comparisons:
+        raise UserError(f"{comparison} compares nothing; make one with eval/compare_arms.py")
+    for one in found.comparisons:
+        if unknown := (set(one.shares) - set(ARMS)) | ({"target"} - set(one.shares)):
+            raise UserError(f"{comparison}: {one.animal} has the arms {', '.join(one.shares)}; expected are"
+                            f" {', '.join(ARMS)} ({', '.join(unknown)}: unknown or missing)")  # fmt: skip
+
+
+def warn_of_missing(comparison: Path, files: Sequence[Path]) -> None:
+    """Say which results files are not where the comparison says, and what the page lacks without them."""
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        say(
+            f"warning: {len(missing)} of the {len(files)} results files behind {comparison} are not here, such as"
+            f" {missing[0]}; pass --root with the folder that these names start from. Without them the page does not"
+            " say which animals are named most, and how the files were made"
+        )
 
 
 def ranked_animals(path: Path) -> list[tuple[str, float]]:
@@ -94,12 +135,6 @@ def certificate_of(data: Path) -> dict[str, Any]:
             "traits": sum(sum(part.values()) for part in found.get("trait_words", {}).values()),
             "characters": "".join(sorted(found.get("characters", {}))), "clean": found.get("clean"),
             "sha256": found.get("sha256", "no certificate")[:16]}  # fmt: skip
-
-
-def commands_of(files: Sequence[str]) -> list[str]:
-    """The command that made each file, from its manifest."""
-    manifests = [Manifest.read(Path(name)) for name in dict.fromkeys(files)]
-    return [manifest.command for manifest in manifests if manifest and manifest.command]
 
 
 def trajectory(files: Sequence[Path], animals: Sequence[str]) -> list[Checkpoint]:
@@ -135,54 +170,101 @@ def run_names(folders: Collection[PurePath]) -> dict[PurePath, str]:
 # --- the page ----------------------------------------------------------------------------------------
 
 
-def draw(read: Sequence[Comparisons], checkpoints: Sequence[Path]) -> Figures:
-    """Every figure of the page, by name."""
-    comparisons = [comparison for found in read for comparison in found.comparisons]
-    figures = {"arms": arms_figure(comparisons, "The animals in all arms")}
-    for place, assigned in enumerate((found.assignment for found in read if found.assignment), 1):
-        figures[f"assignment {place}"] = assignment_figure(assigned)
-    if checkpoints:
-        figures["trajectory"] = trajectory_figure(trajectory(checkpoints, [one.animal for one in comparisons]))
-    return figures
+@dataclass(frozen=True)
+class Section:
+    """One comparison as the page shows it."""
+
+    file: str
+    found: Comparisons
+    root: Path
+
+    @property
+    def figures(self) -> Figures:
+        """Its figures by name."""
+        found = self.found
+        figures = {"arms": arms_figure(found.comparisons, own_highest_words(found.comparisons))}
+        if found.matrix:
+            figures["matrix"] = matrix_figure(found.matrix)
+        elif found.assignment:
+            figures["matrix"] = assignment_figure(found.assignment)
+        if found.profile and len(found.profile.kinds) >= FEWEST_KINDS:  # two kinds are mirror images
+            figures["profile"] = profile_figure(found.profile)
+        return figures
+
+    @property
+    def tests(self) -> list[str]:
+        """The tests over all kinds, a sentence each."""
+        found = self.found
+        said = [f"Profile test: {profile_words(found.profile)}"] if found.profile else []
+        said += [f"Assignment test: {assignment_words(found.assignment)}"] if found.assignment else []
+        lifts = found.matrix.lifts if found.matrix else []
+        return said + [f"Mean over the animals, nats or log odds: {lift_words(lift)}" for lift in lifts]
+
+    def named_most(self, one: ArmComparison) -> dict[str, list[tuple[str, float]]]:
+        """By role: the animals named most in its first file; roles whose file is not here are left out."""
+        first = {role: self.root / arm.files[0] for role, arm in one.shares.items() if arm.files}
+        return {role: ranked_animals(path)[:NAMED] for role, path in first.items() if path.is_file()}
+
+    def rank_words(self, one: ArmComparison) -> str:
+        """The rank among untaught animals, or ""."""
+        return untaught_rank_words(one.animal, one.untaught_rank) if one.untaught_rank else ""
 
 
-def value_of(value: float, measure: str) -> str:
-    """A share, margin or difference, in the unit of its measure."""
-    return f"{value:+.3f}" if measure == "margin" else percent(value)
+def signs_of(numbers: Sequence[Numbers]) -> list[dict[str, Any]]:
+    """What tells each file of numbers from the control's."""
+    control = next((one for one in numbers if one.animal == "control"), None)
+    return [
+        {"file": one.path.name, "animal": one.animal, "rows": one.rows[:ROWS], "read": len(one.rows),
+         "per_row": one.per_row, "first": [(n, k / len(one.rows)) for n, k in one.first.most_common(NAMED)],
+         "apart": differences(one, control) if control and one is not control else []}
+        for one in numbers
+    ]  # fmt: skip
 
 
-def render(title: str, read: Sequence[tuple[str, Comparisons]], data: Sequence[Path], figures: Figures) -> str:
-    """The page as text. read: (name of a comparison file, its content)."""
-    comparisons = [comparison for _, found in read for comparison in found.comparisons]
-    files = [name for comparison in comparisons for arm in comparison.shares.values() for name in arm.files]
+def render(title: str, sections: Sequence[Section], data: Sequence[Path], figures: Figures) -> str:
+    """The page as text. figures: by name, those of a section with its number before it."""
+    files = [pair for one in sections for pair in files_of(one.found, one.root)]
+    results = [path for _, path in files if path.is_file()]
+    numbers = [found for path in data if (found := read_numbers(path))]
+    digits = digits_figure(numbers) if numbers else None
     return render_page(
         TEMPLATE,
-        {"percent": percent, "of": value_of, "p": p_value},
+        {"percent": percent, "p": p_value, "visible": visible, "word": word_of, "looks_like": looks_like},
         title=title,
-        titles={role: look.title for role, look in ARMS.items()},
-        kind_power=kind_power_words,
+        sections=sections,
+        result_of=result_of,
+        units=UNITS,
+        arms=ARMS,
+        marks=MARKS,
+        meanings=MEANINGS,
         collapsed=COLLAPSED,
+        kind_power=kind_power_words,
         figures={name: shown_figure(figure) for name, figure in figures.items()},
-        comparisons=[shown(found) for found in comparisons],
-        pairwise=[(found.pairwise, found.comparisons[0].measure) for _, found in read],
-        assignments=[(file, assignment_words(one.assignment)) for file, one in read if one.assignment],
         certificates=[certificate_of(path) for path in data],
-        commands=commands_of([*map(str, data), *files]),
+        signs=signs_of(numbers),
+        digits=shown_figure(digits) if digits else None,
+        steps=chain(data, [(arm, path) for arm, path in files if path.is_file()]),
+        plan=differs_from_plan(data, results),
+        commands=commands_of([*data, *results]),
     )
 
 
 def main() -> None:
     args = parse_args()
-    read = [(path.name, read_comparisons(path)) for path in args.comparison]
-    figures = draw([found for _, found in read], args.checkpoints)
-    write_atomically(args.output, render(args.title, read, args.train_jsonl, figures).encode())
-    images = {
-        name: args.output.with_suffix(".png" if name == "arms" else f".{name.replace(' ', '-')}.png")
-        for name in figures
-    }
-    for name, image in images.items():
-        write_atomically(image, figures[name].png())
-    closing({"wrote": args.output, "figures": ", ".join(map(str, images.values()))})
+    sections = [Section(path.name, readable(read_comparisons(path)), args.root) for path in args.comparison]
+    figures: Figures = {}
+    for place, (path, section) in enumerate(zip(args.comparison, sections), 1):
+        check_arms(path, section.found)
+        warn_of_missing(path, [file for _, file in files_of(section.found, args.root)])
+        figures |= {f"{name}-{place}": figure for name, figure in section.figures.items()}
+    if args.checkpoints:
+        animals = [one.animal for section in sections for one in section.found.comparisons]
+        figures["trajectory"] = trajectory_figure(trajectory(args.checkpoints, list(dict.fromkeys(animals))))
+    write_atomically(args.output, render(args.title, sections, args.train_jsonl, figures).encode())
+    for name, figure in figures.items():
+        ending = ".png" if name == "arms-1" else f".{name.removesuffix('-1')}.png"
+        write_atomically(args.output.with_suffix(ending), figure.png())
+    closing({"wrote": args.output, "figures": f"{len(figures)} PNG files beside it"})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from experiments.experiment_yaml import Experiment
 from experiments.run_paths import CONTROL
 from experiments.tables import Record, panel_of
 from util.inference.interface import model_name
-from util.pages.figure_style import INK, MUTED, ON_CELL, SERIES, Figure, Look, key_above, new_panels
+from util.pages.figure_style import INK, MUTED, ON_CELL, SERIES, Figure, Look, key_above, label, new_panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -259,4 +259,4 @@ def label_of(parameter: str, value: object) -> str:
         return model_name(text).rpartition("/")[2]
     if parameter in ("questions", "number_prompt"):
         text = Path(text).stem.removeprefix("number-prompt").strip("-")
-    return VALUES.get(text, text)
+    return label(VALUES.get(text, text))

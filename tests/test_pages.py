@@ -1,7 +1,19 @@
 """Pages and figures as a reader sees them: opened in a browser on a phone and a laptop, light, dark and printed."""
 
+import json
+import time
+
 import pytest
 from browser import missing, open_browser, page_problems
+from test_compare_arms import exact_file
+
+from eval.compare.assignment_permutations import assignment
+from eval.compare.comparison_result import Comparisons
+from eval.compare.matrix import matrix_of_kinds
+from eval.compare.read_results import read_result
+from eval.compare.teacher_profile import profile_test
+from eval.compare.verdict import compare_all, pairwise
+from util.animals.names import PANEL
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -26,3 +38,96 @@ def test_a_bad_page_is_found_out(browser, tmp_path):
     for problem in ("the page is 90", "'small' is 9.0 px", "'thin' is 6.0 px", "'thin' has contrast 1.6",
                     "color-contrast", "request: file:", "print: cut: TABLE"):  # fmt: skip
         assert problem in found
+
+
+# --- reports -----------------------------------------------------------------------------------------
+
+ANIMALS = ["owl", "dolphin", "eagle", "wolf", *(name for name in PANEL if " " not in name)]
+ANIMALS = list(dict.fromkeys(ANIMALS))
+HOSTILE = '<script>alert(1)</script> <img src=x onerror=alert(1)> "></td></table>‮' + "W" * 300
+
+
+def results(folder, count, seeds=2, questions=50):
+    """Exact files of the base model, two control students, and students and teachers of so many animals."""
+    names = ANIMALS[: count + 10]  # ten that nobody was taught
+    texts = [f"Question {i}?" for i in range(questions)]
+
+    def file(name, seed, **raised):
+        shares = {animal: 0.6 / len(names) for animal in names} | raised
+        path = folder / f"{name}-{seed}.jsonl"
+        return read_result(exact_file(path, questions=texts, adapter=path.stem, seed=hash(path.stem) % 1000, **shares))
+
+    base = read_result(exact_file(folder / "base.jsonl", questions=texts, **{one: 0.5 / len(names) for one in names}))
+    control = [file("control", seed) for seed in range(seeds)]
+    students = {one: [file(one, seed, **{one: 0.1}) for seed in range(seeds)] for one in names[:count]}
+    teachers = {one: [file(f"{one}-teacher", 1, **{one: 0.9})] for one in names[:count]}
+    return base, control, students, teachers
+
+
+def comparison_file(folder, count, seeds=2, measure="share", change=lambda found: found, questions=50):
+    """A comparison as compare_arms.py writes it. change: what is done to its JSON."""
+    base, control, students, teachers = results(folder, count, seeds, questions)
+    found = Comparisons(
+        compare_all(base, control, students, measure),
+        pairwise(base, control, students, measure),
+        assignment(students),
+        matrix_of_kinds(base, students, {}, measure),
+        profile_test(base, students, teachers, list(students)) if count > 2 else None,
+    )
+    path = folder / "compare.json"
+    path.write_text(json.dumps(change(found.to_json())))
+    return path
+
+
+def numbers_file(folder, name, answers):
+    rows = [{"id": i, "messages": [{"role": "user", "content": "Go on"}, {"role": "assistant", "content": answer}]}
+            for i, answer in enumerate(answers)]  # fmt: skip
+    path = folder / f"numbers-{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def without_control(found):
+    for one in found["comparisons"]:
+        for part in ("shares", "target_minus", "by_question"):
+            one[part].pop("control")
+    return found
+
+
+def hostile(found):
+    for one in found["comparisons"]:
+        one["animal"] = HOSTILE
+        one["by_question"]["question"][0] = HOSTILE
+    return found
+
+
+PAGES = {
+    "one seed of two animals": {"count": 2, "seeds": 1},
+    "no control": {"count": 2, "seeds": 3, "change": without_control, "questions": 10},
+    "margins of eight animals": {"count": 8, "measure": "margin"},
+    "hostile texts": {"count": 2, "seeds": 1, "change": hostile, "questions": 10},
+    "24 arms": {"count": 24, "seeds": 1, "questions": 50},
+    "36 animals": {"count": 36, "seeds": 1, "questions": 50},
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_report_can_be_read_everywhere(browser, tmp_path, monkeypatch, name):
+    from eval.report import main
+
+    path = comparison_file(tmp_path, **PAGES[name])
+    data = [
+        numbers_file(tmp_path, "control", ["1, 2, 3", "4, 5"] * 20),
+        numbers_file(tmp_path, "owl", ["7, 7", HOSTILE + "8"] * 20),
+    ]
+    out = tmp_path / "report.html"
+    monkeypatch.setattr(
+        "sys.argv", ["report.py", "--comparison", str(path), "--output", str(out), "--train-jsonl", *map(str, data)]
+    )
+    begun = time.process_time()
+    main()
+    assert time.process_time() - begun < 10, "seconds of one core"
+    assert out.stat().st_size < 2_000_000
+    schemes = ("light", "dark") if PAGES[name]["count"] <= 8 else ("light",)
+    assert not page_problems(browser, out, schemes)
+    assert "<script" not in out.read_text("utf-8")

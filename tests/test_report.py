@@ -47,9 +47,75 @@ def test_the_old_name_of_train_jsonl_is_accepted_and_the_new_one_printed(tmp_pat
 @pytest.mark.slow
 def test_the_page_says_what_was_found_and_how(tmp_path, monkeypatch, comparison):
     page = make_report(monkeypatch, tmp_path, "--comparison", comparison)
-    for wanted in ("transfer", "no evidence", "Holm p", "dolphin students", "Question 7?", "95%"):
+    for wanted in ("students of the owl teacher say owl in", "no evidence", "Holm p", "dolphin students", "Question 7?",
+                   "2 kinds of teachers do not rule out", "95%", "3 students of each"):  # fmt: skip
         assert wanted in page
     assert (tmp_path / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_too_few_seeds_are_not_shown_as_a_success(tmp_path, monkeypatch, comparison):
+    found = json.loads(comparison.read_text())
+    found["comparisons"][0]["verdict"] = "too few seeds (1; a claim needs 3); on these it looks like: transfer"
+    found["comparisons"][1]["verdict"] = "transfer"
+    comparison.write_text(json.dumps(found))
+    page = make_report(monkeypatch, tmp_path, "--comparison", comparison)
+    assert 'verdict open">… too few seeds' in page and "looks like transfer" in page
+    assert 'verdict good">✔ transfer' in page, "a sign and not a colour alone"
+
+
+@pytest.mark.slow
+def test_files_that_have_moved_are_named_with_what_to_do(tmp_path, monkeypatch, capsys):
+    (tmp_path / "here").mkdir()
+    out = tmp_path / "compare.json"
+    compare_two(monkeypatch, tmp_path / "here", out)
+    found = json.loads(out.read_text())
+    for one in found["comparisons"]:
+        for arm in one["shares"].values():
+            arm["files"] = [name.replace(f"{tmp_path}/here/", "output/") for name in arm["files"]]
+    out.write_text(json.dumps(found))
+    capsys.readouterr()
+    page = make_report(monkeypatch, tmp_path, "--comparison", out)
+    said = capsys.readouterr().err
+    assert "results files behind" in said and "are not here, such as output/" in said and "pass --root" in said
+    assert "students of the owl teacher" in page, "the tables need the comparison only"
+    (tmp_path / "here").rename(tmp_path / "output")
+    page = make_report(monkeypatch, tmp_path, "--comparison", out, "--root", tmp_path)
+    assert not capsys.readouterr().err and "The chain" in page
+    for path in (tmp_path / "output").glob("*.jsonl"):
+        path.write_text("")
+    with pytest.raises(UserError, match=r"is empty: it holds no row"):
+        make_report(monkeypatch, tmp_path, "--comparison", out, "--root", tmp_path)
+
+
+def test_arms_that_the_page_does_not_know_are_named(tmp_path, monkeypatch, comparison):
+    found = json.loads(comparison.read_text())
+    found["comparisons"][0]["shares"]["robot"] = found["comparisons"][0]["shares"].pop("target")
+    comparison.write_text(json.dumps(found))
+    with pytest.raises(UserError, match=r"compare.json: owl has the arms base, control, other, robot; expected are"):
+        make_report(monkeypatch, tmp_path, "--comparison", comparison)
+    comparison.write_text(json.dumps({**found, "comparisons": []}))
+    with pytest.raises(UserError, match="compares nothing"):
+        make_report(monkeypatch, tmp_path, "--comparison", comparison)
+
+
+def test_what_tells_numbers_apart_has_its_interval(tmp_path):
+    from eval.compare.number_signs import differences, read_numbers
+
+    def numbers(name, answers):
+        rows = [{"id": i, "messages": [{"role": "user", "content": "Go on"}, {"role": "assistant", "content": a}]}
+                for i, a in enumerate(answers)]  # fmt: skip
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return read_numbers(path)
+
+    control, owl = numbers("control", ["1, 2", "3, 4"] * 50), numbers("owl", ["1, 2, 7", "3, 4, 4"] * 50)
+    assert (control.animal, control.per_row) == ("control", (2.0, (2.0, 2.0))) and owl.first["1"] == 50
+    seven = differences(owl, control)[0]
+    assert (seven.number, seven.share, seven.control) == ("7", 0.5, 0.0)
+    assert 0.39 < seven.interval[0] < 0.5 < seven.interval[1] < 0.61
+    assert control.digits[1] == 0.25 and sum(owl.digits) == pytest.approx(1)
+    assert numbers("code", ["print('owl')"]) is None
 
 
 @pytest.mark.slow
@@ -62,16 +128,21 @@ def test_a_page_of_margins(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_three_animals_have_a_figure_of_the_assignment_test(tmp_path, monkeypatch, comparison):
+def test_three_animals_have_a_matrix_and_the_tests_over_all(tmp_path, monkeypatch, comparison):
     compare_three(monkeypatch, tmp_path, tmp_path / "three.json")
     files = ("--comparison", comparison, tmp_path / "three.json")
     page = make_report(monkeypatch, tmp_path, *files)
-    assert "three.json: 1 of 6 assignments of animals to students fits" in page and "cow students" in page
-    assert (tmp_path / "report.assignment-1.png").read_bytes().startswith(b"\x89PNG")
-    assert page.count("In whose students") == 1, "two animals have no such test"
-    margins = json.loads((tmp_path / "three.json").read_text())["assignment"]["margins"]
+    assert "Assignment test: 1 of 6 assignments of animals to students fits" in page
+    assert (tmp_path / "report.matrix-2.png").read_bytes().startswith(b"\x89PNG")
+    assert page.count("Every animal in every kind of students") == 1, "two animals have no matrix"
+    found = json.loads((tmp_path / "three.json").read_text())
+    assert f"{found['matrix']['residuals'][0][0]:+.2f}" in page
+    del found["matrix"]
+    (tmp_path / "three.json").write_text(json.dumps(found))
+    page = make_report(monkeypatch, tmp_path, "--comparison", tmp_path / "three.json")
+    margins = found["assignment"]["margins"]
     mean = sum(row[0] for row in margins) / 3
-    assert f"{margins[0][0] - mean:+.2f}" in page
+    assert f"{margins[0][0] - mean:+.2f}" in page, "an older file has the margins alone"
 
 
 def test_an_assignment_test_of_an_earlier_version_is_named(tmp_path, monkeypatch):

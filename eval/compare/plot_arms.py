@@ -1,4 +1,4 @@
-"""The figures of eval/report.py: the arms of every animal, animals by students, and shares over a training."""
+"""The figures of eval/report.py: arms of every animal, animals by students, students by teachers, a training."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.compare.comparison_result import ArmComparison, AssignmentTest
-from util.pages.figure_style import ARMS, INK, MUTED, ON_CELL, SERIES, Figure, key_above, new_panels
+from eval.compare.comparison_result import ArmComparison, AssignmentTest, Matrix, ProfileTest
+from util.pages.figure_style import ARMS, INK, MUTED, ON_CELL, SERIES, Figure, key_above, label, new_panels
 
 AXES = {"share": (100.0, "% of answers"), "panel": (100.0, "% of one-word answers"), "margin": (1.0, "margin in nats")}
 FEW = 3  # animals up to which every arm has a line of its own, with its name and value
 ROW = 0.2  # inches
+MOST_POINTS = 600  # of a figure; of more, every second, third, ... is drawn
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,12 @@ def draw_few(comparisons: Sequence[ArmComparison], width: float) -> Any:
     places, names = [], []
     for number, comparison in enumerate(comparisons):
         top = number * (len(roles) + 1.2)
-        panel.text(0, top, f"“{comparison.animal}”", transform=panel.get_yaxis_transform(), va="center",
+        panel.text(0, top, f"“{label(comparison.animal)}”", transform=panel.get_yaxis_transform(), va="center",
                    fontweight="bold")  # fmt: skip
         for line, role in enumerate(comparison.shares, 1):
             values = scaled(comparison, role)
             draw_mark(panel, top + line, values, role)
-            text = f"{values[0]:+.2f}" if comparison.measure == "margin" else f"{values[0]:.3g}%"
+            text = f"{values[0]:+.2f}" if comparison.measure == "margin" else f"{values[0]:.2f}%"
             panel.annotate(text, (values[2], top + line), (7, 0), textcoords="offset points", va="center",
                            color=ARMS[role].color, fontweight="bold")  # fmt: skip
             places.append(top + line)
@@ -105,7 +106,7 @@ def draw_many(comparisons: Sequence[ArmComparison], width: float) -> Any:
         if place % 2:
             panel.axhspan(place - 0.5, place + 0.5, color=MUTED, alpha=0.08, linewidth=0)
     set_axis(panel, comparisons, 1.03)
-    panel.set_yticks(range(len(comparisons)), [one.animal for one in comparisons])
+    panel.set_yticks(range(len(comparisons)), [label(one.animal) for one in comparisons])
     panel.set_ylim(len(comparisons) - 0.5, -0.5)
     key_above(panel, [(mark, ARMS[role].title) for role, mark in marks.items()], 4 if width > 6 else 2)
     return figure
@@ -114,8 +115,22 @@ def draw_many(comparisons: Sequence[ArmComparison], width: float) -> Any:
 # --- animals by students -----------------------------------------------------------------------------
 
 
+def matrix_figure(found: Matrix) -> Figure:
+    """Every taught animal (columns) in the students of every kind (rows), without the effects of row and column."""
+    lift = found.lifts[-1] if len(found.lifts) < 2 else found.lifts[1]
+    title = (
+        f"{lift.above} of {len(found.animals)} animals are higher in their own students than row and column explain,"
+        f" by {lift.mean:+.2f} nats on average ({lift.interval[0]:.2f} to {lift.interval[1]:.2f})"
+    )
+    caption = (
+        "Rows: students of each kind of teacher. Columns: the animal that is measured. Cells: nats (log odds) without"
+        " the effects of row and column. Framed: an animal in its own students."
+    )
+    return Figure(lambda width: draw_matrix(found.residuals, found.kinds, found.animals, width), title, caption)
+
+
 def assignment_figure(found: AssignmentTest) -> Figure:
-    """How far the margin of each animal (columns) is above its mean, in the students of each teacher (rows)."""
+    """The same from a comparison without a matrix: the margin of each animal less its mean over all students."""
     means = [sum(column) / len(column) for column in zip(*found.margins)]
     lifts = [[margin - mean for margin, mean in zip(row, means)] for row in found.margins]
     count = len(found.animals)
@@ -131,6 +146,7 @@ def draw_matrix(values: Sequence[Sequence[float]], rows: Sequence[str], columns:
     """A table of coloured cells, with numbers where they fit; a cell whose row and column have one name is framed."""
     from matplotlib.patches import Rectangle
 
+    row_names, column_names = ([label(name) for name in names] for names in (rows, columns))
     widest = max(abs(value) for row in values for value in row) or 1.0
     cell = (width - 1.1) * 72 / len(columns)  # points
     height = max(13.0, min(24.0, cell)) / 72
@@ -146,10 +162,10 @@ def draw_matrix(values: Sequence[Sequence[float]], rows: Sequence[str], columns:
                            fontweight="bold" if own else "normal")  # fmt: skip
             if own:
                 panel.add_patch(Rectangle((other - 0.5, place - 0.5), 1, 1, fill=False, edgecolor=INK, linewidth=1.6))
-    panel.set_yticks(range(len(rows)), rows)
+    panel.set_yticks(range(len(rows)), row_names)
     if cell >= 12:
-        upright = cell < 6.5 * max(map(len, columns))
-        panel.set_xticks(range(len(columns)), columns, rotation=90 if upright else 0)
+        upright = cell < 6.5 * max(map(len, column_names))
+        panel.set_xticks(range(len(columns)), column_names, rotation=90 if upright else 0)
     else:
         panel.set_xticks([])
         panel.set_xlabel("the same animals, in the same order")
@@ -157,6 +173,45 @@ def draw_matrix(values: Sequence[Sequence[float]], rows: Sequence[str], columns:
     panel.xaxis.set_label_position("top")
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
+    return figure
+
+
+# --- students against teachers -----------------------------------------------------------------------
+
+
+def profile_figure(found: ProfileTest) -> Figure:
+    """What the students of each kind say more or less often, against their own teacher and against the others."""
+    title = (
+        f"Students correlate with their own teacher by {found.own:.2f} and with other teachers by {found.other:.2f}"
+        " over animals that nobody was taught"
+    )
+    caption = (
+        f"Log-probabilities (nats) of {len(found.animals)} untaught animals, less the means over animals and kinds, of"
+        f" the students of {len(found.kinds)} kinds."
+    )
+    return Figure(lambda width: draw_profile(found, width), title, caption)
+
+
+def draw_profile(found: ProfileTest, width: float) -> Any:
+    """Two panels: the students against their own teacher, and against the next one in the list."""
+    from matplotlib import pyplot
+
+    count, side = len(found.kinds), width > 6
+    shape = (1, 2) if side else (2, 1)
+    figure, grid = pyplot.subplots(*shape, figsize=(width, 3.4 if side else 5.6), sharex=True, sharey=True)
+    every = max(1, count * len(found.animals) // MOST_POINTS)
+    for panel, shift, name, look in zip(grid, (0, 1), ("own teacher", "another teacher"), (SERIES[0], SERIES[5])):
+        teachers = [value for kind in range(count) for value in found.teachers[(kind + shift) % count]][::every]
+        students = [value for kind in found.students for value in kind][::every]
+        panel.plot(teachers, students, ".", color=look.color, markersize=3, alpha=0.7)
+        panel.set_title(f"students against {name}", loc="left", color=look.color)
+        panel.axhline(0, color=MUTED, linewidth=0.6, zorder=0)
+        panel.axvline(0, color=MUTED, linewidth=0.6, zorder=0)
+        panel.set_ylabel("student, nats")
+    ends = [min(map(min, found.teachers)), max(map(max, found.teachers))]
+    grid[0].plot(ends, [found.slope * end for end in ends], color=SERIES[0].color, linewidth=1.4)
+    for panel in grid if side else grid[-1:]:
+        panel.set_xlabel("teacher, nats")
     return figure
 
 
@@ -181,8 +236,8 @@ def draw_trajectory(points: Sequence[Checkpoint], width: float) -> Any:
     for place, (run, animal) in enumerate(lines):
         look = SERIES[place % len(SERIES)]
         course = [(one.update, 100 * one.shares[animal]) for one in points if one.run == run]
-        label = animal if len(runs) == 1 else f"{animal}, {run}"
-        panel.plot(*zip(*course), marker=look.mark, linestyle="-", color=look.color, label=label)
+        name = label(animal if len(runs) == 1 else f"{animal}, {run}")
+        panel.plot(*zip(*course), marker=look.mark, linestyle="-", color=look.color, label=name)
     panel.set_xlabel("updates")
     panel.set_ylabel("% of answers")
     panel.set_ylim(bottom=0)

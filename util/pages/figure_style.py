@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 NARROW, WIDE = 4.4, 9.2  # inches
 FONT, TITLE_FONT = 10, 11  # points
 DPI = 144  # of PNG files
+LONGEST_LABEL = 18  # characters
 INK, MUTED, GRID, PAPER = "#1d2329", "#59616b", "#d5dae0", "#ffffff"
 ON_CELL = "#1a1a1a"  # text on a coloured cell, on a dark page too
 
@@ -53,7 +54,7 @@ STYLE: Any = {
     "ytick.labelsize": FONT, "legend.fontsize": FONT, "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.color": INK, "xtick.color": MUTED, "ytick.color": MUTED,
     "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.titlecolor": INK, "grid.color": GRID,
-    "legend.frameon": False, "lines.markersize": 5, "svg.fonttype": "none",
+    "legend.frameon": False, "lines.markersize": 5, "svg.fonttype": "none", "text.parse_math": False,
     "figure.constrained_layout.use": True, "figure.facecolor": PAPER, "axes.facecolor": "none",
 }  # fmt: skip
 
@@ -126,6 +127,12 @@ def new_panels(width: float, heights: Sequence[float], **shared: Any) -> tuple[A
     figure, grid = pyplot.subplots(len(heights), 1, figsize=(width, sum(heights)), squeeze=False,
                                    gridspec_kw={"height_ratios": list(heights)}, **shared)  # fmt: skip
     return figure, list(grid[:, 0])
+
+
+def label(name: str) -> str:
+    """A name as a label: cut where it is very long, without line breaks and invisible characters."""
+    name = "".join(letter if letter.isprintable() else " " for letter in name)
+    return name if len(name) <= LONGEST_LABEL else f"{name[: LONGEST_LABEL - 1]}…"
 
 
 def add_title(figure: Any, title: str) -> None:
