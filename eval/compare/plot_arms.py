@@ -60,7 +60,10 @@ def set_axis(panel: Any, comparisons: Sequence[ArmComparison], room: float = 1.0
         lowest = max(min(means) / 3, max(means) / 1e5)
         panel.set_xscale("log")
         panel.set_xlim(lowest, highest * (highest / lowest) ** (room - 1))
-        panel.xaxis.set_major_formatter("{x:g}")
+        powers = [10.0**power for power in range(-5, 3)]  # no tick above 100%
+        panel.set_xticks(
+            [tick for tick in powers if lowest <= tick], [f"{tick:g}" for tick in powers if lowest <= tick]
+        )
         panel.minorticks_off()
     else:
         lowest = min(0.0 if unit.startswith("%") else min(means), min(low for _, low, _ in values))

@@ -123,7 +123,8 @@ def own_highest_words(comparisons: Sequence[ArmComparison]) -> str:
     names = [one.animal for one in comparisons if all(
         one.shares["target"].share > arm.share for role, arm in one.shares.items() if role != "target")]  # fmt: skip
     if len(comparisons) <= 3 and names:
-        return f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'} highest in the own teacher's students"
+        said = f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'} highest in the own teacher's students"
+        return said[0].upper() + said[1:]
     return f"{len(names)} of {len(comparisons)} animals are highest in the students of their own teachers"
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 NARROW, WIDE = 4.4, 9.2  # inches
 FONT, TITLE_FONT = 10, 11  # points
 DPI = 144  # of PNG files
-LONGEST_LABEL = 18  # characters
+LONGEST_LABEL = 24  # characters
 INK, MUTED, GRID, PAPER = "#1d2329", "#59616b", "#d5dae0", "#ffffff"
 ON_CELL = "#1a1a1a"  # text on a coloured cell, on a dark page too
 
