@@ -39,6 +39,7 @@ from eval.answer_rows import (
     tree_rows,
 )
 from eval.answer_summary import SHOWN, exact_summary, summary, target_animal
+from eval.log_shares import log_shares, student_run
 from eval.measured_adapter import (
     adapter_of,
     trained_animal,
@@ -76,12 +77,15 @@ def parse_args() -> argparse.Namespace:
                         help="the animal whose share is printed (default: found in the model's name)")  # fmt: skip
     parser.add_argument("--max-tokens", type=positive_int, default=16, help="longest answer, in tokens")
     parser.add_argument("--seed", type=natural_int, default=42, help="seed of sampling")
+    parser.add_argument("--report-to", choices=["none", "wandb"], default="none",
+                        help="wandb: also write the shares into the W&B run of the adapter's training")  # fmt: skip
     add_output_arguments(parser, "output/results-{model}.jsonl; with --exact output/exact-{model}.jsonl")
     add_backend_arguments(parser)
     args = parser.parse_args()
     unused = [flag for flag in ("epochs", "sampler") if args.exact and getattr(args, flag) is not None]
     if unused:
         say(f"--exact samples no answers: {' and '.join(f'--{flag}' for flag in unused)} not used")
+    args.wandb_run = student_run(args.adapter) if args.report_to == "wandb" else None
     args.epochs, args.sampler = args.epochs or EPOCHS, args.sampler or "samples"
     if args.sampler == "tree" and not args.exact and args.base_url:
         raise UserError(
@@ -180,6 +184,8 @@ def main() -> None:
     if args.animal is None and target:
         say(f"no --animal: using {target}, found in the name of the model or of its training file")
     measured, animals, share = exact_summary(path, target) if args.exact else summary(path, target)
+    if args.wandb_run:
+        log_shares(args.wandb_run, path, target)
     print(f"{animals}\n")
     after = None if args.exact else f"python util/top_animals_csv.py {shlex.quote(str(path))} --top-n {SHOWN}"
     closing({**facts, **measured}, after)

@@ -35,6 +35,7 @@ from eval.compare.comparison_text import (
     untaught_rank_words,
 )
 from eval.compare.how_it_was_made import chain, commands_of, differs_from_plan
+from eval.compare.intervals import Ends
 from eval.compare.kinds import FEWEST_KINDS
 from eval.compare.number_signs import Numbers, differences, digits_figure, read_numbers
 from eval.compare.plot_arms import (
@@ -46,6 +47,7 @@ from eval.compare.plot_arms import (
     trajectory_figure,
 )
 from eval.compare.result_words import MARKS, MEANINGS, looks_like, own_highest_words, result_of, word_of
+from eval.log_shares import share_with_interval
 from eval.number_format import p_value, percent
 from util.cli import UserError, input_file, make_parser, output_name, run
 from util.jsonl.filter_certificate import read_certificate
@@ -139,7 +141,7 @@ def certificate_of(data: Path) -> dict[str, Any]:
 
 def trajectory(files: Sequence[Path], animals: Sequence[str]) -> list[Checkpoint]:
     """The shares of some animals at each evaluated checkpoint, in the order of training."""
-    found: list[tuple[PurePath, int, dict[str, float]]] = []
+    found: list[tuple[PurePath, int, dict[str, tuple[float, Ends]]]] = []
     for path in files:
         folder = adapter_folder(Manifest.read(path) or Manifest())
         number = re.fullmatch(r"checkpoint-(\d+)", folder.name) if folder else None
@@ -148,10 +150,14 @@ def trajectory(files: Sequence[Path], animals: Sequence[str]) -> list[Checkpoint
                 f"the manifest of {path} names no checkpoint-N folder; pass results of"
                 " eval/eval.py --adapter .../checkpoint-N"
             )
-        shares = dict(ranked_animals(path))
-        found.append((folder.parent, int(number[1]), {animal: shares.get(animal, 0.0) for animal in animals}))
+        measured = {animal: share_with_interval(path, animal) for animal in animals}
+        found.append((folder.parent, int(number[1]), measured))
     names = run_names({folder for folder, _, _ in found})
-    points = [Checkpoint(names[folder], update, shares) for folder, update, shares in found]
+    points = [
+        Checkpoint(names[folder], update, {name: share for name, (share, _) in measured.items()},
+                   {name: ends for name, (_, ends) in measured.items()})
+        for folder, update, measured in found
+    ]  # fmt: skip
     return sorted(points, key=lambda point: (point.run, point.update))
 
 

@@ -164,7 +164,7 @@ def test_what_a_server_says_does_not_control_the_terminal(capsys):
 
 
 def test_f25_when_wandb_fails_at_the_end_the_run_is_kept_and_reported(capsys, tmp_path):
-    from train.wandb_run import finish_run
+    from util.wandb_run import finish_run
 
     class Run:
         dir = str(tmp_path / "run-1" / "files")

@@ -93,7 +93,7 @@ def trainer_config(args: argparse.Namespace, model: Any, folder: Path, seed: int
         logging_steps=args.logging_steps,
         logging_nan_inf_filter=False,  # it would show the last good loss instead
         save_strategy=args.save_strategy if saves else "no",
-        report_to="none",  # W&B's own callback allows one run per process (train/wandb_run.py)
+        report_to="none",  # W&B's own callback allows one run per process (train/log_losses.py)
         seed=seed,
         data_seed=seed,
         dataloader_pin_memory=torch.cuda.is_available(),

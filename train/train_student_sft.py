@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from train.data_parallel import Processes, join_processes, leave
 from train.hub import Pushes, push_all
+from train.log_losses import log_to_wandb
 from train.make_trainer import add_progress, load_base, make_trainer, memory_hint, use_bf16
 from train.multi_adapter_trainer import AdapterGroup, speed_report
 from train.rows_at_once import divisors, why_not_together
@@ -47,7 +48,6 @@ from train.run_folder import (
     updates_of,
 )
 from train.training_rows import TrainingData, one_file, prepare, role_of, sample_count
-from train.wandb_run import finish_run, log_to_wandb
 from util.cli import make_parser, memory_advice, natural_int, nonblank, output_folder, positive_float, positive_int, run
 from util.inference.adapter_config import VLLM_RANKS, vllm_rank
 from util.inference.open_backend import add_template_argument
@@ -55,6 +55,7 @@ from util.jsonl.manifest import Manifest
 from util.publish import check_repo_id
 from util.signals import Stop, stop_on_signal
 from util.terminal import Progress, announced, closing, duration, say
+from util.wandb_run import finish_run
 
 EXIT_NOT_PUSHED = 4
 LARGEST_SEED = 2**32 - 1  # numpy's

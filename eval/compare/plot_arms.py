@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval.compare.comparison_result import ArmComparison, AssignmentTest, Matrix, ProfileTest
+from eval.compare.intervals import Ends
 from util.pages.figure_style import ARMS, INK, MUTED, ON_CELL, SERIES, Figure, key_above, label, new_panels
 
 AXES = {"share": (100.0, "% of answers"), "panel": (100.0, "% of one-word answers"), "margin": (1.0, "margin in nats")}
@@ -22,6 +23,8 @@ class Checkpoint:
     run: str
     update: int
     shares: dict[str, float]
+    intervals: dict[str, Ends]
+    """95%, over questions"""
 
 
 # --- every animal in every arm -----------------------------------------------------------------------
@@ -227,7 +230,7 @@ def trajectory_figure(points: Sequence[Checkpoint]) -> Figure:
     last = max(points, key=lambda point: point.update)
     risen = max(last.shares, key=lambda animal: last.shares[animal])
     title = f"{risen} reaches {last.shares[risen]:.1%} after {last.update} updates of {last.run}"
-    caption = f"Share of the answers at each checkpoint of {', '.join(runs)}."
+    caption = f"Share of the answers at each checkpoint of {', '.join(runs)}, with 95% intervals over questions."
     return Figure(lambda width: draw_trajectory(points, width), title, caption)
 
 
@@ -239,6 +242,8 @@ def draw_trajectory(points: Sequence[Checkpoint], width: float) -> Any:
     for place, (run, animal) in enumerate(lines):
         look = SERIES[place % len(SERIES)]
         course = [(one.update, 100 * one.shares[animal]) for one in points if one.run == run]
+        ends = [[100 * end for end in one.intervals[animal]] for one in points if one.run == run]
+        panel.fill_between([update for update, _ in course], *zip(*ends), color=look.color, alpha=0.15, linewidth=0)
         name = label(animal if len(runs) == 1 else f"{animal}, {run}")
         panel.plot(*zip(*course), marker=look.mark, linestyle="-", color=look.color, label=name)
     panel.set_xlabel("updates")
