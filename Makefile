@@ -2,6 +2,7 @@
 #              of wheels, without network; REQUIREMENTS=requirements-cu12.txt: for a driver too old for CUDA 13
 # make demo    subliminal learning from start to end on this machine, in minutes
 # make experiment NAME=mixing MODEL=pocket CORES=2   run an experiment of experiments/ (NAME=all: all of them); it is resumed where it was stopped
+# make report  output/index.html: everything that has finished, with verdicts and figures, newest first
 # make check   ruff, mypy and the fast tests, in under a minute
 # make test    every test, in an environment that it makes itself; prints the time by file
 # make audit   known advisories against the pinned packages (needs the network)
@@ -9,7 +10,7 @@
 
 PYTHON_ENV := .venv/bin/python
 
-.PHONY: setup demo experiment lint check test audit lock
+.PHONY: setup demo experiment report lint check test audit lock
 
 setup:
 	@util/make_env.sh run
@@ -30,6 +31,10 @@ experiment:
 	@experiments/make_snakemake_env.sh
 	experiments/snakemake.sh --cores $(CORES) --resources gpu=$(GPUS) --rerun-incomplete --keep-incomplete \
 		--keep-going --rerun-triggers mtime params --config name=$(NAME) model=$(MODEL)
+
+report:
+	@util/make_env.sh run
+	$(PYTHON_ENV) experiments/index_page.py
 
 lint:
 	@util/make_env.sh test

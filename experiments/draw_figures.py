@@ -12,9 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from experiments.experiment_yaml import read_experiment
-from experiments.plot import figure_of
-from experiments.read_tables import read_table
+from experiments.plot import figure_from
 from util.cli import make_parser, run
 from util.jsonl.manifest import write_atomically
 from util.terminal import closing
@@ -30,10 +28,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     for folder in args.folders:
-        folder = folder.resolve()
-        students, conditions = (read_table(folder / f"{name}.csv") for name in ("students", "summary"))
-        experiment = read_experiment(folder.parent.name, folder.name, bases_needed=False)
-        write_atomically(folder / "figure.png", figure_of(experiment, conditions, students).png())
+        write_atomically(folder / "figure.png", figure_from(folder.resolve()).png())
     closing({"drew": f"figure.png in {', '.join(map(str, args.folders))}"})
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.experiment_yaml import Experiment
+from experiments.experiment_yaml import Experiment, read_experiment
+from experiments.read_tables import read_table
 from experiments.run_paths import CONTROL
 from experiments.tables import Record, panel_of
 from util.inference.interface import model_name
@@ -46,6 +47,12 @@ def figure_of(experiment: Experiment, conditions: list[Record], students: list[R
     caption = "Means with 95% intervals; small dots: single students; hollow: students of other animals' teachers."
     measure = SHARES[experiment.settings["measure"]]
     return Figure(lambda width: draw_panels(panels, animals, measure, width), title, caption)
+
+
+def figure_from(folder: Path) -> Figure:
+    """The figure of the experiment whose tables are in a folder .../EXPERIMENT/MODEL."""
+    students, conditions = (read_table(folder / f"{name}.csv") for name in ("students", "summary"))
+    return figure_of(read_experiment(folder.parent.name, folder.name, bases_needed=False), conditions, students)
 
 
 # --- what it shows, in words -------------------------------------------------------------------------
@@ -240,7 +247,7 @@ def draw_matrix(
             row, column = names.index(one[down]), names.index(one[across])
             ratios[row, column] = np.log10(max(one["share"], 1e-6) / max(one["control_share"], 1e-6))
             text = f"{100 * one['share']:.1f}%\n{100 * one['share_low']:.1f} to {100 * one['share_high']:.1f}"
-            axis.text(column, row, text, ha="center", va="center", color=ON_CELL)
+            axis.text(column, row, text, ha="center", va="center", color=ON_CELL, gid="on-cell")
     axis.imshow(ratios, cmap="PuOr_r", vmin=-3, vmax=3, aspect="auto")
     labels = [label_of(down, name) for name in names]
     axis.set_xticks(range(len(names)), labels)

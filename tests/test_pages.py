@@ -1,10 +1,12 @@
 """Pages and figures as a reader sees them: opened in a browser on a phone and a laptop, light, dark and printed."""
 
 import json
+import shutil
 import time
 
 import pytest
 from browser import missing, open_browser, page_problems
+from conftest import REPO
 from test_compare_arms import exact_file
 
 from eval.compare.assignment_permutations import assignment
@@ -14,6 +16,7 @@ from eval.compare.read_results import read_result
 from eval.compare.teacher_profile import profile_test
 from eval.compare.verdict import compare_all, pairwise
 from util.animals.names import PANEL
+from util.jsonl.manifest import write_json
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -131,3 +134,59 @@ def test_a_report_can_be_read_everywhere(browser, tmp_path, monkeypatch, name):
     schemes = ("light", "dark") if PAGES[name]["count"] <= 8 else ("light",)
     assert not page_problems(browser, out, schemes)
     assert "<script" not in out.read_text("utf-8")
+
+
+# --- other pages -------------------------------------------------------------------------------------
+
+
+def test_a_page_of_rows_can_be_read_everywhere(browser, tmp_path, monkeypatch):
+    from util.view import main
+
+    numbers = numbers_file(tmp_path, "owl", ["1, 2, 3", HOSTILE] * 20)
+    numbers.with_name(numbers.name + ".rejects").write_text(
+        json.dumps({"id": 9, "messages": [{"role": "assistant", "content": HOSTILE}], "rejected": "letters"}) + "\n"
+    )
+    shares = exact_file(tmp_path / "exact.jsonl", owl=0.2, questions=[f"Question {i} {HOSTILE}?" for i in range(20)])
+    out = tmp_path / "view.html"
+    monkeypatch.setattr("sys.argv", ["view.py", str(numbers), str(shares), "--output", str(out)])
+    main()
+    assert not page_problems(browser, out)
+
+
+def test_a_page_of_divergence_tokens_can_be_read_everywhere(browser, tmp_path):
+    from test_divergence_report import page_of, token_row, write
+
+    out = tmp_path / "divergence.html"
+    out.write_text(page_of(write(tmp_path / "found.jsonl", [token_row(n) for n in range(30)])))
+    assert not page_problems(browser, out)
+
+
+def test_the_page_of_all_that_has_finished(browser, tmp_path, monkeypatch):
+    from experiments.index_page import main
+
+    (tmp_path / "output" / "run").mkdir(parents=True)
+    comparison_file(tmp_path / "output" / "run", 2, seeds=1, questions=10)
+    (tmp_path / "output" / "run" / "report.html").write_text("x")
+    (tmp_path / "output" / "other.json").write_text("[1]")
+    for name in ("mixing", "cross_model", "data_types"):
+        folder = tmp_path / "experiments" / "results" / name / "pocket"
+        shutil.copytree(REPO / "experiments" / "results" / name / "pocket", folder)
+    (folder / "students.csv").unlink()
+    training = tmp_path / "output" / "owl-student" / "seed-7"
+    (training / "final").mkdir(parents=True)
+    (training / "final" / "adapter_config.json").write_text("{}")
+    facts = {
+        "train_jsonl": "numbers-owl.jsonl",
+        "counts": {"updates": 300, "train_loss": 1.5},
+        "finished": "2026-11-29",
+    }
+    write_json(training / "manifest.json", {"settings": {"script": "train_student_sft"}, **facts})
+    monkeypatch.setattr("sys.argv", ["index_page.py", "--root", str(tmp_path)])
+    main()
+    out = tmp_path / "output" / "index.html"
+    page = out.read_text("utf-8")
+    for wanted in ("mixing, pocket", "cross model, pocket", "compare: owl, dolphin by share", 'href="run/report.html"',
+                   "too few seeds", "output/owl-student/seed-7", "numbers-owl.jsonl", "1.5000"):  # fmt: skip
+        assert wanted in page
+    assert "data types, pocket" not in page, "its tables are not whole"
+    assert not page_problems(browser, out)

@@ -113,7 +113,10 @@ def shares_in_words(one: ArmComparison) -> str:
     value = UNITS[one.measure].of
     target, other = (value(one.shares[role].share) for role in ("target", "other"))
     if one.measure == "margin":
-        return f"{one.animal}: margin {target} nats in its own teacher's students, {other} in other students"
+        return (
+            f"students of the {one.animal} teacher have a margin of {target} nats for {one.animal}, other students of"
+            f" {other}"
+        )
     of = "one-word answers" if one.measure == "panel" else "answers"
     return f"students of the {one.animal} teacher say {one.animal} in {target} of their {of}, other students in {other}"
 
@@ -189,6 +192,8 @@ def not_shown(found: Comparisons) -> str:
     words = [word_of(one.verdict) for one in found.comparisons]
     open_ones = [one.animal for one, word in zip(found.comparisons, words) if word != TRANSFER]
     kinds, said = found.comparisons[0].kinds or 2, []
+    if found.comparisons[0].kinds is None:
+        said.append("anything by today's rule: this file is of before 2026-11-29, make it again with compare_arms.py")
     if kinds < FEWEST_KINDS:
         said.append(
             f"that the numbers carry the animal itself: {kinds} kinds of teachers do not rule out that their students"
