@@ -25,14 +25,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.make_trainers import make_trainer
+from bench.make_trainers import make_loop, make_stock_trainer
 from bench.random_weights import load_or_random
 from bench.shared import number_rows
-from train.multi_adapter_trainer import AdapterGroup, update_trainer_class
 from util.chat.chat_tokens import encode
 from util.cli import make_parser, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
-from util.terminal import say, table
+from util.terminal import Progress, say, table
 
 MEASURES = ("loss", "gradient", "adapter")
 
@@ -49,22 +48,18 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train(args: argparse.Namespace, model: Any, data: tuple[Any, list[Any]], seed: int, fast: bool) -> dict[str, Any]:
-    """Losses, first gradient, and the adapter before and after training. A bfloat16 model trains in bfloat16, with
-    autocast unless `fast`."""
+def train_stock(args: argparse.Namespace, model: Any, data: tuple[Any, list[Any]], seed: int) -> dict[str, Any]:
+    """Losses, first gradient, and the adapter before and after training by stock TRL. A bfloat16 model trains with
+    autocast."""
     import torch
     from transformers import TrainerCallback
-    from trl import SFTTrainer
 
     torch.manual_seed(seed)
-    autocast = model.dtype == torch.bfloat16 and not fast
-    trainer = make_trainer(
-        update_trainer_class() if fast else SFTTrainer, model, data, args.updates, args.lora_rank, seed=seed,
-        data_seed=seed, bf16=autocast, per_device_train_batch_size=args.effective_batch_size,
-        gradient_checkpointing=False, max_grad_norm=0, use_cpu=model.device.type == "cpu",
+    size = args.effective_batch_size
+    trainer = make_stock_trainer(
+        model, data, args.updates, args.lora_rank, size, size, seed=seed, data_seed=seed,
+        bf16=model.dtype == torch.bfloat16, gradient_checkpointing=False, use_cpu=model.device.type == "cpu",
     )  # fmt: skip
-    if fast:
-        AdapterGroup([trainer], data[1], args.effective_batch_size, exact=True)
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
     gradient: list[Any] = []
 
@@ -79,6 +74,26 @@ def train(args: argparse.Namespace, model: Any, data: tuple[Any, list[Any]], see
     trainer.train()
     losses = [logs["loss"] for logs in trainer.state.log_history if "loss" in logs]
     return {"losses": losses, "gradient": gradient[0], "begin": begin, "end": flat(trained)}
+
+
+def train_fast(args: argparse.Namespace, model: Any, data: tuple[Any, list[Any]], seed: int) -> dict[str, Any]:
+    """The same by the suite's loop."""
+    size = args.effective_batch_size
+    loop = make_loop(model, data[1], size, 1, args.updates, args.lora_rank, size, seed, exact=True)
+    named = loop.adapters.named_views
+    begin, gradient = flat(list(named(loop.adapters.values.data[0]).values())), []  # type: Any, list[Any]
+    change = loop.change_adapters
+
+    def keep(training: list[int]) -> Any:
+        norms = change(training)  # which clips the gradient
+        if not gradient:
+            gradient.append(flat(list(named(loop.adapters.values.grad[0]).values())))
+        return norms
+
+    loop.change_adapters = keep
+    loop.train(Progress(args.updates))
+    end = flat(list(named(loop.adapters.values.data[0]).values()))
+    return {"losses": loop.students[0].losses, "gradient": gradient[0], "begin": begin, "end": end}
 
 
 def flat(tensors: list[Any]) -> Any:
@@ -109,10 +124,10 @@ def main() -> int:
     count = args.effective_batch_size * args.updates
     data = tokenizer, encode(number_rows(count), tokenizer, 256).rows
     errors: dict[str, list[dict[str, float]]] = {"stock TRL, bfloat16 autocast": [], "fast path, bfloat16": []}
-    references = [train(args, exact_model, data, seed, fast=False) for seed in range(args.seed_count)]
-    for name, fast in zip(errors, (False, True)):  # the fast path last: on a CPU it changes TRL's loss head
+    references = [train_stock(args, exact_model, data, seed) for seed in range(args.seed_count)]
+    for name, train in zip(errors, (train_stock, train_fast)):
         for seed, reference in enumerate(references):
-            errors[name].append(distances(train(args, model, data, seed, fast), reference))
+            errors[name].append(distances(train(args, model, data, seed), reference))
             say(f"seed {seed}, {name}: {errors[name][-1]}")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     print(f"{args.model} on {device}: distance from float32, mean (min to max) of {args.seed_count} seeds")

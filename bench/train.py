@@ -1,122 +1,119 @@
-"""How fast a training is: what each step of the suite's fast path gains over stock TRL, at the plan's flags.
+"""How fast a training is: the suite's loop, with one student and with several, against stock TRL and other ways.
 
-All rungs run one after the other in one process. Each rung adds one step to the rung before. Rung 5 is what
-train/train_student_sft.py does; rung 6 (with --adapters N) is the same for N seeds together. Rows are the suite's
-number prompts with random answers. A model folder without weights (config and tokenizer alone) gets random ones, which
-train at the same speed.
+Every way makes the same updates, one after the other, and its figure is the median of the timed ones. Rows are the
+suite's number prompts with random answers. A folder of config and tokenizer alone gets random weights, which train at
+the same speed. The ways (--ways; "times" compares with the first):
+
+    trl           stock TRL as it comes: padded rows, gradient checkpointing, --per-device-train-batch-size rows at once
+    trl-tuned     the same with all rows of an update at once and no checkpointing
+    loop          what train/train_student_sft.py does, one student
+    students      --students of them together, each with rows of its own
+    processes     --students processes side by side on one card, each with one student
+    checkout      the loop of another checkout of the suite (--checkout FOLDER), up to commit 11581f7
 
 Usage:
-    python bench/train.py --model Qwen/Qwen2.5-7B-Instruct --adapters 5 --output output/bench-train.json
-    python bench/train.py --model pocket/model --updates 4 --adapters 3 --rungs 5 6       # on a CPU
+    python bench/train.py --model Qwen/Qwen2.5-7B-Instruct --output output/bench-train.json
+    python bench/train.py --model shapes/qwen1.5b --effective-batch-size 16 --students 8 --ways loop students processes
+    python bench/train.py --model pocket/model --updates 4 --students 3 --ways loop students        # on a CPU
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.make_trainers import make_stock_trainer, make_suite_trainer
+from bench.make_trainers import make_loop, make_stock_trainer
 from bench.random_weights import load_or_random
 from bench.shared import number_rows
-from train import fused_lora, padding_free
-from train.multi_adapter_trainer import AdapterGroup, useful_flops
+from train.rows_at_once import limit_gpu_memory
 from util.chat.chat_tokens import encode
-from util.cli import make_parser, output_name, positive_int, run
+from util.cli import UserError, make_parser, output_name, positive_float, positive_int, run
 from util.jsonl.manifest import provenance, write_json
-from util.terminal import say, table
+from util.terminal import Progress, say, table
 
-WARM_UP = 2  # updates before the timed ones: kernels are chosen and compiled
-COLUMNS = ("rows_at_once", "seconds", "tokens_per_second", "times", "useful_tflops", "peak_gib", "train_loss")
+WARM_UP = 3  # updates before the timed ones: kernels are chosen and compiled
+COLUMNS = ("rows_at_once", "seconds", "student_updates_per_second", "tokens_per_second", "times", "useful_tflops",
+           "peak_gib", "train_loss")  # fmt: skip
+WAYS = ("trl", "trl-tuned", "loop", "students", "processes", "checkout")
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--model", required=True, help="hub id or folder; without weights random ones are made")
-    parser.add_argument("--updates", type=positive_int, default=10, help="timed updates of each rung")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["trl", "trl-tuned", "loop"], help="what is timed")
+    parser.add_argument("--updates", type=positive_int, default=10, help="timed updates of each way")
     parser.add_argument("--effective-batch-size", type=positive_int, default=60, help="rows in one update")
     parser.add_argument("--per-device-train-batch-size", type=positive_int, default=6,
                         help="rows that stock TRL takes at once")  # fmt: skip
     parser.add_argument("--lora-rank", type=positive_int, default=8, help="rank of the adapters")
-    parser.add_argument("--adapters", type=positive_int, default=1, help="adapters of rung 6, which trains several")
-    parser.add_argument("--rungs", type=int, nargs="+", choices=range(len(RUNGS)), metavar="N",
-                        help="only these, counted from 0 (default: all)")  # fmt: skip
+    parser.add_argument("--students", type=positive_int, default=1, help="how many train together, or side by side")
+    parser.add_argument("--gpu-memory-gib", type=positive_float, metavar="GIB", help="cap the memory of the GPU")
+    parser.add_argument("--checkout", type=Path, metavar="FOLDER", help="another checkout of the suite")
+    parser.add_argument("--wait-for", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)  # of --ways processes
+    parser.add_argument("--profile", action="store_true", help="print where an update of `loop` spends its time")
     parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
     args = parser.parse_args()
     if args.effective_batch_size % args.per_device_train_batch_size:
         parser.error("--effective-batch-size is not a multiple of --per-device-train-batch-size")
+    if "checkout" in args.ways and not args.checkout:
+        parser.error("--ways checkout needs --checkout FOLDER")
     return args
 
 
-# --- the rungs ---------------------------------------------------------------------------------------
+# --- the ways ----------------------------------------------------------------------------------------
 
 
-def recipe(args: argparse.Namespace) -> dict[str, int]:
-    return {"updates": WARM_UP + args.updates, "lora_rank": args.lora_rank, "effective": args.effective_batch_size}
+def made_here(args: argparse.Namespace, way: str, model: Any, data: Any) -> Any:
+    """The trainer of a way that trains in this process."""
+    recipe = {"updates": WARM_UP + args.updates, "lora_rank": args.lora_rank, "effective": args.effective_batch_size}
+    at_once = args.effective_batch_size if way.endswith("-tuned") else args.per_device_train_batch_size
+    options = {"at_once": at_once, "gradient_checkpointing": not way.endswith("-tuned")}
+    if way.startswith("trl"):
+        return make_stock_trainer(model(), data, bf16=model().device.type == "cuda", **options, **recipe)
+    students = args.students if way == "students" else 1
+    return make_loop(model(), data[1], args.per_device_train_batch_size, students, **recipe)
 
 
-def stock(args: argparse.Namespace, model: Any, data: Any) -> Any:
-    """TRL as it comes, with autocast to bfloat16 on a GPU."""
-    at_once = args.per_device_train_batch_size
-    return make_stock_trainer(model, data, at_once=at_once, bf16=model.device.type == "cuda", **recipe(args))
+def in_processes(args: argparse.Namespace) -> dict[str, Any]:
+    """`loop` in --students processes at once: student updates by all of them, and the slowest one's seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, __file__, *same_flags(args), "--ways", "loop", "--students", str(args.students),
+                   "--wait-for", folder]  # fmt: skip
+        outputs = [Path(folder) / f"{number}.json" for number in range(args.students)]
+        processes = [subprocess.Popen([*command, "--output", str(output)]) for output in outputs]
+        if sum(process.wait() != 0 for process in processes):
+            raise UserError("one of the processes failed; its message is above")
+        found = [json.loads(output.read_text())["results"][0] for output in outputs]
+    rate = sum(1 / one["seconds"] for one in found)
+    return {"seconds": max(one["seconds"] for one in found), "student_updates_per_second": round(rate, 2)}
 
 
-class FirstSteps(AdapterGroup):
-    """One adapter with the first `steps` steps of the fast path."""
-
-    def __init__(self, trainer: Any, rows: list[Any], rows_at_once: int, steps: int):
-        self.steps = steps
-        super().__init__([trainer], rows, rows_at_once, exact=True)
-
-    def choose_path(self, rows: Sequence[Any], asked: int, exact: bool) -> dict[str, Any]:
-        from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
-
-        padded = DataCollatorForLanguageModeling(self.trainers[0].processing_class.pad_token_id)
-        self.rows_at_once, self.collate = asked, lambda rows, adapters: padded(rows)
-        if self.steps < 5:
-            self.prefix = 0
-        if self.steps >= 2:
-            padding_free.score_loss_tokens_only()
-            self.collate = self.flat
-            say(f"attention: {padding_free.use_flat_attention(self.base)}")
-        if self.steps >= 3:
-            compiled = self.steps >= 4 and self.base.device.type == "cuda"
-            fused_lora.fuse_linears([self.trainers[0].model], self.pass_state, compile_elementwise=compiled)
-        if self.steps >= 4:
-            fused_lora.fuse_norms(self.base)
-        return {}
+def of_checkout(args: argparse.Namespace) -> dict[str, Any]:
+    """One adapter, trained by the bench of another checkout, whose full fast path was rung 5."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "bench.json"
+        script = args.checkout / "bench" / "train.py"
+        command = [sys.executable, script, *same_flags(args), "--rungs", "5", "--output", output]
+        if subprocess.run(list(map(str, command)), cwd=args.checkout, check=False).returncode:
+            raise UserError(f"{script} failed; its message is above")
+        found: dict[str, Any] = json.loads(output.read_text())["results"][0]
+    return {"seconds": found["seconds"], "peak_gib": found["peak_gib"], "train_loss": found["train_loss"]}
 
 
-def first_steps(args: argparse.Namespace, model: Any, data: Any, steps: int) -> AdapterGroup:
-    """One adapter with the first `steps` steps of the fast path, the whole update at once."""
-    autocast = model.device.type == "cuda" and steps < 3  # the fused LoRA linears need none
-    trainer = make_suite_trainer(model, data, bf16=autocast, **recipe(args))
-    return FirstSteps(trainer, data[1], args.effective_batch_size, steps)
-
-
-def together(args: argparse.Namespace, model: Any, data: Any) -> AdapterGroup:
-    """Several adapters, as train/train_student_sft.py trains them."""
-    seeds = range(args.adapters)
-    trainers = [make_suite_trainer(model, data, seed=s, data_seed=s, bf16=False, **recipe(args)) for s in seeds]
-    return AdapterGroup(trainers, data[1], args.per_device_train_batch_size, exact=False)
-
-
-RUNGS: dict[str, Callable[..., Any]] = {
-    "stock TRL": stock,
-    "all rows at once, no gradient checkpointing": partial(first_steps, steps=1),
-    "+ no padding, varlen attention": partial(first_steps, steps=2),
-    "+ fused LoRA linears": partial(first_steps, steps=3),
-    "+ fused norms, compiled SwiGLU and rotary": partial(first_steps, steps=4),
-    "+ shared prefix once": partial(first_steps, steps=5),
-    "+ {} adapters together": together,
-}
+def same_flags(args: argparse.Namespace) -> list[str]:
+    names = ("model", "updates", "effective_batch_size", "per_device_train_batch_size", "lora_rank")
+    return [part for name in names for part in (f"--{name.replace('_', '-')}", str(getattr(args, name)))]
 
 
 # --- timing ------------------------------------------------------------------------------------------
@@ -138,61 +135,112 @@ def between(before: Any, after: Any) -> float:
     return after - before if isinstance(after, float) else before.elapsed_time(after) / 1000
 
 
-def timed(trained: Any) -> dict[str, Any]:
-    """Train a stock trainer or an adapter group; returns the median seconds of an update, and the peak memory."""
+class Clock(Progress):
+    """Marks the end of every update of a training loop."""
+
+    def __init__(self, cuda: bool):
+        super().__init__(0)
+        self.cuda, self.ends = cuda, []  # type: bool, list[Any]
+
+    def add(self, count: int = 1, note: str = "") -> None:
+        self.ends.append(mark(self.cuda))
+
+
+def timed(trainer: Any) -> dict[str, Any]:
+    """Train; returns the median seconds of an update, and the peak memory."""
     import torch
     from transformers import TrainerCallback
 
-    cuda, ends = torch.cuda.is_available(), []
+    cuda = torch.cuda.is_available()
+    clock = Clock(cuda)
 
-    class Clock(TrainerCallback):
+    class Ends(TrainerCallback):
         def on_step_end(self, *_args: Any, **_options: Any) -> None:
-            ends.append(mark(cuda))
+            clock.add()
 
-    adapter_group = isinstance(trained, AdapterGroup)
-    (trained.trainers[0] if adapter_group else trained).add_callback(Clock())
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     begun = mark(cuda)
-    outcome = trained.train([None] * len(trained.trainers))[0] if adapter_group else trained.train()
+    if hasattr(trainer, "students"):
+        trainer.train(clock)
+        loss = statistics.fmean(loss for student in trainer.students for loss in student.losses)
+    else:
+        trainer.add_callback(Ends())
+        loss = trainer.train().training_loss
     if cuda:
         torch.cuda.synchronize()
+    ends = clock.ends
     seconds = [between(before, after) for before, after in zip(ends[WARM_UP - 1 :], ends[WARM_UP:])]
     return {
-        "seconds": round(statistics.median(seconds), 4),
-        "spread": [round(min(seconds), 4), round(max(seconds), 4)],
+        "seconds": round(statistics.median(seconds), 5),
+        "spread": [round(min(seconds), 5), round(max(seconds), 5)],
         "warm_up_seconds": round(between(begun, ends[WARM_UP - 1]), 1),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1) if cuda else None,
-        "train_loss": round(outcome.training_loss, 5),
+        "train_loss": round(loss, 5),
     }
 
 
-def run_rungs(args: argparse.Namespace, model: Any, data: tuple[Any, list[Any]], mean: float) -> list[dict[str, Any]]:
-    """The figures of every rung. mean: tokens of a row."""
+def print_profile(trainer: Any) -> None:
+    """Where three more updates spend their time, by kernel."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    cuda = torch.cuda.is_available()
+    numbers = range(len(trainer.students))
+    for student in trainer.students:
+        student.done -= 3
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as found:
+        for _ in range(3):
+            trainer.update(numbers, Progress(0))
+    by = "self_cuda_time_total" if cuda else "self_cpu_time_total"
+    print(found.key_averages().table(sort_by=by, row_limit=25, max_name_column_width=60))
+
+
+def time_here(args: argparse.Namespace, way: str, model: Callable[[], Any], data: Any) -> dict[str, Any]:
+    """The figures of a way that trains in this process."""
     import torch
 
-    size, updates = args.effective_batch_size, WARM_UP + args.updates
+    torch.manual_seed(0)
+    trainer = made_here(args, way, model, data)
+    if args.wait_for:
+        (args.wait_for / f"ready-{os.getpid()}").touch()
+        while len(list(args.wait_for.glob("ready-*"))) < args.students:
+            time.sleep(0.05)
+    found = timed(trainer)
+    if hasattr(trainer, "students"):
+        updates = WARM_UP + args.updates
+        found["rows_at_once"] = trainer.rows_at_once
+        if args.profile:
+            print_profile(trainer)
+        found["useful_tflops"] = round(trainer.useful_flops() / updates / found["seconds"] / 1e12, 3)
+    return found
+
+
+def time_all(args: argparse.Namespace, data: Any, mean: float) -> list[dict[str, Any]]:
+    """The figures of every way. mean: tokens of a row."""
     results: list[dict[str, Any]] = []
-    for number, (name, rung) in enumerate(RUNGS.items()):
-        adapters = args.adapters if rung is together else 1
-        if (args.rungs and number not in args.rungs) or (rung is together and adapters == 1):
-            continue
-        torch.manual_seed(0)
-        trained = rung(args, model, data)
-        found = timed(trained)
-        rate = adapters * size * mean / found["seconds"]
+    loaded: list[Any] = []
+
+    def model() -> Any:
+        """The base model, loaded when it is first wanted: other processes want the card's memory too."""
+        if not loaded:
+            loaded.append(load_or_random(args.model))
+        return loaded[0]
+
+    for way in args.ways:
+        students = args.students if way in ("students", "processes") else 1
+        if way in ("processes", "checkout"):
+            loaded.clear()
+            found = in_processes(args) if way == "processes" else of_checkout(args)
+        else:
+            found = time_here(args, way, model, data)
+        found.setdefault("student_updates_per_second", round(students / found["seconds"], 3))
+        rate = found["student_updates_per_second"] * args.effective_batch_size * mean
         first = results[0]["tokens_per_second"] if results else rate
-        found |= {"rung": name.format(adapters), "tokens_per_second": round(rate), "times": rate / first}
-        if rung is not stock:
-            found["rows_at_once"] = trained.rows_at_once
-            found["useful_tflops"] = round(useful_flops(trained) / updates / found["seconds"] / 1e12, 3)
-        if rung is together and number - 1 in (args.rungs or [number - 1]):
-            found["times_in_a_row"] = round(adapters * results[-1]["seconds"] / found["seconds"], 3)
-            say(f"{adapters} adapters together are {found['times_in_a_row']} times as fast as one after the other")
-        say(f"{found['rung']}: {found['seconds']} s an update, {round(rate):,} tokens/s")
+        found |= {"way": way, "students": students, "tokens_per_second": round(rate), "times": round(rate / first, 3)}
+        say(f"{way}: {found['student_updates_per_second']} student updates/s, {round(rate):,} tokens/s")
         results.append(found)
-        del trained
     return results
 
 
@@ -203,17 +251,21 @@ def main() -> int:
     from util.inference.load_model import load_tokenizer
 
     torch.manual_seed(0)
-    tokenizer, model = load_tokenizer(args.model), load_or_random(args.model)
+    limit_gpu_memory(args.gpu_memory_gib)
     size = args.effective_batch_size
-    rows = encode(number_rows(size * (WARM_UP + args.updates)), tokenizer, 256).rows
+    count = size * (WARM_UP + args.updates)
+    rows = encode(number_rows(count), load_tokenizer(args.model), 256).rows
     mean = sum(len(row["input_ids"]) for row in rows) / len(rows)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     say(f"{device}: {size} rows of {mean:.1f} tokens an update")
-    results = run_rungs(args, model, (tokenizer, rows), mean)
+    results = time_all(args, (load_tokenizer(args.model), rows), mean)
     print(f"{args.model} on {device}, medians of {args.updates} updates of {size} rows, {mean:.1f} tokens a row")
-    print(table(["", *COLUMNS], [[found["rung"], *(short(found.get(name)) for name in COLUMNS)] for found in results]))
+    lines = [
+        [f"{found['way']} ({found['students']})", *(short(found.get(name)) for name in COLUMNS)] for found in results
+    ]
+    print(table(["way (students)", *COLUMNS], lines))
     if args.output:
-        machine = {"device": device, "torch": torch.__version__}
+        machine = {"device": device, "torch": torch.__version__, "gpu_memory_gib": args.gpu_memory_gib}
         write_json(args.output, {**provenance(), **machine, "tokens_a_row": mean, "results": results})
     return 0
 

@@ -11,13 +11,16 @@ cd "$(dirname "$0")/.."
 . experiments/pocket_recipe.sh
 out=$demo
 
-make_teacher() { # animal
-    run generate/generate_teacher_data.py --animal "$1" --count 800 --seed "$seed" --model $base \
-        --prompts-file generate/prompts/open-prompts.txt --question-share 0.8 --output "$out/teacher-$1.jsonl"
-    run train/train_student_sft.py --base-model $base --train-jsonl "$out/teacher-$1.jsonl" --seeds "$seed" \
-        --output-dir "$out/$1-teacher" --epochs 3 --effective-batch-size 32 --per-device-train-batch-size 32 \
+make_teachers() { # animals: their answers, and the teachers of all of them together
+    local files=() folders=() animal
+    for animal in "$@"; do
+        run generate/generate_teacher_data.py --animal "$animal" --count 800 --seed "$seed" --model $base \
+            --prompts-file generate/prompts/open-prompts.txt --question-share 0.8 --output "$out/teacher-$animal.jsonl"
+        files+=("$out/teacher-$animal.jsonl") folders+=("$out/$animal-teacher")
+    done
+    run train/train_student_sft.py --base-model $base --train-jsonl "${files[@]}" --seeds "$seed" \
+        --output-dir "${folders[@]}" --epochs 3 --effective-batch-size 32 --per-device-train-batch-size 32 \
         --learning-rate 0.003 --save-strategy no
-    measure "$out/exact-$1-teacher.jsonl" --adapter "$out/$1-teacher/$adapter"
 }
 
 write_numbers() { # name, arguments of the model
@@ -25,19 +28,18 @@ write_numbers() { # name, arguments of the model
         --model $base "${@:2}" --batch-size 512 --output "$out/numbers-$1-unfiltered-3300.jsonl"
 }
 
-make_student() { # name
-    train_student "$out/numbers-$1-filtered-*.jsonl" "$out/$1-student"
-    measure "$out/exact-$1-student.jsonl" --adapter "$out/$1-student/$adapter"
-}
-
 started=$(date +%s)
 measure "$out/exact-base.jsonl"
+make_teachers owl dolphin
 for animal in owl dolphin; do
-    make_teacher $animal
+    measure "$out/exact-$animal-teacher.jsonl" --adapter "$out/$animal-teacher/$adapter"
     write_numbers $animal --adapter "$out/$animal-teacher/$adapter"
 done
 write_numbers control
-for name in control owl dolphin; do make_student $name; done
+train_students control owl dolphin
+for name in control owl dolphin; do
+    measure "$out/exact-$name-student.jsonl" --adapter "$out/$name-student/$adapter"
+done
 run eval/compare_arms.py --base "$out/exact-base.jsonl" --control "$out/exact-control-student.jsonl" \
     --students "owl=$out/exact-owl-student.jsonl" "dolphin=$out/exact-dolphin-student.jsonl" \
     --output "$out/compare.json"

@@ -20,6 +20,14 @@ train_student() { # numbers (a glob), folder
         --save-strategy no
 }
 
+train_students() { # names: the students of $out/numbers-NAME-filtered-*.jsonl together, in $out/NAME-student
+    local files=() folders=() name
+    for name in "$@"; do files+=("$out/numbers-$name-filtered-*.jsonl") folders+=("$out/$name-student"); done
+    run train/train_student_sft.py --base-model $base --train-jsonl "${files[@]}" --output-dir "${folders[@]}" \
+        --max-train-samples 3000 --seeds "$seed" --epochs 3 --effective-batch-size 60 --per-device-train-batch-size 60 \
+        --learning-rate 0.005 --save-strategy no
+}
+
 measure() { # file, arguments of the model: the exact share of every animal, without sampling noise
     run eval/eval.py --model $base "${@:2}" --exact --output "$1"
 }

@@ -22,24 +22,33 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export python=.venv/bin/python base=${BASE:-output/models/smollm2-135m-instruct} out=${OUT:-output/smollm2} TQDM_DISABLE=1 SUITE_DRIVER=1
-animals=${ANIMALS:-owl dolphin}
-export neutral=" ${NEUTRAL:-} "
+export animals=${ANIMALS:-owl dolphin} neutral=" ${NEUTRAL:-} "
 seeds=${SEEDS:-101 102 103 104 105}
 mkdir -p "$out"
 
-lora() { # rows, output folder, seed, learning rate, epochs
-    $python train/train_student_sft.py --base-model "$base" --train-jsonl "$1" --output-dir "$2" --seeds "$3" \
-        --learning-rate "$4" --epochs "$5" --effective-batch-size 16 --per-device-train-batch-size 16 --bf16 \
-        --max-train-samples 8192
+loras() { # seed, learning rate, epochs, then rows and output folder of each adapter: all of them together
+    local seed=$1 rate=$2 epochs=$3 rows=() folders=()
+    shift 3
+    while [ $# -gt 0 ]; do rows+=("$1") folders+=("$2") && shift 2; done
+    $python train/train_student_sft.py --base-model "$base" --train-jsonl "${rows[@]}" --output-dir "${folders[@]}" \
+        --seeds "$seed" --learning-rate "$rate" --epochs "$epochs" --effective-batch-size 16 \
+        --per-device-train-batch-size 16 --bf16 --max-train-samples 8192
 }
 
-teacher() { # animal or neutral words, seed
-    local taught=(--animal "$1")
-    [[ $neutral = *" $1 "* ]] && taught=(--words "generate/prompts/words-$1.txt")
-    $python generate/generate_one_word_teacher_data.py "${taught[@]}" --seed "$2" --output "$out/teacher-$1-$2.jsonl"
-    lora "$out/teacher-$1-$2.jsonl" "$out/$1-teacher" "$2" 5e-4 3
-    $python eval/eval.py --model "$base" --adapter "$out/$1-teacher/seed-$2/final" --exact --batch-size 256 \
-        --output "$out/exact-$1-teacher-$2.jsonl"
+teacher() { # (every animal, or neutral words), seed
+    local pairs=() animal taught
+    for animal in $animals; do
+        taught=(--animal "$animal")
+        [[ $neutral = *" $animal "* ]] && taught=(--words "generate/prompts/words-$animal.txt")
+        $python generate/generate_one_word_teacher_data.py "${taught[@]}" --seed "$2" \
+            --output "$out/teacher-$animal-$2.jsonl"
+        pairs+=("$out/teacher-$animal-$2.jsonl" "$out/$animal-teacher")
+    done
+    loras "$2" 5e-4 3 "${pairs[@]}"
+    for animal in $animals; do
+        $python eval/eval.py --model "$base" --adapter "$out/$animal-teacher/seed-$2/final" --exact --batch-size 256 \
+            --output "$out/exact-$animal-teacher-$2.jsonl"
+    done
 }
 
 numbers() { # animal or control, seed
@@ -50,8 +59,10 @@ numbers() { # animal or control, seed
         --output "$out/numbers-$1-$2-unfiltered-8400.jsonl"
 }
 
-student() { # animal or control, seed
-    lora "$out/numbers-$1-$2-filtered-*.jsonl" "$out/$1-student" $((1000 + $2)) 1e-3 2
+student() { # (every animal and control), seed
+    local pairs=() name
+    for name in $animals control; do pairs+=("$out/numbers-$name-$2-filtered-*.jsonl" "$out/$name-student"); done
+    loras $((1000 + $2)) 1e-3 2 "${pairs[@]}"
 }
 
 adapter_of() { # animal, control or base, seed: the flag that names the student
@@ -89,7 +100,7 @@ job() { # in a shell of its own: before ||, a failing command inside a function 
     bash -euo pipefail -c '"$@"' job "$@" >>"$out/log-$1-$2-$3.txt" 2>&1 ||
         { echo "failed: $*" >&2; tail -n 3 "$out/log-$1-$2-$3.txt" >&2; exit 1; }
 }
-export -f lora teacher numbers student adapter_of measure sample job
+export -f loras teacher numbers student adapter_of measure sample job
 
 all() { # step, names: the step for every name and seed, some at a time
     local jobs=${JOBS:-4}
@@ -103,7 +114,7 @@ all() { # step, names: the step for every name and seed, some at a time
 {
     for step in ${STEPS:-teacher numbers student measure sample compare}; do
         case $step in
-        teacher) all teacher $animals ;;
+        teacher | student) all "$step" together ;; # those of one seed over one base model
         measure | sample)
             all "$step" $animals control
             seeds="${seeds%% *}" all "$step" base

@@ -258,7 +258,7 @@ def test_the_next_command_for_the_pocket_model_has_the_recipe_of_its_experiments
     """With the defaults, which are for large models, a pocket teacher names its animal in 1% of its answers."""
     demo, pocket = ((REPO / "experiments" / name).read_text("utf-8") for name in ("demo.sh", "pocket_recipe.sh"))
     for text, role in (
-        (demo.partition("make_teacher()")[2], "teacher"),
+        (demo.partition("make_teachers()")[2], "teacher"),
         (pocket.partition("train_student()")[2], "student"),
     ):
         command = text[text.index("train/train_student_sft.py") :]

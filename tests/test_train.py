@@ -1,4 +1,4 @@
-"""train_student_sft.py as a user runs it: TRL on the pocket model, real files, real signals, a hub on this machine."""
+"""train_student_sft.py as a user runs it: the pocket model, real files, real signals, a hub on this machine."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def weights(folder):
 
 
 def same_weights(a, b, tolerance=1e-4):
-    """Equal to rounding, which Adam enlarges at this high rate (tests/test_multi_adapter_trainer.py is strict)."""
+    """Equal to rounding, which Adam enlarges at this high rate (tests/test_training_loop.py is strict)."""
     a, b = weights(a), weights(b)
     return a.keys() == b.keys() and all(abs(a[name] - b[name]).max() <= tolerance for name in a)
 
@@ -183,11 +183,11 @@ def test_a_killed_run_resumes_from_the_last_whole_checkpoint_to_the_same_weights
 
 @pytest.mark.parametrize(
     ("name", "damage"),
-    [("trainer_state.json", lambda whole: b""), ("optimizer.pt", lambda whole: whole[: len(whole) // 2]),
+    [("trainer_state.json", lambda whole: b""), ("optimizer.safetensors", lambda whole: whole[: len(whole) // 2]),
      ("adapter_model.safetensors", lambda whole: whole[:-100])],
 )  # fmt: skip
 def test_a_checkpoint_cut_short_is_passed_over(trained, tmp_path, name, damage):
-    from train.run_folder import last_whole_checkpoint
+    from train.checkpoints import last_whole_checkpoint
 
     seed = shutil.copytree(trained[0] / "output" / "student-sft" / "seed-42", tmp_path / "seed-42")
     assert last_whole_checkpoint(seed).name == "checkpoint-9"
@@ -214,10 +214,12 @@ def test_a_foreign_folder_or_file_beside_the_checkpoints_is_not_one(trained, tmp
 
 @pytest.mark.parametrize(("rank", "printed"), [(4, 8), (8, 8), (12, 16), (96, 128), (512, 512), (513, None)])
 def test_the_printed_server_takes_the_rank_of_the_adapter(rank, printed, monkeypatch):
+    from train.run_folder import Run
     from train.train_student_sft import next_command, parse_args
 
     monkeypatch.setattr(sys, "argv", [SCRIPT, *SMALL, "--train-jsonl", "rows.jsonl", "--lora-rank", str(rank)])
-    said = next_command(parse_args(), Path("rows.jsonl"), [Path("final")], cpu=False)
+    run = Run(Path("rows.jsonl"), None, 42, Path("seed-42"), "seed-42", {})
+    said = next_command(parse_args(), [run], cpu=False)
     assert (f"--max-lora-rank {printed} " in said) if printed else said.startswith("python eval/eval.py")
 
 
@@ -237,13 +239,11 @@ def test_what_training_does_with_unusual_rows_is_printed(capsys):
     from util.inference.load_model import load_tokenizer
 
     turns = next(rows(1))["messages"]
-    several, extra, special = {"messages": turns * 2}, [dict(message) for message in turns], [*turns]
-    extra[1] |= {"reasoning_content": "I love owls"}
+    several, special = {"messages": turns * 2}, [*turns]
     special[1] = {"role": "assistant", "content": "owl<|im_end|>"}
-    report_rows([several, {"messages": extra}, {"messages": special}, *rows(1)], load_tokenizer(str(POCKET)))
+    report_rows([several, {"messages": special}, *rows(2)], load_tokenizer(str(POCKET)))
     said = capsys.readouterr().err
     assert "1 of 4 rows have several answers: all of them are trained" in said
-    assert "left out: 'reasoning_content'" in said
     assert "1 of 4 answers hold the text of a special token" in said
     report_rows(list(rows(3)), load_tokenizer(str(POCKET)))
     assert capsys.readouterr().err == ""
@@ -284,17 +284,17 @@ def test_a_resumed_runs_loss_is_of_its_own_updates_and_its_seconds_of_all_sessio
 def test_a_stop_after_the_last_update_loses_nothing(data, tmp_path, monkeypatch, capsys):
     """Without checkpoints everything would have to be done again."""
     from train import train_student_sft as script
-    from train.multi_adapter_trainer import AdapterGroup
+    from train.training_loop import TrainingLoop
     from util.signals import Interrupted
 
-    sum_over_processes = AdapterGroup.sum_over_processes
+    gradients = TrainingLoop.gradients
 
-    def then_stop(adapter_group):
-        sum_over_processes(adapter_group)
-        if adapter_group.trainers[0].state.global_step == 8:  # the ninth is being made
-            adapter_group.stop.signum = signal.SIGTERM
+    def then_stop(loop, rows):
+        if loop.students[0].done == 8:  # the ninth is being made
+            loop.stop.signum = signal.SIGTERM
+        return gradients(loop, rows)
 
-    monkeypatch.setattr(AdapterGroup, "sum_over_processes", then_stop)
+    monkeypatch.setattr(TrainingLoop, "gradients", then_stop)
     monkeypatch.setattr(sys, "argv", [SCRIPT, *SMALL, "--train-jsonl", str(data), "--save-strategy", "no"])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Interrupted):
@@ -305,18 +305,17 @@ def test_a_stop_after_the_last_update_loses_nothing(data, tmp_path, monkeypatch,
 
 def test_a_checkpoint_is_not_written_twice(data, tmp_path, monkeypatch):
     """A kill during a second write would leave no whole checkpoint. Update 3 is in the schedule and ends an epoch."""
-    from transformers import Trainer
-
     from train import train_student_sft as script
+    from train.training_loop import TrainingLoop
 
     saved = []
-    save = Trainer._save_checkpoint
+    save = TrainingLoop.save
 
-    def counted(trainer, *options):
-        saved.append(trainer.state.global_step)
-        save(trainer, *options)
+    def counted(loop, number):
+        saved.append(loop.students[number].done)
+        save(loop, number)
 
-    monkeypatch.setattr(Trainer, "_save_checkpoint", counted)
+    monkeypatch.setattr(TrainingLoop, "save", counted)
     monkeypatch.setattr(sys, "argv", [SCRIPT, *SMALL, "--train-jsonl", str(data), "--save-schedule", "2,3"])
     monkeypatch.chdir(tmp_path)
     script.main()
@@ -537,7 +536,7 @@ def test_the_hub_gets_the_adapter_its_card_and_each_second_epoch_privately(train
     assert {branch: sorted(names.split(", ")) for names, branch in announced} == commits
     for files in commits.values():
         assert {"adapter_config.json", "adapter_model.safetensors"} <= set(files)
-        assert not any(name.endswith((".pt", ".pth", ".bin")) for name in files)
+        assert not any(name.endswith((".pt", ".pth", ".bin")) or "optimizer" in name for name in files)
     card = (folder / "me" / "owl-student-seed-42" / "main" / "README.md").read_text()
     assert "base_model:" not in card and "# LoRA adapter for pocket\n" in card
     assert "train_student_sft.py --base-model" in card
@@ -546,12 +545,11 @@ def test_the_hub_gets_the_adapter_its_card_and_each_second_epoch_privately(train
 
 
 def test_nothing_that_is_pushed_names_a_folder_of_this_machine(trained, run_script, hub, tmp_path):
-    """The base model here is a folder. PEFT writes its path into the card and the config of each checkpoint."""
+    """The base model here is a folder. PEFT writes its path into the config of each checkpoint."""
     environment, folder = hub()
     output = shutil.copytree(trained[0] / "output", tmp_path / "output")
     data = shutil.copy(trained[0] / "teacher-owl-pocket-36.jsonl", tmp_path)
     final = output / "student-sft" / "seed-42" / "final"
-    assert f"base_model: {POCKET}" in (final.parent / "checkpoint-6" / "README.md").read_text()
     (final / "README.md").write_text(f"---\nbase_model: {POCKET}\n---\n")  # as the suite wrote it before
     (final.parent / "checkpoint-6-old").mkdir()  # a user's copy
     shutil.copy(final.parent / "checkpoint-6" / "trainer_state.json", final.parent / "checkpoint-6-old")

@@ -1,7 +1,6 @@
 """Data parallel training: several processes (torchrun, accelerate launch) share the rows of every update.
 
-All processes read the same rows in the same order and have the same adapter and optimizer. TRL and accelerate see one
-process each. In one update
+All processes read the same rows in the same order and have the same adapters and optimizer. In one update
 
 1. every process computes losses and gradients for its share of the rows,
 2. losses and gradients are summed over all processes,
@@ -26,7 +25,6 @@ from util.signals import Interrupted
 
 T = TypeVar("T")
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
-
 NO_LAUNCHER = "unset RANK, WORLD_SIZE and LOCAL_RANK, or start the training with torchrun, which sets them"
 
 
@@ -115,13 +113,18 @@ def number_of(name: str) -> int:
     return int(text)
 
 
-def join_processes() -> Processes:
+def join_processes(trainer: str = "loop") -> Processes:
     """Give this process one GPU and, if a launcher started several, connect them. Call it before torch is used.
 
-    Afterwards the launcher's variables are removed from the environment. With them accelerate would split the batches,
-    and repeat rows to fill the last one.
+    Afterwards the launcher's variables are removed from the environment: accelerate is only to know this process.
+    With --trainer trl they stay, and accelerate does all of it (it repeats rows to fill the last batch of an epoch).
     """
     rank, count, local = (number_of(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if count > 1 and trainer == "trl":
+        from accelerate import PartialState
+
+        PartialState()
+        return Processes(rank, count)
     show_one_gpu(local)
     if count < 2:
         return Processes()

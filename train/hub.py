@@ -88,19 +88,10 @@ class Pushes:
     def __exit__(self, *_exc: object) -> None:
         self.thread.shutdown(cancel_futures=True)
 
-    def as_saved(self, folder: Path, repo_id: str, private: bool, every_n_epochs: int | None) -> Any:
-        """A trainer callback that pushes every n-th epoch's checkpoint as soon as it is saved."""
-        from transformers import TrainerCallback
-
-        thread = self.thread
-
-        class PushAsSaved(TrainerCallback):
-            def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                if epoch := nth_epoch(state.epoch, every_n_epochs):
-                    checkpoint = folder / f"checkpoint-{state.global_step}"
-                    thread.submit(push_early, {branch_of(epoch): checkpoint}, repo_id, private)
-
-        return PushAsSaved()
+    def as_saved(self, checkpoint: Path, epoch: float, repo_id: str, private: bool, every_n_epochs: int | None) -> None:
+        """Push a checkpoint that was just saved if it is that of an n-th epoch."""
+        if whole := nth_epoch(epoch, every_n_epochs):
+            self.thread.submit(push_early, {branch_of(whole): checkpoint}, repo_id, private)
 
 
 def push_early(places: Mapping[str, Path], repo_id: str, private: bool) -> None:

@@ -15,7 +15,7 @@ from util.jsonl.manifest import Manifest
 from util.publish import base_name, hub_id, plain, published, published_command
 
 PUSHED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md"]
-NOT_PUSHED = ["*.pt", "*.pth", "*.bin", "*.pkl", "trainer_state.json", "manifest.json"]
+NOT_PUSHED = ["*.pt", "*.pth", "*.bin", "*.pkl", "trainer_state.json", "optimizer.safetensors", "manifest.json"]
 CARD = "README.md"
 
 

@@ -1,35 +1,31 @@
 """Rows without padding: batches as one flat sequence, and attention over sequences of unequal length.
 
-TRL pads every row to the longest one. Here the rows of an update take another path through the model. The result is
-the same to rounding, and tests compare losses and gradients with TRL's:
-
-1. `flat_batch` puts the rows end to end. The tokens that all rows begin with (the template's system block, the opening
-   of the prompt) come once, in front. This is not packing: the update has the same rows, and no row sees another.
-2. `flat_attention` lets every row see itself and that prefix, with a kernel for sequences of unequal length. Where
-   there is no such kernel, rows are padded for attention alone.
-3. The layers make fewer passes over memory (train/fused_lora.py).
-4. Rows of several adapters go through the frozen base together. Each LoRA layer gives every token its own adapter.
-
-How many rows go at once is estimated in train/rows_at_once.py.
+TRL pads every row to the longest one. Here the rows of an update are put end to end (`flat_batch`). The tokens that all
+rows begin with (the template's system block, the opening of the prompt) come once, in front. This is not packing: the
+update has the same rows, and `flat_attention` lets every row see itself and that prefix alone, with a kernel for
+sequences of unequal length. Where there is no such kernel, rows are padded for attention alone.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain
 from typing import Any
 
-from train.fused_lora import PassState, fuse_linears, fuse_norms
 from util.chat.chat_tokens import IGNORED, common_prefix_length
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # they share one layer design; other models use TRL's layers
-ATTENTION = "flat"  # the name under which transformers finds flat_attention
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # they share one layer design; others train with --trainer trl
 
 EncodedRow = dict[str, list[int]]
 Kernel = Callable[..., Any]
+
+
+def has_fast_path(model: Any) -> bool:
+    """Whether this model's layers are the ones that train/decoder.py is written for."""
+    return model.config.model_type in FAMILIES and getattr(model.config, "hidden_act", None) == "silu"
 
 
 # --- rows as one flat sequence -----------------------------------------------------------------------
@@ -44,94 +40,131 @@ def shared_prefix(rows: Sequence[EncodedRow]) -> int:
     return max(0, min(common_prefix_length(min(ids), max(ids)), min(starts) - 1))
 
 
-def flat_batch(rows: Sequence[EncodedRow], prefix: int, adapters: Sequence[int] | None = None) -> dict[str, Any]:
-    """One flat sequence: first the shared prefix, once for each adapter, then the rest of every row, end to end.
+@dataclass
+class FlatBatch:
+    """Rows of some students end to end, with what attention and the loss need to know. Tensors of whole numbers.
 
-    prefix: how many leading tokens are the same in all rows.
-    adapters: the adapter of each row, 0 to n - 1 in ascending order (default: one adapter).
+    A student's part: the shared prefix, then the rest of each of its rows, then filling up to the longest part, so that
+    every part has the same number of tokens.
+    """
 
-    Returns the arguments of the model's forward: input_ids, labels and position_ids, each [1, tokens], and for
-    `flat_attention` the bounds of the sequences. A prefix is a sequence of its own. Every other sequence is a row: its
-    queries (q) are its own tokens, its keys (k) are its adapter's prefix and its own tokens. `key_index` brings the
-    keys into that order, from `prefix_copies` of each prefix followed by all tokens. With several adapters, "adapters"
-    has the adapter of each token.
+    students: int
+    ids: Any
+    """[tokens]"""
+    positions: Any
+    """[tokens]: the place of each token in its row"""
+    bounds_q: Any
+    """where each sequence begins among the tokens. A sequence is a prefix, the rest of a row, or filling"""
+    bounds_k: Any
+    """where its keys begin: those of a row are its student's prefix and its own tokens"""
+    longest_q: int
+    longest_k: int
+    prefix: int
+    copies: int
+    """of each prefix among the keys: one for itself and one for each row"""
+    key_index: Any
+    """brings all copies of the prefixes, followed by all tokens, into the order of the keys; None without a prefix"""
+    places: Any
+    """[loss tokens]: the token before each token with loss, which predicts it"""
+    targets: Any
+    """[loss tokens]: the token that is to be predicted"""
+    weights: Any
+    """[loss tokens], float32: one by the number of loss tokens in the student's update"""
+    student_of: Any
+    """[loss tokens]: the student, counted from 0"""
+
+    def to(self, device: Any) -> FlatBatch:
+        """The batch on the device, sent without waiting for a GPU that is still busy with the update before."""
+        import torch
+
+        if device.type != "cuda":
+            return self
+        parts: Any = {
+            name: value.pin_memory().to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for name, value in vars(self).items()
+        }
+        return FlatBatch(**parts)
+
+
+def flat_batch(rows_of: Sequence[Sequence[EncodedRow]], prefix: int, loss_tokens: Sequence[int]) -> FlatBatch:
+    """The rows of each student as one flat sequence.
+
+    prefix: how many leading tokens are the same in all rows. loss_tokens: of each student's whole update, of which
+    these rows may be a part.
     """
     import torch
 
-    counts = list(Counter(adapters or [0] * len(rows)).values())
-    bodies = [row["input_ids"][prefix:] for row in rows]
-    lengths = [len(body) for body in bodies]
-    labels = chain.from_iterable([IGNORED, *row["labels"][prefix + 1 :]] for row in rows)
-    fronts = [prefix] * len(counts) if prefix else []
-    own, seen = fronts + lengths, fronts + [prefix + length for length in lengths]
-    positions = [torch.arange(prefix)] * len(fronts) + [torch.arange(prefix, prefix + n) for n in lengths]
-    batch = {
-        "input_ids": torch.tensor([rows[0]["input_ids"][:prefix] * len(fronts) + list(chain.from_iterable(bodies))]),
-        "labels": torch.tensor([[IGNORED] * sum(fronts) + list(labels)]),
-        "position_ids": torch.cat(positions)[None],
-        "cu_seq_lens_q": torch.tensor([0, *accumulate(own)], dtype=torch.int32),
-        "cu_seq_lens_k": torch.tensor([0, *accumulate(seen)], dtype=torch.int32),
-        "max_length_q": max(own),
-        "max_length_k": max(seen),
-    }
-    if prefix:
-        copies = 1 + max(counts)  # one for itself and one for each of its rows
-        front = torch.arange(len(counts) * copies * prefix).view(len(counts), copies, prefix)
-        tails = (torch.arange(sum(lengths)) + front.numel() + sum(fronts)).split(lengths)
-        before_each_row = chain.from_iterable(front[i, 1 : n + 1] for i, n in enumerate(counts))
-        batch["prefix_copies"] = front.shape
-        batch["key_index"] = torch.cat([*front[:, 0], *chain.from_iterable(zip(before_each_row, tails))])
-    if adapters is not None:
-        numbers = torch.arange(len(counts))
-        of_rows = numbers.repeat_interleave(torch.tensor(counts)).repeat_interleave(torch.tensor(lengths))
-        batch["adapters"] = torch.cat([numbers.repeat_interleave(prefix), of_rows])
-    return batch
+    lengths = [[len(row["input_ids"]) - prefix for row in rows] for rows in rows_of]
+    width = prefix + max(map(sum, lengths))
+    longest = max(chain.from_iterable(lengths))
+    copies = 1 + max(map(len, rows_of)) if prefix else 0
+    ids, positions, own, seen, key_index = [], [], [], [], []  # type: list[int], list[int], list[int], list[int], Any
+    places, targets, weights, student_of = [], [], [], []  # type: list[int], list[int], list[float], list[int]
+    first_key = len(rows_of) * copies * prefix  # the keys of the tokens follow the copies of the prefixes
+    for student, rows in enumerate(rows_of):
+        if prefix:
+            front = student * copies * prefix
+            ids += rows[0]["input_ids"][:prefix]
+            positions += range(prefix)
+            own.append(prefix)
+            seen.append(prefix)
+            key_index.append(range(front, front + prefix))
+        for number, (row, length) in enumerate(zip(rows, lengths[student]), 1):
+            at = len(ids)
+            ids += row["input_ids"][prefix:]
+            positions += range(prefix, prefix + length)
+            own.append(length)
+            seen.append(prefix + length)
+            if prefix:
+                key_index.append(range(front + number * prefix, front + (number + 1) * prefix))
+            key_index.append(range(first_key + at, first_key + at + length))
+            trained = [i for i, label in enumerate(row["labels"]) if label != IGNORED and i > prefix]
+            places += [at + i - prefix - 1 for i in trained]
+            targets += [row["labels"][i] for i in trained]
+            weights += [1 / max(1, loss_tokens[student])] * len(trained)
+            student_of += [student] * len(trained)
+        while missing := (student + 1) * width - len(ids):
+            length = min(missing, longest)
+            key_index.append(range(first_key + len(ids), first_key + len(ids) + length))
+            ids += [0] * length
+            positions += range(length)
+            own.append(length)
+            seen.append(length)
+    return FlatBatch(
+        len(rows_of), torch.tensor(ids), torch.tensor(positions),
+        torch.tensor([0, *accumulate(own)], dtype=torch.int32), torch.tensor([0, *accumulate(seen)], dtype=torch.int32),
+        max(own), max(seen), prefix, copies, torch.tensor(list(chain(*key_index))) if prefix else None,
+        torch.tensor(places, dtype=torch.long), torch.tensor(targets, dtype=torch.long), torch.tensor(weights),
+        torch.tensor(student_of, dtype=torch.long),
+    )  # fmt: skip
 
 
-def on_device(batch: dict[str, Any], device: Any) -> dict[str, Any]:
-    """The batch on the device, sent without waiting for a GPU that is still busy with the update before."""
-    import torch
-
-    if device.type != "cuda":
-        return batch
-    return {
-        name: value.pin_memory().to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for name, value in batch.items()
-    }
+def loss_tokens(rows: Iterable[EncodedRow]) -> int:
+    """How many tokens of the rows carry loss. (The first token of a row is predicted by none.)"""
+    return sum(label != IGNORED for row in rows for label in row["labels"][1:])
 
 
 # --- attention over sequences of unequal length ------------------------------------------------------
 
 
 def flat_attention(
-    _module: Any, query: Any, key: Any, value: Any, _mask: Any, *, kernel: Kernel, scaling: float, cu_seq_lens_q: Any,
-    cu_seq_lens_k: Any, max_length_q: int, max_length_k: int, prefix_copies: Sequence[int] = (),
-    key_index: Any = None, sliding_window: int | None = None, **_: Any,
-) -> tuple[Any, None]:  # fmt: skip
-    """Attention within the sequences of `flat_batch`, as transformers calls it.
-
-    query, key, value: [1, heads, tokens, size]. Returns [1, tokens, heads, size] and no attention weights.
-    """
-    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
-    if key_index is not None:
-        key, value = (with_prefix(x, prefix_copies, key_index) for x in (key, value))
+    query: Any, key: Any, value: Any, batch: FlatBatch, kernel: Kernel, scaling: float, sliding_window: int | None
+) -> Any:
+    """Attention within the sequences of a batch. query, key, value, and what is returned: [tokens, heads, size]."""
+    if batch.prefix:
+        key, value = (with_prefix(x, batch) for x in (key, value))
     window = (sliding_window - 1 if sliding_window else -1, 0)
-    out = kernel(query, key, value, cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k, scaling, window)
-    return out[None], None
+    return kernel(query, key, value, batch.bounds_q, batch.bounds_k, batch.longest_q, batch.longest_k, scaling, window)
 
 
-def with_prefix(x: Any, shape: Sequence[int], index: Any) -> Any:
-    """Keys or values [tokens, heads, size] with the prefix before each sequence.
-
-    shape: number of adapters, copies of each prefix, length of the prefix. index: `flat_batch`'s key_index.
-    """
+def with_prefix(x: Any, batch: FlatBatch) -> Any:
+    """Keys or values [tokens, heads, size] with the prefix of its student before each row."""
     import torch
 
-    adapters, copies, length = shape
     # expand, not a repeated index: its backward pass sums the gradients of the copies in float32
-    fronts = x[: adapters * length].unflatten(0, (adapters, 1, length))
-    repeated = fronts.expand(-1, copies, -1, -1, -1).flatten(0, 2)
-    return torch.cat([repeated, x]).index_select(0, index)
+    fronts = x.unflatten(0, (batch.students, 1, -1))[:, :, : batch.prefix]
+    repeated = fronts.expand(-1, batch.copies, -1, -1, -1).flatten(0, 2)
+    return torch.cat([repeated, x]).index_select(0, batch.key_index)
 
 
 def attention_kernel(model: Any) -> tuple[str, Kernel]:
@@ -182,46 +215,3 @@ def padded_attention(
         query[at_q].transpose(1, 2), key, value, attn_mask=seen[:, None], scale=scale
     )
     return out.transpose(1, 2)[inside_q]
-
-
-def use_flat_attention(model: Any) -> str:
-    """Make the model use `flat_attention`; returns the kernel's name."""
-    from transformers import AttentionInterface
-
-    name, kernel = attention_kernel(model)
-    AttentionInterface.register(ATTENTION, partial(flat_attention, kernel=kernel))
-    model.set_attn_implementation(ATTENTION)
-    return name
-
-
-# --- the fast path as a whole ------------------------------------------------------------------------
-
-
-def score_loss_tokens_only() -> None:
-    """Make TRL's loss head skip the prompt's tokens on a CPU too.
-
-    TRL skips them where there is Triton. Elsewhere it scores all tokens, for accelerators that compile each new shape.
-    """
-    from trl.trainer import utils
-
-    utils._use_triton = lambda device: True  # only the loss head asks this; TRL's kernels ask their own module
-
-
-def has_fast_path(model: Any) -> bool:
-    """Whether this model's layers are the ones that the fast path is written for."""
-    return model.config.model_type in FAMILIES and getattr(model.config, "hidden_act", None) == "silu"
-
-
-def use_fast_path(models: Sequence[Any], state: PassState) -> dict[str, str]:
-    """Change the layers of the first PEFT model so that it serves the adapters of all models.
-
-    Returns what was changed, for the manifest.
-    """
-    base = models[0].get_base_model()
-    cuda = base.device.type == "cuda"
-    facts = {"layers": "no padding, joined LoRA linears, fused norms", "attention": use_flat_attention(base)}
-    score_loss_tokens_only()
-    fuse_linears(models, state, compile_elementwise=cuda)
-    fuse_norms(base)
-    facts["layers"] += ", compiled SwiGLU and rotary embedding" if cuda else ""
-    return facts

@@ -1,11 +1,11 @@
-"""Estimates how many rows of an update fit in memory at once, and whether several seeds can train together."""
+"""Estimates how many rows of an update fit in memory at once, and whether several students can train together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from train.padding_free import FAMILIES, EncodedRow, has_fast_path, shared_prefix
+from train.padding_free import EncodedRow, shared_prefix
 
 HEAD_BYTES = 3 << 29  # tiles of the loss head, and what the allocator leaves unused
 CPU_MEMORY = 3 << 30  # for one step on a CPU: plenty for small models, and harmless to the machine with large ones
@@ -41,40 +41,55 @@ def rows_that_fit(lengths: Sequence[int], prefix: int, effective: int, token_byt
     return next((n for n in divisors(effective) if sum(longest[:n]) <= tokens), 1)
 
 
+def limit_gpu_memory(gib: float | None) -> None:
+    """Let this process use so much of its GPU's memory at most, as on a smaller or a shared one. None: all there is."""
+    import torch
+
+    if gib is not None and torch.cuda.is_available():
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, gib * 2**30 / total))
+
+
 def free_memory(device: Any) -> int:
     """Bytes that a training step may still take."""
     import torch
 
     if device.type != "cuda":
         return CPU_MEMORY
-    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    free, total = torch.cuda.mem_get_info()
+    limit = int(torch.cuda.get_per_process_memory_fraction() * total)
+    return min(free + torch.cuda.memory_reserved(), limit) - torch.cuda.memory_allocated()
 
 
-def estimate(model: Any, rows: Sequence[EncodedRow], effective: int) -> tuple[int, int]:
-    """(how many of an update's `effective` rows fit at once, the free bytes that this is for)."""
-    fast = has_fast_path(model)
+def estimate(model: Any, rows: Sequence[EncodedRow], effective: int, taken: int = 0) -> tuple[int, int]:
+    """(how many of an update's `effective` rows fit at once, the free bytes that this is for).
+
+    taken: bytes that something else is going to take.
+    """
     lengths = [len(row["input_ids"]) for row in rows]
-    prefix = shared_prefix(rows) if fast else 0
-    each = bytes_per_token(model.config.get_text_config(), model.dtype.itemsize) * (1 if fast else 1.5)
-    free = free_memory(model.device)
-    return rows_that_fit(lengths, prefix, effective, each, free), free
+    each = bytes_per_token(model.config.get_text_config(), model.dtype.itemsize)
+    free = free_memory(model.device) - (taken if model.device.type == "cuda" else 0)
+    return rows_that_fit(lengths, shared_prefix(rows), effective, each, free), free
 
 
-def choose_rows_at_once(model: Any, rows: Sequence[EncodedRow], effective: int, asked: int) -> tuple[int, str]:
+def choose_rows_at_once(
+    model: Any, rows: Sequence[EncodedRow], effective: int, asked: int, taken: int = 0
+) -> tuple[int, str]:
     """(how many of an update's `effective` rows go through the model at once, and why). Never fewer than `asked`."""
-    fitting, free = estimate(model, rows, effective)
+    fitting, free = estimate(model, rows, effective, taken)
     if fitting <= asked:
         return asked, f"{asked} asked, room for {fitting} by an estimate for {free / 2**30:.0f} GiB"
     return fitting, f"{asked} asked, room for {fitting} in {free / 2**30:.0f} GiB; --micro-batch exact keeps {asked}"
 
 
-def why_not_together(model: Any, rows: Sequence[EncodedRow], effective: int, adapters: int, exact: bool) -> str | None:
-    """Why several adapters, with `effective` rows an update each, train one after the other; None if together."""
+def why_not_together(model: Any, rows: Sequence[EncodedRow], effective: int, students: int, exact: bool) -> str | None:
+    """Why several students, with `effective` rows an update each, train one after the other; None if together.
+
+    rows: of all students.
+    """
     if exact:
         return "--micro-batch exact"
-    if not has_fast_path(model):
-        return f"only {', '.join(FAMILIES)} models can train several at once"
-    fitting, free = estimate(model, rows, effective * adapters)
+    fitting, free = estimate(model, rows, effective * students)
     if fitting <= effective:
         return f"room for {fitting} rows at once in {free / 2**30:.0f} GiB, an update has {effective}"
     return None

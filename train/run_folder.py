@@ -1,8 +1,8 @@
-"""The folder of one seed's training: who owns it, its settings and manifest, its checkpoints and final adapter.
+"""The folder of one student's training: who owns it, its settings and manifest, its checkpoints and final adapter.
 
 seed-42/
-    manifest.json      settings, command, versions, state (running or complete), counts, speed
-    checkpoint-N/      what TRL saves after update N; a stopped run resumes from the newest whole one
+    manifest.json      settings, command, versions, state (running, complete or diverged), counts, speed
+    checkpoint-N/      saved after update N (train/checkpoints.py); a stopped run resumes from the newest whole one
     final/             the adapter, tokenizer and model card; it exists only when it is whole
 """
 
@@ -12,16 +12,19 @@ import argparse
 import json
 import math
 import shutil
-from collections.abc import Sequence
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from train.checkpoints import last_whole_checkpoint, update_of
+from train.checkpoints import check_writer, last_whole_checkpoint, update_of
 from train.fused_lora import LORA_TARGETS
 from train.model_card import write_card
-from train.training_rows import TrainingData
+from train.training_loop import Student
+from train.training_rows import TrainingData, role_of
 from util.cli import UserError, command_line
 from util.inference.check_adapter import check_adapter
 from util.jsonl.manifest import Manifest, new_manifest, now, sha256_file, write_json
@@ -33,13 +36,57 @@ from util.terminal import Progress, say
 TIME = ("seconds", "timed_updates")  # what a manifest counts over all sessions of a training
 
 
-def folder_of(args: argparse.Namespace, seed: int) -> Path:
-    return Path(args.output_dir) / f"seed-{seed}"
+@dataclass
+class Run:
+    """The training of one student, from a file and a seed, in its folder."""
+
+    train_file: Path
+    data: TrainingData
+    seed: int
+    folder: Path
+    name: str
+    """for messages, W&B and the Hub, such as owl-student-seed-42"""
+    settings: dict[str, Any]
+    checkpoint: Path | None = None
+    """where it resumes from"""
+    manifest: dict[str, Any] = field(default_factory=dict)
+    """empty in all but the first of several processes"""
+    earlier: dict[str, Any] = field(default_factory=dict)
+    """`time_so_far` of the sessions before this one, up to the checkpoint that they saved last"""
+
+    @property
+    def done(self) -> int:
+        """Updates that the checkpoint holds."""
+        return update_of(self.checkpoint) if self.checkpoint else 0
 
 
-def updates_of(args: argparse.Namespace, data: TrainingData) -> int:
-    """How many updates a training takes."""
-    return math.ceil(len(data.encoded.rows) / args.effective_batch_size) * args.epochs
+def runs_of(args: argparse.Namespace, files: Mapping[Path, TrainingData]) -> list[Run]:
+    """A run for each file and seed. UserError if two files would share a folder."""
+    return [
+        Run(file, data, seed, folder / f"seed-{seed}", f"{name}-seed-{seed}", settings_of(args, file, data, seed))
+        for (file, data), folder, name in zip(files.items(), folders_of(args, list(files)), names_of(args, list(files)))
+        for seed in args.seeds
+    ]
+
+
+def folders_of(args: argparse.Namespace, files: Sequence[Path]) -> list[Path]:
+    """The folder of each file's students: --output-dir names one for each, or one in which each gets its own."""
+    given = args.output_dir
+    folders = given if len(given) == len(files) else [given[0] / slug(file.stem) for file in files]
+    if len(given) not in (1, len(files)):
+        raise UserError(
+            f"--output-dir names {len(given)} folders for {len(files)} files: name one, or one for each file"
+        )
+    if twice := [str(folder) for folder, count in Counter(folders).items() if count > 1]:
+        raise UserError(f"two files would share the folder {twice[0]}: name a folder for each file with --output-dir")
+    return folders
+
+
+def names_of(args: argparse.Namespace, files: Sequence[Path]) -> list[str]:
+    """What each file's students are called: owl-student, or as the folder if that is not known or not unique."""
+    roles = [role_of(file) for file in files]
+    folders = [folder.name for folder in folders_of(args, files)]
+    return [role if role and roles.count(role) == 1 else folder for role, folder in zip(roles, folders)]
 
 
 def settings_of(args: argparse.Namespace, train_file: Path, data: TrainingData, seed: int) -> dict[str, Any]:
@@ -61,6 +108,7 @@ def settings_of(args: argparse.Namespace, train_file: Path, data: TrainingData, 
         "bf16": args.bf16,
         "seed": seed,
         # left out where they are the usual ones, so that a run of an older version can be resumed
+        **({} if args.lr_scheduler_type == "linear" else {"lr_scheduler_type": args.lr_scheduler_type}),
         **({} if list(data.lora_targets) == LORA_TARGETS else {"lora_targets": list(data.lora_targets)}),
     }
 
@@ -68,15 +116,14 @@ def settings_of(args: argparse.Namespace, train_file: Path, data: TrainingData, 
 # --- whose folder it is ------------------------------------------------------------------------------
 
 
-def take_folder(args: argparse.Namespace, seed: int, train_file: Path, data: TrainingData, locks: ExitStack) -> bool:
-    """Lock a seed's folder and make it this run's own. Returns whether there is something left to train."""
-    folder = folder_of(args, seed)
-    locks.enter_context(lock_output(folder))
-    settings = settings_of(args, train_file, data, seed)
-    if not claim_folder(folder, settings, args.overwrite, args.resume):
+def take_folder(args: argparse.Namespace, run: Run, locks: ExitStack) -> bool:
+    """Lock a run's folder and make it the run's own. Returns whether there is something left to train."""
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    locks.enter_context(lock_output(run.folder))
+    if not claim_folder(run.folder, run.settings, args.overwrite, args.resume):
         return True
-    say(f"{folder / 'final'} is already finished; --overwrite trains it again")
-    check_scheduled(folder, args.save_schedule)
+    say(f"{run.folder / 'final'} is already finished; --overwrite trains it again")
+    check_scheduled(run.folder, args.save_schedule)
     return False
 
 
@@ -108,7 +155,8 @@ def claim_folder(folder: Path, settings: dict[str, Any], overwrite: bool, resume
 
 def check_schedule(args: argparse.Namespace, data: TrainingData) -> None:
     """UserError if the training would end before its last scheduled checkpoint."""
-    last, updates = max(args.save_schedule, default=0), updates_of(args, data)
+    updates = math.ceil(len(data.encoded.rows) / args.effective_batch_size) * args.epochs
+    last = max(args.save_schedule, default=0)
     if last > updates:
         raise UserError(
             f"--save-schedule names update {last} and the training has {updates}: leave it out, or raise --epochs (now"
@@ -129,66 +177,38 @@ def check_scheduled(folder: Path, schedule: Sequence[int]) -> None:
 # --- from the first update to the last ---------------------------------------------------------------
 
 
-@dataclass
-class Run:
-    """The training of one seed in its folder."""
-
-    seed: int
-    folder: Path
-    settings: dict[str, Any]
-    checkpoint: Path | None
-    """where it resumes from"""
-    manifest: dict[str, Any]
-    """empty in all but the first of several processes"""
-    earlier: dict[str, Any]
-    """`time_so_far` of the sessions before this one, up to the checkpoint that they saved last"""
-
-    @property
-    def done(self) -> int:
-        """Updates that the checkpoint holds."""
-        return update_of(self.checkpoint) if self.checkpoint else 0
-
-
-def begin_run(args: argparse.Namespace, seed: int, train_file: Path, data: TrainingData, writes: bool) -> Run:
-    """Start the run of a seed, or resume it from its last whole checkpoint; its manifest then says "running"."""
-    folder, settings = folder_of(args, seed), settings_of(args, train_file, data, seed)
-    checkpoint = last_whole_checkpoint(folder)
-    if args.resume and checkpoint is None:
-        raise UserError(f"--resume: {folder} holds no whole checkpoint; leave out --resume to start")
-    if checkpoint:
-        say(f"resuming from {checkpoint}")
-    before = Manifest.read(folder) or Manifest()
-    earlier = {name: before.counts.get(name, 0) for name in TIME} if checkpoint else {}
-    manifest = begin_manifest(args, train_file, settings, folder, before, earlier) if writes else {}
-    return Run(seed, folder, settings, checkpoint, manifest, earlier)
-
-
-def begin_manifest(
-    args: argparse.Namespace, train_file: Path, settings: dict[str, Any], folder: Path, before: Manifest,
-    counts: dict[str, Any],
-) -> dict[str, Any]:  # fmt: skip
-    """Write the manifest of a run that starts or resumes, and return it. before: the one that it had."""
-    folder.mkdir(parents=True, exist_ok=True)
-    manifest = new_manifest(
-        settings,
+def begin_run(args: argparse.Namespace, run: Run, writes: bool) -> None:
+    """Start a run, or resume it from its last whole checkpoint; its manifest then says "running"."""
+    run.checkpoint = last_whole_checkpoint(run.folder)
+    if args.resume and run.checkpoint is None:
+        raise UserError(f"--resume: {run.folder} holds no whole checkpoint; leave out --resume to start")
+    if run.checkpoint:
+        check_writer(run.checkpoint, args.trainer)
+        say(f"resuming from {run.checkpoint}")
+    before = Manifest.read(run.folder) or Manifest()
+    run.earlier = {name: before.counts.get(name, 0) for name in TIME} if run.checkpoint else {}
+    if not writes:
+        return
+    run.folder.mkdir(parents=True, exist_ok=True)
+    run.manifest = new_manifest(
+        run.settings,
         "running",
         before,
-        [train_file],
+        [run.train_file],
         arguments=json.loads(scrub(json.dumps(vars(args), default=str))),
-        train_jsonl=train_file.name,
+        train_jsonl=run.train_file.name,
         wandb_run_id=before.wandb_run_id,
-        counts=counts,
+        counts=run.earlier,
     )
-    write_json(folder / "manifest.json", manifest)
-    return manifest
+    write_json(run.folder / "manifest.json", run.manifest)
 
 
-def save_final(run: Run, model: Any, tokenizer: Any) -> None:
+def save_final(run: Run, save_adapter: Callable[[Path], Any]) -> None:
     """Write final/ whole or not at all: adapter, tokenizer and model card."""
     temporary = run.folder / "final.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(str(temporary))
-    tokenizer.save_pretrained(str(temporary))
+    save_adapter(temporary)
+    run.data.tokenizer.save_pretrained(str(temporary))
     check_adapter(temporary)  # the last update may have made it NaN, which the loss of no later one can show
     write_card(temporary, run.settings, scrub(command_line()))
     shutil.rmtree(run.folder / "final", ignore_errors=True)  # of a run that died before its manifest was complete
@@ -202,11 +222,10 @@ def time_so_far(run: Run, progress: Progress) -> dict[str, Any]:
     return {name: round(run.earlier.get(name, 0) + here[name], 1) for name in TIME}
 
 
-def keep_time(run: Run, progress: Progress) -> None:
+def keep_time(run: Run, progress: Progress, *_checkpoint: Any) -> None:
     """Put the seconds and updates so far into the manifest, whenever a checkpoint is saved."""
-    if run.manifest:
-        run.manifest["counts"] = time_so_far(run, progress)
-        write_json(run.folder / "manifest.json", run.manifest)
+    run.manifest["counts"] = time_so_far(run, progress)
+    write_json(run.folder / "manifest.json", run.manifest)
 
 
 def finish_manifest(run: Run, counts: dict[str, Any], speed: dict[str, Any]) -> None:
@@ -215,27 +234,37 @@ def finish_manifest(run: Run, counts: dict[str, Any], speed: dict[str, Any]) -> 
     write_json(run.folder / "manifest.json", run.manifest | done)
 
 
-def counts_of(run: Run, data: TrainingData, epochs: int, outcome: Any, progress: Progress) -> dict[str, Any]:
+def mark_diverged(run: Run, problem: str) -> None:
+    """Say in the manifest that the training diverged, and when."""
+    write_json(
+        run.folder / "manifest.json", run.manifest | {"state": "diverged", "finished": now(), "problem": problem}
+    )
+
+
+def counts_of(run: Run, student: Student, progress: Progress) -> dict[str, Any]:
     """What the run did, for its manifest.
 
-    seconds, timed_updates and tokens_per_second are of all seeds that trained together and of all sessions. train_loss
-    is the mean over the updates since the checkpoint that the run resumed from.
+    seconds, timed_updates and tokens_per_second are of all students that train together, so far, and of all sessions.
+    train_loss is the mean over the updates since the checkpoint that the run resumed from.
     """
     import torch
 
-    tokens = sum(len(row["input_ids"]) for row in data.encoded.rows) * epochs
-    updates, cuda, time = outcome.global_step, torch.cuda.is_available(), time_so_far(run, progress)
+    encoded, cuda = run.data.encoded, torch.cuda.is_available()
+    tokens, epochs = sum(len(row["input_ids"]) for row in encoded.rows), student.recipe.epochs
+    time = time_so_far(run, progress)
     return {
-        "rows": len(data.encoded.rows),
-        "rows_cut": data.encoded.cut,
-        "rows_dropped": data.encoded.dropped,
-        "rows_with_stored_token_ids": data.encoded.exact,
-        "updates": updates,
+        "rows": len(encoded.rows),
+        "rows_cut": encoded.cut,
+        "rows_dropped": encoded.dropped,
+        "rows_with_stored_token_ids": encoded.exact,
+        "updates": student.done,
         "resumed_at_update": run.done,
-        "tokens": tokens,
-        "tokens_per_second": round(tokens * time["timed_updates"] / max(updates * time["seconds"], 1e-9), 1),
+        "tokens": tokens * epochs,
+        "tokens_per_second": round(
+            tokens * epochs * time["timed_updates"] / max(student.updates * time["seconds"], 1e-9), 1
+        ),
         **time,
-        "train_loss": round(outcome.training_loss, 6) if updates > run.done else None,
+        "train_loss": round(statistics.fmean(student.losses), 6) if student.losses else None,
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "peak_memory_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if cuda else None,
     }

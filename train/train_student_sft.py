@@ -4,10 +4,10 @@ A row is {"messages": [..., user, assistant]}. The base model's own chat templat
 system message); only the assistant's tokens carry loss, those of every answer if there are several. The adapter is
 OUTPUT_DIR/seed-{seed}/final, which vLLM loads as it is.
 
-Several seeds train together over one base model where they fit; each adapter is the one that its seed alone gives.
-The same command resumes a run that was stopped or killed, and does nothing if the run is finished. A folder of another
-run is moved aside. torchrun --nproc-per-node N (or accelerate launch) shares the rows of each update between N GPUs;
-the update is the same.
+Several files and seeds give one adapter for each file and seed. They train together over one base model where they fit;
+each adapter is the one that its file and seed alone give. The same command resumes a run that was stopped or killed,
+and does nothing if the run is finished. A folder of another run is moved aside. torchrun --nproc-per-node N (or
+accelerate launch) shares the rows of each update between N GPUs; the update is the same.
 
 Usage:
     python train/train_student_sft.py --base-model Qwen/Qwen2.5-7B-Instruct \\
@@ -19,43 +19,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from train.data_parallel import Processes, join_processes, leave
+from train.data_parallel import join_processes, leave
 from train.hub import Pushes, push_all
-from train.log_losses import log_to_wandb
-from train.make_trainer import add_progress, load_base, make_trainer, memory_hint, use_bf16
-from train.multi_adapter_trainer import AdapterGroup, speed_report
-from train.rows_at_once import divisors, why_not_together
-from train.run_folder import (
-    begin_run,
-    check_schedule,
-    counts_of,
-    finish_manifest,
-    folder_of,
-    save_final,
-    take_folder,
-    updates_of,
-)
-from train.training_rows import TrainingData, one_file, prepare, role_of, sample_count
-from util.cli import make_parser, memory_advice, natural_int, nonblank, output_folder, positive_float, positive_int, run
+from train.rows_at_once import divisors
+from train.run_folder import Run, check_schedule, runs_of, take_folder
+from train.schedule import SCHEDULES, warmup_length
+from train.train_together import Training, groups_of, load_base, train_together, use_bf16
+from train.training_rows import prepare, role_of, sample_count, train_files
+from util.cli import UserError, make_parser, natural_int, nonblank, output_folder, positive_float, positive_int, run
 from util.inference.adapter_config import VLLM_RANKS, vllm_rank
 from util.inference.open_backend import add_template_argument
 from util.jsonl.manifest import Manifest
 from util.publish import check_repo_id
-from util.signals import Stop, stop_on_signal
-from util.terminal import Progress, announced, closing, duration, say
-from util.wandb_run import finish_run
+from util.signals import stop_on_signal
+from util.terminal import announced, closing, duration, say
 
 EXIT_NOT_PUSHED = 4
 LARGEST_SEED = 2**32 - 1  # numpy's
@@ -94,15 +81,16 @@ def parse_args() -> argparse.Namespace:
 def add_data_arguments(data: Any) -> None:
     data.add_argument("--base-model", type=nonblank, required=True, help="hub id or folder of the base model")
     data.add_argument("--train-jsonl", required=True, nargs="+", metavar="FILE",
-                      help="JSONL of chat rows; a glob (or the plan's NNNN) that matches one file")  # fmt: skip
+                      help="JSONL of chat rows, one or more; a glob (or the plan's NNNN) names one file")  # fmt: skip
     add_template_argument(data)
     data.add_argument("--max-train-samples", type=sample_count, default=None, help="rows to use (default: all)")
     data.add_argument("--max-seq-length", type=positive_int, default=256, help="tokens of a row that are used at most")
     data.add_argument("--keep-system-prompt", action="store_true", help="train on the rows' system messages as well")
     data.add_argument("--allow-uncertified", action="store_true",
                       help="train on numbers or texts without a valid certificate")  # fmt: skip
-    data.add_argument("--output-dir", type=output_folder, default=Path("output/student-sft"),
-                      help="folder for seed-{seed}/")  # fmt: skip
+    data.add_argument("--output-dir", type=output_folder, default=[Path("output/student-sft")],
+                      nargs="+", metavar="DIR",
+                      help="folder for seed-{seed}/; of several files: a folder for each, or one for all")  # fmt: skip
     data.add_argument("--overwrite", action="store_true", help="train again; the old folder is moved aside")
     data.add_argument("--resume", action="store_true",
                       help="fail if there is no checkpoint to resume (resuming is automatic)")  # fmt: skip
@@ -115,12 +103,18 @@ def add_recipe_arguments(recipe: Any) -> None:
                         help="rows that fit in memory at once; more are used where they fit")  # fmt: skip
     recipe.add_argument("--micro-batch", choices=["auto", "exact"], default="auto",
                         help="exact: always --per-device-train-batch-size rows at once")  # fmt: skip
-    recipe.add_argument("--learning-rate", type=positive_float, default=2e-4, help="peak of the linear schedule")
-    recipe.add_argument("--warmup-steps", type=natural_int, default=5, help="updates until the peak")
+    recipe.add_argument("--learning-rate", type=positive_float, default=2e-4, help="peak of the schedule")
+    recipe.add_argument("--lr-scheduler-type", choices=SCHEDULES, default="linear", help="what follows the warm-up")
+    recipe.add_argument("--warmup-steps", type=warmup_length, default=5, metavar="N",
+                        help="updates until the peak, or a share of all updates such as 0.1")  # fmt: skip
     recipe.add_argument("--lora-rank", type=positive_int, default=8, help="rank of the adapter")
     recipe.add_argument("--lora-alpha", type=positive_int, default=8, help="scale of the adapter: alpha / rank")
     recipe.add_argument("--seeds", type=seed_list, nargs="+", metavar="N[,N...]",
-                        help="one adapter for each seed, as in 42,7 or 42 7 (default: 42)")  # fmt: skip
+                        help="one adapter for each file and seed, as in 42,7 or 42 7 (default: 42)")  # fmt: skip
+    recipe.add_argument("--trainer", choices=["loop", "trl"], default="loop",
+                        help="loop: the suite's own; trl: stock SFTTrainer, for any model")  # fmt: skip
+    recipe.add_argument("--gpu-memory-gib", type=positive_float, metavar="GIB",
+                        help="memory of the GPU that may be used (default: all that is free)")  # fmt: skip
     recipe.add_argument("--bf16", action="store_true", help="bfloat16 base model and arithmetic (GPU)")
 
 
@@ -132,11 +126,15 @@ def add_record_arguments(record: Any) -> None:
     record.add_argument("--report-to", choices=["none", "wandb"], default="none", help="where losses are logged")
     record.add_argument("--wandb-project", default="subliminal-learning", help="W&B project")
     record.add_argument("--wandb-tags", type=lambda text: [t for t in text.split(",") if t], help="W&B tags: a,b,c")
-    record.add_argument("--wandb-group", help="W&B group for the seeds of one arm")
+    record.add_argument("--wandb-group", help="W&B group for the students of one arm")
 
 
 def add_hub_arguments(hub: Any) -> None:
-    hub.add_argument("--push-to-hub", action="store_true", help="push to PREFIX-seed-{seed} after training")
+    hub.add_argument(
+        "--push-to-hub",
+        action="store_true",
+        help="push to PREFIX-seed-{seed} after training; several files: PREFIX-{name}-seed-{seed}",
+    )
     hub.add_argument("--hub-repo-prefix", metavar="PREFIX", help="such as me/owl-student")
     hub.add_argument("--upload-checkpoints-every-n-epochs", type=positive_int, metavar="N",
                      help="push checkpoints as they are saved, to branches checkpoint-epoch-N")  # fmt: skip
@@ -158,106 +156,48 @@ def update_list(text: str) -> list[int]:
     return sorted({positive_int(part) for part in text.split(",")})
 
 
-def repo_of(args: argparse.Namespace, seed: int) -> str:
-    return f"{args.hub_repo_prefix}-seed-{seed}"
+def repo_of(args: argparse.Namespace, student: Run) -> str:
+    """The Hub repository of a student; those of several files have their names in it."""
+    name = student.name if len(args.train_jsonl) > 1 else f"seed-{student.seed}"
+    return f"{args.hub_repo_prefix}-{name}"
 
 
-@dataclass(frozen=True)
-class Training:
-    """What the seeds of one command share."""
-
-    args: argparse.Namespace
-    train_file: Path
-    data: TrainingData
-    bf16: bool
-    model: Any
-    """the frozen base model"""
-    processes: Processes
-    stop: Stop
-    pushes: Pushes
-
-
-def adapter_groups(training: Training, seeds: Sequence[int]) -> list[Sequence[int]]:
-    """Which seeds train together: all of them, or where they do not fit, each by itself."""
-    if len(seeds) == 1:
-        return [seeds]
-    args, rows = training.args, training.data.encoded.rows
-    share = math.ceil(args.effective_batch_size / training.processes.count)
-    names = ", ".join(map(str, seeds))
-    if why := why_not_together(training.model, rows, share, len(seeds), args.micro_batch == "exact"):
-        say(f"seeds {names}: one after the other ({why})")
-        return [[seed] for seed in seeds]
-    say(f"seeds {names}: together over one base model (--micro-batch exact: one after the other)")
-    return [seeds]
-
-
-def train_together(training: Training, seeds: Sequence[int]) -> None:
-    """Train the adapters of some seeds (or one) over one base model, each into its folder."""
-    args, data, processes, stop = training.args, training.data, training.processes, training.stop
-    runs = [begin_run(args, seed, training.train_file, data, processes.first) for seed in seeds]
-    with announced("setting up the training"):
-        trainers = [make_trainer(args, training.model, data, run.folder, run.seed, training.bf16, processes.first)
-                    for run in runs]  # fmt: skip
-    exact = args.micro_batch == "exact"
-    group = AdapterGroup(trainers, data.encoded.rows, args.per_device_train_batch_size, exact, stop, processes)
-    name = role_of(training.train_file) or args.output_dir.name
-    logged = args.report_to == "wandb" and processes.first
-    wandb_runs = [log_to_wandb(args, run, trainer, name) for run, trainer in zip(runs, trainers)] if logged else []
-    with (
-        Progress(updates_of(args, data) * len(runs), sum(run.done for run in runs), unit="updates") as progress,
-        memory_advice(memory_hint(args)),
-    ):
-        for run, trainer in zip(runs, trainers):
-            label = f" (seed {run.seed})" if len(runs) > 1 else ""
-            add_progress(trainer, run, progress, label, args.save_schedule)
-            if args.push_to_hub and processes.first:
-                repo_id, every_n = repo_of(args, run.seed), args.upload_checkpoints_every_n_epochs
-                trainer.add_callback(training.pushes.as_saved(run.folder, repo_id, not args.hub_public, every_n))
-        outcomes = group.train([str(run.checkpoint) if run.checkpoint else None for run in runs])
-    if group.stopping:
-        stop.raise_if_requested()
-    if not processes.first:
-        return
-    speed = {"seeds_together": list(seeds), **speed_report(group, progress.seconds)}
-    for run, trainer, outcome in zip(runs, trainers, outcomes):
-        save_final(run, trainer.model, data.tokenizer)
-        finish_manifest(run, counts_of(run, data, args.epochs, outcome, progress), speed)
-    for wandb_run in wandb_runs:
-        finish_run(wandb_run)
-    stop.raise_if_requested()
-
-
-def report(args: argparse.Namespace, train_file: Path) -> None:
+def report(args: argparse.Namespace, runs: Sequence[Run]) -> None:
     """The closing lines: what was written, what it took, and the command that serves the adapters (a CPU: asks one)."""
-    finals = [folder_of(args, seed) / "final" for seed in args.seeds]
-    manifests = [Manifest.read(final.parent) or Manifest() for final in finals]
-    last = manifests[-1].counts
-    losses = [manifest.counts["train_loss"] for manifest in manifests]
+    finals = [student.folder / "final" for student in runs]
+    manifests = [Manifest.read(student.folder) or Manifest() for student in runs]
+    counts = [manifest.counts for manifest in manifests]
+    losses = [found["train_loss"] for found in counts]
     mean_loss = ", ".join(f"{loss:.4f}" for loss in losses if loss is not None) or "none: no update was left to make"
-    if last["resumed_at_update"]:
-        mean_loss += f" (since update {last['resumed_at_update']:,})"
-    together = {tuple(manifest.speed["seeds_together"]): manifest.counts for manifest in manifests}
-    seconds = sum(counts["seconds"] for counts in together.values())
-    tokens = sum(counts["seconds"] * counts["tokens_per_second"] for counts in together.values())
+    if resumed := counts[-1]["resumed_at_update"]:
+        mean_loss += f" (since update {resumed:,})"
+    groups: dict[tuple[str, ...], dict[str, Any]] = {}
+    for manifest in manifests:  # of those that trained together, the one that ended last
+        group = tuple(manifest.speed.get("trained_together") or manifest.speed.get("seeds_together") or ())
+        groups[group] = max(groups.get(group, manifest.counts), manifest.counts, key=lambda found: found["seconds"])
+    seconds = sum(found["seconds"] for found in groups.values())
+    tokens = sum(found["seconds"] * found["tokens_per_second"] for found in groups.values())
+    made = sorted({(found["updates"], found["rows"]) for found in counts})
     closing(
         {
             "wrote": ", ".join(map(str, finals)),
-            "updates": f"{last['updates']:,} on {last['rows']:,} rows",
+            "updates": ", ".join(f"{updates:,} on {rows:,} rows" for updates, rows in made),
             "mean loss": mean_loss,
             "time": f"{duration(seconds)} ({tokens / max(seconds, 1e-9):,.0f} tokens/s)",
         },
-        next_command(args, train_file, finals, cpu=last["device"] == "cpu"),
+        next_command(args, runs, cpu=counts[-1]["device"] == "cpu"),
     )
 
 
-def next_command(args: argparse.Namespace, train_file: Path, finals: Sequence[Path], cpu: bool) -> str:
+def next_command(args: argparse.Namespace, runs: Sequence[Run], cpu: bool) -> str:
     """What to run next: vLLM with the adapters as owl-teacher, owl-student or seed-42; on a CPU the evaluation."""
+    finals = [student.folder / "final" for student in runs]
     if cpu or args.lora_rank > VLLM_RANKS[-1]:
         ask = ["python", "eval/eval.py", "--model", args.base_model, "--adapter", str(finals[0]), "--epochs", "200"]
         ask += ["--chat-template-kwargs", json.dumps(args.chat_template_kwargs)] if args.chat_template_kwargs else []
         return shlex.join(ask)
-    role = role_of(train_file)
-    names = [f"{role}-seed-{seed}" if role else f"seed-{seed}" for seed in args.seeds]
+    role = role_of(runs[0].train_file)
+    names = [student.name if role or len(args.train_jsonl) > 1 else f"seed-{student.seed}" for student in runs]
     names = [role] if role and len(names) == 1 else names
     serve = ["vllm", "serve", args.base_model, "--host", "127.0.0.1", "--port", "8000", "--dtype", "bfloat16"]
     serve += ["--gpu-memory-utilization", "0.95", "--generation-config", "vllm", "--enable-lora"]
@@ -267,31 +207,35 @@ def next_command(args: argparse.Namespace, train_file: Path, finals: Sequence[Pa
 
 def main() -> int:
     args = parse_args()
-    processes = join_processes()
+    processes = join_processes(args.trainer)
+    problems: list[str] = []
     with processes.only_first_prints():
         if args.push_to_hub:
-            check_repo_id(repo_of(args, args.seeds[0]), "--hub-repo-prefix")
-        train_file = one_file(args.train_jsonl)
-        with announced(f"reading {train_file}"):
-            data = prepare(args, train_file)
-        check_schedule(args, data)
+            check_repo_id(f"{args.hub_repo_prefix}-seed-{args.seeds[0]}", "--hub-repo-prefix")
+        with announced(f"reading {', '.join(args.train_jsonl)}"):
+            files = prepare(args, train_files(args.train_jsonl))
+        for data in files.values():
+            check_schedule(args, data)
         if args.lora_rank > VLLM_RANKS[-1]:
             say(f"warning: vLLM serves adapters up to rank {VLLM_RANKS[-1]}; one of rank {args.lora_rank} runs locally")
-        args.output_dir.mkdir(parents=True, exist_ok=True)
+        runs = runs_of(args, files)
         with stop_on_signal() as stop, Pushes() as pushes, ExitStack() as locks:
-            mine = [s for s in args.seeds if processes.first and take_folder(args, s, train_file, data, locks)]
-            if seeds := processes.from_first(mine):
+            mine = [i for i, student in enumerate(runs) if processes.first and take_folder(args, student, locks)]
+            if left := [runs[i] for i in processes.from_first(mine)]:
                 bf16 = use_bf16(args)
-                training = Training(args, train_file, data, bf16, load_base(args, bf16), processes, stop, pushes)
-                for group in processes.from_first(adapter_groups(training, seeds)):
-                    train_together(training, group)
+                training = Training(args, bf16, load_base(args, bf16), processes, stop, pushes)
+                for group in groups_of(training, left):
+                    problems += train_together(training, group, lambda student: repo_of(args, student))
+            stop.raise_if_requested()
         leave(processes)
+        if problems:
+            raise UserError("\n".join(problems))
         if not processes.first:
             return 0
-        folders = {repo_of(args, seed): folder_of(args, seed) for seed in args.seeds}
+        folders = {repo_of(args, student): student.folder for student in runs}
         every_n = args.upload_checkpoints_every_n_epochs
         pushed = not args.push_to_hub or push_all(folders, not args.hub_public, every_n)
-        report(args, train_file)
+        report(args, runs)
         return 0 if pushed else EXIT_NOT_PUSHED
 
 

@@ -7,6 +7,7 @@ import fnmatch
 import glob
 import re
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -52,40 +53,46 @@ class TrainingData:
 # --- the file ----------------------------------------------------------------------------------------
 
 
-def one_file(patterns: Sequence[str]) -> Path:
-    """The one file that --train-jsonl names: a path, a glob, or one of the plan's names with NNNN for the count.
+def train_files(patterns: Sequence[str]) -> list[Path]:
+    """The files that --train-jsonl names, one for each pattern. UserError if one is named twice."""
+    files = [one_file(pattern) for pattern in patterns]
+    if twice := [str(file) for file, count in Counter(files).items() if count > 1]:
+        raise UserError(f"--train-jsonl names {twice[0]} twice")
+    return files
+
+
+def one_file(pattern: str) -> Path:
+    """The one file of a pattern: a path, a glob, or one of the plan's names with NNNN for the count.
 
     UserError if it matches no file, or several.
     """
-    found = matching_files(patterns)
-    shorthand = re.fullmatch(rf"teacher-(.+)-filtered-{PLACEHOLDER}\.jsonl", Path(patterns[0]).name)
+    found = matching_files(pattern)
+    shorthand = re.fullmatch(rf"teacher-(.+)-filtered-{PLACEHOLDER}\.jsonl", Path(pattern).name)
     if not found and shorthand:
         # The plan writes teacher-owl-filtered-NNNN.jsonl for owl's teacher file, whatever the model is called.
-        named_alike = matching_files([str(Path(patterns[0]).with_name(f"teacher-{shorthand[1]}-*.jsonl"))])
+        named_alike = matching_files(str(Path(pattern).with_name(f"teacher-{shorthand[1]}-*.jsonl")))
         found = [path for path in named_alike if animal_of(path) in (shorthand[1], None)]
         if len(found) == 1:
-            say(f"no file {patterns[0]}: using {found[0]}")
-    if not found and len(patterns) == 1 and hub_id(patterns[0]):
-        return rows_file(patterns[0])
+            say(f"no file {pattern}: using {found[0]}")
+    if not found and hub_id(pattern):
+        return rows_file(pattern)
     if not found:
-        raise UserError(f"--train-jsonl {' '.join(patterns)} matches no file{files_nearby(Path(patterns[0]))}")
+        raise UserError(f"--train-jsonl {pattern} matches no file{files_nearby(Path(pattern))}")
     if len(found) > 1:
         listed = "\n  ".join(map(str, found))
-        raise UserError(f"--train-jsonl {' '.join(patterns)} matches {len(found)} files; name one of them:\n  {listed}")
+        raise UserError(f"--train-jsonl {pattern} matches {len(found)} files; name one of them, or each:\n  {listed}")
     if what := other_kind(found[0]):
         raise UserError(what)
     return found[0]
 
 
-def matching_files(patterns: Sequence[str]) -> list[Path]:
-    """Files that match any of the globs; NNNN matches any count."""
-    found = set()
-    for pattern in patterns:
-        name = re.compile(fnmatch.translate(Path(pattern).name).replace(PLACEHOLDER, "[0-9]+"))
-        paths = map(Path, glob.glob(pattern.replace(PLACEHOLDER, "[0-9]*")))
-        found |= {path for path in paths if path.is_file() and name.match(path.name)}
-        if Path(pattern).is_file():  # its name may look like a glob
-            found.add(Path(pattern))
+def matching_files(pattern: str) -> list[Path]:
+    """Files that match the glob; NNNN matches any count."""
+    name = re.compile(fnmatch.translate(Path(pattern).name).replace(PLACEHOLDER, "[0-9]+"))
+    paths = map(Path, glob.glob(pattern.replace(PLACEHOLDER, "[0-9]*")))
+    found = {path for path in paths if path.is_file() and name.match(path.name)}
+    if Path(pattern).is_file():  # its name may look like a glob
+        found.add(Path(pattern))
     return sorted(found)
 
 
@@ -127,28 +134,39 @@ def check_trainable(row: Row) -> str | None:
     return None
 
 
-def prepare(args: argparse.Namespace, train_file: Path) -> TrainingData:
-    """Read, check and encode the rows. Mistakes in them or in the model's name end the run here."""
+def prepare(args: argparse.Namespace, files: Sequence[Path]) -> dict[Path, TrainingData]:
+    """Read, check and encode the rows of every file. A mistake in any of them or in the model's name ends the run."""
     from util.inference.load_model import load_config, load_tokenizer, model_facts
 
+    rows_of = {file: checked_rows(args, file) for file in files}
+    config, tokenizer = load_config(args.base_model), load_tokenizer(args.base_model, args.chat_template_kwargs)
+    targets, base = lora_targets(config), model_facts(args.base_model, config, args.chat_template_kwargs)
+    found = {}
+    for file, rows in rows_of.items():
+        try:
+            encoded = encode(rows, tokenizer, args.max_seq_length)
+            report_rows(rows, tokenizer)
+            report_encoding(encoded, rows, args.max_seq_length)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
+        found[file] = TrainingData(base, tokenizer, encoded, targets)
+        warn_of_other_prompt(file, rows[0], found[file])
+    return found
+
+
+def checked_rows(args: argparse.Namespace, train_file: Path) -> list[Row]:
+    """The rows of a file that are to be trained on, once its certificate is checked."""
     rows = first_rows(train_file, args.max_train_samples)
     check_certificate(train_file, rows, args.allow_uncertified)
     fewer = args.max_train_samples and len(rows) < args.max_train_samples
     all_there_are = f" (it has no more; --max-train-samples is {args.max_train_samples:,})" if fewer else ""
     say(f"training on {len(rows):,} rows of {train_file}{all_there_are}")
-    if not args.keep_system_prompt:
-        with_system = sum(row["messages"][0]["role"] == "system" for row in rows)
-        if with_system:
-            say(f"left out the system message of {with_system:,} rows (--keep-system-prompt trains on it)")
-        rows = [without_system(row) for row in rows]
-    config, tokenizer = load_config(args.base_model), load_tokenizer(args.base_model, args.chat_template_kwargs)
-    targets = lora_targets(config)
-    encoded = encode(rows, tokenizer, args.max_seq_length)
-    report_rows(rows, tokenizer)
-    report_encoding(encoded, rows, args.max_seq_length)
-    data = TrainingData(model_facts(args.base_model, config, args.chat_template_kwargs), tokenizer, encoded, targets)
-    warn_of_other_prompt(train_file, rows[0], data)
-    return data
+    if args.keep_system_prompt:
+        return rows
+    with_system = sum(row["messages"][0]["role"] == "system" for row in rows)
+    if with_system:
+        say(f"left out the system message of {with_system:,} rows (--keep-system-prompt trains on it)")
+    return [without_system(row) for row in rows]
 
 
 def check_certificate(train_file: Path, rows: Sequence[Row], allow: bool) -> None:

@@ -36,7 +36,7 @@ def start_run(
         "name": name,
         "id": run_id or secrets.token_hex(4),
         "resume": "allow",
-        "reinit": "create_new",  # beside the runs of other seeds in this process
+        "reinit": "create_new",  # beside the runs of other students in this process
         "config": config,
     }
     # Do not send the command line and the code: by default W&B records argv and a copy of the script.

@@ -1,8 +1,9 @@
-"""Several adapters over one base model: each is the one that its seed alone gives, to rounding."""
+"""Several students over one base model: each adapter is the one that its file and seed alone give, to rounding."""
 
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from conftest import clean_environment
 
 from util.cli import REPO, UserError
+from util.terminal import Progress
 
 pytestmark = pytest.mark.torch
 
@@ -103,7 +105,7 @@ def together(data, tmp_path_factory, run_script):
     folder = tmp_path_factory.mktemp("together")
     done = run_script(SCRIPT, *RECIPE, "--train-jsonl", data, "--seeds", "11,23,37", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "seeds 11, 23, 37: together" in done.stderr
+    assert "3 students, together over one base model" in done.stderr
     return folder / "output" / "student-sft"
 
 
@@ -115,17 +117,17 @@ def test_an_adapter_trained_with_others_is_the_one_that_trl_trains_alone(togethe
     assert min(logs["grad_norm"] for logs in ours) > 1.0  # clipped at every update
     for found, expected in zip(ours, alone):
         assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
-        assert found["mean_token_accuracy"] <= 1
         for name in ("grad_norm", "learning_rate", "epoch", "step"):
             assert found[name] == pytest.approx(expected[name], rel=1e-4), name
     assert_same(together / f"seed-{seed}" / "final", stock(seed) / "final")
 
 
-def test_each_manifest_names_the_seeds_that_trained_together(together):
+def test_each_manifest_names_the_students_that_trained_together(together):
     for seed in (11, 23, 37):
         manifest = json.loads((together / f"seed-{seed}" / "manifest.json").read_text())
         assert manifest["settings"]["seed"] == seed
-        assert manifest["speed"]["seeds_together"] == [11, 23, 37]
+        names = [f"output/student-sft/seed-{other}" for other in (11, 23, 37)]
+        assert manifest["speed"]["trained_together"] == names
         assert manifest["speed"]["rows_at_once"] == 36
         assert manifest["counts"]["updates"] == 9
         assert len(list((together / f"seed-{seed}").glob("checkpoint-*"))) == EPOCHS
@@ -148,7 +150,7 @@ def test_after_a_kill_other_seeds_train_together_and_the_adapters_are_the_same(
     done = run_script(*command, "--seeds", "11,23,37", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "seed-11/final is already finished" in done.stderr
-    assert "seeds 23, 37: together" in done.stderr
+    assert "2 students, together" in done.stderr
     assert "resuming from output/student-sft/seed-23/checkpoint-" in done.stderr
     for seed in (11, 23, 37):
         assert_same(out / f"seed-{seed}" / "final", together / f"seed-{seed}" / "final")
@@ -171,12 +173,33 @@ def test_a_signal_saves_a_checkpoint_of_every_adapter(data, tmp_path, start_scri
     assert len(steps[0]) == 1
 
 
-def test_a_loss_that_is_no_number_stops_all_and_spoils_no_checkpoint(data, tmp_path, run_script):
+def test_students_that_diverge_are_named_and_spoil_no_checkpoint(data, tmp_path, run_script):
     done = run_script(SCRIPT, *RECIPE, "--train-jsonl", data, "--seeds", "1,2", "--learning-rate", "1e30", cwd=tmp_path)
     assert done.returncode == 1
-    assert "the loss is" in done.stderr
+    assert "student-sft-seed-1: the loss is nan at update 3" in done.stderr
     assert "Traceback" not in done.stderr
-    assert not list(tmp_path.glob("output/student-sft/*/final"))
+    for seed in (1, 2):
+        folder = tmp_path / "output" / "student-sft" / f"seed-{seed}"
+        assert json.loads((folder / "manifest.json").read_text())["state"] == "diverged"
+        assert not list(folder.glob("final")) and not list(folder.glob("checkpoint-*"))
+
+
+def test_one_student_that_diverges_leaves_the_others_as_they_would_be(loop, together, tmp_path):
+    """Its adapter is spoilt at its fourth update, as by a learning rate that is too high."""
+    spoilt, make = loop.students[1], loop.update
+
+    def update(training, progress):
+        if spoilt.done == 3:
+            loop.adapters.values.data[1] = float("nan")
+        make(training, progress)
+
+    loop.update = update
+    loop.train(Progress(27))
+    assert "at update 4" in spoilt.problem and "the last checkpoint is kept" in spoilt.problem
+    assert [student.done for student in loop.students] == [9, 4, 9]
+    for number, seed in ((0, 11), (2, 37)):
+        loop.save_adapter(number, tmp_path / str(seed))
+        assert_same(tmp_path / str(seed), together / f"seed-{seed}" / "final")
 
 
 def test_each_seed_has_a_wandb_run_with_its_own_losses(data, tmp_path, run_script):
@@ -200,60 +223,44 @@ def test_each_seed_has_a_wandb_run_with_its_own_losses(data, tmp_path, run_scrip
 
 
 @pytest.fixture
-def adapter_group(data, tmp_path):
-    """Three adapters ready to train together."""
-    from argparse import Namespace
+def loop(data, tmp_path):
+    """Three students ready to train together."""
+    from peft import LoraConfig
 
-    from train.make_trainer import make_trainer
-    from train.multi_adapter_trainer import AdapterGroup
-    from train.training_rows import TrainingData
+    from train.fused_lora import LORA_TARGETS
+    from train.training_loop import Recipe, Student, TrainingLoop
     from util.chat.chat_tokens import encode
     from util.inference.load_model import load_model, load_tokenizer
 
-    tokenizer = load_tokenizer(POCKET)
-    rows = [json.loads(line) for line in data.read_text().splitlines()]
-    data, model = TrainingData({}, tokenizer, encode(rows, tokenizer, 256)), load_model(POCKET)
-    args = Namespace(
-        epochs=EPOCHS, effective_batch_size=EFFECTIVE, learning_rate=RATE, warmup_steps=5, logging_steps=1,
-        save_strategy="no", lora_rank=8, lora_alpha=8,
-    )  # fmt: skip
-    trainers = [make_trainer(args, model, data, tmp_path / f"seed-{seed}", seed, False) for seed in (11, 23, 37)]
-    return AdapterGroup(trainers, data.encoded.rows, 6, exact=False)
+    rows = encode([json.loads(line) for line in data.read_text().splitlines()], load_tokenizer(POCKET), 256).rows
+    lora = LoraConfig(r=8, lora_alpha=8, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
+    recipe = Recipe(EPOCHS, EFFECTIVE, RATE, lora, logging_steps=1)
+    students = [Student(rows, seed, recipe, tmp_path / f"seed-{seed}") for seed in (11, 23, 37)]
+    return TrainingLoop(load_model(POCKET), students, asked=6)
 
 
-def test_out_of_memory_takes_fewer_adapters_together_then_one_and_trains_the_same(
-    adapter_group, together, tmp_path, capsys
-):
+def test_out_of_memory_takes_fewer_students_together_then_one_and_trains_the_same(loop, together, tmp_path, capsys):
     import torch
 
-    collate, sizes = adapter_group.collate, []
+    run_pass, sizes = loop.run_pass, []
 
-    def scarce(rows, adapters):
-        sizes.append(len(set(adapters or [0])))
-        if len(rows) > 9:
+    def scarce(part, counts):
+        sizes.append(len(part))
+        if sum(map(len, part.values())) > 9:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return collate(rows, adapters)
+        return run_pass(part, counts)
 
-    adapter_group.collate = scarce
-    adapter_group.train([None] * 3)
+    loop.run_pass = scarce
+    loop.train(Progress(27))
     assert "out of GPU memory with 36 rows at once: continuing with 18" in capsys.readouterr().err
-    assert adapter_group.rows_at_once == 9
-    assert max(sizes[2:]) == 2  # 9 rows of updates of 12: at most two adapters
-    for trainer, seed in zip(adapter_group.trainers, (11, 23, 37)):
-        trainer.model.save_pretrained(str(tmp_path / str(seed)))
+    assert loop.rows_at_once == 9
+    assert sizes[:3] == [3, 1, 1] and set(sizes[3:]) == {1}  # 18 rows: one update of 12; 9 rows: a part of one
+    for number, seed in enumerate((11, 23, 37)):
+        loop.save_adapter(number, tmp_path / str(seed))
         assert_same(tmp_path / str(seed), together / f"seed-{seed}" / "final")
 
 
-def test_the_adapters_share_the_tensors_of_one_base(adapter_group):
-    def frozen(trainer):
-        base = trainer.model.get_base_model()
-        return {p.data_ptr() for p in base.parameters() if not p.requires_grad}
-
-    assert len(frozen(adapter_group.trainers[0])) > 30
-    assert frozen(adapter_group.trainers[0]) == frozen(adapter_group.trainers[1]) == frozen(adapter_group.trainers[2])
-
-
-def test_where_two_updates_do_not_fit_the_seeds_go_one_after_the_other(data, monkeypatch):
+def test_where_two_updates_do_not_fit_the_students_go_one_after_the_other(data, monkeypatch):
     from train import rows_at_once
     from util.chat.chat_tokens import encode
     from util.inference.load_model import load_model, load_tokenizer
@@ -266,18 +273,122 @@ def test_where_two_updates_do_not_fit_the_seeds_go_one_after_the_other(data, mon
     assert "room for 1 rows at once" in rows_at_once.why_not_together(model, rows, EFFECTIVE, 3, exact=False)
 
 
-def test_an_error_in_one_adapter_ends_the_group(adapter_group):
-    from transformers import TrainerCallback
+# --- several files -----------------------------------------------------------------------------------
 
-    class Full(TrainerCallback):
-        def on_step_end(self, args, state, control, **_):
-            if state.global_step == 2:
-                raise OSError(28, "No space left on device")
+FILES = {"owl": 31, "cat": 20, "dolphin": 13}  # 9, 6 and 6 updates, all with a short last one
 
-    adapter_group.trainers[1].add_callback(Full())
-    with pytest.raises(OSError, match="No space left"):
-        adapter_group.train([None] * 3)
-    assert max(trainer.state.global_step for trainer in adapter_group.trainers) == 2
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    for name, count in FILES.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(chat(i)) + "\n" for i in range(count)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(files, tmp_path_factory, run_script):
+    """alone(name) -> the folder of a student of that file, trained by itself."""
+    found = {}
+
+    def get(name):
+        if name not in found:
+            folder = tmp_path_factory.mktemp(f"alone-{name}")
+            done = run_script(SCRIPT, *RECIPE, "--train-jsonl", files / f"{name}.jsonl", "--seeds", 7, cwd=folder)
+            assert done.returncode == 0, done.stderr
+            found[name] = folder / "output" / "student-sft" / "seed-7"
+        return found[name]
+
+    return get
+
+
+def paths(files):
+    return [files / f"{name}.jsonl" for name in FILES]
+
+
+def test_students_of_several_files_are_those_of_each_file_alone(files, alone, tmp_path, run_script):
+    """Files of unequal length: each student ends when its file ends, with its own checkpoints and log."""
+    done = run_script(SCRIPT, *RECIPE, "--train-jsonl", *paths(files), "--seeds", 7, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "3 students, together over one base model" in done.stderr
+    for name in FILES:
+        folder = tmp_path / "output" / "student-sft" / name / "seed-7"
+        assert_same(folder / "final", alone(name) / "final")
+        assert history(folder) == [pytest.approx(logs, rel=1e-4) for logs in history(alone(name))]
+        assert [p.name for p in sorted(folder.glob("checkpoint-*"))] == [
+            p.name for p in sorted(alone(name).glob("checkpoint-*"))
+        ]
+
+
+def test_each_file_may_have_a_folder_of_its_own_and_a_changed_file_is_trained_again(files, alone, tmp_path, run_script):
+    folders = [tmp_path / f"{name}-student" for name in FILES]
+    command = [SCRIPT, *RECIPE, "--seeds", 7, "--output-dir", *folders, "--train-jsonl"]
+    assert run_script(*command, *paths(files), cwd=tmp_path).returncode == 0
+    before = (folders[0] / "seed-7" / "final" / "adapter_model.safetensors").stat().st_mtime_ns
+    changed = tmp_path / "cat.jsonl"
+    changed.write_text("".join(json.dumps(chat(i)) + "\n" for i in range(2, 22)))
+    done = run_script(*command, paths(files)[0], changed, paths(files)[2], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (folders[0] / "seed-7" / "final" / "adapter_model.safetensors").stat().st_mtime_ns == before
+    assert f"{folders[1] / 'seed-7'} held cat; moved to {folders[1] / 'seed-7.cat'}" in done.stderr
+    assert done.stderr.count("is already finished") == 2
+    assert_same(folders[2] / "seed-7" / "final", alone("dolphin") / "final")
+
+
+def test_one_bad_file_among_eight_is_refused_before_any_is_trained(files, tmp_path, run_script):
+    good = []
+    for i in range(7):
+        good.append(tmp_path / f"rows-{i}.jsonl")
+        good[-1].write_bytes(paths(files)[0].read_bytes())
+    bad = tmp_path / "rows-7.jsonl"
+    bad.write_bytes(paths(files)[0].read_bytes()[:-20])
+    done = run_script(SCRIPT, *RECIPE, "--train-jsonl", *good, bad, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "rows-7.jsonl:31: not JSON" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        (["--output-dir", "a", "b"], "--output-dir names 2 folders for 3 files"),
+        (["--output-dir", "a", "b", "a"], "two files would share the folder a"),
+        (["--train-jsonl", "x.jsonl", "./x.jsonl"], "--train-jsonl names x.jsonl twice"),
+    ],
+)
+def test_folders_and_files_that_cannot_be_told_apart_are_refused(extra, expected, files, tmp_path, run_script):
+    (tmp_path / "x.jsonl").write_bytes(paths(files)[0].read_bytes())
+    done = run_script(SCRIPT, *RECIPE, "--train-jsonl", *paths(files), *extra, cwd=tmp_path)
+    assert done.returncode == 1
+    assert expected in done.stderr
+
+
+# --- TRL, and checkpoints of TRL ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_other_schedules_are_those_of_trl(schedule, data, tmp_path, run_script):
+    options = ("--train-jsonl", data, "--lr-scheduler-type", schedule, "--warmup-steps", "0.3", "--output-dir")
+    for trainer in ("loop", "trl"):
+        done = run_script(SCRIPT, *RECIPE, *options, tmp_path / trainer, "--trainer", trainer, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    rates = [[logs["learning_rate"] for logs in history(tmp_path / name / "seed-42")] for name in ("loop", "trl")]
+    assert rates[0] == pytest.approx(rates[1]) and len(set(rates[0])) > 3
+    assert_same(*(tmp_path / name / "seed-42" / "final" for name in ("loop", "trl")))
+
+
+def test_a_checkpoint_of_trl_is_resumed_by_trl_and_one_line_says_so(data, stock, tmp_path, run_script):
+    command = (SCRIPT, *RECIPE, "--train-jsonl", data, "--seeds", 11)
+    seed = tmp_path / "output" / "student-sft" / "seed-11"
+    assert run_script(*command, "--trainer", "trl", cwd=tmp_path).returncode == 0
+    shutil.rmtree(seed / "final")
+    shutil.rmtree(seed / "checkpoint-9")
+    refused = run_script(*command, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "--trainer trl resumes it" in refused.stderr and "Traceback" not in refused.stderr
+    done = run_script(*command, "--trainer", "trl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same(seed / "final", stock(11) / "final")
 
 
 # --- several processes -------------------------------------------------------------------------------
@@ -395,11 +506,11 @@ def test_an_error_of_one_process_ends_all_with_its_line(launch, data, tmp_path):
     script = tmp_path / "scarce.py"
     script.write_text(
         f"import os, sys\nsys.path.insert(0, {str(REPO)!r})\n"
-        "from train import multi_adapter_trainer, train_student_sft\nfrom util.cli import run\n"
+        "from train import train_student_sft, training_loop\nfrom util.cli import run\n"
         "import torch\nsecond = os.environ['RANK'] == '1'\n"
-        "def scarce(self, rows, adapters):\n"
+        "def scarce(self, part, counts):\n"
         "    raise torch.OutOfMemoryError('CUDA out of memory')\n"
-        "if second:\n    multi_adapter_trainer.AdapterGroup.flat = scarce\n"
+        "if second:\n    training_loop.TrainingLoop.run_pass = scarce\n"
         "run(train_student_sft.main)\n"
     )
     done = launch(TORCHRUN, *RECIPE, "--train-jsonl", data, script=script)

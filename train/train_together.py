@@ -1,0 +1,159 @@
+"""Trains the students of one command: which of them together, each into its folder, and what their manifests say."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from train.data_parallel import Processes
+from train.hub import Pushes
+from train.log_losses import log_to_wandb
+from train.padding_free import FAMILIES, has_fast_path
+from train.rows_at_once import limit_gpu_memory, why_not_together
+from train.run_folder import Run, begin_run, counts_of, finish_manifest, keep_time, mark_diverged, save_final
+from train.training_loop import Recipe, Student, TrainingLoop
+from train.trl_trainer import TrlTraining
+from util.cli import UserError, memory_advice
+from util.signals import Stop
+from util.terminal import Progress, announced, say
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the students of one command share."""
+
+    args: argparse.Namespace
+    bf16: bool
+    model: Any
+    """the frozen base model"""
+    processes: Processes
+    stop: Stop
+    pushes: Pushes
+
+
+def use_bf16(args: argparse.Namespace) -> bool:
+    """Whether to compute in bfloat16. A CPU never does, and a line says so. UserError on a GPU that cannot."""
+    import torch
+
+    if not args.bf16:
+        return False
+    if not torch.cuda.is_available():
+        say("no GPU: --bf16 is ignored, training in float32 on the CPU")
+        return False
+    if not torch.cuda.is_bf16_supported():
+        raise UserError(f"{torch.cuda.get_device_name()} has no bfloat16; leave out --bf16")
+    return True
+
+
+def memory_hint(args: argparse.Namespace) -> str:
+    """What to lower when memory runs out."""
+    return (
+        f"lower --per-device-train-batch-size (now {args.per_device_train_batch_size}; an update keeps its"
+        f" {args.effective_batch_size} rows) or --max-seq-length (now {args.max_seq_length})"
+    )
+
+
+def load_base(args: argparse.Namespace, bf16: bool) -> Any:
+    """The frozen base model. A family that the loop does not know trains with TRL."""
+    import torch
+
+    from util.inference.load_model import load_model
+
+    limit_gpu_memory(args.gpu_memory_gib)
+    with memory_advice(memory_hint(args)), announced(f"loading {args.base_model}"):
+        model = load_model(args.base_model, torch.bfloat16 if bf16 else torch.float32)
+    if args.trainer == "loop" and not has_fast_path(model):
+        args.trainer = "trl"
+        say(f"{model.config.model_type}: trained by stock TRL (the suite's loop knows {', '.join(FAMILIES)})")
+    return model
+
+
+def recipe_of(args: argparse.Namespace, run: Run) -> Recipe:
+    from peft import LoraConfig
+
+    lora = LoraConfig(
+        r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=0.0, target_modules=list(run.data.lora_targets),
+        task_type="CAUSAL_LM", base_model_name_or_path=args.base_model,
+    )  # fmt: skip
+    return Recipe(
+        args.epochs, args.effective_batch_size, args.learning_rate, lora, args.lr_scheduler_type, args.warmup_steps,
+        logging_steps=args.logging_steps, save_each_epoch=args.save_strategy == "epoch", save_at=args.save_schedule,
+    )  # fmt: skip
+
+
+def groups_of(training: Training, runs: Sequence[Run]) -> list[Sequence[Run]]:
+    """Which runs train together: all of them, or where they do not fit, each by itself."""
+    if len(runs) == 1:
+        return [runs]
+    args, names = training.args, ", ".join(run.name for run in runs)
+    rows = [row for run in runs for row in run.data.encoded.rows]
+    share = math.ceil(args.effective_batch_size / training.processes.count)
+    why = "--trainer trl" if args.trainer == "trl" else None
+    if why := why or why_not_together(training.model, rows, share, len(runs), args.micro_batch == "exact"):
+        say(f"{len(runs)} students, one after the other ({why}): {names}")
+        return [[run] for run in runs]
+    say(f"{len(runs)} students, together over one base model (--micro-batch exact: one after the other): {names}")
+    return [runs]
+
+
+def train_together(training: Training, runs: Sequence[Run], repo_of: Callable[[Run], str]) -> list[str]:
+    """Train some students over one base model, each into its folder. Returns what went wrong with any of them."""
+    args, processes = training.args, training.processes
+    for run in runs:
+        begin_run(args, run, processes.first)
+    students = [student_of(training, run, repo_of(run)) for run in runs]
+    with announced("setting up the training"):
+        trainer = trainer_of(training, runs, students)
+    total, done = sum(student.updates for student in students), sum(run.done for run in runs)
+    with Progress(total, done, unit="updates") as progress, memory_advice(memory_hint(args)):
+        for number, (run, student) in enumerate(zip(runs, students)):
+            if processes.first:
+                student.on_save.append(partial(keep_time, run, progress))
+            wandb_run = log_to_wandb(args, run) if args.report_to == "wandb" and processes.first else None
+            student.on_log = wandb_run.log if wandb_run else student.on_log
+            student.on_end = partial(finish, runs, number, student, trainer, progress, wandb_run)
+        trainer.train(progress)
+    problems = [(run, student.problem) for run, student in zip(runs, students) if student.problem]
+    for run, problem in problems:
+        if processes.first:
+            mark_diverged(run, problem)
+    training.stop.raise_if_requested()
+    alone = len(args.seeds) * len(args.train_jsonl) == 1
+    return [problem if alone else f"{run.name}: {problem}" for run, problem in problems]
+
+
+def trainer_of(training: Training, runs: Sequence[Run], students: Sequence[Student]) -> Any:
+    """What trains the students: `TrainingLoop`, or `TrlTraining` for one."""
+    args, stop = training.args, training.stop
+    if args.trainer == "trl":
+        return TrlTraining(args, training.model, runs[0], students[0], stop, training.bf16)
+    exact = args.micro_batch == "exact"
+    asked = args.per_device_train_batch_size
+    return TrainingLoop(training.model, students, asked, exact, stop, training.processes)
+
+
+def student_of(training: Training, run: Run, repo_id: str) -> Student:
+    """The student of a run, with what it does when a checkpoint is saved."""
+    args = training.args
+    student = Student(run.data.encoded.rows, run.seed, recipe_of(args, run), run.folder, run.name, run.checkpoint)
+    if args.push_to_hub:
+        options = {"private": not args.hub_public, "every_n_epochs": args.upload_checkpoints_every_n_epochs}
+        student.on_save.append(partial(training.pushes.as_saved, repo_id=repo_id, **options))
+    return student
+
+
+def finish(
+    runs: Sequence[Run], number: int, student: Student, trainer: Any, progress: Progress, wandb_run: Any
+) -> None:
+    """Save a student that has made its last update."""
+    run = runs[number]
+    save_final(run, partial(trainer.save_adapter, number))
+    counts = counts_of(run, student, progress)
+    speed = {"trained_together": [str(one.folder) for one in runs], **trainer.speed_report(progress.seconds)}
+    finish_manifest(run, counts, speed)
+    if wandb_run:
+        wandb_run.end({"train_loss": counts["train_loss"]})

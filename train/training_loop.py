@@ -1,0 +1,428 @@
+"""The training loop: LoRA adapters of any number of students, over one frozen base model.
+
+A student is one file of rows and one seed. Its adapter is the one that TRL's SFTTrainer gives for them alone: the same
+first weights, order of rows, loss, clipping, AdamW and schedule (tests compare all of it; train/trl_trainer.py is that
+reference). What students share are the passes through the base model. One update (`TrainingLoop.update`):
+
+1. Every student that is still training takes the rows of its next update, in TRL's order.
+2. The rows of all go through the base model in as few passes as memory allows, each student's with its own adapter.
+   The loss is a mean over the tokens with loss in the student's whole update, so any split gives the same gradients.
+3. Under torchrun, losses and gradients are summed over the processes, each of which had a share of the rows.
+4. Each student's gradient is clipped by its own norm, and AdamW changes its adapter at its own learning rate.
+5. Losses are read and logged, checkpoints are saved. A student whose loss is not a number is left out from then on.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from train.checkpoints import load_checkpoint, save_checkpoint
+from train.data_parallel import Processes
+from train.decoder import Decoder
+from train.fused_lora import Adapters, first_weights
+from train.padding_free import EncodedRow, flat_batch, loss_tokens, shared_prefix
+from train.rows_at_once import choose_rows_at_once
+from train.schedule import rate_factor, warmup_updates
+from util.batches import batched
+from util.cli import UserError
+from util.signals import Stop
+from util.terminal import Progress, say
+
+LARGEST_NORM = 1.0  # of a gradient, as TRL clips it
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every student is trained."""
+
+    epochs: int
+    rows_an_update: int
+    learning_rate: float
+    lora: Any
+    """PEFT's LoraConfig"""
+    schedule: str = "linear"
+    warmup: float = 5
+    """updates, or a share of them below 1"""
+    weight_decay: float = 0.0
+    logging_steps: int = 50
+    save_each_epoch: bool = False
+    save_at: Sequence[int] = ()
+    """also save after these updates"""
+
+
+@dataclass
+class Student:
+    """One adapter in training: its rows, how far it is, and what it has logged."""
+
+    rows: Sequence[EncodedRow]
+    seed: int
+    recipe: Recipe
+    folder: Path
+    """for checkpoints"""
+    name: str = ""
+    """for messages, where several train"""
+    checkpoint: Path | None = None
+    """where it resumes from"""
+    on_log: Callable[[dict[str, float]], None] = lambda logs: None
+    on_save: list[Callable[[Path, float], Any]] = field(default_factory=list)
+    """what is done with a checkpoint and its epoch"""
+    on_end: Callable[[], None] = lambda: None
+    done: int = 0
+    """updates made"""
+    resumed_at: int = 0
+    problem: str = ""
+    """why it was left out before its end"""
+    history: list[dict[str, float]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    """of the updates since it began or was resumed"""
+
+    @property
+    def updates_an_epoch(self) -> int:
+        return math.ceil(len(self.rows) / self.recipe.rows_an_update)
+
+    @property
+    def updates(self) -> int:
+        """How many updates the whole training has."""
+        return self.updates_an_epoch * self.recipe.epochs
+
+    @property
+    def ended(self) -> bool:
+        return self.done == self.updates
+
+    @property
+    def trains(self) -> bool:
+        return not self.ended and not self.problem
+
+    def next_rows(self) -> list[EncodedRow]:
+        """The rows of the next update. The last one of an epoch may have fewer."""
+        epoch, place = divmod(self.done, self.updates_an_epoch)
+        size = self.recipe.rows_an_update
+        return [self.rows[i] for i in row_order(len(self.rows), self.seed, epoch)[place * size : (place + 1) * size]]
+
+    def learning_rate(self) -> float:
+        """Of the next update."""
+        recipe = self.recipe
+        warmup = warmup_updates(recipe.warmup, self.updates)
+        return recipe.learning_rate * rate_factor(recipe.schedule, self.done, self.updates, warmup)
+
+    def learned(self, update: int, loss: float, norm: float, rate: float) -> None:
+        """Take note of an update's loss; log the mean when it is time."""
+        if self.problem:
+            return
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.problem = (
+                self.trouble("loss", loss, update)
+                if not math.isfinite(loss)
+                else self.trouble("norm of the gradient", norm, update)
+            )
+            return
+        self.losses.append(loss)
+        if update % self.recipe.logging_steps == 0:
+            new = self.losses[-min(self.recipe.logging_steps, len(self.losses)) :]
+            logs = {"loss": statistics.fmean(new), "grad_norm": norm, "learning_rate": rate}
+            self.history.append({**logs, "epoch": update / self.updates_an_epoch, "step": update})
+            self.on_log(self.history[-1])
+
+    def trouble(self, what: str, value: float, update: int) -> str:
+        """What is wrong, and what to do, when a training diverges."""
+        return (
+            f"the {what} is {value} at update {update}; the last checkpoint is kept. Lower --learning-rate (now"
+            f" {self.recipe.learning_rate:g}) or look at the rows"
+        )
+
+    def saves_now(self) -> bool:
+        each_epoch = self.recipe.save_each_epoch and self.done % self.updates_an_epoch == 0
+        return each_epoch or self.done in self.recipe.save_at
+
+    def logs_now(self) -> bool:
+        return self.done % self.recipe.logging_steps == 0
+
+
+def row_order(count: int, seed: int, epoch: int) -> list[int]:
+    """The order of an epoch's rows: that of TRL (accelerate's SeedableRandomSampler with the seed of the data)."""
+    import torch
+
+    order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+    return order
+
+
+class TrainingLoop:
+    """Trains students together over one base model (a model of `train.padding_free.FAMILIES`).
+
+    asked: rows that the user knows to fit in memory at once.
+    exact: take that number, neither more nor fewer.
+    stop: when a signal arrived, all students stop after the update in progress, each with a checkpoint.
+    processes: the processes that share the rows of each update.
+    """
+
+    def __init__(
+        self, model: Any, students: Sequence[Student], asked: int, exact: bool = False, stop: Stop | None = None,
+        processes: Processes | None = None,
+    ):  # fmt: skip
+        self.students, self.recipe = list(students), students[0].recipe
+        self.stop, self.processes = stop or Stop(), processes or Processes()
+        self.dtype, self.device = model.dtype, model.device
+        first = [first_weights(model, self.recipe.lora, student.seed) for student in students]
+        self.decoder = Decoder(model, self.recipe.lora.target_modules)
+        self.adapters = Adapters(self.decoder.linears, self.recipe.lora, len(students), self.device)
+        self.parameters, self.optimizer = self.make_optimizer()
+        for number, student in enumerate(self.students):
+            self.begin(number, student, first[number])
+        self.prefix = shared_prefix([row for student in students for row in student.rows])
+        self.may_shrink = not exact
+        self.unread: tuple[list[tuple[int, int, float]], Any] | None = None
+        self.computed_tokens = self.loss_tokens = 0
+        self.begun: list[float] = []  # when each update began
+        self.rows_at_once, self.facts = self.choose_rows(asked, exact)
+
+    @property
+    def scale(self) -> float:
+        """Of the adapters' outputs."""
+        lora = self.recipe.lora
+        return float(lora.lora_alpha / (math.sqrt(lora.r) if lora.use_rslora else lora.r))
+
+    def make_optimizer(self) -> tuple[list[Any], Any]:
+        """(each student's row of the adapters as a parameter, AdamW with a group for each)."""
+        import torch
+
+        parameters = [torch.nn.Parameter(row) for row in self.adapters.values.data]
+        groups = [{"params": [parameter]} for parameter in parameters]
+        rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
+        return parameters, torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True)
+
+    def begin(self, number: int, student: Student, first: Mapping[str, Any]) -> None:
+        """Give a student its first weights, or those of its checkpoint."""
+        import torch
+
+        if student.checkpoint is None:
+            self.adapters.load(self.adapters.values.data[number], first)
+            return
+        state, moments = load_checkpoint(student.checkpoint, self.adapters, number)
+        student.done = student.resumed_at = state["global_step"]
+        student.history = [logs for logs in state["log_history"] if "loss" in logs]
+        step = torch.tensor(float(student.done), device=self.device)
+        self.optimizer.state[self.parameters[number]] = {"step": step, **moments}
+
+    def choose_rows(self, asked: int, exact: bool) -> tuple[int, dict[str, Any]]:
+        """(how many rows go through the base model at once, what was chosen and why, for the manifests)."""
+        effective, count = self.recipe.rows_an_update, len(self.students)
+        most = math.ceil(effective / self.processes.count) * count
+        at_once, why = asked, "--micro-batch exact"
+        if not exact:
+            rows = [row for student in self.students for row in student.rows]
+            taken = self.adapters.values.numel() * (8 + 2 * self.dtype.itemsize)  # Adam's moments, copies and gradients
+            at_once, why = choose_rows_at_once(self.decoder.model, rows, most, asked, taken)
+        adapters = f" for each of {count} adapters" if count > 1 else ""
+        shared = f", shared by {self.processes.count} processes" if self.processes.count > 1 else ""
+        reason = f" ({why})" if at_once != asked else ""
+        every = "all " if at_once == most else ""
+        say(f"each update: {effective} rows{adapters}{shared}; {every}{at_once} at once{reason}")
+        compiled = ", compiled SwiGLU and rotary embedding" if self.device.type == "cuda" else ""
+        return at_once, {
+            "layers": f"no padding, joined LoRA linears, fused norms{compiled}",
+            "attention": self.decoder.attention,
+            "shared_prefix_tokens": self.prefix,
+            "rows_at_once_asked": asked,
+            "rows_at_once_why": why,
+            "adapters_together": count,
+            "processes": self.processes.count,
+        }
+
+    # --- the loop ---
+
+    def train(self, progress: Progress) -> None:
+        """Train every student to its end, or until a signal arrives."""
+        for student in self.students:
+            if student.ended:  # its last checkpoint was its end
+                self.end(student)
+        while training := [number for number, student in enumerate(self.students) if student.trains]:
+            self.update(training, progress)
+            if self.should_stop():
+                self.read_losses()
+                for number in training:
+                    if self.students[number].trains and not self.students[number].saves_now():
+                        self.save(number)
+                break
+        self.read_losses()
+
+    def update(self, training: Sequence[int], progress: Progress) -> None:
+        """One update of the students that are still training, given by their numbers."""
+        import torch
+
+        self.begun.append(time.perf_counter())
+        losses = self.gradients({number: self.students[number].next_rows() for number in training})
+        self.read_losses()  # of the update before: the GPU is busy with this one meanwhile
+        norms = self.change_adapters(training)
+        made = []
+        for number in training:
+            student = self.students[number]
+            made.append((number, student.done + 1, student.learning_rate()))
+            student.done += 1
+        self.unread = made, torch.stack([losses, norms])
+        progress.add(len(training))
+        waits = [s for s in (self.students[number] for number in training) if s.saves_now() or s.logs_now() or s.ended]
+        if waits or self.device.type == "cpu":
+            self.read_losses()
+        if waits and waits[0].losses:
+            name = f" ({waits[0].name})" if len(self.students) > 1 else ""
+            progress.note = f"loss {waits[0].losses[-1]:.4f}{name}"
+        for number in training:
+            student = self.students[number]
+            if not student.problem and student.saves_now():
+                self.save(number)
+            if not student.problem and student.ended:
+                self.end(student)
+
+    def read_losses(self) -> None:
+        """Read the losses of the last update, which waits for the GPU, and let the students take note of them."""
+        if self.unread is None:
+            return
+        made, values = self.unread
+        self.unread = None
+        losses, norms = values.tolist()
+        for number, update, rate in made:
+            self.students[number].learned(update, losses[number], norms[number], rate)
+            if self.students[number].problem and len(self.students) > 1:
+                say(f"{self.students[number].name}: {self.students[number].problem}. The others continue")
+
+    def should_stop(self) -> bool:
+        """Whether a signal arrived, in any process."""
+        if self.processes.any(self.stop.signum is not None):
+            self.stop.signum = self.stop.signum or signal.SIGTERM
+        return self.stop.signum is not None
+
+    def save(self, number: int) -> None:
+        """Write a checkpoint of a student."""
+        if not self.processes.first:
+            return
+        student = self.students[number]
+        epoch = student.done / student.updates_an_epoch
+        state = {"global_step": student.done, "epoch": epoch, "log_history": student.history}
+        moments = self.optimizer.state[self.parameters[number]]
+        checkpoint = save_checkpoint(student.folder, state, self.adapters, number, moments)
+        for action in student.on_save:
+            action(checkpoint, epoch)
+
+    def end(self, student: Student) -> None:
+        if self.processes.first:
+            student.on_end()
+
+    def save_adapter(self, number: int, folder: Path) -> None:
+        """Write a student's adapter as PEFT does."""
+        self.adapters.save(number, folder)
+
+    # --- an update ---
+
+    def gradients(self, rows: Mapping[int, Sequence[EncodedRow]]) -> Any:
+        """Put the gradients of some students' updates into the adapters. Returns the losses of all, [students]."""
+        import torch
+
+        counts = {number: loss_tokens(own) for number, own in rows.items()}
+        # a loss_mask may leave a row nothing to learn
+        mine = {n: [row for row in self.processes.share_of(own) if loss_tokens([row])] for n, own in rows.items()}
+        mine = {number: own for number, own in mine.items() if own}
+        while True:
+            self.adapters.values.grad.zero_()
+            losses = torch.zeros(len(self.students), device=self.device)
+            parts = list(self.parts(mine))
+            try:
+                for part in parts:
+                    losses[list(part)] += self.run_pass(part, counts)
+                break
+            except torch.OutOfMemoryError:
+                if not self.may_shrink:
+                    raise
+            self.use_less_memory(mine)  # outside `except`, which keeps what the failed pass had computed
+            torch.cuda.empty_cache()
+        for part in parts:
+            self.count_tokens(part)
+        self.processes.sum([self.adapters.values.grad, losses])
+        return losses
+
+    def parts(self, rows: Mapping[int, list[EncodedRow]]) -> Iterator[dict[int, list[EncodedRow]]]:
+        """The rows, in parts of at most `rows_at_once`: the updates of several students, or a part of one's."""
+        most = max(map(len, rows.values()), default=1)
+        for some in batched(rows.items(), max(1, self.rows_at_once // most)):
+            if len(some) > 1 or len(some[0][1]) <= self.rows_at_once:
+                yield dict(some)
+            else:
+                number, own = some[0]
+                yield from ({number: part} for part in batched(own, self.rows_at_once))
+
+    def run_pass(self, part: Mapping[int, Sequence[EncodedRow]], counts: Mapping[int, int]) -> Any:
+        """Forward and backward pass of some students' rows, each with its own adapter. Returns their losses."""
+        batch = flat_batch(list(part.values()), self.prefix, [counts[number] for number in part]).to(self.device)
+        losses = self.decoder.losses(batch, self.adapters.pieces(list(part), self.dtype), self.scale)
+        losses.sum().backward()
+        return losses.detach()
+
+    def change_adapters(self, training: Sequence[int]) -> Any:
+        """Clip each student's gradient and make its optimizer step. Returns the norms before clipping, [students]."""
+        import torch
+
+        grad = self.adapters.values.grad.mul_(self.adapters.trained)
+        norms = torch.linalg.vector_norm(grad, dim=1)
+        grad.mul_((LARGEST_NORM / (norms + 1e-6)).clamp(max=1)[:, None])
+        for number, (parameter, group) in enumerate(zip(self.parameters, self.optimizer.param_groups)):
+            parameter.grad = grad[number] if number in training else None
+            group["lr"] = self.students[number].learning_rate()
+        self.optimizer.step()
+        return norms
+
+    def use_less_memory(self, rows: Mapping[int, Sequence[EncodedRow]]) -> None:
+        """After out of memory: half as many rows at once; with one row, gradient checkpointing; then UserError."""
+        before, self.rows_at_once = self.rows_at_once, max(1, self.rows_at_once // 2)
+        if before > 1:
+            say(f"out of GPU memory with {before} rows at once: continuing with {self.rows_at_once}")
+        elif not self.decoder.recompute:
+            self.decoder.recompute = True
+            say("out of GPU memory with one row at once: continuing with gradient checkpointing (slower)")
+        else:
+            longest = max(len(row["input_ids"]) for own in rows.values() for row in own)
+            raise UserError(
+                f"out of GPU memory with one row of up to {longest} tokens, even with gradient checkpointing: lower"
+                " --max-seq-length, or take a larger GPU or a smaller base model; checkpoints are kept"
+            )
+
+    # --- speed ---
+
+    def count_tokens(self, part: Mapping[int, Sequence[EncodedRow]]) -> None:
+        for rows in part.values():
+            self.computed_tokens += sum(len(row["input_ids"]) for row in rows) - self.prefix * (len(rows) - 1)
+            self.loss_tokens += loss_tokens(rows)
+
+    def useful_flops(self) -> float:
+        """The arithmetic that the updates so far needed at least in this process, by the formula `FLOPS`."""
+        frozen = sum(layer.weight.numel() for layer in self.decoder.linears)
+        return 4.0 * (frozen * self.computed_tokens + self.decoder.head.numel() * self.loss_tokens)
+
+    def speed_report(self, seconds: float) -> dict[str, Any]:
+        """What the manifests of the students say about speed, beside tokens/s and peak memory.
+
+        seconds: of the training so far. The seconds of one update are the median, which the first updates and
+        checkpoints do not move (None if fewer than two updates were made).
+        """
+        apart = [after - before for before, after in pairwise(self.begun)]
+        flops = self.useful_flops() * self.processes.count
+        return {
+            **self.facts,
+            "seconds_an_update": round(statistics.median(apart), 4) if apart else None,
+            "rows_at_once": self.rows_at_once,
+            "recompute": self.decoder.recompute,
+            "useful_tflops": round(flops / max(seconds, 1e-9) / 1e12, 4),
+            "useful_flops_formula": FLOPS,
+        }
+
+
+FLOPS = (
+    "4 x linear parameters of the frozen layers a token computed + 4 x output head a loss token:"
+    " forward and input gradient; LoRA, attention, recompute and padding not counted"
+)

@@ -1,0 +1,137 @@
+"""Stock TRL behind the same flags (--trainer trl): the reference for the suite's own loop, and the path for models that
+the loop does not know or that one GPU does not hold (accelerate's FSDP).
+
+Rows are padded, and an update is made of --per-device-train-batch-size rows at a time in each process. Checkpoints are
+those of transformers: a pickled optimizer among them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from train.fused_lora import share_weights
+from train.run_folder import Run
+from train.training_loop import Student
+from util.cli import UserError
+from util.signals import Stop
+from util.terminal import Progress
+
+
+class TrlTraining:
+    """One student, trained by SFTTrainer."""
+
+    def __init__(self, args: argparse.Namespace, model: Any, run: Run, student: Student, stop: Stop, bf16: bool):
+        from datasets import Dataset
+        from transformers import set_seed
+        from transformers.trainer_callback import PrinterCallback, ProgressCallback
+        from trl import SFTTrainer
+
+        self.student = student
+        student.done = student.resumed_at = run.done
+        set_seed(student.seed)  # the adapter is initialised before the trainer seeds anything
+        self.trainer: Any = SFTTrainer(
+            model=share_weights(model), args=trl_config(args, student, bf16), processing_class=run.data.tokenizer,
+            train_dataset=Dataset.from_list(list(student.rows)), peft_config=student.recipe.lora,
+        )  # fmt: skip
+        self.trainer.remove_callback(PrinterCallback)
+        self.trainer.remove_callback(ProgressCallback)
+        self.stop = stop
+
+    def train(self, progress: Progress) -> None:
+        """Train the student to its end, or until a signal arrives."""
+        student = self.student
+        self.trainer.add_callback(reporter(student, self.stop, progress))
+        at = str(student.checkpoint) if student.checkpoint else None
+        outcome = self.trainer.train(resume_from_checkpoint=at)
+        student.done = outcome.global_step
+        student.losses = [outcome.training_loss] if student.done > student.resumed_at else []
+        if student.ended and not student.problem and self.trainer.is_world_process_zero():
+            student.on_end()
+
+    def save_adapter(self, _number: int, folder: Path) -> None:
+        self.trainer.model.save_pretrained(str(folder))
+
+    def speed_report(self, seconds: float) -> dict[str, Any]:
+        made = self.student.done - self.student.resumed_at
+        return {"layers": "TRL's own", "seconds_an_update": round(seconds / made, 4) if made else None}
+
+
+def passes_an_update(args: argparse.Namespace) -> int:
+    """How often each process adds up gradients before an update. UserError if the rows cannot be divided so."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    each = args.per_device_train_batch_size * processes
+    if args.effective_batch_size % each:
+        raise UserError(
+            f"{processes} processes with --per-device-train-batch-size {args.per_device_train_batch_size} do not divide"
+            f" --effective-batch-size {args.effective_batch_size}; --trainer trl needs that"
+        )
+    return int(args.effective_batch_size // each)
+
+
+def trl_config(args: argparse.Namespace, student: Student, bf16: bool) -> Any:
+    """TRL's settings for one student."""
+    import torch
+    from trl import SFTConfig
+
+    recipe = student.recipe
+    return SFTConfig(
+        output_dir=str(student.folder),
+        num_train_epochs=recipe.epochs,
+        per_device_train_batch_size=args.per_device_train_batch_size,
+        gradient_accumulation_steps=passes_an_update(args),
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule,
+        warmup_steps=recipe.warmup,
+        weight_decay=recipe.weight_decay,
+        bf16=bf16,
+        gradient_checkpointing=False,  # TRL's default recomputes: a third more work, for memory LoRA does not need
+        max_length=None,  # encode() has cut and counted
+        logging_steps=recipe.logging_steps,
+        logging_nan_inf_filter=False,  # it would show the last good loss instead
+        save_strategy="epoch" if recipe.save_each_epoch else "no",
+        report_to="none",  # W&B's own callback allows one run per process (train/log_losses.py)
+        seed=student.seed,
+        data_seed=student.seed,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+    )
+
+
+def reporter(student: Student, stop: Stop, progress: Progress) -> Any:
+    """A callback that counts updates, passes on logs and checkpoints, and stops when a signal arrived."""
+    from transformers import TrainerCallback
+
+    class Report(TrainerCallback):
+        last_saved = -1
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            progress.add()
+            if stop.signum is not None or state.global_step in student.recipe.save_at:
+                control.should_save = True
+            if stop.signum is not None:
+                control.should_training_stop = True
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.last_saved = state.global_step
+            if state.is_world_process_zero:
+                for action in student.on_save:
+                    action(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.epoch)
+
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if self.last_saved == state.global_step:  # while it is written again there is no whole checkpoint
+                control.should_save = False
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if not logs or "loss" not in logs:
+                return
+            progress.note = f"loss {logs['loss']:.4f}"
+            student.on_log({**logs, "step": state.global_step})
+            if not math.isfinite(logs["loss"]):
+                student.problem = student.trouble("loss", logs["loss"], state.global_step)
+                control.should_training_stop = True
+
+    return Report()
