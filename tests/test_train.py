@@ -353,7 +353,7 @@ def test_a_signal_saves_a_checkpoint_and_prints_how_to_resume(data, tmp_path, si
 BAD = {
     "no file": (["--train-jsonl", "nothing.jsonl"], "matches no file"),
     "two files": (["--train-jsonl", "*.jsonl"], "matches 2 files"),
-    "no chat rows": (["--train-jsonl", "plain.jsonl"], 'plain.jsonl:1: no messages: a row is {"messages"'),
+    "no chat rows": (["--train-jsonl", "plain.jsonl"], "plain.jsonl:1: no messages"),
     "batch does not divide": (["--effective-batch-size", "10"], "its divisors are [1, 2, 5, 10]"),
     "seed twice": (["--seeds", "1,1"], "names a seed twice"),
     "seed twice, with spaces": (["--seeds", "1", "2,1"], "names a seed twice: 1"),
