@@ -701,7 +701,7 @@ def slowly(*case):
     ],
     ids=lambda value: value if isinstance(value, str) and " " not in value else "",
 )
-def test_bad_input_is_one_clear_line(run_script, shared_server, dead_url, tmp_path, script, arguments, message):
+def test_bad_input_is_one_clear_line(run_forked, shared_server, dead_url, tmp_path, script, arguments, message):
     for name, content in (
         ("empty.txt", b""), ("blank.txt", b" \n\n"), ("latin.txt", b"caf\xe9 prompts, a line\n"),
         ("torn.jsonl", b'{"prompt": "a prompt long enough"}\n{"prompt": "and a to'), ("schema.jsonl", b'{"a": 1}\n'),
@@ -711,7 +711,7 @@ def test_bad_input_is_one_clear_line(run_script, shared_server, dead_url, tmp_pa
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     given = [{"URL": shared_server.url, "DEAD": dead_url}.get(argument, argument) for argument in arguments]
     small = ["--question-share", "0.1", "--count", "9"] if script == TEACHER else []
-    done = run_script(script, *small, *given, cwd=tmp_path, timeout=60)
+    done = run_forked(script, *small, *given, cwd=tmp_path)
     one_clear_line(done, message, code=3 if "DEAD" in arguments else None)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
     assert done.stdout == "" and not list(tmp_path.glob("output/*.jsonl"))

@@ -231,12 +231,19 @@ def output_folder(text: str) -> Path:
     return path
 
 
+# The first bytes of packed files.
+PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
+
+
 def text_file(text: str) -> Path:
     """argparse type: an `input_file` of prompts or questions, small and in UTF-8."""
     path = input_file(text)
     try:
         content = path.read_text("utf-8")
     except UnicodeDecodeError as error:
+        start = path.read_bytes()[:8]
+        if packed := next((name for magic, name in PACKED.items() if start.startswith(magic)), None):
+            raise argparse.ArgumentTypeError(f"{text} is a {packed} file, not text; unpack it first") from None
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise argparse.ArgumentTypeError(f"{text} is not UTF-8 text (line {line}); save it as UTF-8") from None
     if not content.strip():

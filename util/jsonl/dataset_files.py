@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from util.cli import UserError, first_line
+from util.cli import PACKED, UserError, first_line
 
 Row = dict[str, Any]
-PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 TABLES = {b"PAR1": "parquet", b"ARROW1": "arrow"}
 
 
