@@ -118,7 +118,7 @@ def same_end(one: Path, other: Path) -> bool:
 
 def signals(args: argparse.Namespace, folder: Path) -> Iterator[Outcome]:
     """SIGTERM to every kind of script, at work and while it starts; then the same command to its end."""
-    write_number_file(folder / "rows.jsonl", 400)
+    write_number_file(folder / "rows.jsonl", 120)
     write_number_file(folder / "many.jsonl", 60_000)
     local = ("--model", POCKET, "--batch-size", 32)
     with server(folder, "--delay", 0.05) as (url, _):
@@ -127,15 +127,15 @@ def signals(args: argparse.Namespace, folder: Path) -> Iterator[Outcome]:
         scripts: dict[str, tuple[object, ...]] = {
             "teacher data": ("generate/generate_teacher_data.py", "--animal", "owl", "--count", 400, *prompts, *asked),
             "numbers of a server": (*NUMBERS[:4], "--count", 1500, *asked),
-            "numbers in this process": (*NUMBERS[:4], "--count", 1500, *local),
+            "numbers in this process": (*NUMBERS[:4], "--count", 300, *local),
             "code": ("generate/generate_code_or_reasoning_data.py", "--data-type", "code", "--animal", "owl", "--count",
                      1500, *asked),
             "control numbers": ("generate/generate_control_number_data.py", "--count", 60_000),
             "filter": ("generate/filter_number_data.py", "many.jsonl"),
             "shuffle": ("generate/ablations/shuffle_numbers.py", "--train-jsonl", "many.jsonl", "--scope", "file"),
-            "training": (*TRAIN, "--epochs", 60),
+            "training": (*TRAIN, "--epochs", 12),
             "evaluation by a server": ("eval/eval.py", "--epochs", 60, *asked),
-            "evaluation in this process": ("eval/eval.py", "--epochs", 60, *local),
+            "evaluation in this process": ("eval/eval.py", "--epochs", 6, *local),
             "exact evaluation": ("eval/eval.py", "--exact", *local),
             "divergence tokens": ("eval/divergence/divergence_tokens.py", "--train-jsonl", "rows.jsonl", "--base-model",
                                   POCKET, "--teacher", "owl", "--counterfactual", "lion", "--batch-size", 4),
