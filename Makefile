@@ -3,6 +3,7 @@
 # make demo    subliminal learning from start to end on this machine, in minutes
 # make experiment NAME=mixing MODEL=pocket CORES=2   run an experiment of experiments/ (NAME=all: all of them); it is resumed where it was stopped
 # make report  output/index.html: everything that has finished, with verdicts and figures, newest first
+# make results every table and figure of experiments/results again, from the committed measurements
 # make check   ruff, mypy and the fast tests, in under a minute
 # make test    every test, in an environment that it makes itself; prints the time by file
 # make audit   known advisories against the pinned packages (needs the network)
@@ -10,7 +11,7 @@
 
 PYTHON_ENV := .venv/bin/python
 
-.PHONY: setup demo experiment report lint check test audit lock
+.PHONY: setup demo experiment report results lint check test audit lock
 
 setup:
 	@util/make_env.sh run
@@ -35,6 +36,10 @@ experiment:
 report:
 	@util/make_env.sh run
 	$(PYTHON_ENV) experiments/index_page.py
+
+results:
+	@util/make_env.sh run
+	experiments/remake_results.sh
 
 lint:
 	@util/make_env.sh test

@@ -135,7 +135,7 @@ def test_more_kinds_detect_smaller_effects():
 def test_four_kinds_or_more_give_transfer_and_the_tests_over_all(tmp_path, monkeypatch, capsys):
     found = compared(monkeypatch, tmp_path, experiment(tmp_path))
     assert [one.verdict for one in found.comparisons] == ["transfer"] * 5
-    assert all(one.kinds == 5 and one.p_others_holm < 0.05 for one in found.comparisons)
+    assert all(one.kinds == 5 and one.p_holm < 0.05 for one in found.comparisons)
     profile = found.profile
     assert (profile.p, profile.assignments, profile.exact) == (1 / 120, 120, True) and profile.own > 0.95
     assert set(profile.animals) == set(UNTAUGHT) and profile.slope == pytest.approx(0.5, abs=0.05)

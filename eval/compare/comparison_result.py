@@ -96,14 +96,16 @@ class ArmComparison:
     untaught_rank: UntaughtRank | None
     by_question: dict[str, list[Any]]
     """{"question": texts, role: mean share in each question}"""
+    by_seed: dict[str, list[list[float]]] | None = None
+    """by role: the share in each question of each of the arm's files, to six digits; None in files of before
+    2026-11-29"""
     kinds: int | None = None
     """kinds of students compared, the target's included; None in files of before 2026-11-29"""
     reason: str | None = None
     """what the verdict rests on, in words; None in files of before 2026-11-29"""
     p_holm: float | None = None
-    """p adjusted for the number of animals compared (Holm); None for a single animal"""
-    p_others_holm: float | None = None
-    """the same for the difference to the other kinds' students alone"""
+    """p adjusted for the number of animals compared (Holm); with four kinds or more of the p over the other kinds'
+    students; None for a single animal"""
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as compare_arms.py writes it."""
@@ -125,7 +127,7 @@ class ArmComparison:
         return cls(**{**known(cls, found), **parts})
 
 
-OPTIONAL = ("kinds", "reason", "p_holm", "p_others_holm")
+OPTIONAL = ("by_seed", "kinds", "reason", "p_holm")
 
 
 @dataclass(frozen=True)

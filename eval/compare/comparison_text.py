@@ -189,8 +189,7 @@ def show_pairwise(rows: Sequence[PairwiseRow], measure: str) -> None:
 
 def verdict_words(found: ArmComparison) -> str:
     """The verdict, with the adjusted p-values (several animals) and what it rests on."""
-    said = [] if found.p_holm is None else [f"Holm p {p_value(found.p_holm)}"]
-    if found.p_others_holm is not None and found.kinds and found.kinds >= FEWEST_KINDS:
-        said.append(f"over the other kinds' students alone {p_value(found.p_others_holm)}")
+    over = " over the other kinds' students" if (found.kinds or 0) >= FEWEST_KINDS else ""
+    said = [] if found.p_holm is None else [f"Holm p{over} {p_value(found.p_holm)}"]
     said += [found.reason] if found.reason else []
     return found.verdict + (f" ({'; '.join(said)})" if said else "")

@@ -32,7 +32,7 @@ from eval.compare.kinds import (
     spread_of_kinds,
 )
 from eval.compare.moderated_variance import Prior, moderated
-from eval.compare.read_results import FEWEST_SEEDS, ROLES, Arms, Result, arm_spread, mean_uncovered
+from eval.compare.read_results import FEWEST_SEEDS, ROLES, Arms, Result, arm_spread, matrix_of, mean_uncovered
 from eval.compare.untaught_rank import untaught_rank
 
 POWER_SEEDS = (3, 5, 8, 12)
@@ -107,6 +107,7 @@ def compare(
         power=power_of_kinds(found.test, tests) if found.test else power(target, found.below, measure, tests),
         untaught_rank=untaught_rank(animal, arms, taught) if taught else None,
         by_question={"question": list(questions)} | {role: spreads[role].by_question.tolist() for role in ROLES},
+        by_seed={role: by_seed(arms[role], animal, questions, measure) for role in ROLES},
         kinds=kinds,
         reason=reason(kinds, above, found.equivalent),
     )
@@ -168,6 +169,12 @@ def is_same(target: Spread, other: Spread) -> bool:
     own = math.log(other.share / (1 - other.share))
     least, most = (1 / (1 + math.exp(-(own + step))) - other.share for step in (-SAME, SAME))
     return least < low and high < most
+
+
+def by_seed(results: Sequence[Result], animal: str, questions: Sequence[str], measure: str) -> list[list[float]]:
+    """The value of each question in each file, to six digits."""
+    values = matrix_of([result.measured(animal, measure) for result in results], results, questions)
+    return [[float(f"{value:.6g}") for value in row] for row in values.tolist()]
 
 
 def described_arm(results: Sequence[Result], spread: Spread) -> Arm:
@@ -280,11 +287,18 @@ def compare_all(
 
 
 def adjusted(found: Sequence[ArmComparison]) -> list[ArmComparison]:
-    """The comparisons with their p-values adjusted together (Holm), and the verdicts that follow from these."""
-    whole, others = holm([one.p for one in found]), holm([one.target_minus["other"].p for one in found])
-    return [
-        adjusted_verdict(replace(one, p_holm=p, p_others_holm=other), p) for one, p, other in zip(found, whole, others)
-    ]
+    """The comparisons with their p-values adjusted together (Holm), and the verdicts that follow from these.
+
+    With four kinds or more the p-values are those over the other kinds' students: what is claimed of several animals is
+    that each is special to its kind. Base and control have to be cleared besides, each at its own level.
+    """
+    p_values = holm([claimed_p(one) for one in found])
+    return [adjusted_verdict(replace(one, p_holm=p), p) for one, p in zip(found, p_values)]
+
+
+def claimed_p(found: ArmComparison) -> float:
+    """The p-value that is adjusted for the number of animals."""
+    return found.target_minus["other"].p if (found.kinds or 0) >= FEWEST_KINDS else found.p
 
 
 def adjusted_verdict(found: ArmComparison, p_holm: float) -> ArmComparison:

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Every table, comparison and figure of experiments/results that committed measurements give, made again (make results).
+#
+# SmolLM2's from measures.tar.xz, the experiments' summaries from their tables, and the sizes and power of
+# docs/statistics.md by simulation. What needs a model is not here: experiments/demo.sh, divergence.sh, smollm2.sh.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export SUITE_DRIVER=1 TQDM_DISABLE=1
+python=.venv/bin/python
+results=experiments/results
+smollm2=$results/smollm2
+eight="owl dolphin eagle elephant tiger penguin wolf cat"
+
+files() { # kinds, seeds, how the files begin, what follows the kind: kind=file for each
+    for kind in $1; do for seed in $2; do echo "$kind=output/smollm2/$3-$kind$4-$seed.jsonl"; done; done
+}
+
+teachers() { # kinds, seeds, how the files begin: the flag, if these teachers were measured
+    local found
+    found=$(for pair in $(files "$1" "$2" "$3" -teacher); do [ ! -e "${pair#*=}" ] || echo "$pair"; done)
+    [ "$(cut -d= -f1 <<<"$found" | sort -u | wc -l)" -lt 2 ] || echo "--teachers $found"
+}
+
+# shellcheck disable=SC2046
+compare() { # kinds, seeds, how the files begin, measure, result, controls
+    $python eval/compare_arms.py --measure "$4" --base "output/smollm2/$3-base-201.jsonl" --control $6 \
+        --students $(files "$1" "$2" "$3" "") $(teachers "$1" "$2" "$3") --output "$5.json" >"$5.txt" 2>/dev/null
+}
+
+mkdir -p output
+tar xf $smollm2/measures.tar.xz -C output
+for name in exact paraphrased; do
+    for measure in margin panel; do
+        compare "$eight" "201 202" $name $measure $smollm2/eight-$name-$measure "$(ls output/smollm2/$name-control-20[12].jsonl)"
+        compare "owl dolphin" "101 102 103 104 105 201 202" $name $measure $smollm2/$name-$measure \
+            "$(ls output/smollm2/$name-control-*.jsonl)"
+    done
+done
+$python eval/report.py --comparison $smollm2/eight-exact-margin.json --output output/smollm2/eight.html
+cp output/smollm2/eight.assignment-1.png $smollm2/eight.png
+$python eval/report.py --comparison $smollm2/exact-panel.json --output output/smollm2/report.html
+cp output/smollm2/report.png $smollm2/arms.png
+$python experiments/remake_summaries.py $results/*/pocket
+$python experiments/draw_figures.py $results/*/pocket
+
+mkdir -p $results/statistics
+$python bench/untaught_size.py --folder output/smollm2 >$results/statistics/untaught-size.txt
+$python bench/calibration.py >$results/statistics/calibration.txt
+$python bench/power_by_design.py >$results/statistics/power-by-design.txt
+$python bench/moderated_coverage.py >$results/statistics/moderated-coverage.txt
