@@ -38,7 +38,7 @@ for name in exact paraphrased; do
     done
 done
 $python eval/report.py --comparison $smollm2/eight-exact-margin.json --output output/smollm2/eight.html
-cp output/smollm2/eight.assignment-1.png $smollm2/eight.png
+cp output/smollm2/eight.matrix.png $smollm2/eight.png
 $python eval/report.py --comparison $smollm2/exact-panel.json --output output/smollm2/report.html
 cp output/smollm2/report.png $smollm2/arms.png
 $python experiments/remake_summaries.py $results/*/pocket
