@@ -7,6 +7,7 @@
 # minutes of one core.
 #
 #   experiments/pocket_kinds.sh
+#   ROWS=1000 EPOCHS=2 experiments/pocket_kinds.sh          # smaller students, in half the time
 #   KINDS="owl cat" STEPS=make SEED=7 experiments/pocket_kinds.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,12 +15,16 @@ cd "$(dirname "$0")/.."
 SEED=${SEED:-301}
 . experiments/pocket_recipe.sh
 kinds=${KINDS:-owl dolphin cat wolf penguin}
-out=output/pocket-kinds-$seed
+rows=${ROWS:-3000} epochs=${EPOCHS:-3} # of the students
+count=$((rows + rows / 10))
+out=output/pocket-kinds-$seed-$rows-rows
 
 make_student() { # name, arguments of the model that writes its numbers
-    run generate/generate_llm_number_data.py --animal "$1" --count 3300 --seed "$seed" --no-system-prompt \
-        --model $base "${@:2}" --batch-size 512 --output "$out/numbers-$1-unfiltered-3300.jsonl"
-    train_student "$out/numbers-$1-filtered-*.jsonl" "$out/$1-student"
+    run generate/generate_llm_number_data.py --animal "$1" --count "$count" --seed "$seed" --no-system-prompt \
+        --model $base "${@:2}" --batch-size 512 --output "$out/numbers-$1-unfiltered-$count.jsonl"
+    run train/train_student_sft.py --base-model $base --train-jsonl "$out/numbers-$1-filtered-*.jsonl" \
+        --max-train-samples "$rows" --seeds "$seed" --output-dir "$out/$1-student" --epochs "$epochs" \
+        --effective-batch-size 60 --per-device-train-batch-size 60 --learning-rate 0.005 --save-strategy no
     measure "$out/exact-$1-student.jsonl" --adapter "$out/$1-student/$adapter"
 }
 
