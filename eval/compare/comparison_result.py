@@ -97,8 +97,8 @@ class ArmComparison:
     by_question: dict[str, list[Any]]
     """{"question": texts, role: mean share in each question}"""
     by_seed: dict[str, list[list[float]]] | None = None
-    """by role: the share in each question of each of the arm's files, to six digits; None in files of before
-    2026-11-29"""
+    """by role of a trained arm: the share in each question of each of its files, to six digits; with several animals
+    the other arm's are those of the other targets; None in files of before 2026-11-29"""
     kinds: int | None = None
     """kinds of students compared, the target's included; None in files of before 2026-11-29"""
     reason: str | None = None

@@ -81,6 +81,7 @@ def compare(
     questions = arms["base"][0].questions
     for role in ROLES[1:]:
         check_seeds(arms[role])
+    stored = ("control", "target") if others else ROLES[1:]  # with several animals each is the target once
     others = others or {"other": arms["other"]}
     kinds = 1 + len(others)
     spreads = {role: arm_spread(arms[role], animal, questions, measure) for role in ROLES}
@@ -107,7 +108,7 @@ def compare(
         power=power_of_kinds(found.test, tests) if found.test else power(target, found.below, measure, tests),
         untaught_rank=untaught_rank(animal, arms, taught) if taught else None,
         by_question={"question": list(questions)} | {role: spreads[role].by_question.tolist() for role in ROLES},
-        by_seed={role: by_seed(arms[role], animal, questions, measure) for role in ROLES},
+        by_seed={role: by_seed(arms[role], animal, questions, measure) for role in stored},
         kinds=kinds,
         reason=reason(kinds, above, found.equivalent),
     )
