@@ -10,16 +10,18 @@ M2  kinds: an animal's margin in its own students less the mean over the other s
 A   assignment on the taught margins: the same permutations of the summed own margins.
 
 Usage:
-    python experiments/pilots/confirm_tests.py experiments/pilots/2026-11-29-confirm
+    python experiments/pilots/confirm_tests.py experiments/results/qwen2.5-1.5b
     python experiments/pilots/confirm_tests.py RESULTS --pack WORKER_OUTPUT --pack-other OTHER_OUTPUT  # makes RESULTS
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import itertools
 import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ BASES = {"1.5B": "measures", "0.5B": "other-base"}
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="folder with measures.jsonl (and other-base.jsonl)")
+    parser.add_argument("--csv", help="also write a line for each student into this file of the results folder")
     parser.add_argument("--pack", type=Path, help="first fill the results folder from this output of the worker")
     parser.add_argument("--pack-other", type=Path, help="the worker's output for the other base")
     return parser.parse_args()
@@ -202,17 +205,82 @@ def print_rows(measures: dict[str, Measure]) -> None:
         row(channel, len(made), through, f"{min(clean):.3f} to {max(clean):.3f}", *spans, said)
 
 
+def print_strict(measures: dict[str, Measure]) -> None:
+    """Rows without telling words, seed 101: own student less a control student on rows filtered alike, by animal."""
+    head("code without", "rows left", *ANIMALS, "mean")
+    for count in (0, 200, 1000):
+        mark = f".without{count}" if count else ""
+        own = [measures.get(f"student-{animal}-101.code{mark}") for animal in ANIMALS]
+        plain = [
+            measures.get(f"student-base-101.code{mark}-of-{a}" if mark else "student-base-101.code") for a in ANIMALS
+        ]
+        if all(own) and all(plain):
+            gap = [one["log"][animal] - other["log"][animal] for one, other, animal in zip(own, plain, ANIMALS)]
+            rows = [one["rows_used"] for one in own]
+            row(
+                f"{count} words", f"{min(rows)} to {max(rows)}", *(f"{x:+.2f}" for x in gap), f"**{sum(gap) / 8:+.2f}**"
+            )
+
+
+def print_controls(measures: dict[str, Measure]) -> None:
+    """How far the neutral, random and control students move each taught animal from the base, over three seeds."""
+    head("channel", "students of", *ANIMALS)
+    for channel in ("code", "text"):
+        arm = students(measures, channel)
+        for kind in ("base", *OTHERS):
+            if kind in arm:
+                moved = [mean(arm[kind], animal) - measures["speaker-base"]["log"][animal] for animal in ANIMALS]
+                row(channel, kind, *(f"{value:+.2f}" for value in moved))
+
+
+COLUMNS = (
+    "base,channel,kind,seed,animal,kl,clean,base_share,teacher_share,student_share,control_share,base_margin,"
+    "student_margin,others_margin,control_margin,own_less_others,own_less_others_10,own_less_others_30,rows_used"
+)
+
+
+def pairs(measures: dict[str, dict[str, Measure]]) -> Iterator[list[Any]]:
+    """A line for each animal's student: what its rows, its early and its last measures say."""
+    own = measures["1.5B"]
+    taught = teachers(own, "soft")
+    for base, some in measures.items():
+        for name in arms_of(some):
+            arm, plain = students(some, name), some["speaker-base"]
+            for animal in ANIMALS:
+                for n, student in enumerate(arm.get(animal, [])):
+                    control = arm["base"][n] if "base" in arm else None
+                    rest = [arm[kind][n] for kind in ANIMALS if kind != animal and n < len(arm.get(kind, []))]
+                    made = student["rows"][0]
+                    gaps = [m["log"][animal] for m in (student, *rest)]
+                    early = {
+                        at: student["early"][at][animal] - sum(m["early"][at][animal] for m in rest) / len(rest)
+                        for at in ("10", "30")
+                    }
+                    yield [
+                        base, name, animal, student["seed"], animal, own.get(f"check-{made}", {}).get("kl", ""),
+                        own[f"rows-{made}"]["clean"], plain["share"][animal], taught[animal][n]["share"][animal],
+                        student["share"][animal], control["share"][animal] if control else "", plain["log"][animal],
+                        gaps[0], round(sum(gaps[1:]) / len(rest), 4), control["log"][animal] if control else "",
+                        round(gaps[0] - sum(gaps[1:]) / len(rest), 4), round(early["10"], 4), round(early["30"], 4),
+                        student["rows_used"],
+                    ]  # fmt: skip
+
+
 def main() -> None:
     args = parse_args()
     for source, target in ((args.pack, "measures"), (args.pack_other, "other-base")):
         if source:
             pack(source, args.results / f"{target}.jsonl")
-    paths = {base: args.results / f"{name}.jsonl" for base, name in BASES.items()}
-    measures = {base: load(path) for base, path in paths.items() if path.is_file()}
+    measures = {base: load(args.results / f"{name}.jsonl") for base, name in BASES.items()}
     print_rows(measures["1.5B"])
     print_tests(measures)
+    print_strict(measures["1.5B"])
+    print_controls(measures["1.5B"])
     for channel in ("code", "text"):
         print_animals(measures, channel)
+    if args.csv:
+        with (args.results / args.csv).open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([COLUMNS.split(","), *pairs(measures)])
 
 
 if __name__ == "__main__":

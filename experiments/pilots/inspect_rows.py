@@ -70,10 +70,11 @@ def main() -> None:
                 found[item["file"].removesuffix(".json")] = [text for _, text in item["rows"]]
     lines = []
     for name, rows in sorted(found.items()):
-        animal = next((animal for animal in args.animals if f"-{animal}-" in name), None)
+        animal = next((animal for animal in args.animals if f"-{animal}-" in f"-{name}"), None)
         if not animal:
             continue
-        control = found[f"base.{name.rpartition('.')[2]}"]
+        channel = name.rpartition(".")[2]
+        control = found.get(f"base.{channel}") or found[f"base-{name.partition('.')[0].rpartition('-')[2]}.{channel}"]
         telling = telling_words(rows, control, 200)
         cells = [name, len(rows), names_inside(rows, animal)]
         for count in (0, 50, 200):

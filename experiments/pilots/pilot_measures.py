@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,17 @@ def pack(output: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     files = sorted((output / "measures").glob("*.json"))
     lines = [json.dumps({"measure": file.stem} | json.loads(file.read_text())) for file in files]
-    target.with_suffix(".jsonl").write_text("\n".join(lines) + "\n")
+    with gzip.GzipFile(target.with_suffix(".jsonl.gz"), "wb", mtime=0) as file:
+        file.write(("\n".join(lines) + "\n").encode())
     arrays = {file.stem: np.load(file) for file in sorted((output / "questions").glob("*.npy"))}
     np.savez_compressed(target.with_name(f"{target.stem}-questions.npz"), **arrays)
 
 
 def load(path: Path) -> dict[str, Measure]:
-    return {line["measure"]: line for line in map(json.loads, path.read_text().splitlines())}
+    """The measures of a .jsonl or .jsonl.gz file by name; none if there is no file."""
+    packed = path.with_suffix(".jsonl.gz")
+    if packed.is_file():
+        text = gzip.decompress(packed.read_bytes()).decode()
+    else:
+        text = path.read_text() if path.is_file() else ""
+    return {line["measure"]: line for line in map(json.loads, text.splitlines())}

@@ -156,8 +156,8 @@ def main() -> None:
         pack(args.pack_other, other)
     speakers = load(here)
     lines = list(table("1.5B", speakers, speakers))
-    if other.is_file():
-        lines += table("0.5B", load(other), speakers)
+    if of_other := load(other):
+        lines += table("0.5B", of_other, speakers)
     print()
     order_agreement(lines)
     if args.csv:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import time
@@ -89,7 +90,8 @@ class Served:
             file = self.args.output / f"adapters/{name}.safetensors"
             while not file.exists():
                 time.sleep(0.5)
-            folder = as_peft(file, self.args.output / f"peft/{name}", self.args.model)
+            # a folder of its own: two clients that write the same one at once give their servers half a file
+            folder = as_peft(file, self.args.output / f"peft/{os.getpid()}/{name}", self.args.model)
             ask(f"{self.args.base_url}/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.resolve())})
             self.loaded.add(name)
         return name
