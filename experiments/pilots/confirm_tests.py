@@ -210,16 +210,14 @@ def print_strict(measures: dict[str, Measure]) -> None:
     head("code without", "rows left", *ANIMALS, "mean")
     for count in (0, 200, 1000):
         mark = f".without{count}" if count else ""
-        own = [measures.get(f"student-{animal}-101.code{mark}") for animal in ANIMALS]
-        plain = [
-            measures.get(f"student-base-101.code{mark}-of-{a}" if mark else "student-base-101.code") for a in ANIMALS
-        ]
-        if all(own) and all(plain):
-            gap = [one["log"][animal] - other["log"][animal] for one, other, animal in zip(own, plain, ANIMALS)]
+        names = [f"student-{animal}-101.code{mark}" for animal in ANIMALS]
+        plain = [f"student-base-101.code{mark}" + f"-of-{animal}" * bool(mark) for animal in ANIMALS]
+        if {*names, *plain} <= {*measures}:
+            own = [measures[name] for name in names]
+            gap = [one["log"][a] - measures[other]["log"][a] for one, other, a in zip(own, plain, ANIMALS)]
             rows = [one["rows_used"] for one in own]
-            row(
-                f"{count} words", f"{min(rows)} to {max(rows)}", *(f"{x:+.2f}" for x in gap), f"**{sum(gap) / 8:+.2f}**"
-            )
+            cells = [f"{count} words", f"{min(rows)} to {max(rows)}", *(f"{value:+.2f}" for value in gap)]
+            row(*cells, f"**{sum(gap) / len(gap):+.2f}**")
 
 
 def print_controls(measures: dict[str, Measure]) -> None:
