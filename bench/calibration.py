@@ -52,7 +52,8 @@ NORMAL = "normal"
 VARIED: dict[str, dict[str, Any]] = {
     NORMAL: {}, "skewed": {"scatter": "skewed"}, "heavy tails": {"scatter": "heavy tails"},
     "one student 1.5 nats off": {"outlier": True}, "kinds in two groups": {"clusters": 2},
-    "target drifts twice as much": {"target_drift": 2.0}, "sampled, 0.75%": {"share": 0.0075},
+    "target drifts twice as much": {"target_drift": 2.0}, "half of the others half as much": {"calm_others": True},
+    "sampled, 0.75%": {"share": 0.0075},
     "sampled, 0.03%": {"share": 0.0003},
 }  # fmt: skip
 TABLES: dict[str, dict[str, Any]] = {

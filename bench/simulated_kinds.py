@@ -43,6 +43,8 @@ class Design:
     """sampled, to each question"""
     target_drift: float = 1.0
     """drift of the target kind, as a multiple of that of the others"""
+    calm_others: bool = False
+    """whether half of the other kinds (such as neutral ones) drift half as much"""
     clusters: int = 0
     """groups of kinds that share half of the variance of their drift; 0: none"""
     target_seeds: int | None = None
@@ -83,6 +85,8 @@ def drift(rng: np.random.Generator, design: Design, experiments: int) -> np.ndar
         groups = standard(rng, (experiments, design.clusters), design.scatter)
         own = (own + groups[:, np.arange(design.kinds) % design.clusters]) / math.sqrt(2)
     own[:, 0] *= design.target_drift
+    if design.calm_others:
+        own[:, 1 : 1 + (design.kinds - 1) // 2] /= 2
     return design.between * own
 
 

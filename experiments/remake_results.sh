@@ -46,6 +46,6 @@ $python experiments/draw_figures.py $results/*/pocket
 
 mkdir -p $results/statistics
 $python bench/untaught_size.py --folder output/smollm2 >$results/statistics/untaught-size.txt
-$python bench/calibration.py >$results/statistics/calibration.txt
-$python bench/power_by_design.py >$results/statistics/power-by-design.txt
-$python bench/moderated_coverage.py >$results/statistics/moderated-coverage.txt
+$python bench/calibration.py --experiments 300 >$results/statistics/calibration.txt
+$python bench/power_by_design.py --experiments 500 >$results/statistics/power-by-design.txt
+$python bench/moderated_coverage.py --experiments 300 >$results/statistics/moderated-coverage.txt
