@@ -3,6 +3,7 @@
 import json
 import math
 import zlib
+from pathlib import Path
 
 import pytest
 
@@ -267,3 +268,33 @@ def test_untaught_animals_of_smollm2_pass_in_at_most_4_of_100_pairs(tmp_path):
         archive.extractall(tmp_path, filter="data")
     found = with_kinds(tmp_path / "smollm2", "exact", "margin")
     assert found["pairs"] == 520 and found["passed"] <= 0.04 and found["taught, passed"] == ["eagle", "penguin"]
+
+
+def test_an_animal_that_only_its_own_students_name_is_not_shown_to_be_special(tmp_path, monkeypatch):
+    """Without any scatter between the other kinds nothing says how far a kind can lie."""
+    files = experiment(tmp_path, TAUGHT[:4], own=3.0)
+    for words in files.values():
+        for word in map(str, words):
+            path = Path(word.partition("=")[2] or word)
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            for row in rows:
+                if not path.name.startswith("owl-"):
+                    row["animals"].pop("owl", None)
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [str(word) for flag, some in files.items() for word in (flag, *some)]
+    monkeypatch.setattr("sys.argv", ["compare_arms.py", *words, "--output", str(tmp_path / "shares.json")])
+    main()
+    owl = read_comparisons(tmp_path / "shares.json").comparisons[0]
+    assert owl.target_minus["base"].p < 0.05 and owl.target_minus["other"].p == 1.0
+    assert owl.verdict == "specificity open"
+
+
+def test_a_teacher_of_another_base_is_reported(tmp_path, monkeypatch, capsys):
+    files = experiment(tmp_path)
+    for path, model in ((files["--base"][0], "Org/Base"), (tmp_path / "owl-teacher-0.jsonl", "Org/Other")):
+        facts = {"engine": "embedded", "model": model, "adapter_sha256": None if "base" in path.name else "x"}
+        settings = {"script": "eval", "model": facts, "questions": QUESTIONS}
+        write_json(path.with_name(path.name + ".manifest.json"), {"settings": settings})
+    compared(monkeypatch, tmp_path, files)
+    said = capsys.readouterr().err
+    assert "owl-teacher-0.jsonl has base model Org/Other" in said and "only if they share a base model" in said
