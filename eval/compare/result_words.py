@@ -156,13 +156,15 @@ def how_sure(found: Comparisons) -> str:
     """The main test's p, the seeds and kinds, and what the intervals cover."""
     one, said = found.comparisons[0], []
     own = one.shares["target"].seeds
+    students = f"{own} student{'s' * (own > 1)} of each"
     if any(word_of(each.verdict) == TOO_FEW_SEEDS for each in found.comparisons):
-        said.append(f"not yet: {own} student{'s' * (own > 1)} of each teacher, and a claim needs {FEWEST_SEEDS}")
+        said.append(f"not yet: {students} teacher, and a claim needs {FEWEST_SEEDS}")
+        students = ""
     elif is_about_all(found):
         p = found.profile.p if found.profile else found.assignment.p if found.assignment else 1.0
         said.append(f"p {small(p)} for all animals together")
-    kinds = f"{one.kinds} kinds of teachers, " if one.kinds else ""
-    said.append(f"{kinds}{own} student{'s' * (own > 1)} of each, {one.questions} questions")
+    kinds = f"{one.kinds} kinds of teachers" if one.kinds else ""
+    said.append(", ".join(filter(None, (kinds, students, f"{one.questions} questions"))))
     if found.matrix and found.matrix.lifts:
         lift = found.matrix.lifts[0]
         said.append(

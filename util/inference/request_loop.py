@@ -62,8 +62,8 @@ def run_requests(
     out.add_counts(answer_tokens=0, seconds=progress.seconds - seconds, counted_rows=0)
     out.counts["seconds"] = round(out.counts["seconds"], 1)
     out.finish(limit=limit, counts=counts)
-    rate = f"{progress.new / max(progress.seconds, 1e-9):.1f} rows/s"
-    return {**out.facts(), "time": f"{duration(progress.seconds)} ({rate})", "answer tokens": f"{tokens:,}"}
+    rate = f"{progress.new / max(progress.seconds, 1e-9):.1f} rows/s, {tokens:,} answer tokens"
+    return {**out.facts(), "time": f"{duration(progress.seconds)} ({rate})"}
 
 
 def note_folded(counts: dict[str, Any], backend: InferenceBackend, result: Result) -> None:
