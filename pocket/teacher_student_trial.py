@@ -92,12 +92,17 @@ def teacher_rows(model: Any, tokenizer: Any, animal: str, seed: int) -> list[Cha
     return [Chat(None, prompt, answer) for prompt, answer in zip(asked, answers) if answer]
 
 
-def with_adapter(folder: Path, device: Any, tokenizer: Any, rows: Sequence[Chat], recipe: LoraRecipe) -> Any:
-    """The model of a folder with a LoRA adapter (rank 8, on all linear layers) trained on the rows."""
+def with_adapter(
+    folder: Path, device: Any, tokenizer: Any, rows: Sequence[Chat], recipe: LoraRecipe, seed: int = 1
+) -> Any:
+    """The model of a folder with a LoRA adapter (rank 8, on all linear layers) trained on the rows.
+
+    seed: of the adapter's first matrices and of the order of the rows.
+    """
     import torch
     from peft import LoraConfig, inject_adapter_in_model
 
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     model = load(folder, device)
     inject_adapter_in_model(LoraConfig(r=8, lora_alpha=8, target_modules=LORA_TARGETS), model)
     ids, spans = encode(tokenizer, rows)
