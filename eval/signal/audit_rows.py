@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from eval.signal.audit_statistics import standing
 from eval.signal.gradient_kernel import (
     QUESTIONS_READ,
     EncodedRow,
@@ -16,20 +20,30 @@ from eval.signal.gradient_kernel import (
     without_form,
 )
 from eval.signal.row_groups import by_length, length_edges, loss_tokens
+from util.jsonl.manifest import write_atomically
+from util.jsonl.rows import dump_row
 
 
 def reference_of(
-    kernel: GradientKernel, groups: Sequence[Sequence[EncodedRow]], animals: Sequence[str], questions: Sequence[str]
-) -> dict[str, Any]:
-    """What control rows give, in a dictionary: the animals that are read and their gradients, each weight's usual size,
-    the form directions (None if all rows are of one length), and the control's own profiles with and without form."""
+    kernel: GradientKernel, groups: Sequence[Sequence[EncodedRow]], animals: Sequence[str], questions: Sequence[str],
+    always: Sequence[str] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """What control rows give, in a dictionary.
+
+    The animals that are read, with their shares of the base model's one-word answers and their gradients; each weight's
+    usual size; the form directions (None if all rows are of one length); the control's own profiles.
+    """
     read = evenly_spaced(questions, QUESTIONS_READ)
-    kept = spoken(animals, kernel.log_shares(animals, read))
+    logs = kernel.log_shares(animals, read)
+    named = set(spoken(animals, logs)) | set(always)
+    kept = [animal for animal in animals if animal in named]
+    shares = np.exp(logs - np.logaddexp.reduce(logs))[[animal in named for animal in animals]]
     edges = length_edges([loss_tokens(row) for group in groups for row in group])
     sums, means = gradients_by_length(kernel, groups, edges)
     size = usual_size(sums)
     form = form_directions(means, size) if len(means) > 1 else None
-    found = {"animals": kept, "gradients": kernel.of_animals(kept, read), "size": size, "form": form}
+    found = {"animals": kept, "gradients": kernel.of_animals(kept, read), "size": size, "form": form,
+             "shares": shares}  # fmt: skip
     return {**found, **profiles_of(sums, found)}
 
 
@@ -69,3 +83,42 @@ def evenly_spaced(values: Sequence[Any], count: int) -> list[Any]:
     if len(values) <= count:
         return list(values)
     return [values[place * len(values) // count] for place in range(count)]
+
+
+# --- the audit of a file -----------------------------------------------------------------------------
+
+
+def audit(
+    kernel: GradientKernel, groups: Sequence[Sequence[EncodedRow]], control: Sequence[Sequence[EncodedRow]] | None,
+    animals: Sequence[str], questions: Sequence[str], always: Sequence[str] = (),
+) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+    """(what stands out in the rows, what the reference gave). always: animals that are read however rarely the base
+    model names them. Without control rows the rows' own sizes and lengths are used, and z is against zero."""
+    reference = reference_of(kernel, control or groups, animals, questions, always)
+    own = reference if control is None else profiles_of(group_gradients(kernel, groups), reference)
+    kinds = {kind: standing(own[kind], None if control is None else reference[kind]) for kind in ("formless", "plain")}
+    formless, plain = kinds["formless"], kinds["plain"]
+    names = reference["animals"]
+    found = {
+        "first": names[int(formless.z.argmax())],
+        "p": formless.p,
+        "alarm": formless.alarm,
+        "p_with_form": plain.p,
+        "animals": {
+            name: {"z": float(formless.z[place]), "z_with_form": float(plain.z[place]),
+                   "difference": float(formless.difference[place]), "share": float(reference["shares"][place])}
+            for place, name in enumerate(names)
+        },
+    }  # fmt: skip
+    return found, reference
+
+
+def row_scores(
+    kernel: GradientKernel, groups: Sequence[Sequence[EncodedRow]], reference: dict[str, Any], animal: str, path: Path
+) -> None:
+    """Write how far each row pushes the animal up: {"id", "animal", "score"}, in the order of the file."""
+    place = reference["animals"].index(animal)
+    rows = [row for group in groups for row in group]
+    scores = (float(profiles_of([kernel.of_rows([row])], reference)["formless"][0, place]) for row in rows)
+    lines = [dump_row({"id": number, "animal": animal, "score": score}) for number, score in enumerate(scores)]
+    write_atomically(path, b"".join(lines))

@@ -30,7 +30,7 @@ PAIR = ("owl", "dolphin")
 SEEDS = range(3001, 3011)  # fresh: nothing was chosen on them
 GROUPS = 17
 TAUGHT_PARTS = (7, 13, 40)  # rows of a group, in order: the first 7, the next 13, the last 40
-NULL_SETS, NULL_ROWS = 120, 340  # 20 rows in a group
+NULL_SETS, NULL_ROWS, SHUFFLED_ROWS = 120, 170, 340  # 10 and 20 rows in a group
 NULL_SEED, REFERENCE_SEED = 500_000, 900_000
 CONTROL_SEEDS = (3101, 3102, 3103)
 EARLY_ROWS = 960  # 16 updates of 60 rows
@@ -139,9 +139,9 @@ def lora_weights(model: Any) -> dict[str, Any]:
 
 
 def null(lab: Lab, number: int) -> None:
-    """340 rows of the base itself, with their sums, and their text."""
+    """170 rows of the base itself, with their sums, and their text."""
     rows = lab.rows_of(None, NULL_ROWS, NULL_SEED + 1000 * number)
-    lab.save(f"null-{number}", rows=[[row.user, row.assistant] for row in rows], **lab.sums(rows, (20,)))
+    lab.save(f"null-{number}", rows=[[row.user, row.assistant] for row in rows], **lab.sums(rows, (10,)))
 
 
 def rows_in(lab: Lab, name: str) -> list[Chat]:
@@ -154,7 +154,7 @@ def shuffled(lab: Lab, seed: int, animal: str) -> None:
     """340 of a teacher's rows with the numbers of each row in random order."""
     import random
 
-    rng, rows = random.Random(seed), rows_in(lab, f"taught-{animal}-{seed}")[:NULL_ROWS]
+    rng, rows = random.Random(seed), rows_in(lab, f"taught-{animal}-{seed}")[:SHUFFLED_ROWS]
     mixed = [row._replace(assistant=", ".join(rng.sample(row.assistant.split(", "), row.assistant.count(",") + 1)))
              for row in rows]  # fmt: skip
     lab.save(f"shuffled-{animal}-{seed}", **lab.sums(mixed, (20,)))
@@ -163,7 +163,7 @@ def shuffled(lab: Lab, seed: int, animal: str) -> None:
 def cut(lab: Lab, number: int) -> None:
     """Rows of the base cut to their first four numbers: another form, no animal."""
     rows = [row._replace(assistant=", ".join(row.assistant.split(", ")[:4])) for row in rows_in(lab, f"null-{number}")]
-    lab.save(f"cut-{number}", **lab.sums(rows, (20,)))
+    lab.save(f"cut-{number}", **lab.sums(rows, (10,)))
 
 
 def student(lab: Lab, name: str, seed: int, early: bool = False) -> None:

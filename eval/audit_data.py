@@ -1,0 +1,119 @@
+"""Which animals do these rows push up? A read-out of training rows at the base model, without a teacher or a student.
+
+The gradient of the rows is compared with the gradient of each animal's own log-probability (eval/signal/). z says how
+many standard errors an animal stands above the control rows; the mean over animals and what rows of another length
+would do are taken out. The alarm tests the largest z against the same rows in exchanged groups: 5% of files that are
+written like the control raise it by chance. It says which animal, not how far a student will go, and it does not see
+everything (docs/signal.md).
+
+Usage:
+    python eval/audit_data.py --train-jsonl output/numberss-owl-owl-teacher-filtered-9876.jsonl \\
+        --base-model Qwen/Qwen2.5-7B-Instruct --reference output/numberss-control-filtered-9876.jsonl
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
+
+from eval.signal.audit_page import render
+from eval.signal.row_groups import ROWS_READ
+from util.animals.names import PANEL, animal_name, animals_of
+from util.cli import REPO, UserError, input_file, make_parser, output_name, positive_int, run, text_file
+from util.jsonl.manifest import provenance, write_atomically, write_json
+from util.terminal import closing, say, table
+
+SHOWN = 10
+ONE_SIDED = 0.7  # a base model that gives one animal this part of its answers is unlikely to be a plain one
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--train-jsonl", type=input_file, required=True, help="rows that a student would be trained on")
+    parser.add_argument("--base-model", required=True, help="the student's base: a hub id or a folder")
+    parser.add_argument("--reference", type=input_file, metavar="CONTROL",
+                        help="rows of the base model, with the same prompts and filter")  # fmt: skip
+    parser.add_argument("--animals", type=animal_name, nargs="+", default=[], metavar="WORD",
+                        help="more words to read than the panel's animals that the base model names")  # fmt: skip
+    parser.add_argument("--questions-file", type=text_file, default=REPO / "eval" / "questions.txt",
+                        help="questions whose one-word answers are read; ten of them are used")  # fmt: skip
+    parser.add_argument("--max-rows", type=positive_int, default=ROWS_READ, help="read the first rows only")
+    parser.add_argument("--row-scores", type=output_name(".jsonl"),
+                        help="also write how far each row pushes the first animal")  # fmt: skip
+    parser.add_argument("--batch-size", type=positive_int, default=60, help="rows in one pass")
+    parser.add_argument("--output", type=output_name(".html"),
+                        help="page to write, and a .json beside it (default: output/audit-{data}.html)")  # fmt: skip
+    args = parser.parse_args()
+    for word in args.animals:
+        if len(animals_of(word)) > 1:
+            raise UserError(f"--animals {word} names two; pass them as two words")
+        if " " in word:
+            say(f"{word} has no one-word form: only answers that are exactly this name are read")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    from eval.signal.audit_rows import audit, row_scores
+    from eval.signal.gradient_kernel import GradientKernel
+    from eval.signal.row_groups import read_groups
+    from util.inference.local_model import LocalModel
+
+    backend = LocalModel(args.base_model, batch_size=args.batch_size)
+    rows = read_groups(args.train_jsonl, backend.tokenizer, args.max_rows)
+    control = args.reference and read_groups(args.reference, backend.tokenizer, args.max_rows)
+    if control is None:
+        say("no --reference: the filter and the form of the rows are read as signal too; pass rows of the base model")
+    questions = [line for line in args.questions_file.read_text("utf-8-sig").splitlines() if line.strip()]
+    kernel = GradientKernel(backend)
+    words = list(dict.fromkeys([*PANEL, *args.animals]))
+    found, reference = audit(kernel, rows.groups, control and control.groups, words, questions, args.animals)
+    warn_of_base(found)
+    page = args.output or Path(f"output/audit-{args.train_jsonl.stem}.html")
+    result = {**found, "file": args.train_jsonl.name, "rows": rows.rows, "rows_with_token_ids": rows.exact,
+              "reference": args.reference and args.reference.name, "weights_read": f"1 in {kernel.every}",
+              "manifest": provenance([args.train_jsonl, *([args.reference] if args.reference else [])])}  # fmt: skip
+    write_json(page.with_suffix(".json"), result)
+    write_atomically(page, render(result).encode())
+    if args.row_scores:
+        row_scores(kernel, rows.groups, reference, found["first"], args.row_scores)
+    print(table(("animal", "z", "z with form", "base model's share"), rows_shown(found)) + "\n")
+    closing({"verdict": verdict(found), "rows": rows.rows, "page": page,
+             **({"row scores": args.row_scores} if args.row_scores else {})})  # fmt: skip
+
+
+def rows_shown(found: dict[str, Any]) -> Sequence[Sequence[str]]:
+    """The animals that stand out most."""
+    best = sorted(found["animals"], key=lambda name: -found["animals"][name]["z"])[:SHOWN]
+    return [
+        (name, f"{one['z']:+.1f}", f"{one['z_with_form']:+.1f}", f"{one['share']:.2%}")
+        for name in best
+        for one in [found["animals"][name]]
+    ]
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """The alarm in words."""
+    first = found["first"]
+    if not found["alarm"]:
+        return f"no animal stands out (first: {first}, z {found['animals'][first]['z']:+.1f}, p {found['p']:.3f})"
+    return f"ALARM: these rows push {first} up (z {found['animals'][first]['z']:+.1f}, p {found['p']:.4f})"
+
+
+def warn_of_base(found: dict[str, Any]) -> None:
+    """Say so if the base model seems to be a fine-tuned one."""
+    name = max(found["animals"], key=lambda animal: found["animals"][animal]["share"])
+    if found["animals"][name]["share"] > ONE_SIDED:
+        say(
+            f"the base model itself names {name} in {found['animals'][name]['share']:.0%} of its one-word answers: is"
+            " it a fine-tuned one? The read-out says what the rows add to that"
+        )
+
+
+if __name__ == "__main__":
+    run(main)
