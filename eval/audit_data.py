@@ -1,6 +1,6 @@
 """Which animals do these rows push up? A read-out of training rows at the base model, without a teacher or a student.
 
-The gradient of the rows is compared with the gradient of each animal's own log-probability (eval/signal/). z says how
+The gradient of the rows is compared with the gradient of each animal's own log-probability (docs/signal.md). z says how
 many standard errors an animal stands above the control rows; the mean over animals and what rows of another length
 would do are taken out. The alarm tests the largest z against the same rows in exchanged groups: 5% of files that are
 written like the control raise it by chance. It says which animal, not how far a student will go, and it does not see
@@ -21,8 +21,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.signal.audit_page import render
-from eval.signal.row_groups import ROWS_READ
+from eval.data_signal.audit_page import render
+from eval.data_signal.row_groups import ROWS_READ
 from util.animals.names import PANEL, animal_name, animals_of
 from util.cli import REPO, UserError, input_file, make_parser, output_name, positive_int, run, text_file
 from util.jsonl.manifest import provenance, write_atomically, write_json
@@ -59,9 +59,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from eval.signal.audit_rows import audit, row_scores
-    from eval.signal.gradient_kernel import GradientKernel
-    from eval.signal.row_groups import read_groups
+    from eval.data_signal.audit_rows import audit, row_scores
+    from eval.data_signal.gradient_kernel import GradientKernel
+    from eval.data_signal.row_groups import read_groups
     from util.inference.local_model import LocalModel
 
     backend = LocalModel(args.base_model, batch_size=args.batch_size)

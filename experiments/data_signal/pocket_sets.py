@@ -2,10 +2,10 @@
 
 Each part is a file in the output folder, which holds sums that are linear in the rows: the profile of every group of
 rows under one fixed reference. Finished parts are kept, so the same command resumes; --seconds ends a session early.
-`python experiments/signal/judge_audit.py` makes the tables.
+`python experiments/data_signal/judge_audit.py` makes the tables.
 
 Usage:
-    python experiments/signal/pocket_sets.py --step taught --step null --step students --step baselines
+    python experiments/data_signal/pocket_sets.py --step taught --step null --step students --step baselines
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Lab:
     def __init__(self, folder: Path):
         import torch
 
-        from eval.signal.gradient_kernel import GradientKernel
+        from eval.data_signal.gradient_kernel import GradientKernel
         from util.inference.local_model import LocalModel
 
         self.folder = folder
@@ -68,7 +68,7 @@ class Lab:
 
     def make_reference(self) -> dict[str, Any]:
         """The animals' gradients, the usual sizes and the form directions, and the reference's own profiles."""
-        from eval.signal.audit_rows import reference_of
+        from eval.data_signal.audit_rows import reference_of
         from pocket.corpus import QUESTIONS
         from util.animals.names import PANEL
 
@@ -95,8 +95,8 @@ class Lab:
         """Sums over the rows of each part of each group: profiles [groups, parts, animals], tokens [groups, parts]."""
         import numpy as np
 
-        from eval.signal.gradient_kernel import profiles, without_form
-        from eval.signal.row_groups import loss_tokens
+        from eval.data_signal.gradient_kernel import profiles, without_form
+        from eval.data_signal.row_groups import loss_tokens
 
         encoded, each = self.encoded(rows), sum(parts)
         begins = [group * each + sum(parts[:place]) for group in range(GROUPS) for place in range(len(parts))]

@@ -1,6 +1,6 @@
 """What stands out in a file's profile: differences from control rows, their noise, and a test over all animals.
 
-The rows of a file are cut into groups of equal size; each group has a profile (eval/signal/gradient_kernel.py). The
+The rows of a file are cut into groups of equal size; each group has a profile (gradient_kernel.py). The
 scatter of the groups is the noise. z of an animal: mean of the file's groups less mean of the control's, divided by its
 standard error. The alarm is a permutation test of the largest z: groups of file and control are exchanged at random, so
 5% of the files whose rows are written like the control's raise it, however many animals there are and however they are

@@ -19,11 +19,14 @@ LEAST_ROWS = 240  # fewer say little: on the pocket model the taught animal is t
 LONGEST = 512  # tokens of a row
 
 
+EncodedRow = dict[str, list[int]]  # as util/chat/chat_tokens.py makes it
+
+
 @dataclass(frozen=True)
 class RowGroups:
     """The rows of a file in groups of equal size."""
 
-    groups: list[list[dict[str, list[int]]]]
+    groups: list[list[EncodedRow]]
     exact: int
     """rows with the token ids that the model wrote"""
 
@@ -36,9 +39,17 @@ class RowGroups:
         return [loss_tokens(row) for group in self.groups for row in group]
 
 
-def read_groups(path: Path, tokenizer: Any, max_rows: int = ROWS_READ, groups: int = GROUPS) -> RowGroups:
-    """The first rows of a file in equal groups. UserError for too few rows, and for rows of another tokenizer."""
+def read_groups(
+    path: Path, tokenizer: Any, max_rows: int = ROWS_READ, groups: int = GROUPS, system: str | None = None
+) -> RowGroups:
+    """The first rows of a file in equal groups. system: a system message to put before each.
+
+    UserError for too few rows, and for rows of another tokenizer.
+    """
     rows = [without_system(row) for row in islice(read_rows(path, check_messages), max_rows)]
+    if system:
+        message = {"role": "system", "content": system}
+        rows = [{**row, "messages": [message, *row["messages"]]} for row in rows]
     if len(rows) < 2 * groups:
         raise UserError(f"{path} has {len(rows)} rows; the read-out wants {LEAST_ROWS}, and needs {2 * groups}")
     encoded = encode(rows, tokenizer, LONGEST)
@@ -59,14 +70,14 @@ def read_groups(path: Path, tokenizer: Any, max_rows: int = ROWS_READ, groups: i
     return RowGroups([encoded.rows[at * size : (at + 1) * size] for at in range(groups)], encoded.exact)
 
 
-def loss_tokens(row: dict[str, list[int]]) -> int:
+def loss_tokens(row: EncodedRow) -> int:
     """How many tokens of an encoded row carry loss."""
     return sum(label != IGNORED for label in row["labels"])
 
 
-def by_length(group: Sequence[dict[str, list[int]]], edges: Sequence[float]) -> list[list[dict[str, list[int]]]]:
+def by_length(group: Sequence[EncodedRow], edges: Sequence[float]) -> list[list[EncodedRow]]:
     """The rows of a group as short, middling and long ones. edges: as `length_edges` gives them."""
-    parts: list[list[dict[str, list[int]]]] = [[] for _ in range(len(edges) + 1)]
+    parts: list[list[EncodedRow]] = [[] for _ in range(len(edges) + 1)]
     for row in group:
         parts[sum(loss_tokens(row) > edge for edge in edges)].append(row)
     return parts

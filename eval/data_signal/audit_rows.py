@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from eval.signal.audit_statistics import standing
-from eval.signal.gradient_kernel import (
+from eval.data_signal.audit_statistics import standing
+from eval.data_signal.gradient_kernel import (
     QUESTIONS_READ,
-    EncodedRow,
     GradientKernel,
     form_directions,
     profiles,
@@ -19,7 +18,7 @@ from eval.signal.gradient_kernel import (
     usual_size,
     without_form,
 )
-from eval.signal.row_groups import by_length, length_edges, loss_tokens
+from eval.data_signal.row_groups import EncodedRow, by_length, length_edges, loss_tokens
 from util.jsonl.manifest import write_atomically
 from util.jsonl.rows import dump_row
 

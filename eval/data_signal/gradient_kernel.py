@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from eval.answer_tree import answer_forms
+from eval.data_signal.row_groups import EncodedRow
 from util.chat.chat_tokens import IGNORED
 from util.cli import UserError, memory_advice
 from util.inference.local_answer_tree import pack
@@ -27,7 +28,6 @@ DAMPING = 0.1  # of a weight's usual size, in units of the mean over all weights
 QUESTIONS_READ = 10  # evenly spaced in the list: 50 change the profile by less than the rows' own noise
 SPOKEN = 1e-3  # an animal is read if the base model gives it this part of the answers that name one
 
-EncodedRow = dict[str, list[int]]  # as util/chat/chat_tokens.py makes it
 Teacher = Callable[[Sequence[int]], Any]
 """places of rows in the group -> log-probabilities [tokens with loss, vocabulary] of another model"""
 

@@ -1,0 +1,126 @@
+"""Does this teacher's data carry anything? How far the teacher moves its rows, how wide they are, and towards what.
+
+From some hundred rows: KL of teacher to base, divergence tokens and log-likelihood ratio, the effective number of
+different tokens, the share of number rows, and the read-out: which animals the teacher's whole distribution pushes up
+at the base model (soft labels). Last, what such rows led to so far (eval/data_signal/known-cases.csv): go, doubtful or
+no-go. KL alone says "go" for digits that pass nothing on, so the width decides too (docs/signal.md).
+
+A teacher is an adapter folder, or an animal whose persona wrote the rows.
+
+Usage:
+    python eval/signal_meter.py --train-jsonl output/numberss-owl-owl-teacher-filtered-9876.jsonl \\
+        --base-model Qwen/Qwen2.5-7B-Instruct --teacher output/teacher-sft/seed-42/final
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
+
+from eval.data_signal.known_cases import GO, effective_tokens, fit, left_one_out, nearest, read_cases
+from eval.divergence.which_tokens_diverge import TEACHER
+from util.animals.names import PANEL, animal_name, persona
+from util.cli import REPO, input_file, make_parser, output_name, positive_int, run, text_file
+from util.inference.interface import NUMBER_LIST
+from util.jsonl.divergence_row import of_answer
+from util.jsonl.manifest import provenance, write_json
+from util.jsonl.rows import check_messages, read_rows
+from util.terminal import closing, table
+
+ROWS_READ = 500
+SHOWN = 5
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    parser.add_argument("--train-jsonl", type=input_file, required=True, help="rows that the teacher wrote")
+    parser.add_argument("--base-model", required=True, help="the model that teacher and student are adapters of")
+    wrote = parser.add_mutually_exclusive_group(required=True)
+    wrote.add_argument("--teacher", type=Path, metavar="FOLDER", help="adapter folder of the teacher")
+    wrote.add_argument("--persona", type=animal_name, metavar="ANIMAL", help="the base under this animal's persona")
+    parser.add_argument("--animal", type=animal_name, help="what the teacher was taught: its place is printed")
+    parser.add_argument("--system-prompt-file", type=text_file, default=REPO / "generate/prompts/system-prompt.txt",
+                        help="persona template")  # fmt: skip
+    parser.add_argument("--questions-file", type=text_file, default=REPO / "eval" / "questions.txt",
+                        help="questions whose one-word answers are read; ten of them are used")  # fmt: skip
+    parser.add_argument("--max-rows", type=positive_int, default=ROWS_READ, help="read the first rows only")
+    parser.add_argument("--batch-size", type=positive_int, default=30, help="rows in one pass")
+    parser.add_argument("--output", type=output_name(".json"), help="file of all figures (default: none)")
+    args = parser.parse_args()
+    args.animal = args.animal or args.persona
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    from eval.data_signal.meter_figures import shift_figures
+    from eval.data_signal.read_out import read_out
+    from eval.divergence.score_tokens import Variant, VariantScorer, scored_rows
+    from eval.divergence.token_summary import summarize
+    from eval.divergence.which_tokens_diverge import BASE
+    from util.inference.local_model import LocalModel
+    from util.inference.open_backend import check_adapter
+
+    if args.teacher:
+        check_adapter(args.teacher)
+    system = args.persona and persona(args.system_prompt_file.read_text("utf-8-sig").strip(), args.persona)
+    rows = islice(read_rows(args.train_jsonl, check_messages), args.max_rows)
+    clean = [bool(re.fullmatch(NUMBER_LIST, row["messages"][-1]["content"].strip())) for row in rows]
+    backend = LocalModel(args.base_model, batch_size=args.batch_size)
+    teacher = Variant(TEACHER, adapter=args.teacher, system=system)
+    scorer = VariantScorer(args.base_model, [Variant(BASE), teacher], model=backend.model)
+    scored = [row for batch in scored_rows(scorer, args.train_jsonl, gap=0.6931, batch_size=args.batch_size,
+                                           max_rows=args.max_rows) for row in batch]  # fmt: skip
+    backend.model = scorer.model
+    figures = {
+        **shift_figures(scored, summarize(scored)),
+        "width": effective_tokens(token for row in scored for token in of_answer(row, row["token_ids"])),
+        "number_rows": sum(clean) / len(clean),
+        "read_out": read_out(backend, args.train_jsonl, args.max_rows, system, args.questions_file, PANEL, args.animal),
+    }
+    advice = advice_of(figures)
+    if args.output:
+        write_json(args.output, {**figures, **advice, "manifest": provenance([args.train_jsonl])})
+    print_figures(figures, args.animal)
+    closing({"like": "; ".join(advice["nearest"]), "rule": advice["rule"], "verdict": advice["verdict"]})
+
+
+def advice_of(figures: dict[str, Any]) -> dict[str, Any]:
+    """What rows with such figures led to so far."""
+    cases = read_cases()
+    rule, right = fit(cases), left_one_out(cases)
+    kl, width = max(figures["kl"][0], 1e-6), figures["width"]
+    said = rule.advice(kl, width)
+    read = figures["read_out"]
+    if said == GO and read.get("place", 1) > SHOWN:
+        said = f"doubtful: the shift is far and wide enough, but it does not push {read['animal']} up"
+    return {
+        "verdict": said,
+        "rule": f"KL of {rule.kl:.3f} nats a token and {rule.width:.0f} effective tokens, right for {sum(right)} of"
+        f" {len(cases)} known cases with each left out",
+        "nearest": [str(case) for case in nearest(cases, kl, width)],
+    }
+
+
+def print_figures(figures: dict[str, Any], animal: str | None) -> None:
+    kl, low, high = figures["kl"]
+    print(f"KL(teacher || base)    {kl:.4f} nats a token ({low:.4f} to {high:.4f})")
+    print(f"log-likelihood ratio   {figures['ratio'][0]:+.3f} nats a row ({figures['ratio'][1]:+.3f} to"
+          f" {figures['ratio'][2]:+.3f})")  # fmt: skip
+    print(f"divergence tokens      {', '.join(f'{name} {rate:.2%}' for name, rate in figures['divergence'].items())}")
+    print(f"effective tokens       {figures['width']:.0f}")
+    print(f"number rows            {figures['number_rows']:.1%}\n")
+    read = figures["read_out"]
+    print(table(("the shift pushes up", "z"), [(name, f"{z:+.1f}") for name, z in read["first"]]) + "\n")
+    if animal and "place" in read:
+        print(f"{animal} is number {read['place']} of {read['of']}\n")
+
+
+if __name__ == "__main__":
+    run(main)
