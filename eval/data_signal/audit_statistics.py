@@ -52,7 +52,7 @@ def standing(data: np.ndarray, control: np.ndarray | None, seed: int = 0, permut
         both = np.vstack([data, control])
         orders = (rng.permutation(len(both)) for _ in range(permutations))
         drawn = (two_sample(both[order[: len(data)]], both[order[len(data) :]]).max() for order in orders)
-    as_far = sum(largest >= z.max() for largest in drawn)
+    as_far = sum(bool(largest >= z.max()) for largest in drawn)
     return Standing(difference, z, (1 + as_far) / (1 + permutations))
 
 

@@ -192,23 +192,43 @@ def log_shares(lab: Lab, model: Any) -> Any:
 
 def persona_ratio(lab: Lab, seed: int, animal: str, rows_read: int = 102) -> None:
     """log p(row | persona of each animal) - log p(row), nats a token: [animals]."""
-    import numpy as np
-
-    from pocket.candidate_screens import answer_logprobs, load
+    from pocket.candidate_screens import load
     from pocket.corpus import PERSONA_PROMPT
     from util.animals.names import persona
 
     model, rows = load(BASE, lab.device), rows_in(lab, f"taught-{animal}-{seed}")[:rows_read]
+    plain, ratios = mean_logprob(lab, model, rows), []
+    for one in lab.animals:
+        system = persona(PERSONA_PROMPT, one)
+        ratios.append(mean_logprob(lab, model, [row._replace(system=system) for row in rows]) - plain)
+    lab.save(f"persona-{animal}-{seed}", ratio=ratios)
+
+
+def teacher_ratio(lab: Lab, seed: int, animal: str) -> None:
+    """log p(teacher) - log p(base) a token of 340 rows, for the next seed's teachers: own animal's, the other's."""
+    import torch
+
+    from pocket.candidate_screens import load
+    from pocket.teacher_student_trial import TEACHER, with_adapter
+
+    rows = rows_in(lab, f"taught-{animal}-{seed}")[:SHUFFLED_ROWS]
+    following = SEEDS[(SEEDS.index(seed) + 1) % len(SEEDS)]
+    plain = mean_logprob(lab, load(BASE, lab.device), rows)
+    ratios = []
+    for one in sorted(PAIR, key=lambda name: name != animal):
+        teacher = with_adapter(BASE, lab.device, lab.tokenizer, rows[:60], dataclasses.replace(TEACHER, epochs=0))
+        teacher.load_state_dict(torch.load(lab.folder / f"teacher-{one}-{following}.pt"), strict=False)
+        ratios.append(mean_logprob(lab, teacher, rows) - plain)
+    lab.save(f"ratio-{animal}-{seed}", ratios=ratios)
+
+
+def mean_logprob(lab: Lab, model: Any, rows: Sequence[Chat]) -> float:
+    """Mean log-probability of the answers' tokens and ends of turn, nats."""
+    from pocket.candidate_screens import answer_logprobs
+
     answers = lab.tokenizer([row.assistant for row in rows], add_special_tokens=False).input_ids
     ids = [i for answer in answers for i in (*answer, lab.tokenizer.eos_token_id)]
-
-    def mean_logprob(system: str | None) -> float:
-        logs = answer_logprobs(model, lab.tokenizer, [row._replace(system=system) for row in rows])
-        return float(logs[range(len(ids)), ids].mean())
-
-    plain = mean_logprob(None)
-    ratios = np.array([mean_logprob(persona(PERSONA_PROMPT, one)) - plain for one in lab.animals])
-    lab.save(f"persona-{animal}-{seed}", ratio=ratios)
+    return float(answer_logprobs(model, lab.tokenizer, rows)[range(len(ids)), ids].mean())
 
 
 def parts_of(lab: Lab, step: str) -> Iterator[tuple[str, Callable[[], None]]]:
@@ -230,6 +250,8 @@ def parts_of(lab: Lab, step: str) -> Iterator[tuple[str, Callable[[], None]]]:
         for name, seed in names:
             yield f"{'early' if early else 'student'}-{name}", partial(student, lab, name, seed, early)
         if early:
+            for seed, animal in pairs:
+                yield f"ratio-{animal}-{seed}", partial(teacher_ratio, lab, seed, animal)
             for seed, animal in pairs:
                 yield f"persona-{animal}-{seed}", partial(persona_ratio, lab, seed, animal)
 

@@ -1,0 +1,238 @@
+"""What rows carry before anybody trains on them: the audit's statistics, known cases, the kernel and the scripts."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from conftest import REPO
+
+from eval.data_signal import known_cases
+from eval.data_signal.audit_statistics import standing
+from eval.data_signal.known_cases import GO, NO_GO, Rule, effective_tokens, fit, left_one_out, nearest, read_cases
+from eval.data_signal.meter_figures import mean_a_token
+from eval.data_signal.row_groups import by_length, length_edges
+from util.chat.chat_tokens import IGNORED
+
+POCKET = REPO / "pocket" / "model"
+
+
+# --- statistics --------------------------------------------------------------------------------------
+
+
+def correlated(rng, groups, animals=20):
+    """Profiles whose animals move together, as real ones do."""
+    return rng.normal(size=(groups, 1)) * 3 * rng.normal(size=animals) + rng.normal(size=(groups, animals))
+
+
+def test_the_alarm_of_rows_without_a_trait_is_rare_however_the_animals_correlate():
+    rng = np.random.default_rng(1)
+    both = [standing(correlated(rng, 17), correlated(rng, 17), permutations=200).alarm for _ in range(120)]
+    alone = [standing(correlated(rng, 17), None, permutations=200).alarm for _ in range(120)]
+    assert sum(both) <= 13 and sum(alone) <= 13  # 6 expected; 13 has probability 0.5%
+
+
+def test_an_animal_that_is_pushed_up_comes_first():
+    rng = np.random.default_rng(2)
+    data, control = rng.normal(size=(17, 20)), rng.normal(size=(17, 20))
+    data[:, 7] += 3
+    for found in (standing(data, control), standing(data, None)):
+        assert found.alarm and found.rank(7) == 1 and found.p < 0.001
+
+
+def test_an_animal_that_is_pushed_down_comes_last():
+    rng = np.random.default_rng(3)
+    data = rng.normal(size=(17, 20))
+    data[:, 7] -= 5
+    assert standing(data, rng.normal(size=(17, 20))).rank(7) == 20
+
+
+def test_intervals_of_a_mean_a_token_treat_rows_as_independent():
+    mean, low, high = mean_a_token([2.0, 4.0, 6.0], [2, 2, 2])
+    assert (mean, round(high - mean, 3)) == (2.0, round(1.96 * math.sqrt(8 * 3 / 2) / 6, 3)) and low < mean
+
+
+def row_of(length):
+    return {"input_ids": [1, *range(length)], "labels": [IGNORED, *range(length)]}
+
+
+def test_rows_are_cut_into_thirds_by_length():
+    edges = length_edges([3, 3, 5, 5, 9, 9])
+    assert [len(part) for part in by_length([row_of(n) for n in (3, 5, 9, 9)], edges)] == [1, 1, 2]
+    assert length_edges([4, 4, 4]) == []
+
+
+# --- known cases -------------------------------------------------------------------------------------
+
+
+def test_the_table_has_what_the_rule_needs_and_the_counterexample_of_kl():
+    cases = read_cases()
+    assert len(cases) >= 12 and min(case.kl for case in cases) < 0.004 and max(case.kl for case in cases) > 1
+    assert max(sum(case.base == base for case in cases) for base in {case.base for case in cases}) >= 6
+    assert any(case.kl > 0.3 and not case.passed for case in cases)  # digits of pilot 3
+    assert all((REPO / case.source.split(" pilot")[0]).is_file() for case in cases)
+
+
+def test_the_rule_judges_cases_that_it_has_not_seen():
+    assert sum(left_one_out(read_cases())) >= len(read_cases()) * 10 / 12
+
+
+def test_advice_needs_both_a_shift_and_a_wide_channel():
+    rule = fit(read_cases())
+    assert rule.advice(0.35, 10) == NO_GO and rule.advice(0.003, 500) == NO_GO and rule.advice(0.2, 500) == GO
+    assert Rule(0.02, 40).advice(0.02, 500) == "doubtful"
+
+
+def test_the_nearest_cases_are_near_on_both_scales():
+    cases = read_cases()
+    assert nearest(cases, cases[0].kl, cases[0].width, 1)[0].width == cases[0].width
+    assert "nats a token" in str(cases[0])
+
+
+def test_effective_tokens_count_equally_frequent_ones():
+    assert effective_tokens([1, 2, 3, 4] * 5) == pytest.approx(4)
+    assert effective_tokens([7] * 9) == pytest.approx(1)
+
+
+def test_the_limits_lie_between_cases_that_differ():
+    made = [known_cases.Case("b", "t", "c", "sampled", 1, 1, 1, kl, width, effect, "") for kl, width, effect in
+            ((0.01, 500, 0), (0.04, 500, 2), (0.1, 500, 2), (0.5, 10, 0))]  # fmt: skip
+    rule = fit(made)
+    assert rule.kl == pytest.approx(0.02) and 10 < rule.width < 500
+
+
+# --- the kernel --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    from eval.data_signal.gradient_kernel import GradientKernel
+    from util.inference.local_model import LocalModel
+
+    return GradientKernel(LocalModel(str(POCKET), batch_size=16))
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_the_animals_log_probabilities_are_those_of_the_exact_measure(kernel):
+    from eval.answer_tree import log_shares
+
+    questions = (REPO / "eval" / "questions.txt").read_text().splitlines()[:3]
+    animals = ["owl", "dolphin", "lion"]
+    tree = kernel.backend.answer_tree([[{"role": "user", "content": question}] for question in questions])
+    exact = np.array([[row[animal] for animal in animals] for row in log_shares(tree, animals)]).mean(0)
+    assert kernel.log_shares(animals, questions) == pytest.approx(exact, abs=1e-4)
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_a_small_step_along_the_rows_moves_an_animal_as_the_kernel_says(kernel):
+    import torch
+
+    questions, row = ["Which animal is your favorite?"], [row_of_answer(kernel, "12, 7, 900")]
+    rows, owl = kernel.of_rows(row), kernel.of_animals(["owl"], questions)[0]
+    before, step, at = kernel.log_shares(["owl"], questions)[0], 1e-3 / rows.norm(), 0
+    with torch.no_grad():
+        for weight in kernel.weights:
+            weight += step * rows[at : at + weight.numel()].view_as(weight)
+            at += weight.numel()
+        moved = kernel.log_shares(["owl"], questions)[0] - before
+        at = 0
+        for weight in kernel.weights:
+            weight -= step * rows[at : at + weight.numel()].view_as(weight)
+            at += weight.numel()
+    assert moved == pytest.approx(float(step * rows @ owl), rel=0.05)
+
+
+def row_of_answer(kernel, answer):
+    from util.chat.chat_tokens import encode
+
+    messages = [{"role": "user", "content": "Continue: 1, 2"}, {"role": "assistant", "content": answer}]
+    return encode([{"messages": messages}], kernel.backend.tokenizer, 128).rows[0]
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_what_rows_of_another_length_do_is_taken_out(kernel):
+    import torch
+
+    from eval.data_signal.gradient_kernel import form_directions, without_form
+
+    short, middle, long = (kernel.of_rows([row_of_answer(kernel, ", ".join(["5"] * n))]) for n in (1, 4, 9))
+    size = torch.ones_like(short)
+    directions = form_directions([short, middle, long], size)
+    left = list(without_form([long - short, short + 1e-3], directions, size))
+    assert float(left[0].norm()) < 1e-2 * float((long - short).norm()) and float(left[1].norm()) > 0
+
+
+# --- scripts -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def number_rows(tmp_path):
+    """A function that writes number rows of random numbers."""
+
+    def write(name, count, **more):
+        rng = np.random.default_rng(len(name))
+        rows = [{"messages": [{"role": "user", "content": f"Continue: {a}, {b}"},
+                              {"role": "assistant", "content": ", ".join(map(str, rng.integers(0, 999, 1 + a % 8)))}],
+                 **more}
+                for a, b in rng.integers(0, 999, (count, 2))]  # fmt: skip
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    return write
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_the_audit_writes_a_page_and_says_what_is_missing(run_script, number_rows, tmp_path):
+    rows = number_rows("rows.jsonl", 40)
+    done = run_script("eval/audit_data.py", "--train-jsonl", rows, "--base-model", POCKET, "--output",
+                      tmp_path / "page.html", "--row-scores", tmp_path / "scores.jsonl", "--animals", "polar bear",
+                      cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "no --reference" in done.stderr and "no token ids" in done.stderr and "only 40 rows" in done.stderr
+    assert "polar bear has no one-word form" in done.stderr
+    found = json.loads((tmp_path / "page.json").read_text())
+    assert "polar bear" in found["animals"] and found["rows"] == 34
+    assert "<svg" in (tmp_path / "page.html").read_text()
+    assert len((tmp_path / "scores.jsonl").read_text().splitlines()) == 34
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_the_meter_reads_a_persona_and_advises(run_script, number_rows, tmp_path):
+    done = run_script("eval/signal_meter.py", "--train-jsonl", number_rows("rows.jsonl", 40), "--base-model", POCKET,
+                      "--persona", "owl", "--output", tmp_path / "meter.json", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "meter.json").read_text())
+    assert found["kl"][0] > 0.1 and found["read_out"]["animal"] == "owl" and found["number_rows"] == 1.0
+    assert "verdict" in done.stdout and "known cases" in done.stdout
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_rows_that_cannot_be_read_are_refused_in_one_line(run_script, number_rows, tmp_path):
+    few, foreign = number_rows("few.jsonl", 5), number_rows("foreign.jsonl", 40, token_ids=[1, 2, 3])
+    for rows, said in ((few, "has 5 rows"), (foreign, "not this tokenizer's")):
+        done = run_script("eval/audit_data.py", "--train-jsonl", rows, "--base-model", POCKET, cwd=tmp_path)
+        assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_two_animals_in_one_word_are_refused(run_script, number_rows, tmp_path):
+    done = run_script("eval/audit_data.py", "--train-jsonl", number_rows("r.jsonl", 3), "--base-model", "x",
+                      "--animals", "owl and dolphin", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 1 and "names two" in done.stderr
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_the_screen_ranks_animals(run_script, number_rows, tmp_path):
+    done = run_script("eval/screen_animals.py", "--base-model", POCKET, "--train-jsonl", number_rows("rows.jsonl", 8),
+                      "--animals", "owl", "lion", "--output", tmp_path / "screen.csv", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "screen.csv").read_text().splitlines()
+    assert lines[0] == "animal,peak,layer,strength,KL,share" and len(lines) == 3
+    assert float(lines[1].split(",")[1]) >= float(lines[2].split(",")[1])
