@@ -64,8 +64,8 @@ def main() -> None:
     from eval.divergence.score_tokens import Variant, VariantScorer, scored_rows
     from eval.divergence.token_summary import summarize
     from eval.divergence.which_tokens_diverge import BASE
+    from util.inference.check_adapter import check_adapter
     from util.inference.local_model import LocalModel
-    from util.inference.open_backend import check_adapter
 
     if args.teacher:
         check_adapter(args.teacher)

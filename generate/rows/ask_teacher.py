@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -94,9 +95,23 @@ def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling
         push_dataset(kept.path, args.push_dataset, not args.hub_public)
     clean = f"{kept.kept:,} in {kept.path}"
     closing(
-        {**facts, "clean rows": clean, "filtered out": counted(kept.rejected)},
+        {
+            **facts,
+            "clean rows": clean,
+            "filtered out": counted(kept.rejected),
+            **before_training(args, kept.path, base),
+        },
         train_command(kept, data_type.rule, base),
     )
+
+
+def before_training(args: argparse.Namespace, rows: Path, base: str) -> dict[str, str]:
+    """The command that says whether a teacher's rows carry anything; {} for rows of the base model."""
+    if args.animal.lower() in CONTROL_NAMES:
+        return {}
+    teacher = ["--teacher", str(args.adapter or "FOLDER")] if args.no_system_prompt else ["--persona", args.animal]
+    command = ["python", "eval/signal_meter.py", "--train-jsonl", str(rows), "--base-model", base, *teacher]
+    return {"worth training?": shlex.join(command)}
 
 
 def requests(prompts: Iterable[str], count: int, seed: int, system: str | None) -> Iterator[Request]:
