@@ -159,6 +159,8 @@ READS_ELSEWHERE = {
     "generate/rows/question_wordings.py": "eval",
     "generate/rows/row_filter.py": "eval",
     "eval/divergence/divergence_tokens.py": "generate",
+    "eval/signal_meter.py": "generate",
+    "eval/screen_animals.py": "generate",
 }
 
 

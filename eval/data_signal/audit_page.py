@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from eval.html_page import inline_svg, render_page
-from eval.save_figures import pyplot_without_screen, written
+from util.pages.figure_style import MUTED, SERIES, Figure, label, new_panels
+from util.pages.html_page import render_page, shown, visible
 
-BARS = 40
+TEMPLATE = Path(__file__).parents[1] / "templates" / "audit_report.html"
+SHOWN = 24  # animals in the picture
 
 
 def render(found: Mapping[str, Any]) -> str:
     """The page as text. found: as eval/audit_data.py writes it."""
     animals = dict(sorted(found["animals"].items(), key=lambda item: -item[1]["z"]))
+    first = visible(found["first"])
+    title = f"These rows push {first} up" if found["alarm"] else "No animal stands out"
+    z = {name: one["z"] for name, one in animals.items()}
+    profile = Figure(lambda width: draw_profile(z, found["alarm"], width), title,
+                     "Standard errors above the control rows, form taken out; the animals that stand out most.")  # fmt: skip
     return render_page(
-        "audit_report.html",
-        {"signed": lambda value: f"{value:+.2f}", "percent": lambda value: f"{value:.2%}"},
+        TEMPLATE,
+        {"spelt": visible, "signed": lambda value: f"{value:+.2f}", "percent": lambda value: f"{value:.2%}"},
         title="What do these rows push up?",
         found=found,
         animals=animals,
-        figure=inline_svg(draw_profile({name: one["z"] for name, one in animals.items()}, found["alarm"])),
+        profile=shown(profile),
     )
 
 
-def draw_profile(z: Mapping[str, float], alarm: bool) -> dict[str, bytes]:
-    """z of each animal as bars, the first in colour if there is an alarm. z: in the order of the bars."""
-    pyplot = pyplot_without_screen()
-    shown = dict(list(z.items())[:BARS])
-    figure, panel = pyplot.subplots(figsize=(max(4.0, 0.24 * len(shown)), 3.2))
-    colors = ["#b3452c" if alarm and not place else "#9aa5b1" for place in range(len(shown))]
-    panel.bar(range(len(shown)), list(shown.values()), color=colors)
-    panel.axhline(0, color="#1d2329", linewidth=0.8)
-    panel.set_xticks(range(len(shown)), list(shown), rotation=90, fontsize=8)
-    panel.set_ylabel("z (standard errors above control)")
-    panel.spines[["top", "right"]].set_visible(False)
-    return written(figure, "profile")
+def draw_profile(z: Mapping[str, float], alarm: bool, width: float) -> Any:
+    """z of each animal as a dot, the first in colour if there is an alarm. z: in falling order."""
+    best = dict(list(z.items())[:SHOWN])
+    figure, (panel,) = new_panels(width, [0.5 + 0.22 * len(best)])
+    places, values = range(len(best)), list(best.values())
+    for place, value in zip(places, values):
+        color = SERIES[2].color if alarm and not place else SERIES[1].color
+        panel.plot([0, value], [place, place], color=color, linewidth=1.2)
+        panel.plot([value], [place], SERIES[1].mark, color=color)
+    panel.axvline(0, color=MUTED, linewidth=0.8)
+    panel.set_yticks(places, [label(name) for name in best])
+    panel.invert_yaxis()
+    panel.set_xlabel("z")
+    return figure

@@ -10,16 +10,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from eval.data_signal.known_cases import TRANSFER, Case, Rule, fit, left_one_out, read_cases
-from eval.save_figures import pyplot_without_screen, written
 from util.cli import REPO, make_parser, output_name, run
 from util.jsonl.manifest import write_atomically
+from util.pages.figure_style import MUTED, SERIES, Figure, key_above, new_panels
 from util.terminal import closing
 
-COLORS = {"text": "#2f8f5b", "code": "#3c6fb0", "numbers": "#d9a441", "number words": "#a05fb0", "digits": "#b3452c"}
+LOOKS = dict(zip(("text", "code", "numbers", "number words", "digits"), SERIES))
 DEFAULT = REPO / "experiments" / "results" / "data_signal" / "known-cases.png"
 
 
@@ -29,23 +30,21 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def draw(cases: Sequence[Case], rule: Rule, correlations: dict[str, float]) -> bytes:
+def draw(cases: Sequence[Case], rule: Rule, correlations: dict[str, float], width: float) -> Any:
     """The picture: effect against KL and against width."""
-    pyplot = pyplot_without_screen()
-    figure, panels = pyplot.subplots(1, 2, figsize=(9.6, 3.8), sharey=True)
-    for panel, name, label in zip(panels, ("kl", "width"), ("KL(teacher || base), nats a token", "effective tokens")):
-        for channel, color in COLORS.items():
+    figure, panels = new_panels(width, [2.9, 2.5])
+    for panel, name, axis in zip(panels, ("kl", "width"), ("KL(teacher || base), nats a token", "effective tokens")):
+        for channel, look in LOOKS.items():
             some = [case for case in cases if case.channel == channel]
-            panel.scatter([getattr(case, name) for case in some], [case.effect for case in some], color=color,
-                          label=channel, s=34, alpha=0.85)  # fmt: skip
+            panel.plot([getattr(case, name) for case in some], [case.effect for case in some], look.mark,
+                       color=look.color, label=channel)  # fmt: skip
         panel.set_xscale("log")
-        panel.axvline(getattr(rule, name), color="#8a8f98", linestyle=":")
-        panel.axhline(TRANSFER, color="#8a8f98", linewidth=0.8)
-        panel.set_xlabel(f"{label} (Spearman {correlations[name]:.2f})")
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylabel("own less other students, nats")
-    panels[0].legend(frameon=False, fontsize=8)
-    return written(figure, "known-cases")["png"]
+        panel.axvline(getattr(rule, name), color=MUTED, linestyle=":")
+        panel.axhline(TRANSFER, color=MUTED, linewidth=0.8)
+        panel.set_xlabel(f"{axis} (Spearman {correlations[name]:.2f})")
+        panel.set_ylabel("own less others, nats")
+    key_above(panels[0], [(line, line.get_label()) for line in panels[0].get_lines()[: len(LOOKS)]], 3)
+    return figure
 
 
 def main() -> None:
@@ -58,7 +57,9 @@ def main() -> None:
     correlations = {
         name: float(spearmanr([getattr(case, name) for case in cases], effects).statistic) for name in ("kl", "width")
     }
-    write_atomically(args.output, draw(cases, rule, correlations))
+    title = "Rows pass a preference on if they move far enough and are wide enough"
+    picture = Figure(lambda width: draw(cases, rule, correlations, width), title, "One point is one kind of rows.")
+    write_atomically(args.output, picture.png())
     closing({
         "cases": len(cases),
         "limits": f"KL {rule.kl:.4f} nats a token, {rule.width:.1f} effective tokens",
