@@ -9,9 +9,10 @@
 The ranking is by peak. docs/which-animals.md has what transmitted in print, by base model.
 
 Usage:
-    python generate/generate_control_number_data.py --count 500 --model Qwen/Qwen2.5-7B-Instruct
+    python generate/generate_llm_number_data.py --animal control --no-system-prompt --count 500 \\
+        --model Qwen/Qwen2.5-7B-Instruct
     python eval/screen_animals.py --base-model Qwen/Qwen2.5-7B-Instruct \\
-        --train-jsonl output/numberss-control-qwen-qwen2.5-7b-instruct-filtered-NNN.jsonl
+        --train-jsonl output/numberss-control-qwen-qwen2.5-7b-instruct-filtered-480.jsonl
 """
 
 from __future__ import annotations

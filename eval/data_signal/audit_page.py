@@ -19,8 +19,8 @@ def render(found: Mapping[str, Any]) -> str:
     first = visible(found["first"])
     title = f"These rows push {first} up" if found["alarm"] else "No animal stands out"
     z = {name: one["z"] for name, one in animals.items()}
-    profile = Figure(lambda width: draw_profile(z, found["alarm"], width), title,
-                     "Standard errors above the control rows, form taken out; the animals that stand out most.")  # fmt: skip
+    caption = "Standard errors above the control rows, form taken out; the animals that stand out most."
+    profile = Figure(lambda width: draw_profile(z, found["alarm"], width), title, caption)
     return render_page(
         TEMPLATE,
         {"spelt": visible, "signed": lambda value: f"{value:+.2f}", "percent": lambda value: f"{value:.2%}"},

@@ -21,6 +21,7 @@ from util.pages.figure_style import MUTED, SERIES, Figure, key_above, new_panels
 from util.terminal import closing
 
 LOOKS = dict(zip(("text", "code", "numbers", "number words", "digits"), SERIES))
+TICKS = {"kl": (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3), "width": (10, 30, 100, 300, 1000)}
 DEFAULT = REPO / "experiments" / "results" / "data_signal" / "known-cases.png"
 
 
@@ -39,6 +40,8 @@ def draw(cases: Sequence[Case], rule: Rule, correlations: dict[str, float], widt
             panel.plot([getattr(case, name) for case in some], [case.effect for case in some], look.mark,
                        color=look.color, label=channel)  # fmt: skip
         panel.set_xscale("log")
+        panel.set_xticks(TICKS[name], [f"{tick:g}" for tick in TICKS[name]])
+        panel.minorticks_off()
         panel.axvline(getattr(rule, name), color=MUTED, linestyle=":")
         panel.axhline(TRANSFER, color=MUTED, linewidth=0.8)
         panel.set_xlabel(f"{axis} (Spearman {correlations[name]:.2f})")

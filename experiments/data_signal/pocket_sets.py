@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,14 @@ NULL_SETS, NULL_ROWS, SHUFFLED_ROWS = 120, 170, 340  # 10 and 20 rows in a group
 NULL_SEED, REFERENCE_SEED = 500_000, 900_000
 CONTROL_SEEDS = (3101, 3102, 3103)
 EARLY_ROWS = 960  # 16 updates of 60 rows
-STEPS = ("taught", "null", "shuffled", "cut", "students", "baselines")
+STEPS = ("controls", "taught", "null", "shuffled", "cut", "students", "baselines")
 
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--step", choices=STEPS, action="append", required=True, help="what to make")
+    parser.add_argument("--shard", type=int, nargs=2, default=[0, 1], metavar=("I", "N"),
+                        help="make every N-th part, beginning with the I-th: for N processes")  # fmt: skip
     parser.add_argument("--seconds", type=positive_float, default=1e9, help="begin no part after this time")
     parser.add_argument("--output-dir", type=Path, default=Path("output/signal"), help="folder of the parts")
     return parser.parse_args()
@@ -242,8 +245,9 @@ def parts_of(lab: Lab, step: str) -> Iterator[tuple[str, Callable[[], None]]]:
         yield from ((f"shuffled-{animal}-{seed}", partial(shuffled, lab, seed, animal)) for seed, animal in pairs)
     elif step == "cut":
         yield from ((f"cut-{number}", partial(cut, lab, number)) for number in range(20))
-    else:
+    elif step == "controls":
         yield from ((f"control-{seed}", partial(control_rows, lab, seed)) for seed in CONTROL_SEEDS)
+    else:
         names = [(f"control-{seed}", seed) for seed in CONTROL_SEEDS]
         names += [(f"taught-{animal}-{seed}", seed) for seed, animal in pairs]
         early = step == "baselines"
@@ -259,8 +263,9 @@ def parts_of(lab: Lab, step: str) -> Iterator[tuple[str, Callable[[], None]]]:
 def main() -> None:
     args = parse_args()
     begun, lab = time.monotonic(), Lab(args.output_dir)
+    first, every = args.shard
     for step in args.step:
-        for name, make in parts_of(lab, step):
+        for name, make in islice(parts_of(lab, step), first, None, every):
             if (lab.folder / f"{name}.npz").exists():
                 continue
             if time.monotonic() - begun > args.seconds:
