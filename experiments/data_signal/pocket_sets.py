@@ -2,7 +2,7 @@
 
 Each part is a file in the output folder, which holds sums that are linear in the rows: the profile of every group of
 rows under one fixed reference. Finished parts are kept, so the same command resumes; --seconds ends a session early.
-`python experiments/data_signal/judge_audit.py` makes the tables.
+judge_audit.py makes the tables from them.
 
 Usage:
     python experiments/data_signal/pocket_sets.py --step taught --step null --step students --step baselines
