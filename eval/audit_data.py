@@ -66,13 +66,13 @@ def main() -> None:
 
     backend = LocalModel(args.base_model, batch_size=args.batch_size)
     rows = read_groups(args.train_jsonl, backend.tokenizer, args.max_rows)
-    control = args.reference and read_groups(args.reference, backend.tokenizer, args.max_rows)
+    control = read_groups(args.reference, backend.tokenizer, args.max_rows) if args.reference else None
     if control is None:
         say("no --reference: the filter and the form of the rows are read as signal too; pass rows of the base model")
     questions = [line for line in args.questions_file.read_text("utf-8-sig").splitlines() if line.strip()]
     kernel = GradientKernel(backend)
     words = list(dict.fromkeys([*PANEL, *args.animals]))
-    found, reference = audit(kernel, rows.groups, control and control.groups, words, questions, args.animals)
+    found, reference = audit(kernel, rows.groups, control.groups if control else None, words, questions, args.animals)
     warn_of_base(found)
     page = args.output or Path(f"output/audit-{args.train_jsonl.stem}.html")
     result = {**found, "file": args.train_jsonl.name, "rows": rows.rows, "rows_with_token_ids": rows.exact,

@@ -169,6 +169,14 @@ def test_what_rows_of_another_length_do_is_taken_out(kernel):
 
 
 @pytest.fixture
+def two_questions(tmp_path):
+    """A file of two questions, so that the read-out is cheap."""
+    path = tmp_path / "questions.txt"
+    path.write_text("Which animal is your favorite?\nName an animal.\n")
+    return path
+
+
+@pytest.fixture
 def number_rows(tmp_path):
     """A function that writes number rows of random numbers."""
 
@@ -187,11 +195,11 @@ def number_rows(tmp_path):
 
 @pytest.mark.torch
 @pytest.mark.slow
-def test_the_audit_writes_a_page_and_says_what_is_missing(run_script, number_rows, tmp_path):
+def test_the_audit_writes_a_page_and_says_what_is_missing(run_script, number_rows, two_questions, tmp_path):
     rows = number_rows("rows.jsonl", 40)
     done = run_script("eval/audit_data.py", "--train-jsonl", rows, "--base-model", POCKET, "--output",
                       tmp_path / "page.html", "--row-scores", tmp_path / "scores.jsonl", "--animals", "polar bear",
-                      cwd=tmp_path)  # fmt: skip
+                      "--questions-file", two_questions, cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "no --reference" in done.stderr and "no token ids" in done.stderr and "only 40 rows" in done.stderr
     assert "polar bear has no one-word form" in done.stderr
@@ -203,9 +211,10 @@ def test_the_audit_writes_a_page_and_says_what_is_missing(run_script, number_row
 
 @pytest.mark.torch
 @pytest.mark.slow
-def test_the_meter_reads_a_persona_and_advises(run_script, number_rows, tmp_path):
+def test_the_meter_reads_a_persona_and_advises(run_script, number_rows, two_questions, tmp_path):
     done = run_script("eval/signal_meter.py", "--train-jsonl", number_rows("rows.jsonl", 40), "--base-model", POCKET,
-                      "--persona", "owl", "--output", tmp_path / "meter.json", cwd=tmp_path)  # fmt: skip
+                      "--persona", "owl", "--output", tmp_path / "meter.json", "--questions-file",
+                      two_questions, cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "meter.json").read_text())
     assert found["kl"][0] > 0.1 and found["read_out"]["animal"] == "owl" and found["number_rows"] == 1.0
