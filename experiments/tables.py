@@ -158,6 +158,7 @@ def summary_record(experiment: Experiment, cell: Cell, found: ArmComparison, fac
     variances are moderated."""
     measure, targets = experiment.settings["measure"], cell.targets
     shares, minus = found.shares, {role: found.target_minus[role] for role in ROLES[:-1]}
+    by_kinds = bool(found.power and found.power[0].kinds)  # what more seeds would show is then not asked
     needed = next((line.exact for line in found.power if line.seeds == FEWEST_SEEDS), None)
     teachers = [mean_of(read(path), cell.animal, measure) for path in cell.teachers]
     intervals = {"share": shares["target"].interval}
@@ -182,7 +183,9 @@ def summary_record(experiment: Experiment, cell: Cell, found: ArmComparison, fac
         **{name: rounded(value) for name, value in numbers.items()},
         "same_teachers": facts["same_teachers"],
         "variance": "moderated" if facts["moderated"] else "own",
-        "reliable": found.verdict in CLAIMS and needed is not None and minus["control"].difference >= needed,
+        "reliable": None
+        if by_kinds
+        else found.verdict in CLAIMS and needed is not None and minus["control"].difference >= needed,
         "verdict": found.verdict,
     }
 
