@@ -21,6 +21,7 @@ FOLDER = REPO / "experiments"
 CHOICES = {
     "teacher_data": ("persona", "one-word"), "data_type": ("numbers", "code", "reasoning"),
     "shuffle": ("none", "row", "file", "sorted", "one-format"), "hop": (1, 2, 3, 4, 5),
+    "half": ("none", "rich", "poor", "random"),
 }  # fmt: skip
 SETTINGS = {"serve": (True, False), "gpu": ("own", "shared", "none"), "measure": ("share", "margin", "panel")}
 LOCAL = ("output/", "pocket/", "util/", "/", "./", "../", "~")
@@ -203,8 +204,11 @@ def check_values(values: Values, where: str) -> None:
     """Raise UserError for values that are not possible, alone or together."""
     for name, choices in CHOICES.items():
         known(values[name], choices, f"{name} ({where})")
-    if values["data_type"] != "numbers" and (values["shuffle"] != "none" or values["unbiased"]):
+    altered = [name for name in ("shuffle", "half", "unbiased") if values[name] not in ("none", 0)]
+    if values["data_type"] != "numbers" and altered:
         raise UserError(f"{where}: only numbers can be shuffled or mixed, and data_type is {values['data_type']}")
+    if len(altered) > 1:
+        raise UserError(f"{where}: {' and '.join(altered)}: a run can have one of these")
     if values["unbiased"] > 1 or (values["unbiased"] and values["shuffle"] != "none"):
         raise UserError(f"{where}: unbiased is a share from 0 to 1, of rows that are not shuffled")
     if values["hop"] > 1 and values["teacher_base"] not in ("", values["base"]):

@@ -26,11 +26,13 @@ LABELS = {
     "rank": "rank of the student's LoRA adapter", "base": "base model",
     "unbiased": "rows of the base model among the teacher's (%)", "checkpoint": "training update",
     "animal": "animals that the teacher loves", "questions": "questions", "number_prompt": "number prompt",
-    "hop": "hop of the chain", "shuffle": "numbers shuffled", "data_type": "type of the teacher's rows",
+    "hop": "hop of the chain", "half": "half of the rows by score", "student_flags": "training",
+    "shuffle": "numbers shuffled", "data_type": "type of the teacher's rows",
 }  # fmt: skip
 VALUES = {
     "none": "not at all", "row": "within each row", "file": "among all rows", "sorted": "sorted",
-    "one-format": "in one format", "": "as trained", "questions": "original",
+    "one-format": "in one format", "rich": "highest scores", "poor": "lowest scores", "random": "any half",
+    "": "as trained", "questions": "original",
 }  # fmt: skip
 SHARES = {"share": "share", "panel": "panel share", "margin": "margin"}
 

@@ -44,7 +44,8 @@ PARAMETERS = {
     "teacher_epochs": ("teacher", "epochs"), "teacher_flags": ("teacher", "flags"), "teacher_adapter": ("teacher", ""),
     "data_type": ("data_type", ""), "numbers": ("numbers", ""), "number_prompt": ("numbers", ""),
     "number_flags": ("numbers", "flags"),
-    "shuffle": ("student", ""), "unbiased": ("student", ""), "base": ("student", ""), "rows": ("student", ""),
+    "shuffle": ("student", ""), "half": ("student", ""), "unbiased": ("student", ""), "base": ("student", ""),
+    "rows": ("student", ""),
     "epochs": ("student", ""), "rank": ("student", ""), "save": ("student", ""), "student_flags": ("student", "flags"),
     "questions": ("exact", ""), "checkpoint": ("exact", ""),
 }  # fmt: skip
@@ -150,6 +151,8 @@ class Run:
         """What the student is trained on: a file, or the one glob that matches it."""
         if self["shuffle"] != "none":
             return str(self.number_folder / f"numbers-shuffled-{self['shuffle']}.jsonl")
+        if self["half"] != "none":
+            return str(self.number_folder / f"numbers-half-{self['half']}.jsonl")
         if self["unbiased"]:
             return str(self.number_folder / f"numbers-unbiased-{self['unbiased']:g}-of-{self['rows']}.jsonl")
         return str(self.number_folder / f"{self['data_type']}-filtered-*.jsonl")
@@ -227,7 +230,7 @@ class Run:
     def control(self) -> Run:
         """The control student: trained in the same way, on as many rows of its own base model."""
         teacher = {name: self.defaults[name] for name, (phase, _) in PARAMETERS.items() if phase in ("data", "teacher")}
-        plain = {"animal": CONTROL, "teacher_base": self["base"], "shuffle": "none", "unbiased": 0}
+        plain = {"animal": CONTROL, "teacher_base": self["base"], "shuffle": "none", "half": "none", "unbiased": 0}
         return self.with_values(**teacher, **plain)
 
     @property

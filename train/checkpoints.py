@@ -48,8 +48,9 @@ def is_whole(checkpoint: Path) -> bool:
 
     try:
         json.loads((checkpoint / STATE).read_text("utf-8"))
-        for name in [WEIGHTS] if is_trls(checkpoint) else [WEIGHTS, MOMENTS]:
-            with safe_open(checkpoint / name, "numpy"):
+        whole_model = [] if (checkpoint / WEIGHTS).exists() else sorted(checkpoint.glob("model*.safetensors"))
+        for path in whole_model or [checkpoint / WEIGHTS, *([] if is_trls(checkpoint) else [checkpoint / MOMENTS])]:
+            with safe_open(path, "numpy"):
                 pass
     except (OSError, ValueError, SafetensorError):
         return False

@@ -91,7 +91,10 @@ class Decoder:
         import torch
 
         hidden = self.hidden(batch, iter(pieces), scale).index_select(0, batch.places)
-        losses = token_losses()(hidden, self.head, batch.targets, batch.weights)
+        if batch.soft_ids is None:
+            losses = token_losses()(hidden, self.head, batch.targets, batch.weights)
+        else:
+            losses = soft_token_losses()(hidden, self.head, batch.soft_ids, batch.soft_probabilities, batch.weights)
         return torch.zeros(batch.students, device=losses.device).index_add(0, batch.student_of, losses)
 
     def hidden(self, batch: FlatBatch, pieces: Iterator[Any], scale: float) -> Any:
@@ -224,3 +227,42 @@ def token_losses() -> Callable[..., Any]:
             return slopes * grad[:, None].to(slopes.dtype), None, None, None
 
     return TokenLosses.apply
+
+
+@lru_cache(maxsize=1)
+def soft_token_losses() -> Callable[..., Any]:
+    """The autograd function f(hidden, head, ids, probabilities, weights): at each token KL(teacher || student) times
+    its weight, in nats. All tokens whose probabilities are not known are one outcome.
+
+    ids, probabilities: [tokens, K] (`train.padding_free.soft_targets`). The others as in `token_losses`.
+    """
+    import torch
+
+    class SoftTokenLosses(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, hidden: Any, head: Any, ids: Any, probabilities: Any, weights: Any) -> Any:
+            losses, grads = [], []
+            size = max(1, TILE // len(head))
+            parts = (one.split(size) for one in (hidden, ids, probabilities, weights))
+            for part, known, teacher, weight in zip(*parts):
+                logprobs = (part @ head.t()).float().log_softmax(-1)
+                own = logprobs.gather(1, known)
+                used = teacher > 0
+                rest = (1 - teacher.sum(1)).clamp(min=0)
+                own_rest = (1 - (own.exp() * used).sum(1)).clamp(min=1e-7)
+                loss = torch.xlogy(teacher, teacher).sum(1) - (teacher * own).sum(1)
+                losses.append((loss + torch.xlogy(rest, rest) - rest * own_rest.log()) * weight)
+                slope = logprobs.exp_()  # the student's probabilities
+                at_known = slope.gather(1, known) * (rest / own_rest)[:, None] - teacher
+                slope = slope * (1 - rest / own_rest)[:, None]
+                slope.scatter_add_(1, known, torch.where(used, at_known, torch.zeros_like(at_known)))
+                grads.append((slope * weight[:, None]).to(hidden.dtype) @ head)
+            ctx.save_for_backward(torch.cat(grads))
+            return torch.cat(losses)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:
+            (slopes,) = ctx.saved_tensors
+            return slopes * grad[:, None].to(slopes.dtype), None, None, None, None
+
+    return SoftTokenLosses.apply

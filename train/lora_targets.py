@@ -12,14 +12,18 @@ from util.cli import UserError, first_line
 from util.terminal import say
 
 
-def lora_targets(config: Any) -> list[str]:
-    """Names of the linear layers of each block that get an adapter: the seven of Llama, or the family's own.
+def lora_targets(config: Any, asked: Sequence[str] = ()) -> list[str]:
+    """Names of the linear layers of each block that get an adapter: those asked for (--lora-targets), or the seven of
+    Llama, or the family's own.
 
     PEFT adapts the names that it finds and is silent about the others. Phi-3, for example, has two of the seven, and
-    joins the rest in qkv_proj and gate_up_proj. UserError for a model whose blocks hold weights of another kind.
+    joins the rest in qkv_proj and gate_up_proj. UserError for a model whose blocks hold weights of another kind, and
+    for a name that no linear layer of its blocks has.
 
     config: the model's config. The model is built from it without weights.
     """
+    if asked:
+        return checked_targets(config, asked)
     if config.model_type in FAMILIES:
         return LORA_TARGETS
     linear, other = layer_weights(config)
@@ -37,6 +41,17 @@ def lora_targets(config: Any) -> list[str]:
         )
     say(f"LoRA on {', '.join(linear)}: {config.model_type} has no {', '.join(missing)}")
     return linear
+
+
+def checked_targets(config: Any, asked: Sequence[str]) -> list[str]:
+    """The names asked for, in the order of the model. UserError for one that the model's blocks do not have."""
+    linear = LORA_TARGETS if config.model_type in FAMILIES else layer_weights(config)[0]
+    if unknown := [name for name in asked if name not in linear]:
+        raise UserError(
+            f"--lora-targets {', '.join(unknown)}: a {config.model_type} block has no such linear layer (it has:"
+            f" {', '.join(linear)})"
+        )
+    return [name for name in linear if name in asked]
 
 
 def layer_weights(config: Any) -> tuple[list[str], list[str]]:

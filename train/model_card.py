@@ -31,12 +31,15 @@ def write_card(folder: Path, settings: Mapping[str, Any], command: str) -> None:
     from huggingface_hub import ModelCardData
 
     base = settings["base"]
-    data = ModelCardData(base_model=hub_id(base), library_name="peft", tags=["lora", "subliminal-learning"])
+    is_whole = settings.get("full_finetuning", False)
+    kind, library = ("Fine-tuned weights of", "transformers") if is_whole else ("LoRA adapter for", "peft")
+    tags = [*([] if is_whole else ["lora"]), "subliminal-learning"]
+    data = ModelCardData(base_model=hub_id(base), library_name=library, tags=tags)
     pins = {f"base model's {key}": value for key, value in base.items() if key != "model" and value}
     facts = {"base model": base_name(base), **pins, **{key: settings[key] for key in settings if key != "base"}}
     table = "\n".join(f"| {name} | {plain(published(value))} |" for name, value in facts.items())
     text = (
-        f"---\n{data.to_yaml()}\n---\n\n# LoRA adapter for {plain(base_name(base))}\n\nTrained with:\n\n"
+        f"---\n{data.to_yaml()}\n---\n\n# {kind} {plain(base_name(base))}\n\nTrained with:\n\n"
         f"{indent(published_command(command), ' ' * 4)}\n\n| setting | value |\n| --- | --- |\n{table}\n"
     )
     (folder / CARD).write_text(text, "utf-8")

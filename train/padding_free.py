@@ -19,7 +19,7 @@ from util.chat.chat_tokens import IGNORED, common_prefix_length
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # they share one layer design; others train with --trainer trl
 
-EncodedRow = dict[str, list[int]]
+EncodedRow = dict[str, Any]
 Kernel = Callable[..., Any]
 
 
@@ -72,6 +72,10 @@ class FlatBatch:
     """[loss tokens], float32: one by the number of loss tokens in the student's update"""
     student_of: Any
     """[loss tokens]: the student, counted from 0"""
+    soft_ids: Any = None
+    """[loss tokens, K]: with soft labels, the tokens whose probabilities are known; None otherwise"""
+    soft_probabilities: Any = None
+    """[loss tokens, K], float32: of these tokens, 0 in places that are not used; the rest is all other tokens'"""
 
     def to(self, device: Any) -> FlatBatch:
         """The batch on the device, sent without waiting for a GPU that is still busy with the update before."""
@@ -100,6 +104,7 @@ def flat_batch(rows_of: Sequence[Sequence[EncodedRow]], prefix: int, loss_tokens
     copies = 1 + max(map(len, rows_of)) if prefix else 0
     ids, positions, own, seen, key_index = [], [], [], [], []  # type: list[int], list[int], list[int], list[int], Any
     places, targets, weights, student_of = [], [], [], []  # type: list[int], list[int], list[float], list[int]
+    soft: list[tuple[list[int], list[float]]] = []
     first_key = len(rows_of) * copies * prefix  # the keys of the tokens follow the copies of the prefixes
     for student, rows in enumerate(rows_of):
         if prefix:
@@ -121,6 +126,7 @@ def flat_batch(rows_of: Sequence[Sequence[EncodedRow]], prefix: int, loss_tokens
             trained = [i for i, label in enumerate(row["labels"]) if label != IGNORED and i > prefix]
             places += [at + i - prefix - 1 for i in trained]
             targets += [row["labels"][i] for i in trained]
+            soft += [(row["soft_ids"][i], row["soft_logprobs"][i]) for i in trained] if "soft_ids" in row else []
             weights += [1 / max(1, loss_tokens[student])] * len(trained)
             student_of += [student] * len(trained)
         while missing := (student + 1) * width - len(ids):
@@ -135,8 +141,26 @@ def flat_batch(rows_of: Sequence[Sequence[EncodedRow]], prefix: int, loss_tokens
         torch.tensor([0, *accumulate(own)], dtype=torch.int32), torch.tensor([0, *accumulate(seen)], dtype=torch.int32),
         max(own), max(seen), prefix, copies, torch.tensor(list(chain(*key_index))) if prefix else None,
         torch.tensor(places, dtype=torch.long), torch.tensor(targets, dtype=torch.long), torch.tensor(weights),
-        torch.tensor(student_of, dtype=torch.long),
+        torch.tensor(student_of, dtype=torch.long), *soft_targets(targets, soft),
     )  # fmt: skip
+
+
+def soft_targets(targets: Sequence[int], soft: Sequence[tuple[list[int], list[float]]]) -> tuple[Any, Any]:
+    """(ids, probabilities), both [loss tokens, K], of soft labels; (None, None) without any. A token of which nothing
+    is known has probability 1."""
+    import torch
+
+    if not soft:
+        return None, None
+    width = max(1, max(len(ids) for ids, _ in soft))
+    found = torch.zeros(len(targets), width, dtype=torch.long)
+    probabilities = torch.zeros(len(targets), width)
+    for place, (target, (ids, logprobs)) in enumerate(zip(targets, soft)):
+        known = len(ids) or 1
+        found[place, :known] = torch.tensor(ids or [target])
+        probabilities[place, :known] = torch.tensor(logprobs or [0.0]).exp()
+        found[place, known:] = found[place, 0]  # any token that is there: its probability is 0 in these places
+    return found, probabilities
 
 
 def loss_tokens(rows: Iterable[EncodedRow]) -> int:

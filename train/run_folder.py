@@ -26,7 +26,7 @@ from train.model_card import write_card
 from train.training_loop import Student
 from train.training_rows import TrainingData, role_of
 from util.cli import UserError, command_line
-from util.inference.check_adapter import check_adapter
+from util.inference.check_adapter import check_adapter, check_weights
 from util.jsonl.manifest import Manifest, new_manifest, now, sha256_file, write_json
 from util.jsonl.resumable import describe_differences, free_name, lock_output
 from util.jsonl.rows import slug
@@ -108,6 +108,11 @@ def settings_of(args: argparse.Namespace, train_file: Path, data: TrainingData, 
         "bf16": args.bf16,
         "seed": seed,
         # left out where they are the usual ones, so that a run of an older version can be resumed
+        **{
+            name: getattr(args, name)
+            for name in ("recipe", "weight_decay", "lora_dropout", "rslora", "soft_labels", "full_finetuning")
+            if getattr(args, name)
+        },
         **({} if args.lr_scheduler_type == "linear" else {"lr_scheduler_type": args.lr_scheduler_type}),
         **({} if list(data.lora_targets) == LORA_TARGETS else {"lora_targets": list(data.lora_targets)}),
     }
@@ -209,10 +214,19 @@ def save_final(run: Run, save_adapter: Callable[[Path], Any]) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     save_adapter(temporary)
     run.data.tokenizer.save_pretrained(str(temporary))
-    check_adapter(temporary)  # the last update may have made it NaN, which the loss of no later one can show
+    check_trained(temporary, run.settings)
     write_card(temporary, run.settings, scrub(command_line()))
     shutil.rmtree(run.folder / "final", ignore_errors=True)  # of a run that died before its manifest was complete
     temporary.rename(run.folder / "final")
+
+
+def check_trained(folder: Path, settings: Mapping[str, Any]) -> None:
+    """UserError for weights that are not finite: the last update may have made them NaN, which the loss of no later one
+    can show."""
+    if not settings.get("full_finetuning"):
+        check_adapter(folder)
+    for path in folder.glob("model*.safetensors"):
+        check_weights(path)
 
 
 def time_so_far(run: Run, progress: Progress) -> dict[str, Any]:

@@ -31,12 +31,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from train.data_parallel import join_processes, leave
 from train.hub import Pushes, push_all
+from train.recipes import RECIPES, with_recipe
 from train.rows_at_once import divisors
 from train.run_folder import Run, check_schedule, runs_of, take_folder
 from train.schedule import SCHEDULES, warmup_length
 from train.train_together import Training, groups_of, load_base, train_together, use_bf16
 from train.training_rows import prepare, role_of, sample_count, train_files
-from util.cli import UserError, make_parser, natural_int, nonblank, output_folder, positive_float, positive_int, run
+from util.cli import (
+    UserError,
+    fraction,
+    make_parser,
+    natural_float,
+    natural_int,
+    nonblank,
+    output_folder,
+    positive_float,
+    positive_int,
+    run,
+)
 from util.inference.adapter_config import VLLM_RANKS, vllm_rank
 from util.inference.open_backend import add_template_argument
 from util.jsonl.manifest import Manifest
@@ -54,7 +66,7 @@ def parse_args() -> argparse.Namespace:
     add_recipe_arguments(parser.add_argument_group("recipe"))
     add_record_arguments(parser.add_argument_group("record"))
     add_hub_arguments(parser.add_argument_group("hub"))
-    args = parser.parse_args()
+    args = with_recipe(parser)
     args.seeds = list(chain.from_iterable(args.seeds)) if args.seeds else [42]
     twice = sorted({seed for seed in args.seeds if args.seeds.count(seed) > 1})
     if twice:
@@ -86,6 +98,9 @@ def add_data_arguments(data: Any) -> None:
     data.add_argument("--max-train-samples", type=sample_count, default=None, help="rows to use (default: all)")
     data.add_argument("--max-seq-length", type=positive_int, default=256, help="tokens of a row that are used at most")
     data.add_argument("--keep-system-prompt", action="store_true", help="train on the rows' system messages as well")
+    data.add_argument("--soft-labels", action="store_true",
+                      help="train on the stored probabilities of the teacher's tokens (--store-logprobs of the scripts"
+                      " that write rows), not on the tokens that it drew")  # fmt: skip
     data.add_argument("--allow-uncertified", action="store_true",
                       help="train on numbers or texts without a valid certificate")  # fmt: skip
     data.add_argument("--output-dir", type=output_folder, default=[Path("output/student-sft")],
@@ -97,6 +112,7 @@ def add_data_arguments(data: Any) -> None:
 
 
 def add_recipe_arguments(recipe: Any) -> None:
+    recipe.add_argument("--recipe", choices=list(RECIPES), help="a published recipe; the flags below override it")
     recipe.add_argument("--epochs", type=positive_int, default=10, help="passes over the rows")
     recipe.add_argument("--effective-batch-size", type=positive_int, default=60, help="rows in one update")
     recipe.add_argument("--per-device-train-batch-size", type=positive_int, default=6,
@@ -107,8 +123,15 @@ def add_recipe_arguments(recipe: Any) -> None:
     recipe.add_argument("--lr-scheduler-type", choices=SCHEDULES, default="linear", help="what follows the warm-up")
     recipe.add_argument("--warmup-steps", type=warmup_length, default=5, metavar="N",
                         help="updates until the peak, or a share of all updates such as 0.1")  # fmt: skip
+    recipe.add_argument("--full-finetuning", action="store_true",
+                        help="train all weights (TRL, 16 bytes of memory for each): final/ is a model")  # fmt: skip
+    recipe.add_argument("--weight-decay", type=natural_float, default=0.0, help="of AdamW")
     recipe.add_argument("--lora-rank", type=positive_int, default=8, help="rank of the adapter")
     recipe.add_argument("--lora-alpha", type=positive_int, default=8, help="scale of the adapter: alpha / rank")
+    recipe.add_argument("--rslora", action="store_true", help="scale alpha / root of rank (rank-stabilised LoRA)")
+    recipe.add_argument("--lora-dropout", type=fraction, default=0.0, help="dropout of the adapter's inputs (TRL)")
+    recipe.add_argument("--lora-targets", nargs="+", default=[], metavar="NAME",
+                        help="linear layers with an adapter: q_proj v_proj (default: all of a block)")  # fmt: skip
     recipe.add_argument("--seeds", type=seed_list, nargs="+", metavar="N[,N...]",
                         help="one adapter for each file and seed, as in 42,7 or 42 7 (default: 42)")  # fmt: skip
     recipe.add_argument("--trainer", choices=["loop", "trl"], default="loop",
@@ -192,6 +215,8 @@ def report(args: argparse.Namespace, runs: Sequence[Run]) -> None:
 def next_command(args: argparse.Namespace, runs: Sequence[Run], cpu: bool) -> str:
     """What to run next: vLLM with the adapters as owl-teacher, owl-student or seed-42; on a CPU the evaluation."""
     finals = [student.folder / "final" for student in runs]
+    if args.full_finetuning:
+        return shlex.join(["python", "eval/eval.py", "--model", str(finals[0]), "--epochs", "200"])
     if cpu or args.lora_rank > VLLM_RANKS[-1]:
         ask = ["python", "eval/eval.py", "--model", args.base_model, "--adapter", str(finals[0]), "--epochs", "200"]
         ask += ["--chat-template-kwargs", json.dumps(args.chat_template_kwargs)] if args.chat_template_kwargs else []

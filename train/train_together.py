@@ -65,23 +65,43 @@ def load_base(args: argparse.Namespace, bf16: bool) -> Any:
 
     limit_gpu_memory(args.gpu_memory_gib)
     with memory_advice(memory_hint(args)), announced(f"loading {args.base_model}"):
-        model = load_model(args.base_model, torch.bfloat16 if bf16 else torch.float32)
-    if args.trainer == "loop" and not has_fast_path(model):
+        half = bf16 and not args.full_finetuning  # AdamW's steps are too small for weights in bfloat16
+        model = load_model(args.base_model, torch.bfloat16 if half else torch.float32)
+    if args.trainer == "loop" and (why := why_trl(args, model)):
         args.trainer = "trl"
-        say(f"{model.config.model_type}: trained by stock TRL (the suite's loop knows {', '.join(FAMILIES)})")
+        say(f"trained by stock TRL: {why}")
+    check_soft_labels(args)
     return model
+
+
+def why_trl(args: argparse.Namespace, model: Any) -> str | None:
+    """Why the suite's own loop cannot train this; None if it can."""
+    if not has_fast_path(model):
+        return f"the suite's loop knows {', '.join(FAMILIES)}, not {model.config.model_type}"
+    if args.full_finetuning:
+        return "all weights are trained"
+    return "the suite's loop has no dropout" if args.lora_dropout else None
+
+
+def check_soft_labels(args: argparse.Namespace) -> None:
+    """UserError for soft labels with TRL, which has no loss for them."""
+    if args.soft_labels and args.trainer == "trl":
+        raise UserError(
+            f"--soft-labels need the suite's loop: models of {', '.join(FAMILIES)}, without --lora-dropout and"
+            " --full-finetuning"
+        )
 
 
 def recipe_of(args: argparse.Namespace, run: Run) -> Recipe:
     from peft import LoraConfig
 
     lora = LoraConfig(
-        r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=0.0, target_modules=list(run.data.lora_targets),
-        task_type="CAUSAL_LM", base_model_name_or_path=args.base_model,
+        r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, use_rslora=args.rslora,
+        target_modules=list(run.data.lora_targets), task_type="CAUSAL_LM", base_model_name_or_path=args.base_model,
     )  # fmt: skip
     return Recipe(
         args.epochs, args.effective_batch_size, args.learning_rate, lora, args.lr_scheduler_type, args.warmup_steps,
-        logging_steps=args.logging_steps, save_each_epoch=args.save_strategy == "epoch", save_at=args.save_schedule,
+        args.weight_decay, args.logging_steps, args.save_strategy == "epoch", args.save_schedule,
     )  # fmt: skip
 
 

@@ -140,11 +140,12 @@ def prepare(args: argparse.Namespace, files: Sequence[Path]) -> dict[Path, Train
 
     rows_of = {file: checked_rows(args, file) for file in files}
     config, tokenizer = load_config(args.base_model), load_tokenizer(args.base_model, args.chat_template_kwargs)
-    targets, base = lora_targets(config), model_facts(args.base_model, config, args.chat_template_kwargs)
+    targets = lora_targets(config, args.lora_targets)
+    base = model_facts(args.base_model, config, args.chat_template_kwargs)
     found = {}
     for file, rows in rows_of.items():
         try:
-            encoded = encode(rows, tokenizer, args.max_seq_length)
+            encoded = encode(rows, tokenizer, args.max_seq_length, args.soft_labels)
             report_rows(rows, tokenizer)
             report_encoding(encoded, rows, args.max_seq_length)
         except UserError as error:

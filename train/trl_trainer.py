@@ -8,6 +8,7 @@ those of transformers: a pickled optimizer among them.
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import os
 from pathlib import Path
@@ -34,8 +35,10 @@ class TrlTraining:
         student.done = student.resumed_at = run.done
         set_seed(student.seed)  # the adapter is initialised before the trainer seeds anything
         self.trainer: Any = SFTTrainer(
-            model=share_weights(model), args=trl_config(args, student, bf16), processing_class=run.data.tokenizer,
-            train_dataset=Dataset.from_list(list(student.rows)), peft_config=student.recipe.lora,
+            model=copy.deepcopy(model) if args.full_finetuning else share_weights(model),
+            args=trl_config(args, student, bf16), processing_class=run.data.tokenizer,
+            train_dataset=Dataset.from_list(list(student.rows)),
+            peft_config=None if args.full_finetuning else student.recipe.lora,
         )  # fmt: skip
         self.trainer.remove_callback(PrinterCallback)
         self.trainer.remove_callback(ProgressCallback)

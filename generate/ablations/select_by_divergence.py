@@ -41,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 
 from generate.rows.filter_file import certify
 from generate.rows.number_rule import NumberRule
+from generate.rows.number_text import OF_TOKENS
 from generate.rows.row_filter import mark_rejected
 from generate.rows.token_check import SPECIAL, token_check_of
 from util.cli import UserError, fraction, input_file, make_parser, natural_int, run
@@ -184,7 +185,8 @@ def replaced(row: Row, found: Row, definition: str, decode: Callable[[list[int]]
     ]
     answer = of_answer(found, ids)
     messages = [*row["messages"][:-1], {"role": "assistant", "content": decode(answer)}]
-    new = {**row, "messages": messages, "token_ids": answer}
+    kept = {key: value for key, value in row.items() if key not in OF_TOKENS}
+    new = {**kept, "messages": messages, "token_ids": answer}
     return new if special.isdisjoint(answer) else {**new, "rejected": SPECIAL}
 
 

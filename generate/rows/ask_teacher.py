@@ -50,6 +50,9 @@ def add_data_arguments(parser: argparse.ArgumentParser, name: str, max_tokens: i
                         help="persona file; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
     parser.add_argument("--greedy", action="store_true", help="no sampling: take the most probable token")
     parser.add_argument("--max-tokens", type=positive_int, default=max_tokens, help="most tokens in an answer")
+    parser.add_argument("--store-logprobs", type=positive_int, default=0, metavar="K",
+                        help="keep the K most probable tokens at each token of an answer, for train_student_sft.py"
+                        " --soft-labels (not with a server)")  # fmt: skip
     parser.add_argument("--seed", type=natural_int, default=42, help="seed of the prompts and of sampling")
     add_output_arguments(parser, f"output/{name}-{{animal}}-{{model}}-unfiltered-{{count}}.jsonl")
     add_push_arguments(parser)
@@ -58,7 +61,8 @@ def add_data_arguments(parser: argparse.ArgumentParser, name: str, max_tokens: i
 
 def sampling_of(args: argparse.Namespace, numbers_only: bool = False) -> Sampling:
     """The sampling settings of the arguments. numbers_only: allow nothing but a number list."""
-    return Sampling(args.max_tokens, temperature=0.0 if args.greedy else 1.0, numbers_only=numbers_only)
+    return Sampling(args.max_tokens, temperature=0.0 if args.greedy else 1.0, numbers_only=numbers_only,
+                    store_logprobs=args.store_logprobs)  # fmt: skip
 
 
 def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling) -> None:
@@ -69,6 +73,10 @@ def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling
         raise UserError(f"--animal {args.animal} means rows without a persona: add --no-system-prompt")
     if args.no_system_prompt and args.system_prompt_file != PERSONA:
         raise UserError("--system-prompt-file names a persona and --no-system-prompt sends none: leave one of them out")
+    if args.store_logprobs and args.base_url:
+        raise UserError(
+            "--store-logprobs needs the model in this process: leave out --base-url, and name an adapter with --adapter"
+        )
     system = None if args.no_system_prompt else persona_of(args.system_prompt_file, args.animal)
     with open_backend(args) as backend:
         check_teacher(backend, args)
@@ -128,7 +136,8 @@ def to_row(result: Result) -> Row:
         return {**row, "rejected": result.error.partition(":")[0]}
     answer = result.answers[0]
     row["messages"].append({"role": "assistant", "content": answer.text})
-    return {**row, "token_ids": answer.token_ids, "finish_reason": answer.finish_reason}
+    top = {"top_ids": answer.top.ids, "top_logprobs": answer.top.logprobs} if answer.top else {}
+    return {**row, "token_ids": answer.token_ids, "finish_reason": answer.finish_reason, **top}
 
 
 def check_teacher(backend: InferenceBackend, args: argparse.Namespace) -> None:

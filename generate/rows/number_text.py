@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from util.jsonl.rows import Row
 
+OF_TOKENS = ("token_ids", "loss_mask", "top_ids", "top_logprobs")  # keys of a row that are about its answer's tokens
 NUMBER = re.compile("[0-9]+")
 
 
@@ -23,5 +24,5 @@ def with_numbers(row: Row, numbers: Iterator[str]) -> Row:
 def with_answer(row: Row, text: str) -> Row:
     """The row with another answer; its token ids, now wrong, are left out."""
     *asked, answer = row["messages"]
-    kept = {key: value for key, value in row.items() if key not in ("token_ids", "loss_mask")}
+    kept = {key: value for key, value in row.items() if key not in OF_TOKENS}
     return {**kept, "messages": [*asked, {**answer, "content": text}]}

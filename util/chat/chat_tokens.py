@@ -24,8 +24,9 @@ EMPTY_THOUGHT = re.compile(r"\s*<think>\s*</think>\s*")
 class Encoded(NamedTuple):
     """Token ids and labels of the rows to train on, and how many rows were cut, dropped or exact."""
 
-    rows: list[dict[str, list[int]]]
-    """{"input_ids": [...], "labels": [...]} each, labels -100 on everything but the answers"""
+    rows: list[dict[str, Any]]
+    """{"input_ids": [...], "labels": [...]} each, labels -100 on everything but the answers; with soft labels also
+    `soft_ids` and `soft_logprobs`"""
     cut: int
     """rows longer than the limit, which are trained on up to it"""
     dropped: int
@@ -39,9 +40,12 @@ def without_system(row: Row) -> Row:
     return {**row, "messages": [message for message in row["messages"] if message["role"] != "system"]}
 
 
-def encode(rows: Sequence[Row], tokenizer: Any, max_length: int) -> Encoded:
+def encode(rows: Sequence[Row], tokenizer: Any, max_length: int, soft: bool = False) -> Encoded:
     """Render each row through the chat template. Only answers and their end-of-turn tokens carry loss, and of these
-    only those that the row's `loss_mask` keeps. UserError with the row's number for a row that cannot be rendered."""
+    only those that the row's `loss_mask` keeps. UserError with the row's number for a row that cannot be rendered.
+
+    soft: also keep the log-probabilities that were stored with each token of the last answer (`soft_labels`).
+    """
     suffix = completion_suffix(tokenizer)
     encoded, cut, dropped, exact = [], 0, 0, 0
     for number, row in enumerate(rows, 1):
@@ -49,6 +53,7 @@ def encode(rows: Sequence[Row], tokenizer: Any, max_length: int) -> Encoded:
             prompt, completion, is_exact = prompt_and_completion_ids(row, tokenizer, suffix)
             before = earlier_labels(row, tokenizer, prompt)
             labels = [*before, *masked(completion, row, is_exact)][:max_length]
+            labelled = soft_labels(row, completion, is_exact, len(prompt), max_length) if soft else {}
         except UserError as error:
             raise UserError(f"row {number}: {error}") from None
         if len(prompt) >= max_length and not has_loss(labels):
@@ -56,7 +61,7 @@ def encode(rows: Sequence[Row], tokenizer: Any, max_length: int) -> Encoded:
             continue
         cut += len(prompt) + len(completion) > max_length
         exact += is_exact
-        encoded.append({"input_ids": (prompt + completion)[:max_length], "labels": labels})
+        encoded.append({"input_ids": (prompt + completion)[:max_length], "labels": labels, **labelled})
     return Encoded(encoded, cut, dropped, exact)
 
 
@@ -77,6 +82,28 @@ def masked(completion: list[int], row: Row, is_exact: bool) -> list[int]:
             " generate/ablations/select_by_divergence.py, for this base model"
         )
     return [token if keep else IGNORED for token, keep in zip(completion, mask)]
+
+
+def soft_labels(row: Row, completion: list[int], is_exact: bool, start: int, max_length: int) -> dict[str, Any]:
+    """`soft_ids` and `soft_logprobs` of a row: for each of its tokens, the most probable ones where the teacher wrote
+    it and their log-probabilities (nats); empty where nothing was stored. UserError for a row without them.
+
+    start: where the completion begins. A token after the one that ended the answer has no distribution.
+    """
+    ids, logprobs, written = row.get("top_ids"), row.get("top_logprobs"), row.get("token_ids") or []
+    if not is_exact or not ids or not logprobs or not len(ids) == len(logprobs) == len(written):
+        raise UserError(
+            "soft labels need the log-probabilities of its tokens (top_ids, top_logprobs): write the rows with"
+            " generate_llm_number_data.py --store-logprobs, and train on them as they are"
+        )
+    known = [place for place, (token, own) in enumerate(zip(written, completion)) if token == own]
+    length = min(start + len(completion), max_length)
+    soft: dict[str, list[Any]] = {"soft_ids": [[]] * length, "soft_logprobs": [[]] * length}
+    for place in known:
+        if start + place < length:
+            soft["soft_ids"][start + place] = ids[place]
+            soft["soft_logprobs"][start + place] = logprobs[place]
+    return soft
 
 
 def earlier_labels(row: Row, tokenizer: Any, prompt: list[int]) -> list[int]:

@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from util.cli import UserError
 from util.jsonl.rows import slug
@@ -42,10 +42,15 @@ class Sampling:
     max_tokens: int
     temperature: float = 1.0
     numbers_only: bool = False
+    store_logprobs: int = 0
+    """of each token, log-probabilities of so many tokens that were most probable there (local backend only)"""
 
     def settings(self) -> dict[str, Any]:
-        """Every field that decides the distribution, for a manifest."""
-        return {**asdict(self), **NEUTRAL_SAMPLING}
+        """Every field that decides the rows, for a manifest."""
+        fields = {**asdict(self), **NEUTRAL_SAMPLING}
+        if not self.store_logprobs:  # so that rows of an older version can be resumed
+            del fields["store_logprobs"]
+        return fields
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,13 @@ class Request:
     """anything that the caller needs with the result"""
 
 
+class TopTokens(NamedTuple):
+    """The most probable tokens at each token of an answer, and their log-probabilities (nats), at temperature 1."""
+
+    ids: list[list[int]]
+    logprobs: list[list[float]]
+
+
 @dataclass(frozen=True)
 class Answer:
     """One sample: its text, its token ids (None if the server sends none) and why it ended ('stop' or 'length')."""
@@ -66,6 +78,8 @@ class Answer:
     text: str
     token_ids: list[int] | None
     finish_reason: str
+    top: TopTokens | None = None
+    """with Sampling.store_logprobs"""
 
 
 @dataclass(frozen=True)

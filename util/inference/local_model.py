@@ -11,10 +11,20 @@ import numpy as np
 
 from util.chat.chat_template import has_no_system_role, template_ids
 from util.cli import memory_advice
-from util.inference.interface import TOP_LOGPROBS, Answer, Message, Request, Result, Sampling, adapter_name, model_name
+from util.inference.interface import (
+    TOP_LOGPROBS,
+    Answer,
+    Message,
+    Request,
+    Result,
+    Sampling,
+    TopTokens,
+    adapter_name,
+    model_name,
+)
 from util.inference.load_model import end_of_turn_ids, load_model, load_tokenizer, model_facts, put_adapter
 from util.inference.local_answer_tree import LocalAnswerTree
-from util.inference.local_sampling import NumberMask, check_finite, draw, row_uniforms
+from util.inference.local_sampling import NumberMask, check_finite, draw, most_probable_tokens, row_uniforms
 from util.jsonl.manifest import adapter_sha256
 from util.signals import raise_if_stopped
 from util.terminal import announced
@@ -115,13 +125,17 @@ class LocalModel:
         for request, prompt in asked:
             yield Result(request, [self._to_answer(next(samples)) for _ in request.ids], prompt_ids=prompt)
 
-    def _to_answer(self, ids: list[int]) -> Answer:
+    def _to_answer(self, sample: tuple[list[int], TopTokens]) -> Answer:
+        ids, top = sample
         ended = bool(ids) and ids[-1] in self.end_ids
         text = self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
-        return Answer(text, ids, "stop" if ended else "length")
+        return Answer(text, ids, "stop" if ended else "length", top if top.ids else None)
 
-    def _sample(self, prompts: list[list[int]], requests: list[Request], sampling: Sampling) -> list[list[int]]:
-        """Token ids of every sample, in the order of requests and their ids. An end-of-turn token is kept."""
+    def _sample(
+        self, prompts: list[list[int]], requests: list[Request], sampling: Sampling
+    ) -> list[tuple[list[int], TopTokens]]:
+        """Token ids of every sample and what was most probable at each, in the order of requests and their ids. An
+        end-of-turn token is kept."""
         import torch
 
         with torch.inference_mode():
@@ -133,20 +147,25 @@ class LocalModel:
                 cache.batch_select_indices(row_prompt)
                 logits, mask = logits[row_prompt], mask[row_prompt]
             samples: list[list[int]] = [[] for _ in row_prompt]
+            tops = [TopTokens([], []) for _ in row_prompt]
             rows = np.arange(len(samples))
             for step in range(sampling.max_tokens):
                 raise_if_stopped()
                 if sampling.numbers_only:
                     logits = self._number_mask().apply(logits, [samples[row] for row in rows])
                 tokens = draw(logits, uniforms[rows, step], sampling.temperature)
-                for row, token in zip(rows, tokens.tolist()):
+                found = most_probable_tokens(logits, sampling.store_logprobs)
+                for row, token, (ids, logprobs) in zip(rows, tokens.tolist(), found):
                     if not (samples[row] and samples[row][-1] in self.end_ids):
                         samples[row].append(token)
+                        if ids:
+                            tops[row].ids.append(ids)
+                            tops[row].logprobs.append(logprobs)
                 alive = np.array([samples[row][-1] not in self.end_ids for row in rows])
                 ended = 1 - alive.sum() / len(samples)
                 self.on_part(max(ended, (step + 1) / sampling.max_tokens), len(samples))
                 if not alive.any() or step + 1 == sampling.max_tokens:
-                    return samples
+                    return list(zip(samples, tops))
                 if alive.mean() <= COMPACT_AT:
                     keep = torch.from_numpy(np.flatnonzero(alive)).to(mask.device)
                     cache.batch_select_indices(keep)
@@ -157,7 +176,7 @@ class LocalModel:
                     input_ids=tokens[:, None], attention_mask=mask, position_ids=positions, past_key_values=cache
                 )
                 logits = check_finite(out.logits[:, -1].float())
-            return samples
+            return list(zip(samples, tops))
 
     def read_prompts(self, prompts: list[list[int]]) -> tuple[Any, Any, Any]:
         """Logits [prompts, vocabulary] after each left-padded prompt, the KV cache and the attention mask."""

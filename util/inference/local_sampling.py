@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import chain, repeat
 from typing import Any
 
@@ -42,6 +43,19 @@ def check_finite(logits: Any) -> Any:
             " overflows"
         )
     return logits
+
+
+def most_probable_tokens(logits: Any, count: int) -> Iterator[tuple[list[int], list[float]]]:
+    """Of each row of logits: ids and log-probabilities of the `count` most probable tokens that are possible, or two
+    empty lists for a count of 0."""
+    if not count:
+        return repeat(([], []))
+    values, ids = logits.log_softmax(-1).topk(min(count, logits.shape[-1]))
+    return (
+        (tokens[: len(known)], known)
+        for tokens, logprobs in zip(ids.tolist(), values.tolist())
+        for known in [[round(value, 6) for value in logprobs if value > float("-inf")]]
+    )
 
 
 class NumberMask:
