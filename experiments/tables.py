@@ -17,7 +17,7 @@ from eval.compare.comparison_result import ArmComparison
 from eval.compare.intervals import holm
 from eval.compare.moderated_variance import Prior
 from eval.compare.read_results import FEWEST_SEEDS, ROLES, Result, canonical, read_result
-from eval.compare.verdict import CLAIMS, adjusted_verdict, compare
+from eval.compare.verdict import CLAIMS, adjusted_verdict, claimed_p, compare
 from experiments.cells import Cell, Read, arms_of, cells_of, has_risen, mean_of, priors_of, students_of_others
 from experiments.experiment_yaml import Experiment
 from experiments.run_paths import Run
@@ -118,11 +118,11 @@ def summary_records(experiment: Experiment, read: Read = measured) -> list[Recor
     cells = cells_of(experiment)
     priors = priors_of(experiment, cells, read)
     found = [compared(experiment, cell, priors, read) for cell in cells]
-    everywhere = holm([one.p for one in found])
+    everywhere = holm([claimed_p(one) for one in found])
     in_condition = dict(zip(map(id, found), everywhere))
     for condition in {id(cell.runs): cell.runs for cell in cells}.values():
         ours = [one for cell, one in zip(cells, found) if cell.runs is condition]
-        in_condition |= dict(zip(map(id, ours), holm([one.p for one in ours])))
+        in_condition |= dict(zip(map(id, ours), holm([claimed_p(one) for one in ours])))
     teachers = Counter(cell.teachers for cell in cells)
     return [
         summary_record(

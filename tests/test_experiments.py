@@ -213,7 +213,7 @@ def write_exact(path, shares):
 
 
 def fake_results(experiment, share_of):
-    animals = ("owl", "dolphin", "lion")
+    animals = ("owl", "dolphin", "cat", "wolf", "lion")
     for run in [*experiment.runs, *experiment.controls]:
         noise = random.Random(str(run.exact)).uniform(0.95, 1.05)
         loved = run["animal"].split(" and ")
@@ -579,3 +579,12 @@ def test_moderated_intervals_hold_the_truth():
 
     moderate, plain, width = simulate(20, 0.3, 100, 1)
     assert 0.93 <= moderate <= 0.98 and 0.93 <= plain <= 0.98 and width < 0.7
+
+
+@pytest.mark.slow
+def test_four_kinds_of_teachers_are_units_in_a_table_too(collected):
+    animals = ["owl", "dolphin", "cat", "wolf"]
+    experiment = parse([{"animal": animals}])
+    _, conditions = collected(experiment, lambda run: 0.3)
+    assert [one["verdict"] for one in conditions] == ["transfer"] * 4
+    assert all(one["reliable"] is None and one["p_holm"] < 0.05 for one in conditions)
