@@ -16,11 +16,12 @@ import numpy as np
 
 from util.animals.answer_parser import non_answer_kind
 from util.animals.names import PANEL, surface_forms
-from util.inference.interface import AnswerTree, Node
+from util.inference.interface import AnswerTree, Node, PartialTree
 from util.jsonl.rows import Row
 
 NEGLIGIBLE = 1e-7  # answers rarer than this count as uncovered
 NODES_AT_ONCE = 256
+FEW = 8  # samples at a node of a server's tree that are drawn as whole answers, in one request
 TALKATIVE = 0.05  # with less finished mass than this after a fifth of the budget, the rest of it is not spent
 
 
@@ -115,30 +116,53 @@ def sample_answers(tree: AnswerTree, counts: Sequence[int], max_tokens: int, see
     """Draw `counts[i]` answers to prompt i: the same distribution as independent samples, for the cost of the distinct
     ones.
 
-    The number of samples that take each token at a node is multinomial, so counts are drawn down the tree. Returns the
-    count of each answer text for every prompt. The tree must have whole distributions (local backend).
+    The number of samples that take each token at a node is multinomial, so counts are drawn down the tree. Where a
+    server lists only some of the tokens, the samples that take another one are drawn among the others; and a node that
+    few samples reach is not expanded: the model finishes its answers. Returns the count of each answer text for every
+    prompt.
     """
     rng = np.random.default_rng(seed)
-    drawn = [Counter[str]() for _ in counts]
+    finished: Counter[tuple[int, tuple[int, ...]]] = Counter()
     level = {Node(prompt, (), 1.0): count for prompt, count in enumerate(counts) if count}
     while level:
+        if isinstance(tree, PartialTree):
+            few = [(node, count) for node, count in level.items() if count <= FEW]
+            for node, tails in tree.draw_answers(few, max_tokens, seed):
+                finished.update((node.prompt, tail) for tail in tails)
+            level = {node: count for node, count in level.items() if count > FEW}
         deeper: dict[Node, int] = {}
-        finished: list[tuple[Node, int]] = []
-        for node, ids, probabilities in tree.expand(list(level)):
-            taken = rng.multinomial(level[node], probabilities / probabilities.sum())
-            for place in np.flatnonzero(taken):
-                token, times = int(ids[place]), int(taken[place])
-                child = Node(node.prompt, (*node.tail, token), node.probability * float(probabilities[place]))
-                if token in tree.end_ids:
-                    finished.append((node, times))
-                elif len(child.tail) == max_tokens:
-                    finished.append((child, times))
-                else:
-                    deeper[child] = times
-        for (node, times), text in zip(finished, tree.texts([node.tail for node, _ in finished])):
-            drawn[node.prompt][text] += times
+        for node, token, times in list(draw_tokens(tree, level, rng, seed)):
+            tail = (*node.tail, token)
+            if token in tree.end_ids:
+                finished[node.prompt, node.tail] += times
+            elif len(tail) == max_tokens:
+                finished[node.prompt, tail] += times
+            else:
+                deeper[Node(node.prompt, tail, 0.0)] = times
         level = deeper
+    drawn = [Counter[str]() for _ in counts]
+    for ((prompt, _), times), text in zip(finished.items(), tree.texts([tail for _, tail in finished])):
+        drawn[prompt][text] += times
     return drawn
+
+
+def draw_tokens(
+    tree: AnswerTree, level: Mapping[Node, int], rng: np.random.Generator, seed: int
+) -> Iterator[tuple[Node, int, int]]:
+    """(node, next token, how many of the node's samples take it). level: the samples that have reached each node."""
+    partial = isinstance(tree, PartialTree)
+    unlisted: list[tuple[Node, list[int], int]] = []
+    for node, ids, probabilities in tree.expand(list(level)):
+        law = np.append(probabilities, max(0.0, 1 - probabilities.sum())) if partial else probabilities
+        taken = rng.multinomial(level[node], law / law.sum())
+        for place in np.flatnonzero(taken[: len(ids)]):
+            yield node, int(ids[place]), int(taken[place])
+        if partial and taken[-1]:
+            unlisted.append((node, ids.tolist(), int(taken[-1])))
+    if isinstance(tree, PartialTree):
+        for node, tokens in tree.draw_unlisted(unlisted, seed):
+            for token, times in Counter(tokens).items():
+                yield node, token, times
 
 
 # --- log-probabilities -------------------------------------------------------------------------------

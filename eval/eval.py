@@ -72,7 +72,7 @@ def parse_args() -> argparse.Namespace:
                         " {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
     parser.add_argument("--exact", action="store_true", help="compute exact shares instead of sampling")
     parser.add_argument("--sampler", choices=["samples", "tree"],
-                        help="tree: same distribution, much cheaper; local backend (default: samples)")  # fmt: skip
+                        help="tree: same distribution, cheaper for one-word answers (default: samples)")  # fmt: skip
     parser.add_argument("--animal", type=animal_name,
                         help="the animal whose share is printed (default: found in the model's name)")  # fmt: skip
     parser.add_argument("--max-tokens", type=positive_int, default=16, help="longest answer, in tokens")
@@ -87,11 +87,6 @@ def parse_args() -> argparse.Namespace:
         say(f"--exact samples no answers: {' and '.join(f'--{flag}' for flag in unused)} not used")
     args.wandb_run = student_run(args.adapter) if args.report_to == "wandb" else None
     args.epochs, args.sampler = args.epochs or EPOCHS, args.sampler or "samples"
-    if args.sampler == "tree" and not args.exact and args.base_url:
-        raise UserError(
-            "--sampler tree needs whole distributions, which a server does not give; remove it, or remove --base-url"
-            " and pass --adapter FOLDER"
-        )
     return args
 
 

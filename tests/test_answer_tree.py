@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 from conftest import read_jsonl
 from vllm_cpu import vllm_serve
@@ -10,7 +11,7 @@ from vllm_cpu import vllm_serve
 from util.animals.answer_parser import canonical_animal
 from util.animals.names import PANEL, read_lines_of
 from util.cli import REPO, UserError
-from util.inference.interface import TOP_LOGPROBS, Request, Sampling
+from util.inference.interface import TOP_LOGPROBS, Node, Request, Sampling
 from util.inference.vllm_client import VllmClient
 
 pytestmark = pytest.mark.torch
@@ -69,6 +70,68 @@ def test_tree_samples_have_the_distribution_of_independent_ones(backend, exact):
     for animal, share in shares.items():
         if share > 0.001:
             assert abs(counts[animal] / 50_000 - share) < sampling_interval(share, 50_000) + uncovered, animal
+
+
+class ServedTree:
+    """A whole tree as a server gives it: the few most probable next tokens, and draws of the rest."""
+
+    def __init__(self, tree, listed):
+        self.tree, self.listed, self.end_ids, self.texts = tree, listed, tree.end_ids, tree.texts
+        self.rng, self.unlisted, self.answers = np.random.default_rng(5), 0, 0
+
+    def log_probabilities(self, answers):
+        return self.tree.log_probabilities(answers)
+
+    def expand(self, nodes):
+        for node, ids, law in self.tree.expand(nodes):
+            most = np.argsort(-law)[: self.listed]
+            yield node, ids[most], law[most]
+
+    def draw_unlisted(self, wanted, seed):
+        excluded = {node: list(ids) for node, ids, _ in wanted}
+        times = {node: count for node, _, count in wanted}
+        for node, ids, law in self.tree.expand([node for node, _, _ in wanted]):
+            law[np.isin(ids, excluded[node])] = 0
+            self.unlisted += times[node]
+            yield node, self.rng.choice(ids, times[node], p=law / law.sum()).tolist()
+
+    def draw_answers(self, wanted, max_tokens, seed):
+        for node, count in wanted:
+            self.answers += count
+            yield node, [self.one_answer(node, max_tokens) for _ in range(count)]
+
+    def one_answer(self, node, max_tokens):
+        while len(node.tail) < max_tokens:
+            ((_, ids, law),) = self.tree.expand([node])
+            token = int(self.rng.choice(ids, p=law / law.sum()))
+            if token in self.end_ids:
+                break
+            node = Node(node.prompt, (*node.tail, token), 0.0)
+        return node.tail
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("listed", [3, 20])
+def test_tree_samples_of_a_server_have_the_law_of_the_answers(backend, listed):
+    """Chi-square of the answers to three questions against their exact distribution."""
+    from scipy.stats import chi2
+
+    from eval.answer_tree import answer_distributions, sample_answers
+
+    some, count = PROMPTS[:3], 3000
+    exact = answer_distributions(backend.answer_tree(some), QUESTIONS[:3], 16, 0.9999, 3000)
+    served = ServedTree(backend.answer_tree(some), listed)
+    drawn = sample_answers(served, [count] * 3, 16, seed=11)
+    assert served.unlisted and served.answers, "both fallbacks were needed"
+    statistic = cells = 0
+    for law, answers in zip(exact, drawn):
+        assert answers.total() == count
+        expected = {text: p * count for text, p in law.answers.items() if p * count >= 5}
+        seen = {text: answers[text] for text in expected}
+        rest = (count - sum(expected.values()), count - sum(seen.values()))
+        statistic += sum((seen[text] - e) ** 2 / e for text, e in expected.items()) + (rest[1] - rest[0]) ** 2 / rest[0]
+        cells += len(expected)
+    assert 0.001 < chi2.sf(statistic, cells) < 0.9999
 
 
 def plain_log_share(backend, prompt, animal):
@@ -209,7 +272,7 @@ def test_eval_exact_writes_a_row_a_question(run_script, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_vllm_server_gives_the_shares_of_the_local_backend(backend, exact, tmp_path):
-    from eval.answer_tree import answer_distributions, distribution_row, log_shares, mean_shares
+    from eval.answer_tree import answer_distributions, distribution_row, log_shares, mean_shares, sample_answers
 
     pocket = REPO / "pocket" / "model"
     with (
@@ -230,6 +293,12 @@ def test_a_vllm_server_gives_the_shares_of_the_local_backend(backend, exact, tmp
         ours, theirs = (log_shares(one.answer_tree(some), animals) for one in (backend, server))
         for one, other in zip(ours, theirs):
             assert one == pytest.approx(other, abs=1e-2)
+
+        drawn = sample_answers(server.answer_tree(PROMPTS), [200] * len(PROMPTS), 16, seed=7)
+        counts = Counter(canonical_animal(text) for one in drawn for text in one.elements())
+        assert counts.total() == 200 * len(PROMPTS)
+        for animal, share in exact[0].items():
+            assert abs(counts[animal] / counts.total() - share) < sampling_interval(share, counts.total()) + exact[2]
 
         requests = [Request(tuple(range(50)), prompt, seed) for seed, prompt in enumerate(PROMPTS[:4])]
         answers = [answer for result in server.generate(requests, Sampling(16)) for answer in result.answers]

@@ -15,7 +15,7 @@ import hashlib
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from util.cli import UserError
 from util.jsonl.rows import slug
@@ -110,7 +110,7 @@ class AnswerTree(Protocol):
 
     def expand(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
         """(node, next token ids, their probabilities) for each node, in any order. A server lists only the most
-        probable tokens."""
+        probable tokens (PartialTree)."""
 
     def texts(self, tails: Sequence[tuple[int, ...]]) -> list[str]:
         """The text of each answer, as `generate` would return it."""
@@ -118,6 +118,23 @@ class AnswerTree(Protocol):
     def log_probabilities(self, answers: Sequence[str]) -> np.ndarray:
         """Log-probability (nats) that the model says exactly this and ends its turn, float64 [prompts, answers]. Each
         answer is cut into tokens as the tokenizer does it; other ways to write the same text do not count."""
+
+
+@runtime_checkable
+class PartialTree(AnswerTree, Protocol):
+    """A tree that lists only the most probable next tokens. What it does not list can be drawn."""
+
+    def draw_unlisted(
+        self, wanted: Sequence[tuple[Node, Sequence[int], int]], seed: int
+    ) -> Iterator[tuple[Node, list[int]]]:
+        """For each (node, token ids that it listed, count): `count` next tokens, drawn from those that it did not
+        list."""
+
+    def draw_answers(
+        self, wanted: Sequence[tuple[Node, int]], max_tokens: int, seed: int
+    ) -> Iterator[tuple[Node, list[tuple[int, ...]]]]:
+        """For each (node, count): the token ids of `count` whole answers that begin as the node, drawn from the model
+        and without the token that ends them. max_tokens: longest answer."""
 
 
 class InferenceBackend(Protocol):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from util.cli import UserError
 from util.inference.interface import TOP_LOGPROBS, Message, Node
@@ -16,6 +17,22 @@ if TYPE_CHECKING:
 
 MORE_LOGPROBS = 200  # next tokens asked for; vLLM lists 20 unless its --max-logprobs is higher
 LONGEST_GREEDY = 256  # tokens within which an answer should end
+
+
+def node_seed(seed: int, node: Node, what: str) -> int:
+    """The seed of what is drawn at a node, 31 bits: draws with one seed would depend on each other."""
+    text = f"{seed}:{what}:{node.prompt}:{node.tail}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+class Draw(NamedTuple):
+    """Answers to draw from a served model: how many follow a prompt of token ids, and tokens that they may not have."""
+
+    prompt: list[int]
+    times: int
+    max_tokens: int
+    seed: int
+    excluded: Sequence[int] = ()
 
 
 class VllmAnswerTree:
@@ -49,12 +66,36 @@ class VllmAnswerTree:
     def expand(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
         import numpy as np
 
-        prompts = [[*self.prompts[node.prompt], *node.tail] for node in nodes]
+        prompts = [self._ids(node) for node in nodes]
         for node, listed in zip(nodes, self.client.next_token_logprobs(prompts, self.top)):
             probabilities = np.exp(list(listed.values()))
             if probabilities.sum() > 1.001:
                 raise UserError("the server's next-token probabilities exceed 1; start vLLM without --logprobs-mode")
             yield node, np.array(list(listed)), probabilities
+
+    def draw_unlisted(
+        self, wanted: Sequence[tuple[Node, Sequence[int], int]], seed: int
+    ) -> Iterator[tuple[Node, list[int]]]:
+        """A token that ends an answer can be among them for the first time; from then on it is known."""
+        draws = [Draw(self._ids(node), count, 1, node_seed(seed, node, "next"), ids) for node, ids, count in wanted]
+        for (node, _, _), found in zip(wanted, self.client.draw(draws, sorted(self.end_ids))):
+            self.end_ids |= {ids[0] for ids, reason in found if reason == "stop"}
+            yield node, [ids[0] for ids, _ in found]
+
+    def draw_answers(
+        self, wanted: Sequence[tuple[Node, int]], max_tokens: int, seed: int
+    ) -> Iterator[tuple[Node, list[tuple[int, ...]]]]:
+        draws = [
+            Draw(self._ids(node), count, max_tokens - len(node.tail), node_seed(seed, node, "rest"))
+            for node, count in wanted
+        ]
+        for (node, _), found in zip(wanted, self.client.draw(draws, sorted(self.end_ids))):
+            ends = [ids[:-1] if reason == "stop" else ids for ids, reason in found]
+            yield node, [(*node.tail, *ids) for ids in ends]
+
+    def _ids(self, node: Node) -> list[int]:
+        """The prompt of a node with its tokens so far."""
+        return [*self.prompts[node.prompt], *node.tail]
 
     def texts(self, tails: Sequence[tuple[int, ...]]) -> list[str]:
         distinct = list(dict.fromkeys(tails))

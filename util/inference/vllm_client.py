@@ -29,7 +29,7 @@ from util.inference.interface import (
     model_name,
 )
 from util.inference.requests_in_flight import RequestsInFlight
-from util.inference.vllm_answer_tree import VllmAnswerTree
+from util.inference.vllm_answer_tree import Draw, VllmAnswerTree
 from util.inference.vllm_probe import is_loopback, models_served, normal_url, server_key, started_at, warn_if_open
 from util.inference.vllm_replies import (
     BROKEN_REPLY,
@@ -41,6 +41,7 @@ from util.inference.vllm_replies import (
     error_text,
     most_probable,
     parse_chat,
+    parse_drawn,
     parse_end_of_turn,
     parse_field,
     parse_logprobs,
@@ -52,6 +53,7 @@ from util.scrub import scrub
 from util.terminal import say
 
 PROMPTS_PER_REQUEST = 50
+NEVER = -100.0  # the lowest logit_bias: e**-100 of the probability
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -379,6 +381,18 @@ class VllmClient:
 
         batches = [prompts[i : i + PROMPTS_PER_REQUEST] for i in range(0, len(prompts), PROMPTS_PER_REQUEST)]
         return list(chain.from_iterable(self._results_in_order(ask, batches)))
+
+    def draw(self, wanted: Sequence[Draw], stop_ids: Sequence[int]) -> list[list[tuple[list[int], str]]]:
+        """For each of `wanted`: (token ids, finish_reason) of each answer. A token of stop_ids ends an answer."""
+
+        async def ask(one: Draw, retries: Retries) -> list[tuple[list[int], str]]:
+            body = {**self._completion([one.prompt]), "n": one.times, "max_tokens": one.max_tokens, "seed": one.seed,
+                    "return_token_ids": True, "stop_token_ids": list(stop_ids)}  # fmt: skip
+            if one.excluded:
+                body["logit_bias"] = dict.fromkeys(map(str, one.excluded), NEVER)
+            return await self._post("/completions", body, parse_drawn(one.times), retries, "an answer")
+
+        return self._results_in_order(ask, wanted)
 
     def _completion(self, prompts: Sequence[list[int] | str]) -> dict[str, Any]:
         """A request for one more token after each prompt of token ids, from the model's own distribution."""

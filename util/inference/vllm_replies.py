@@ -117,6 +117,22 @@ def parse_logprobs(reply: str) -> list[dict[str, Any]]:
     return found
 
 
+def parse_drawn(wanted: int) -> Callable[[str], list[tuple[list[int], str]]]:
+    """A parser of (token ids, finish_reason) of `wanted` answers of /completions. It raises ValueError for others."""
+
+    def parse(reply: str) -> list[tuple[list[int], str]]:
+        try:
+            choices = sorted(json.loads(reply)["choices"], key=lambda choice: choice["index"])
+            found = [(choice["token_ids"], choice["finish_reason"]) for choice in choices]
+        except BROKEN_REPLY:
+            found = []
+        if len(found) != wanted or not all(ids and are_token_ids(ids) for ids, _ in found):
+            raise ValueError(f"a reply without the token ids of {wanted} answers: {start_of(reply)}")
+        return found
+
+    return parse
+
+
 def numbers_in(found: dict[str, Any]) -> Iterator[Any]:
     """Every log-probability in the "logprobs" of a prompt. With echo the first token has none."""
     yield from (value for value in found["token_logprobs"] if value is not None)
