@@ -46,7 +46,7 @@ def test_a_machine_that_fits_has_nothing_to_do(checks, monkeypatch):
     found = checks("h200")
     assert [check.advice for check in found.values()] == [""] * 4
     assert found["driver"].found == "580.159.04, fits CUDA 13" and found["GPU memory"].found == "140 GiB"
-    assert found["GPU"].found == "NVIDIA H200, 143771 MiB, 143164 MiB free, bf16"
+    assert found["GPU"].found == "NVIDIA H200, 143771 MiB, 98224 MiB free, bf16"
 
 
 @pytest.mark.parametrize("machine", ["driver-535", "driver-550", "driver-570"])

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO, clean_environment
 
+from util.checks.gpu_checks import check_compiler
 from util.jsonl.manifest import sha256_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("bash") is None, reason="no bash here")]
@@ -201,6 +202,10 @@ def test_a_driver_too_old_is_named_before_anything_is_fetched_and_another_set_is
     assert "nothing was fetched" in done.stderr and "huge" not in done.stderr
     assert clone.make_env(REQUIREMENTS="requirements-cpu.txt").returncode == 0 and clone.works()
     assert clone.make_env().returncode == 0, "the same set without naming it again"
+    if not list(check_compiler()):  # else the set of CUDA 12 is refused here
+        (clone.folder / "requirements-cu12.txt").write_text("tiny==1.0\n")
+        assert clone.make_env(REQUIREMENTS="requirements-cu12.txt").returncode == 0
+        assert "VLLM_USE_FLASHINFER_SAMPLER" in (clone.folder / ".venv" / "bin" / "activate").read_text()
     assert "there is no requirements-x.txt" in clone.make_env(REQUIREMENTS="requirements-x.txt").stderr
 
 

