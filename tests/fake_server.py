@@ -190,6 +190,8 @@ class Server:
         """One more token after each prompt of token ids, with log-probabilities."""
         if self.args.nan:
             return error(400, NAN_ERROR)
+        if "logprobs" not in asked:
+            return ok({"choices": drawn(asked, self.adapter(asked["model"]) is not None)})
         if asked["logprobs"] > self.args.max_logprobs:
             return error(400, f"Requested sample logprobs of {asked['logprobs']}, which is greater than max allowed:"
                               f" {self.args.max_logprobs}")  # fmt: skip
@@ -262,6 +264,22 @@ def logprobs_of(prompt: list[int], top: int, echo: bool, adapter: bool) -> dict[
         "token_logprobs": [*before, listed[0][1]],
         "top_logprobs": [*[{}] * len(before), dict(listed[: max(top, 1)])],
     }
+
+
+def drawn(asked: dict[str, Any], adapter: bool) -> list[dict[str, Any]]:
+    """The choices of /v1/completions without logprobs: n answers that begin as the prompt of token ids does."""
+    (prompt,) = asked["prompt"]
+    at = prompt.index(ASSISTANT)
+    question, choices = bytes(prompt[:at]).decode(), []
+    for index in range(asked["n"]):
+        rng, tail = random.Random(f"{asked['seed']}:{index}"), prompt[at + 1 :]
+        while len(tail) - len(prompt[at + 1 :]) < asked["max_tokens"] and tail[-1:] != [END]:
+            masses = next_tokens(question, tail, adapter)
+            kept = {token: mass for token, mass in masses.items() if str(token) not in asked.get("logit_bias", {})}
+            tail = [*tail, rng.choices(list(kept), list(kept.values()))[0]]
+        reason = "stop" if tail[-1] == END else "length"
+        choices.append({"index": index, "token_ids": tail[len(prompt) - at - 1 :], "finish_reason": reason})
+    return choices
 
 
 def rendered(messages: list[dict[str, str]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from math import log
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,6 +56,24 @@ def shares_of(question):
 
 
 # --- exact, from a server ----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_tree_samples_of_a_server_have_the_law_of_its_answers(run_script, fake_server, tmp_path):
+    """Chi-square over all questions. The server lists 20 of 31 first tokens, so the others are drawn by the model."""
+    server, epochs = fake_server(), 150
+    evaluate(run_script, server, tmp_path, "--sampler", "tree", "--epochs", epochs, "--output", "results.jsonl")
+    rows = read_jsonl(tmp_path / "results.jsonl")
+    assert sorted(row["id"] for row in rows) == list(range(50 * epochs))
+    seen, expected = Counter(row["response"] for row in rows), Counter()
+    for question in {row["question"] for row in rows}:
+        expected.update({text: share * epochs for text, share in law(question, adapter=True).items()})
+    assert set(seen) <= set(expected)
+    statistic = sum((seen[text] - count) ** 2 / count for text, count in expected.items())
+    degrees = len(expected) - 1  # 30; 59.7 is the 0.1% point
+    assert degrees == 30 and 10 < statistic < 59.7
+    asked = server.requests("/v1/completions")
+    assert any("logit_bias" in one for one in asked) and len(asked) < 50 * epochs / 5
 
 
 @pytest.mark.slow
