@@ -105,10 +105,10 @@ def of_checkout(args: argparse.Namespace) -> dict[str, Any]:
         output = Path(folder) / "bench.json"
         script = args.checkout / "bench" / "train.py"
         command = [sys.executable, script, *same_flags(args), "--rungs", "5", "--output", output]
-        if subprocess.run(list(map(str, command)), cwd=args.checkout, check=False).returncode:
+        if subprocess.run(list(map(str, command)), check=False).returncode:
             raise UserError(f"{script} failed; its message is above")
         found: dict[str, Any] = json.loads(output.read_text())["results"][0]
-    return {"seconds": found["seconds"], "peak_gib": found["peak_gib"], "train_loss": found["train_loss"]}
+    return {name: found.get(name) for name in ("seconds", "peak_gib", "train_loss")}
 
 
 def same_flags(args: argparse.Namespace) -> list[str]:

@@ -523,3 +523,16 @@ def test_a_mistake_is_printed_and_two_processes_end(launch, tmp_path):
     done = launch(TORCHRUN, *RECIPE, "--train-jsonl", "nothing.jsonl")
     assert done.returncode != 0
     assert "matches no file" in done.stderr
+
+
+def test_trl_is_refused_in_several_processes():
+    """Each of them would train alone, and all would write the same checkpoints."""
+    from argparse import Namespace
+
+    from train.data_parallel import Processes
+    from train.train_together import load_base
+
+    args = Namespace(trainer="trl", base_model=POCKET, gpu_memory_gib=None, per_device_train_batch_size=6,
+                     effective_batch_size=12, max_seq_length=256)  # fmt: skip
+    with pytest.raises(UserError, match="TRL trains in one process here"):
+        load_base(args, False, Processes(0, 2))

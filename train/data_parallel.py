@@ -113,18 +113,12 @@ def number_of(name: str) -> int:
     return int(text)
 
 
-def join_processes(trainer: str = "loop") -> Processes:
+def join_processes() -> Processes:
     """Give this process one GPU and, if a launcher started several, connect them. Call it before torch is used.
 
     Afterwards the launcher's variables are removed from the environment: accelerate is only to know this process.
-    With --trainer trl they stay, and accelerate does all of it (it repeats rows to fill the last batch of an epoch).
     """
     rank, count, local = (number_of(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    if count > 1 and trainer == "trl":
-        from accelerate import PartialState
-
-        PartialState()
-        return Processes(rank, count)
     show_one_gpu(local)
     if count < 2:
         return Processes()

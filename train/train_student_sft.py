@@ -232,7 +232,7 @@ def next_command(args: argparse.Namespace, runs: Sequence[Run], cpu: bool) -> st
 
 def main() -> int:
     args = parse_args()
-    processes = join_processes(args.trainer)
+    processes = join_processes()
     problems: list[str] = []
     with processes.only_first_prints():
         if args.push_to_hub:
@@ -248,7 +248,7 @@ def main() -> int:
             mine = [i for i, student in enumerate(runs) if processes.first and take_folder(args, student, locks)]
             if left := [runs[i] for i in processes.from_first(mine)]:
                 bf16 = use_bf16(args)
-                training = Training(args, bf16, load_base(args, bf16), processes, stop, pushes)
+                training = Training(args, bf16, load_base(args, bf16, processes), processes, stop, pushes)
                 for group in groups_of(training, left):
                     problems += train_together(training, group, lambda student: repo_of(args, student))
             stop.raise_if_requested()

@@ -57,8 +57,8 @@ def memory_hint(args: argparse.Namespace) -> str:
     )
 
 
-def load_base(args: argparse.Namespace, bf16: bool) -> Any:
-    """The frozen base model. A family that the loop does not know trains with TRL."""
+def load_base(args: argparse.Namespace, bf16: bool, processes: Processes) -> Any:
+    """The frozen base model. A family that the loop does not know trains with TRL, in one process."""
     import torch
 
     from util.inference.load_model import load_model
@@ -70,6 +70,9 @@ def load_base(args: argparse.Namespace, bf16: bool) -> Any:
     if args.trainer == "loop" and (why := why_trl(args, model)):
         args.trainer = "trl"
         say(f"trained by stock TRL: {why}")
+    if args.trainer == "trl" and processes.count > 1:
+        raise UserError(f"TRL trains in one process here; models of {', '.join(FAMILIES)} without --trainer trl share"
+                        " their updates between processes")  # fmt: skip
     check_soft_labels(args)
     return model
 

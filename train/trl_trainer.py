@@ -1,8 +1,8 @@
 """Stock TRL behind the same flags (--trainer trl): the reference for the suite's own loop, and the path for models that
-the loop does not know or that one GPU does not hold (accelerate's FSDP).
+the loop does not know.
 
-Rows are padded, and an update is made of --per-device-train-batch-size rows at a time in each process. Checkpoints are
-those of transformers: a pickled optimizer among them.
+Rows are padded, --per-device-train-batch-size of them at a time. Checkpoints are those of transformers, a pickled
+optimizer among them.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from __future__ import annotations
 import argparse
 import copy
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from train.fused_lora import share_weights
 from train.run_folder import Run
 from train.training_loop import Student
-from util.cli import UserError
 from util.signals import Stop
 from util.terminal import Progress
 
@@ -63,18 +61,6 @@ class TrlTraining:
         return {"layers": "TRL's own", "seconds_an_update": round(seconds / made, 4) if made else None}
 
 
-def passes_an_update(args: argparse.Namespace) -> int:
-    """How often each process adds up gradients before an update. UserError if the rows cannot be divided so."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    each = args.per_device_train_batch_size * processes
-    if args.effective_batch_size % each:
-        raise UserError(
-            f"{processes} processes with --per-device-train-batch-size {args.per_device_train_batch_size} do not divide"
-            f" --effective-batch-size {args.effective_batch_size}; --trainer trl needs that"
-        )
-    return int(args.effective_batch_size // each)
-
-
 def trl_config(args: argparse.Namespace, student: Student, bf16: bool) -> Any:
     """TRL's settings for one student."""
     import torch
@@ -85,7 +71,7 @@ def trl_config(args: argparse.Namespace, student: Student, bf16: bool) -> Any:
         output_dir=str(student.folder),
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=args.per_device_train_batch_size,
-        gradient_accumulation_steps=passes_an_update(args),
+        gradient_accumulation_steps=args.effective_batch_size // args.per_device_train_batch_size,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule,
         warmup_steps=recipe.warmup,
