@@ -219,6 +219,8 @@ def time_here(args: argparse.Namespace, way: str, model: Callable[[], Any], data
 
 def time_all(args: argparse.Namespace, data: Any, mean: float) -> list[dict[str, Any]]:
     """The figures of every way. mean: tokens of a row."""
+    import torch
+
     results: list[dict[str, Any]] = []
     loaded: list[Any] = []
 
@@ -232,6 +234,7 @@ def time_all(args: argparse.Namespace, data: Any, mean: float) -> list[dict[str,
         students = args.students if way in ("students", "processes") else 1
         if way in ("processes", "checkout"):
             loaded.clear()
+            torch.cuda.empty_cache()
             found = in_processes(args) if way == "processes" else of_checkout(args)
         else:
             found = time_here(args, way, model, data)

@@ -20,6 +20,8 @@ from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any
 
+from train.padding_free import sent
+
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]  # all linears of a block
 WEIGHTS = "adapter_model.safetensors"
 
@@ -89,7 +91,11 @@ class Adapters:
 
         Each is [students, rows, columns]. The whole matrix is cast and cut at once, and so is its gradient joined.
         """
-        some = self.values if len(students) == len(self.values) else self.values[list(students)]
+        import torch
+
+        some = self.values
+        if len(students) < len(some):
+            some = some.index_select(0, sent(torch.tensor(students), some.device))
         parts = some.to(dtype).split(self.sizes, 1)
         return [part.view(-1, *shape) for part, shape in zip(parts, self.shapes)]
 

@@ -78,16 +78,18 @@ class FlatBatch:
     """[loss tokens, K], float32: of these tokens, 0 in places that are not used; the rest is all other tokens'"""
 
     def to(self, device: Any) -> FlatBatch:
-        """The batch on the device, sent without waiting for a GPU that is still busy with the update before."""
+        """The batch on the device."""
         import torch
 
-        if device.type != "cuda":
-            return self
-        parts: Any = {
-            name: value.pin_memory().to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for name, value in vars(self).items()
-        }
-        return FlatBatch(**parts)
+        parts: Any = vars(self)
+        return FlatBatch(
+            **{n: sent(part, device) if isinstance(part, torch.Tensor) else part for n, part in parts.items()}
+        )
+
+
+def sent(tensor: Any, device: Any) -> Any:
+    """A tensor of the CPU on the device, without waiting for a GPU that is still busy with the update before."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def flat_batch(rows_of: Sequence[Sequence[EncodedRow]], prefix: int, loss_tokens: Sequence[int]) -> FlatBatch:

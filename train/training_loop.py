@@ -28,7 +28,7 @@ from train.checkpoints import load_checkpoint, save_checkpoint
 from train.data_parallel import Processes
 from train.decoder import Decoder
 from train.fused_lora import Adapters, first_weights
-from train.padding_free import EncodedRow, flat_batch, loss_tokens, shared_prefix
+from train.padding_free import EncodedRow, flat_batch, loss_tokens, sent, shared_prefix
 from train.rows_at_once import choose_rows_at_once
 from train.schedule import rate_factor, warmup_updates
 from util.batches import batched
@@ -178,7 +178,7 @@ class TrainingLoop:
             self.begin(number, student, first[number])
         self.prefix = shared_prefix([row for student in students for row in student.rows])
         self.may_shrink = not exact
-        self.unread: tuple[list[tuple[int, int, float]], Any] | None = None
+        self.unread: tuple[list[tuple[int, int, float]], Any, Any] | None = None
         self.computed_tokens = self.loss_tokens = 0
         self.begun: list[float] = []  # when each update began
         self.rows_at_once, self.facts = self.choose_rows(asked, exact)
@@ -266,7 +266,7 @@ class TrainingLoop:
             student = self.students[number]
             made.append((number, student.done + 1, student.learning_rate()))
             student.done += 1
-        self.unread = made, torch.stack([losses, norms])
+        self.unread = made, torch.stack([losses, norms]).to("cpu", non_blocking=True), self.now()
         progress.add(len(training))
         waits = [s for s in (self.students[number] for number in training) if s.saves_now() or s.logs_now() or s.ended]
         if waits or self.device.type == "cpu":
@@ -282,16 +282,28 @@ class TrainingLoop:
                 self.end(student)
 
     def read_losses(self) -> None:
-        """Read the losses of the last update, which waits for the GPU, and let the students take note of them."""
+        """Read the losses of the last update, which waits until the GPU has made it; the students take note of them."""
         if self.unread is None:
             return
-        made, values = self.unread
+        made, values, there = self.unread
         self.unread = None
+        if there:
+            there.synchronize()
         losses, norms = values.tolist()
         for number, update, rate in made:
             self.students[number].learned(update, losses[number], norms[number], rate)
             if self.students[number].problem and len(self.students) > 1:
                 say(f"{self.students[number].name}: {self.students[number].problem}. The others continue")
+
+    def now(self) -> Any:
+        """A CUDA event at what was sent to the GPU last; None without a GPU."""
+        import torch
+
+        if self.device.type != "cuda":
+            return None
+        event = torch.cuda.Event()
+        event.record()
+        return event
 
     def should_stop(self) -> bool:
         """Whether a signal arrived, in any process."""
@@ -335,7 +347,7 @@ class TrainingLoop:
             parts = list(self.parts(mine))
             try:
                 for part in parts:
-                    losses[list(part)] += self.run_pass(part, counts)
+                    losses.index_add_(0, sent(torch.tensor(list(part)), self.device), self.run_pass(part, counts))
                 break
             except torch.OutOfMemoryError:
                 if not self.may_shrink:
