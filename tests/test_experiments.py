@@ -414,7 +414,7 @@ def test_what_experiments_share_is_done_once_and_never_again(pretended):
     assert "Nothing to be done" in pretended("mixing", "-n")
     plan = pretended("paraphrase", "-n")
     assert "rule student" in plan and "have changed" not in plan
-    assert "rule teachers_" not in plan
+    assert "rule teacher:" not in plan
     assert len(asked) == len(set(asked))
 
 
@@ -460,7 +460,7 @@ def test_published_results_stop_no_run_and_an_edited_experiment_runs_what_is_new
     experiment.write_text(experiment.read_text().replace("0.5", "0.75"))
     plan = pretended("mixing", "-n")
     assert "rule mix" in plan and "rule summarize" in plan
-    assert "rule teachers_" not in plan
+    assert "rule teacher:" not in plan
 
 
 @pytest.mark.slow
