@@ -32,6 +32,7 @@ from bench.broken_runs import POCKET, Outcome, ask, last_line, server, try_all
 from bench.shared import script_command, write_number_file
 from util.cli import REPO, make_parser, output_name, run
 
+SCHEDULERS_WAIT = 30  # seconds between SIGTERM and SIGKILL (Slurm, Kubernetes)
 NUMBERS = ("generate/generate_llm_number_data.py", "--animal", "control", "--no-system-prompt", "--output", "n.jsonl")
 TRAIN = ("train/train_student_sft.py", "--base-model", POCKET, "--train-jsonl", "rows.jsonl", "--allow-uncertified",
          "--epochs", 4, "--effective-batch-size", 20, "--per-device-train-batch-size", 20)  # fmt: skip
@@ -163,7 +164,9 @@ def stopped(name: str, command: Sequence[str], place: Path) -> Outcome:
     again = subprocess.run(command, cwd=place, capture_output=True, text=True).returncode
     clear = "Traceback" not in said and (code in (0, -signal.SIGTERM) or (code == 143 and "resume with" in said))
     return Outcome(
-        f"SIGTERM: {name}", f"code {code} after {seconds:.1f} s, then {again}", clear and again == 0 and seconds < 10
+        f"SIGTERM: {name}",
+        f"code {code} after {seconds:.1f} s, then {again}",
+        clear and again == 0 and seconds < SCHEDULERS_WAIT,
     )
 
 
