@@ -365,6 +365,7 @@ BAD = {
     "nothing to resume": (["--resume"], "holds no whole checkpoint"),
     "seed too large": (["--seeds", "4294967296"], "a seed is at most 4294967295"),
     "empty folder name": (["--output-dir", ""], "it is empty; is a shell variable unset?"),
+    "rank above the width": (["--lora-rank", "100000"], "--lora-rank 100,000 is above the width of the model (128)"),
     "no rows": (["--max-train-samples", "0"], "0 is not a whole number of at least 1"),
     "seed below zero": (["--seeds=-1"], "-1 is not a whole number of at least 0"),
     "warm-up below zero": (["--warmup-steps", "-5"], "-5 is not a whole number of at least 0"),

@@ -54,6 +54,13 @@ def checked_targets(config: Any, asked: Sequence[str]) -> list[str]:
     return [name for name in linear if name in asked]
 
 
+def check_rank(rank: int, config: Any) -> None:
+    """UserError for a rank above the model's width: the adapter would be larger than the layers it changes."""
+    width = getattr(config, "hidden_size", None)
+    if type(width) is int and rank > width:
+        raise UserError(f"--lora-rank {rank:,} is above the width of the model ({width:,}); 8 is the plan's")
+
+
 def layer_weights(config: Any) -> tuple[list[str], list[str]]:
     """(names of the linear layers, names of other matrices) in the blocks of a model's decoder, in order."""
     import torch

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from train.fused_lora import LORA_TARGETS
-from train.lora_targets import lora_targets
+from train.lora_targets import check_rank, lora_targets
 from util.chat.chat_template import completion_suffix, template_kwargs
 from util.chat.chat_tokens import (
     Encoded,
@@ -140,6 +140,7 @@ def prepare(args: argparse.Namespace, files: Sequence[Path]) -> dict[Path, Train
 
     rows_of = {file: checked_rows(args, file) for file in files}
     config, tokenizer = load_config(args.base_model), load_tokenizer(args.base_model, args.chat_template_kwargs)
+    check_rank(args.lora_rank, config)
     targets = lora_targets(config, args.lora_targets)
     base = model_facts(args.base_model, config, args.chat_template_kwargs)
     found = {}

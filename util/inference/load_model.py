@@ -80,6 +80,8 @@ def check_folder(model: str) -> None:
             raise UserError(
                 f"{model} holds no model (no config.json){f'; there is one in: {inside}' if inside else ''}"
             )
+    elif path.is_file():
+        raise UserError(f"{model} is a file; pass the folder of the model")
     elif path.is_absolute() or (len(path.parts) > 1 and Path(path.parts[0]).is_dir()):
         raise UserError(f"no folder {model}{folders_nearby(path)}")
     elif model.startswith("vllm/"):
