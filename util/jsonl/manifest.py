@@ -264,12 +264,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file as `write_lines` does."""
+    write_lines(path, [data])
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> None:
     """Replace a file in one step: temporary file beside it, fsync, rename, fsync of the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            file.writelines(lines)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from util.cli import PARTIAL, UserError, nonblank
-from util.jsonl.manifest import Manifest, manifest_path, new_manifest, sha256_file, sync_folder, write_json
+from util.jsonl.manifest import Manifest, manifest_path, new_manifest, sha256_file, sync_folder, write_json, write_lines
 from util.jsonl.rows import Row, dump_row, parse_row, read_lines, row_problem
 from util.scrub import scrub_json
 from util.terminal import counted, say
@@ -214,7 +214,7 @@ class RowFile:
         self.counts = dict(before.counts) if before else {}
         self._write_manifest("running", before)
         if state is State.EXTENDED and not self.partial.exists():
-            _write_lines(self.partial, (line + b"\n" for _, line in read_lines(self.path)))
+            write_lines(self.partial, (line + b"\n" for _, line in read_lines(self.path)))
         if self.partial.exists():
             self._repair()
         self._file = self.partial.open("ab", buffering=0)
@@ -284,7 +284,7 @@ class RowFile:
         if not bad and not failed and line.endswith(b"\n"):
             return
         self._set_aside([(problem, line) for problem, line in bad if line and problem != TORN])
-        _write_lines(self.partial, (line.strip() + b"\n" for line in _lines_at(self.partial, good)))
+        write_lines(self.partial, (line.strip() + b"\n" for line in _lines_at(self.partial, good)))
         if failed:
             say(f"{self.path}: {failed:,} rows failed; they are asked again")
         if bad or not failed:
@@ -366,8 +366,8 @@ class RowFile:
         dropped = [offset for _, offset, rejected in places if rejected]
         if dropped:
             unreadable = [line + b"\n" for _, line in self._reject_lines() if not _has_id(line)]
-            _write_lines(self.rejects, chain(unreadable, _lines_at(self.partial, dropped)))
-        _write_lines(self.path, _lines_at(self.partial, kept))
+            write_lines(self.rejects, chain(unreadable, _lines_at(self.partial, dropped)))
+        write_lines(self.path, _lines_at(self.partial, kept))
         self.partial.unlink()
         sync_folder(self.path.parent)
         self.complete, self.kept = True, len(kept)
@@ -505,19 +505,6 @@ def _has_id(line: bytes) -> bool:
     with suppress(ValueError):
         return "id" in parse_row(line)
     return False
-
-
-def _write_lines(path: Path, lines: Iterable[bytes]) -> None:
-    """Write lines to a temporary file beside `path`, fsync, and put it in place."""
-    temporary = path.with_name(path.name + ".new")
-    try:
-        with temporary.open("wb") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _lines_at(path: Path, offsets: Iterable[int]) -> Iterator[bytes]:
