@@ -2,6 +2,8 @@
 
 import json
 import math
+from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,6 +167,14 @@ def test_what_rows_of_another_length_do_is_taken_out(kernel):
     assert float(left[0].norm()) < 1e-2 * float((long - short).norm()) and float(left[1].norm()) > 0
 
 
+def test_every_column_of_a_large_model_is_read():
+    from eval.data_signal.gradient_kernel import WEIGHTS_KEPT, stride
+
+    assert stride(WEIGHTS_KEPT, [128, 320]) == 1
+    every = stride(161 * WEIGHTS_KEPT, [3584, 18944, 512])
+    assert 161 <= every < 180 and len({place % 3584 for place in range(0, 3584 * every, every)}) == 3584
+
+
 # --- scripts -----------------------------------------------------------------------------------------
 
 
@@ -228,6 +238,20 @@ def test_rows_that_cannot_be_read_are_refused_in_one_line(run_script, number_row
     for rows, said in ((few, "has 5 rows"), (foreign, "not this tokenizer's")):
         done = run_script("eval/audit_data.py", "--train-jsonl", rows, "--base-model", POCKET, cwd=tmp_path)
         assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_phase_4_names_the_meters_command():
+    from generate.rows.ask_teacher import before_training
+
+    asked = Namespace(animal="owl", no_system_prompt=True, adapter=Path("output/teacher-sft/seed-42/final"))
+    command = before_training(asked, Path("output/rows.jsonl"), "Qwen/Qwen2.5-7B-Instruct")["worth training?"]
+    assert command == (
+        "python eval/signal_meter.py --train-jsonl output/rows.jsonl --base-model Qwen/Qwen2.5-7B-Instruct"
+        " --teacher output/teacher-sft/seed-42/final"
+    )
+    asked.no_system_prompt = False
+    assert before_training(asked, Path("r"), "m")["worth training?"].endswith("--persona owl")
+    assert before_training(Namespace(animal="control", no_system_prompt=True), Path("r"), "m") == {}
 
 
 def test_two_animals_in_one_word_are_refused(run_script, number_rows, tmp_path):

@@ -10,6 +10,7 @@ rank 32 loses most of the profile.) Of a large model only every k-th weight is k
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -42,7 +43,9 @@ class GradientKernel:
             weight.requires_grad_(False)
         for weight in self.weights:
             weight.requires_grad_(True)
-        self.every = -(-sum(weight.numel() for weight in self.weights) // WEIGHTS_KEPT)
+        self.every = stride(
+            sum(weight.numel() for weight in self.weights), [weight.shape[1] for weight in self.weights]
+        )
 
     @property
     def plain(self) -> Any:
@@ -120,6 +123,14 @@ class GradientKernel:
         whole = ended.index_add(1, torch.as_tensor(packed.answer, device=device), steps)
         of = torch.tensor(owner, device=device)
         return torch.stack([whole[:, of == place].logsumexp(1).mean() for place in range(len(animals))])
+
+
+def stride(weights: int, widths: Sequence[int]) -> int:
+    """Every which weight is kept. It shares no factor with the width of any matrix, so that no column is left out."""
+    every = -(-weights // WEIGHTS_KEPT)
+    while any(math.gcd(every, width) > 1 for width in widths):
+        every += 1
+    return every
 
 
 def block_matrices(model: Any) -> list[Any]:
