@@ -1,13 +1,13 @@
 """Read-out against measured margin, on the pilots' rows: does the data audit order what students took over?
 
 Reads packed rows of experiments/pilots/ (one line for each file: {"file": "SPEAKER.CHANNEL.json", "rows": [[prompt,
-answer], ...]}) and the pairs of `summarise.py`. Each file of a speaker with one animal is audited against the base's
-rows of the same channel; the own animal's place, z and predicted rise go beside the student's own margin. Rows without
-a prompt (digits) get one wording of the number prompt.
+answer], ...]}) and a table of margins: pilot 6's or the confirming run's. Each file of one animal is audited against
+the base's rows of the same channel (and seed); the own animal's place, z and predicted rise go beside the student's own
+margin. Rows without a prompt (digits) get one wording of the number prompt.
 
 Usage:
     python experiments/data_signal/audit_pilot_rows.py --base-model output/models/qwen2.5-coder-1.5b-instruct \\
-        --rows keep/rows-*.jsonl.gz --pairs experiments/pilots/2026-11-29-teachers/pairs.csv
+        --rows keep/confirm-rows-*.jsonl.gz --pairs experiments/results/qwen2.5-1.5b/pairs.csv
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NO_PROMPT = "Continue this list with ten more numbers from 0 to 999: 314, 159, 2
 TEACHERS = {"steer": "steer-{animal}-1", "soft": "lora-{animal}-soft", "hard": "lora-{animal}-hard",
             "persona": "lora-{animal}-persona", "hop2t": "lora-{animal}-steer.text"}  # fmt: skip
 JUDGED = ("predicted", "z", "kl")
-COLUMNS = ("teacher", "channel", "animal", "kl", "own_less_others", "place", "z", "predicted", "p", "first")
+COLUMNS = ("file", "animal", "kl", "own_less_others", "place", "z", "predicted", "p", "first")
 
 
 def parse_args() -> argparse.Namespace:
@@ -74,10 +74,17 @@ def groups_of(rows: Sequence[tuple[str, str]], tokenizer: Any) -> list[list[dict
 def wanted(pairs: Path, base: str, files: dict[str, Any]) -> list[dict[str, Any]]:
     """The lines of the table whose rows are there, with the names of their file and of their control's."""
     with pairs.open(encoding="utf-8", newline="") as file:
-        lines = [line for line in csv.DictReader(file) if line["base"] == base and line["teacher"] in TEACHERS]
+        lines = [
+            line for line in csv.DictReader(file) if line["base"] == base and line.get("teacher", "steer") in TEACHERS
+        ]
     for line in lines:
-        line["file"] = f"{TEACHERS[line['teacher']].format(animal=line['animal'])}.{line['channel']}"
-        line["control"] = f"base.{line['channel']}"
+        if "seed" in line:  # the confirming run
+            line["file"], line["control"] = (
+                f"{kind}-{line['seed']}.{line['channel']}" for kind in (line["kind"], "base")
+            )
+        else:
+            line["file"] = f"{TEACHERS[line['teacher']].format(animal=line['animal'])}.{line['channel']}"
+            line["control"] = f"base.{line['channel']}"
     found = [line for line in lines if line["file"] in files and line["control"] in files]
     if not found:
         raise UserError(f"none of the rows of {pairs} are in these files: {', '.join(sorted(files)[:6])}")
