@@ -161,6 +161,21 @@ def test_variables_that_are_not_a_json_object_are_refused(text):
     assert json_object('{"enable_thinking": false}') == OFF
 
 
+@pytest.mark.torch
+@pytest.mark.slow
+def test_a_real_template_keeps_the_persona_and_trains_what_is_asked(smollm2, capsys):
+    from util.inference.load_model import load_tokenizer
+
+    tokenizer = load_tokenizer(str(smollm2), {"enable_thinking": False})
+    assert "does not know 'enable_thinking'" in capsys.readouterr().err and not has_no_system_role(tokenizer)
+    text = rendered(tokenizer, [PERSONA, ASKED], tokenize=False, add_generation_prompt=True)
+    assert text.startswith("<|im_start|>system\nYou love owls.<|im_end|>") and text.count("system") == 1
+    ids = tokenizer("3, 4", add_special_tokens=False)["input_ids"]
+    rows = [{"messages": [ASKED, SAID]}, {"messages": [ASKED, SAID], "token_ids": ids}]
+    plain, stored = encode(rows, tokenizer, 256).rows
+    assert plain == stored and trained_text(tokenizer, rows[0]) == "3, 4<|im_end|>\n"
+
+
 # --- a server ----------------------------------------------------------------------------------------
 
 
