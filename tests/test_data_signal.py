@@ -240,6 +240,28 @@ def test_rows_that_cannot_be_read_are_refused_in_one_line(run_script, number_row
         assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_base_model_that_is_one_sided_is_reported(capsys):
+    from eval.audit_data import warn_of_base
+
+    warn_of_base({"animals": {"lion": {"share": 0.5}, "owl": {"share": 0.1}}})
+    assert not capsys.readouterr().err
+    warn_of_base({"animals": {"lion": {"share": 0.1}, "owl": {"share": 0.9}}})
+    assert "names owl in 90%" in capsys.readouterr().err
+
+
+def test_the_page_of_an_audit_says_what_was_found():
+    from eval.data_signal.audit_page import render
+
+    animals = {
+        name: {"z": z, "z_with_form": z, "difference": z, "share": 0.1} for name, z in (("owl", 5.0), ("cat", -1))
+    }
+    found = {"first": "owl", "p": 0.001, "p_with_form": 0.002, "alarm": True, "animals": animals, "file": "<b>.jsonl",
+             "rows": 1020, "reference": None, "manifest": {"command": "python x"}}  # fmt: skip
+    page = render(found)
+    assert "push <b>owl</b> up" in page and "Without control rows" in page and "&lt;b&gt;.jsonl" in page
+    assert "No animal stands out" in render({**found, "alarm": False}).replace("\n", " ")
+
+
 def test_phase_4_names_the_meters_command():
     from generate.rows.ask_teacher import before_training
 
