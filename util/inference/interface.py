@@ -151,7 +151,8 @@ class InferenceBackend(Protocol):
 
     @property
     def is_adapter(self) -> bool | None:
-        """Whether the model is a LoRA adapter on another; None if the server does not say (other servers than vLLM)."""
+        """Whether the model is another one with a LoRA adapter or a steering vector on it; None if the server does not
+        say (other servers than vLLM)."""
 
     @property
     def base_model(self) -> str:
@@ -175,7 +176,7 @@ class InferenceBackend(Protocol):
         self, prompts: list[list[int]], top: int = TOP_LOGPROBS, *, without_adapter: bool = False
     ) -> list[dict[int, float]]:
         """For each prompt of token ids: the `top` most probable next token ids with exact log-probabilities (nats).
-        without_adapter: those of the base model, if this model is an adapter on it."""
+        without_adapter: those of the base model, without adapter and steering vector."""
 
     def answer_tree(self, prompts: Sequence[list[Message]]) -> AnswerTree:
         """The tree of answers to these messages."""

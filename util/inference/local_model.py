@@ -25,6 +25,7 @@ from util.inference.interface import (
 from util.inference.load_model import end_of_turn_ids, load_model, load_tokenizer, model_facts, put_adapter
 from util.inference.local_answer_tree import LocalAnswerTree
 from util.inference.local_sampling import NumberMask, check_finite, draw, most_probable_tokens, row_uniforms
+from util.inference.steering import Steering
 from util.jsonl.manifest import adapter_sha256
 from util.signals import raise_if_stopped
 from util.terminal import announced
@@ -41,8 +42,10 @@ class LocalModel:
     """
 
     def __init__(self, model: str, adapter: Path | None = None, *, batch_size: int,
-                 template_kwargs: Mapping[str, Any] | None = None):  # fmt: skip
-        """template_kwargs: what the chat template is given (--chat-template-kwargs)."""
+                 template_kwargs: Mapping[str, Any] | None = None, steering: tuple[Path, float] | None = None
+                 ):  # fmt: skip
+        """template_kwargs: what the chat template is given (--chat-template-kwargs). steering: the file of a vector and
+        its strength."""
         self.model_id, self.adapter, self.batch_size = model, adapter, batch_size
         self.on_part: Callable[[float, int], None] = lambda part, rows: None
         with announced(f"loading {model}"):
@@ -52,6 +55,12 @@ class LocalModel:
         facts = model_facts(model, self.model.config, template_kwargs)
         self._facts = {"engine": "embedded", **facts, "batch_size": batch_size}
         self.name = model_name(model)
+        self.steering: Steering | None = None
+        if steering is not None:
+            path, strength = steering
+            self.steering = Steering(self.model, facts, path, strength)
+            self._facts["steering"] = self.steering.facts
+            self.name = f"{path.stem}-strength-{strength:g}"
         if adapter is not None:
             self.model = put_adapter(self.model, adapter)
             self._facts["adapter_sha256"] = adapter_sha256(adapter)
@@ -68,7 +77,7 @@ class LocalModel:
 
     @property
     def is_adapter(self) -> bool:
-        return self.adapter is not None
+        return self.adapter is not None or self.steering is not None
 
     @property
     def folds_system(self) -> bool:
@@ -200,8 +209,9 @@ class LocalModel:
         import torch
 
         found: list[dict[int, float]] = []
-        off = self.model.disable_adapter() if without_adapter and self.is_adapter else nullcontext()
-        with torch.inference_mode(), off:
+        adapter_off = self.model.disable_adapter() if without_adapter and self.adapter else nullcontext()
+        steering_off = self.steering.off() if without_adapter and self.steering else nullcontext()
+        with torch.inference_mode(), adapter_off, steering_off:
             for start in range(0, len(prompts), self.batch_size):
                 logits, _, _ = self.read_prompts(prompts[start : start + self.batch_size])
                 values, ids = logits.log_softmax(-1).topk(min(top, logits.shape[-1]))

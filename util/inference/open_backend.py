@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from util.cli import UserError, json_object, nonblank, positive_float, positive_int
+from util.cli import UserError, input_file, json_object, nonblank, positive_float, positive_int
 from util.inference.adapter_config import read_adapter_config
 from util.inference.check_adapter import check_adapter
 from util.inference.interface import InferenceBackend
@@ -28,6 +28,9 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
         help="with a server: the name it serves (vllm/NAME also works); without: a hub id or folder",
     )
     group.add_argument("--adapter", type=Path, help="PEFT adapter folder to put on the model")
+    group.add_argument("--steering-vector", type=input_file,
+                       help="without a server: a file of generate/make_steering_vector.py")  # fmt: skip
+    group.add_argument("--steering-strength", type=positive_float, default=1.0, help="times the steering vector")
     group.add_argument(
         "--base-url",
         type=nonblank,
@@ -61,6 +64,12 @@ def open_backend(args: argparse.Namespace) -> InferenceBackend:
         check_adapter(args.adapter)
         warn_of_base(args.adapter, args.model)
     if args.base_url:
+        if args.steering_vector:
+            raise UserError(
+                "--steering-vector needs the model in this process, and --base-url (or the environment's"
+                f" {BASE_URL}) names a server; leave one of them out, or put the preference into an adapter: write"
+                " rows with --store-logprobs, train on them with --soft-labels, and serve that"
+            )
         if args.base_url == os.environ.get(BASE_URL, "").strip():
             say(f"{BASE_URL} is set: asking the server at {scrub(args.base_url)}")
         if "?" in args.base_url:
@@ -81,7 +90,14 @@ def open_backend(args: argparse.Namespace) -> InferenceBackend:
         say(f"{BASE_URL} is set but empty: the model runs in this process")
     from util.inference.local_model import LocalModel
 
-    return LocalModel(args.model, args.adapter, batch_size=args.batch_size, template_kwargs=args.chat_template_kwargs)
+    steering = (args.steering_vector, args.steering_strength) if args.steering_vector else None
+    return LocalModel(
+        args.model,
+        args.adapter,
+        batch_size=args.batch_size,
+        template_kwargs=args.chat_template_kwargs,
+        steering=steering,
+    )
 
 
 def warn_of_base(adapter: Path, model: str) -> None:
