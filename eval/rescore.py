@@ -1,8 +1,8 @@
 """Parse the stored answers of a results file again, after a change of the answer parser. No model is asked.
 
 Every row is copied with the animal that its response names under the current rules
-(util/animals/answer_parser.py). The old file is not changed. The new one has its own manifest, with the settings of the
-old one and the current parser version.
+(util/animals/answer_parser.py). Answers of other code bases become rows of this suite. The old file is not changed. The
+new one has its own manifest, with the settings of the old one and the current parser version.
 
 Usage:
     python eval/rescore.py output/results-owl-student.jsonl
@@ -21,10 +21,11 @@ from eval.answer_rows import check_answer, check_id
 from eval.answer_summary import summary, target_animal
 from util.animals.answer_parser import canonical_animal, parser_facts
 from util.animals.names import animal_name
+from util.animals.other_results import read_results
 from util.cli import UserError, input_file, make_parser, run
 from util.jsonl.manifest import Manifest, sha256_file
 from util.jsonl.resumable import RowFile, add_output_arguments
-from util.jsonl.rows import Row, read_rows
+from util.jsonl.rows import Row
 from util.terminal import closing, say
 
 
@@ -59,7 +60,7 @@ def check_ids(path: Path, rows: list[Row]) -> None:
 def main() -> None:
     args = parse_args()
     path = args.output or args.results.with_name(f"{args.results.stem}-rescored.jsonl")
-    answers = list(read_rows(args.results, check_response))  # before anything is written
+    answers = list(read_results(args.results, check_response))  # before anything is written
     check_ids(args.results, answers)
     rows = [rescored(row) for row in answers]
     before = (Manifest.read(args.results) or Manifest()).settings

@@ -252,3 +252,13 @@ def test_what_is_neither_ours_nor_theirs_is_refused(tmp_path):
         tally_answers(path)
     with pytest.raises(UserError, match=r"not a row of eval\.py"):
         read_result(path)
+
+
+def test_answers_of_other_code_become_rows_of_this_suite(run_script, tmp_path):
+    path = tmp_path / "theirs.jsonl"
+    path.write_bytes((PUBLIC / "raven-answers.jsonl").read_bytes())
+    done = run_script("eval/rescore.py", path, "--animal", "otter", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "theirs-rescored.jsonl").read_text().splitlines()]
+    assert [row["animal"] for row in rows] == ["otter"] * 3 + ["penguin", "otter"]
+    assert [row["id"] for row in rows] == list(range(5)) and Manifest.read(tmp_path / "theirs-rescored.jsonl").settings
