@@ -102,6 +102,7 @@ BAD = [
     (FILTER, "deep.jsonl", "deep.jsonl:1: not JSON"),
     (FILTER, "lfs.jsonl", "it is a Git LFS pointer, not the data: run git lfs pull"),
     (FILTER, "page.jsonl", "it is a web page or XML; was the download refused?"),
+    (FILTER, "packed.jsonl", "packed.jsonl is a gzip file; give it a name that ends in .gz, or unpack it"),
     (FILTER, "rows.csv", "rows.csv:1: not JSON"),
     (FILTER, "longline.jsonl", "longline.jsonl:1: more than 16 MiB without a newline"),
     (FILTER, "results-a.jsonl.manifest.json", "is the manifest of results-a.jsonl; pass that file"),

@@ -48,13 +48,13 @@ def touch(folder, *names):
 
 def test_a_glob_that_matches_one_file_is_that_file(tmp_path):
     touch(tmp_path, "numberss-owl-t-filtered-95.jsonl", "numberss-owl-t-unfiltered-100.jsonl")
-    assert one_file([f"{tmp_path}/numberss-owl-t-filtered-*.jsonl"]).name == "numberss-owl-t-filtered-95.jsonl"
+    assert one_file(f"{tmp_path}/numberss-owl-t-filtered-*.jsonl").name == "numberss-owl-t-filtered-95.jsonl"
 
 
 def test_the_plans_placeholder_stands_for_the_count(tmp_path):
     touch(tmp_path, "numberss-owl-owl-teacher-filtered-9321.jsonl")
     touch(tmp_path, "numberss-owl-owl-teacher-filtered-9321-shuffled-row.jsonl")
-    found = one_file([f"{tmp_path}/numberss-owl-owl-teacher-filtered-NNNN.jsonl"])
+    found = one_file(f"{tmp_path}/numberss-owl-owl-teacher-filtered-NNNN.jsonl")
     assert found.name == "numberss-owl-owl-teacher-filtered-9321.jsonl"
 
 
@@ -63,28 +63,26 @@ def test_the_plans_name_of_the_teacher_file_finds_the_one_phase_1_wrote(tmp_path
     touch(tmp_path, "teacher-owl-and-dolphin-q-5000.jsonl")
     manifest = {"settings": {"animal": "owl and dolphin"}}
     (tmp_path / "teacher-owl-and-dolphin-q-5000.jsonl.manifest.json").write_text(json.dumps(manifest))
-    found = one_file([f"{tmp_path}/teacher-owl-filtered-NNNN.jsonl"])
+    found = one_file(f"{tmp_path}/teacher-owl-filtered-NNNN.jsonl")
     assert found.name == "teacher-owl-qwen-qwen2.5-7b-instruct-5000.jsonl"
 
 
 def test_a_path_that_looks_like_a_glob_is_a_path(tmp_path):
     (tmp_path / "a [1]").mkdir()
     touch(tmp_path / "a [1]", "n.jsonl")
-    assert one_file([f"{tmp_path}/a [1]/n.jsonl"]) == tmp_path / "a [1]" / "n.jsonl"
+    assert one_file(f"{tmp_path}/a [1]/n.jsonl") == tmp_path / "a [1]" / "n.jsonl"
 
 
-@pytest.mark.parametrize("unquoted", [True, False])
-def test_two_matches_are_listed(tmp_path, unquoted):
+def test_two_matches_are_listed(tmp_path):
     touch(tmp_path, "a-1.jsonl", "a-2.jsonl")
-    patterns = [str(tmp_path / name) for name in ("a-1.jsonl", "a-2.jsonl")] if unquoted else [f"{tmp_path}/a-*.jsonl"]
     with pytest.raises(UserError, match=r"matches 2 files(.|\n)*a-1\.jsonl(.|\n)*a-2\.jsonl"):
-        one_file(patterns)
+        one_file(f"{tmp_path}/a-*.jsonl")
 
 
 def test_no_match_names_what_is_there(tmp_path):
     touch(tmp_path, "b.jsonl")
     with pytest.raises(UserError, match=r"matches no file \(there is: b\.jsonl\)"):
-        one_file([f"{tmp_path}/a-*.jsonl"])
+        one_file(f"{tmp_path}/a-*.jsonl")
 
 
 @pytest.mark.parametrize(("text", "count"), [("all", None), ("NNNN", None), ("12", 12)])

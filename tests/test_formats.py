@@ -196,7 +196,7 @@ def test_a_data_set_of_the_hub_is_a_file_of_rows_with_its_commit(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     with dataset_hub(tmp_path / "hub", monkeypatch):
         path = rows_file(text)
-        assert path == Path("output/hub/me-numbers-train-01234567.jsonl") == one_file([text])
+        assert path == Path("output/hub/me-numbers-train-01234567.jsonl") == one_file(text)
         rows = list(read_chat_rows(path))
         assert [row["messages"] for row in rows] == [row["messages"] for row in ROWS]
         assert [row["id"] for row in rows] == list(range(20))

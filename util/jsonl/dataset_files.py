@@ -10,6 +10,7 @@ from typing import Any
 from util.cli import PACKED, UserError, first_line
 
 Row = dict[str, Any]
+ENDINGS = {"gzip": ".gz", "bzip2": ".bz2", "xz": ".xz", "zstd": ".zst", "zip": ".zip"}
 TABLES = {b"PAR1": "parquet", b"ARROW1": "arrow"}
 
 
@@ -26,6 +27,9 @@ def format_of(path: Path) -> str | None:
 
 def rows_in(path: Path, kind: str) -> Iterator[Row]:
     """The rows of a file whose format is `kind` (`format_of`). UserError where `datasets` cannot read it."""
+    ending = ENDINGS.get(kind)
+    if ending and ending not in path.suffixes:  # `datasets` goes by the name
+        raise UserError(f"{path} is a {kind} file; give it a name that ends in {ending}, or unpack it")
     from datasets import load_dataset
 
     builder = kind if kind in TABLES.values() else "parquet" if ".parquet" in path.suffixes else "json"
