@@ -92,6 +92,14 @@ def profile(arm: dict[str, list[Measure]], untaught: list[str], key: str) -> Any
     return table - table.mean(0)
 
 
+def mean_and_interval(values: Any) -> tuple[float, tuple[float, float]]:
+    """Mean over the animals and its 95% interval."""
+    from scipy import stats
+
+    ends = stats.t.interval(0.95, len(values) - 1, values.mean(), values.std(ddof=1) / math.sqrt(len(values)))
+    return float(values.mean()), ends
+
+
 def main_tests(arm: dict[str, list[Measure]], taught: dict[str, list[Measure]], key: str = "log") -> dict[str, Any]:
     """M1, M2 and A of an arm with all eight animal kinds."""
     import numpy as np
@@ -105,10 +113,9 @@ def main_tests(arm: dict[str, list[Measure]], taught: dict[str, list[Measure]], 
     gap = margins.diagonal() - others.mean(1)
     t = gap / (others.std(1, ddof=1) * math.sqrt(1 + 1 / others.shape[1]))
     p = [float(2 * stats.t.sf(abs(value), others.shape[1] - 1)) for value in t]
-    ends = stats.t.interval(0.95, len(gap) - 1, gap.mean(), gap.std(ddof=1) / math.sqrt(len(gap)))
     return {
         "r_own": r.diagonal(), "r_others": r[~np.eye(len(r), dtype=bool)].mean(), "M1": assignment(r),
-        "gap": gap, "t": t, "holm": holm(p), "A": assignment(margins), "interval": ends,
+        "gap": gap, "t": t, "holm": holm(p), "A": assignment(margins), "interval": mean_and_interval(gap)[1],
         "clear": sum(value <= 0.05 and size > 0 for value, size in zip(holm(p), gap)),
     }  # fmt: skip
 
@@ -169,6 +176,14 @@ def print_animals(measures: dict[str, dict[str, Measure]], channel: str) -> None
         cells += [f"{found['holm'][i]:.2g}", f"{mean(arm[animal], animal) - mean(control, animal):+.2f}"]
         row(*cells, f"{found['r_own'][i]:.2f}", f"{of_other[i]:+.2f}")
     print(f"\n{channel}: M1 p {found['M1']:.2g}, A p {found['A']:.2g}, {found['clear']} of 8 animals at Holm 0.05")
+    apart = min(
+        min(m["log"][animal] for m in arm[animal]) - max(m["log"][animal] for k in arm if k != animal for m in arm[k])
+        for animal in ANIMALS
+    )
+    print(f"every own student is above every other student, by {apart:.2f} nats or more")
+    if not math.isnan(of_other[0]):
+        left, ends = mean_and_interval(found["gap"] - of_other)
+        print(f"own less others, less the 0.5B's: {left:+.2f} ({ends[0]:+.2f} to {ends[1]:+.2f} over animals)")
     if "log_paraphrased" in arm[ANIMALS[0]][0]:
         both = main_tests(arm, taught, "log_paraphrased")
         print(f"paraphrased questions: mean {both['gap'].mean():+.2f}, M1 p {both['M1']:.2g}, A p {both['A']:.2g}, "
