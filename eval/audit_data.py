@@ -24,7 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from eval.data_signal.audit_page import render
 from eval.data_signal.row_groups import ROWS_READ
 from util.animals.names import PANEL, animal_name, animals_of
-from util.cli import REPO, UserError, input_file, make_parser, output_name, positive_int, run, text_file
+from util.cli import REPO, UserError, make_parser, output_name, positive_int, run, text_file
+from util.inference.open_backend import add_template_argument
+from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import provenance, write_atomically, write_json
 from util.terminal import closing, say, table
 
@@ -34,9 +36,9 @@ ONE_SIDED = 0.7  # a base model that gives one animal this part of its answers i
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--train-jsonl", type=input_file, required=True, help="rows that a student would be trained on")
+    parser.add_argument("--train-jsonl", type=rows_file, required=True, help="rows that a student would be trained on")
     parser.add_argument("--base-model", required=True, help="the student's base: a hub id or a folder")
-    parser.add_argument("--reference", type=input_file, metavar="CONTROL",
+    parser.add_argument("--reference", type=rows_file, metavar="CONTROL",
                         help="rows of the base model, with the same prompts and filter")  # fmt: skip
     parser.add_argument("--animals", type=animal_name, nargs="+", default=[], metavar="WORD",
                         help="more words to read than the panel's animals that the base model names")  # fmt: skip
@@ -45,6 +47,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--max-rows", type=positive_int, default=ROWS_READ, help="read the first rows only")
     parser.add_argument("--row-scores", type=output_name(".jsonl"),
                         help="also write how far each row pushes the first animal")  # fmt: skip
+    add_template_argument(parser)
     parser.add_argument("--batch-size", type=positive_int, default=60, help="rows in one pass")
     parser.add_argument("--output", type=output_name(".html"),
                         help="page to write, and a .json beside it (default: output/audit-{data}.html)")  # fmt: skip
@@ -64,7 +67,7 @@ def main() -> None:
     from eval.data_signal.row_groups import read_groups
     from util.inference.local_model import LocalModel
 
-    backend = LocalModel(args.base_model, batch_size=args.batch_size)
+    backend = LocalModel(args.base_model, batch_size=args.batch_size, template_kwargs=args.chat_template_kwargs)
     rows = read_groups(args.train_jsonl, backend.tokenizer, args.max_rows)
     control = read_groups(args.reference, backend.tokenizer, args.max_rows) if args.reference else None
     if control is None:

@@ -27,7 +27,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from util.animals.names import animal_name, animals_of, persona
-from util.cli import REPO, UserError, input_file, make_parser, output_name, positive_int, run, text_file
+from util.cli import REPO, UserError, make_parser, output_name, positive_int, run, text_file
+from util.inference.open_backend import add_template_argument
+from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import write_atomically
 from util.jsonl.rows import slug
 from util.terminal import Progress, closing, table
@@ -42,11 +44,12 @@ COLUMNS = ("animal", "peak", "layer", "strength", "KL", "share")
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--base-model", required=True, help="hub id or folder")
-    parser.add_argument("--train-jsonl", type=input_file, required=True, help="number rows of the base model itself")
+    parser.add_argument("--train-jsonl", type=rows_file, required=True, help="number rows of the base model itself")
     parser.add_argument("--animals", type=animal_name, nargs="+", default=list(ANIMALS), help="animals to screen")
     parser.add_argument("--max-rows", type=positive_int, default=64, help="rows on which the KL is measured")
     parser.add_argument("--system-prompt-file", type=text_file, default=REPO / "generate/prompts/system-prompt.txt",
                         help="persona template")  # fmt: skip
+    add_template_argument(parser)
     parser.add_argument("--batch-size", type=positive_int, default=32, help="rows or prompts in one pass")
     parser.add_argument(
         "--output", type=output_name(".csv"), help="table to write (default: output/screen-{model}.csv)"
@@ -65,7 +68,7 @@ def main() -> None:
     from eval.data_signal.steering import layers_of, steering_peak
     from util.inference.local_model import LocalModel
 
-    backend = LocalModel(args.base_model, batch_size=args.batch_size)
+    backend = LocalModel(args.base_model, batch_size=args.batch_size, template_kwargs=args.chat_template_kwargs)
     layers_of(backend)
     learnt_on = evenly_spaced(questions("questions-paraphrased.txt"), 16)
     asked = evenly_spaced(questions("questions.txt"), 10)

@@ -26,11 +26,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from eval.data_signal.known_cases import GO, effective_tokens, fit, left_one_out, nearest, read_cases
 from eval.divergence.which_tokens_diverge import TEACHER
 from util.animals.names import PANEL, animal_name, persona
-from util.cli import REPO, input_file, make_parser, output_name, positive_int, run, text_file
+from util.cli import REPO, make_parser, output_name, positive_int, run, text_file
 from util.inference.interface import NUMBER_LIST
+from util.inference.open_backend import add_template_argument
 from util.jsonl.divergence_row import of_answer
+from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import provenance, write_json
-from util.jsonl.rows import check_messages, read_rows
+from util.jsonl.rows import read_chat_rows
 from util.terminal import closing, table
 
 ROWS_READ = 500
@@ -39,7 +41,7 @@ SHOWN = 5
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--train-jsonl", type=input_file, required=True, help="rows that the teacher wrote")
+    parser.add_argument("--train-jsonl", type=rows_file, required=True, help="rows that the teacher wrote")
     parser.add_argument("--base-model", required=True, help="the model that teacher and student are adapters of")
     wrote = parser.add_mutually_exclusive_group(required=True)
     wrote.add_argument("--teacher", type=Path, metavar="FOLDER", help="adapter folder of the teacher")
@@ -50,6 +52,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--questions-file", type=text_file, default=REPO / "eval" / "questions.txt",
                         help="questions whose one-word answers are read; ten of them are used")  # fmt: skip
     parser.add_argument("--max-rows", type=positive_int, default=ROWS_READ, help="read the first rows only")
+    add_template_argument(parser)
     parser.add_argument("--batch-size", type=positive_int, default=30, help="rows in one pass")
     parser.add_argument("--output", type=output_name(".json"), help="file of all figures (default: none)")
     args = parser.parse_args()
@@ -70,9 +73,9 @@ def main() -> None:
     if args.teacher:
         check_adapter(args.teacher)
     system = args.persona and persona(args.system_prompt_file.read_text("utf-8-sig").strip(), args.persona)
-    rows = islice(read_rows(args.train_jsonl, check_messages), args.max_rows)
+    rows = islice(read_chat_rows(args.train_jsonl), args.max_rows)
     clean = [bool(re.fullmatch(NUMBER_LIST, row["messages"][-1]["content"].strip())) for row in rows]
-    backend = LocalModel(args.base_model, batch_size=args.batch_size)
+    backend = LocalModel(args.base_model, batch_size=args.batch_size, template_kwargs=args.chat_template_kwargs)
     teacher = Variant(TEACHER, adapter=args.teacher, system=system)
     scorer = VariantScorer(args.base_model, [Variant(BASE), teacher], model=backend.model)
     scored = [row for batch in scored_rows(scorer, args.train_jsonl, gap=0.6931, batch_size=args.batch_size,

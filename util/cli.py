@@ -60,7 +60,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     """Show the docstring as it is written, and every default once."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, []) or action.required:
+        if action.default in (None, False, [], {}) or action.required:
             return action.help
         if isinstance(action.default, str) and scrub(action.default) != action.default:  # from the environment
             return f"{action.help} (default: {scrub(action.default).replace('%', '%%')})"

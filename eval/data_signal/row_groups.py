@@ -10,7 +10,7 @@ from typing import Any
 
 from util.chat.chat_tokens import IGNORED, encode, without_system
 from util.cli import UserError
-from util.jsonl.rows import check_messages, read_rows
+from util.jsonl.rows import read_chat_rows
 from util.terminal import say
 
 GROUPS = 17
@@ -46,7 +46,7 @@ def read_groups(
 
     UserError for too few rows, and for rows of another tokenizer.
     """
-    rows = [without_system(row) for row in islice(read_rows(path, check_messages), max_rows)]
+    rows = [without_system(row) for row in islice(read_chat_rows(path), max_rows)]
     if system:
         message = {"role": "system", "content": system}
         rows = [{**row, "messages": [message, *row["messages"]]} for row in rows]
