@@ -348,6 +348,24 @@ def test_one_bad_file_among_eight_is_refused_before_any_is_trained(files, tmp_pa
     assert not (tmp_path / "output").exists()
 
 
+def test_a_file_of_another_base_among_several_is_named(files, tmp_path, monkeypatch, capsys):
+    from argparse import Namespace
+
+    from train import training_rows
+    from util.chat.prompt_consistency import Phase
+
+    written = Phase("numbers", tmp_path, {"model": "Qwen/Qwen2.5-7B-Instruct"}, [{"role": "user", "content": "Go on."}])
+    other = paths(files)[1]
+    monkeypatch.setattr(training_rows, "read_phase", lambda path: written if path == other else None)
+    monkeypatch.setattr(training_rows, "DATA_TYPES", ("numbers",))
+    args = Namespace(max_train_samples=None, allow_uncertified=True, keep_system_prompt=False, base_model=POCKET,
+                     max_seq_length=256, chat_template_kwargs={}, soft_labels=None, lora_targets=None,
+                     lora_rank=8)  # fmt: skip
+    training_rows.prepare(args, paths(files))
+    said = [line for line in capsys.readouterr().err.split("\n") if line.startswith("warning")]
+    assert len(said) == 1 and "Qwen2.5-7B-Instruct" in said[0] and f"util/doctor.py {other}" in said[0]
+
+
 @pytest.mark.parametrize(
     ("extra", "expected"),
     [
