@@ -107,7 +107,7 @@ def hostile(found):
 PAGES = {
     "one seed of two animals": {"count": 2, "seeds": 1},
     "no control": {"count": 2, "seeds": 3, "change": without_control, "questions": 10},
-    "margins of eight animals": {"count": 8, "measure": "margin"},
+    "margins": {"count": 3, "measure": "margin", "questions": 10},
     "hostile texts": {"count": 2, "seeds": 1, "change": hostile, "questions": 10},
     "24 arms": {"count": 24, "seeds": 1, "questions": 50},
     "36 animals": {"count": 36, "seeds": 1, "questions": 50},
@@ -134,6 +134,20 @@ def test_a_report_can_be_read_everywhere(browser, tmp_path, monkeypatch, name):
     schemes = ("light", "dark") if PAGES[name]["count"] <= 8 else ("light",)
     assert not page_problems(browser, out, schemes)
     assert "<script" not in out.read_text("utf-8")
+
+
+COMMITTED = {"the demo": "demo-seeds.json", "eight animals of SmolLM2": "smollm2/eight-exact-margin.json"}
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_the_reports_of_committed_results_can_be_read_everywhere(browser, tmp_path, monkeypatch, name):
+    from eval.report import main
+
+    out = tmp_path / "report.html"
+    path = REPO / "experiments" / "results" / COMMITTED[name]
+    monkeypatch.setattr("sys.argv", ["report.py", "--comparison", str(path), "--output", str(out)])
+    main()
+    assert out.stat().st_size < 2_000_000 and not page_problems(browser, out)
 
 
 # --- other pages -------------------------------------------------------------------------------------
