@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from eval.compare.assignment_permutations import assignment, warn_of_assignment
 from eval.compare.comparability import check_comparable, check_named
 from eval.compare.comparison_result import Comparisons
-from eval.compare.comparison_text import profile_line, show, show_tables, verdict_words
+from eval.compare.comparison_text import animals_by_verdict, profile_line, show, show_tables, verdict_words
 from eval.compare.matrix import matrix_of_kinds
 from eval.compare.read_results import MEASURES, Result, canonical, mean_margins, read_result
 from eval.compare.roles import check_kinds, check_one_kind, check_roles, warn_of_unmoved
@@ -44,6 +44,7 @@ from util.cli import input_file, make_parser, output_name, run
 from util.jsonl.manifest import provenance, write_json
 from util.terminal import closing, say
 
+FEW = 3  # animals that have a closing line each
 Students = dict[str, list[Result]]
 
 
@@ -174,6 +175,9 @@ def main() -> None:
         manifest = provenance([result.path for result in everything])
         write_json(args.output, {**found.to_json(), "manifest": manifest})
     verdicts = {f"verdict, {one.animal}": verdict_words(one) for one in found.comparisons}
+    if len(verdicts) > FEW:  # the closing lines stay few
+        print("".join(f"{name}: {words}\n" for name, words in verdicts.items()))
+        verdicts = animals_by_verdict(found.comparisons)
     if found.profile:
         verdicts = {"profile": profile_line(found.profile)} | verdicts
     if found.assignment:

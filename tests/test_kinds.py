@@ -145,7 +145,8 @@ def test_four_kinds_or_more_give_transfer_and_the_tests_over_all(tmp_path, monke
     assert list(lifts) == [None, 0, 1] and lifts[None].mean == pytest.approx(1, abs=0.1) and lifts[None].above == 5
     said = capsys.readouterr().out
     assert "profile            own teacher r" in said or "profile  " in said
-    assert said.index("\nprofile  ") < said.index("\nverdict, owl")  # the main line comes first
+    assert said.index("\nprofile  ") < said.index("\ntransfer  ")  # the main line comes first
+    assert "\nverdict, owl: transfer (Holm p" in said and "transfer    owl, " in said
 
 
 def test_a_general_shift_of_all_kinds_is_called_one(tmp_path, monkeypatch):

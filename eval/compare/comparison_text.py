@@ -187,6 +187,14 @@ def show_pairwise(rows: Sequence[PairwiseRow], measure: str) -> None:
     print(f"{table(('arm', *rows[0].shares), lines)}\n")
 
 
+def animals_by_verdict(comparisons: Sequence[ArmComparison]) -> dict[str, str]:
+    """{verdict: 'owl, dolphin'}, without what is in brackets or follows."""
+    groups: dict[str, list[str]] = {}
+    for one in comparisons:
+        groups.setdefault(one.verdict.partition(" (")[0], []).append(one.animal)
+    return {verdict: ", ".join(animals) for verdict, animals in groups.items()}
+
+
 def verdict_words(found: ArmComparison) -> str:
     """The verdict, with the adjusted p-values (several animals) and what it rests on."""
     over = " over the other kinds' students" if (found.kinds or 0) >= FEWEST_KINDS else ""
