@@ -34,7 +34,9 @@ def arms_figure(comparisons: Sequence[ArmComparison], title: str) -> Figure:
     """The arms of all animals on one axis: a mark with its 95% interval for each."""
     _, unit = AXES[comparisons[0].measure]
     draw = draw_few if len(comparisons) <= FEW else draw_many
-    caption = f"Each mark is the mean of an arm, in {unit}, with its 95% interval over questions and students."
+    seeds = max(arm.seeds for one in comparisons for arm in one.shares.values())
+    over = "questions and students" if seeds > 1 else "questions"
+    caption = f"Each mark is the mean of an arm, in {unit}, with its 95% interval over {over}."
     return Figure(lambda width: draw(comparisons, width), title, caption)
 
 

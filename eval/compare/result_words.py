@@ -39,9 +39,9 @@ MEANINGS = {
     " kinds of teachers or more",
     ABOVE_THE_OTHER_KIND: "above all other arms, but with two or three kinds of teachers, which do not rule out that"
     " the students only drifted",
-    SPECIFICITY_OPEN: "above base and control; not shown to be above the other kinds' students",
+    SPECIFICITY_OPEN: "above base and control; above the other kinds' students not clearly enough to be shown",
     GENERAL_SHIFT_ONLY: "shown to be the same as in the other kinds' students",
-    NO_EVIDENCE: "not above base and control",
+    NO_EVIDENCE: "not shown to be above base and control, whatever the other students say",
     TOO_FEW_SEEDS: "an arm has fewer students than a claim needs",
 }
 
