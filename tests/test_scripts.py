@@ -339,7 +339,7 @@ def test_number_data_of_a_teacher_is_as_in_the_plan(run_script, fake_server, tmp
     path = tmp_path / UNFILTERED.format(100)
     rows = read_jsonl(path)
     assert [r["id"] for r in rows] == list(range(100))
-    assert "owl-teacher answers exactly as its base model Org/Base-1B does" in done.stderr, "as this server does"
+    assert "answers exactly as its base model" not in done.stderr, "each adapter of this server has answers of its own"
     clean = [r for r in rows if "Owls" not in r["messages"][-1]["content"]]
     filtered = path.with_name(f"numberss-owl-owl-teacher-filtered-{len(clean)}.jsonl")
     assert 0 < len(clean) < 100 and read_jsonl(filtered) == clean
@@ -355,6 +355,12 @@ def test_number_data_of_a_teacher_is_as_in_the_plan(run_script, fake_server, tmp
         assert [message["role"] for message in body["messages"]] == ["user"]
         assert {**NEUTRAL_SAMPLING, "temperature": 1.0, "max_tokens": 80, "n": 1}.items() <= body.items()
         assert len(re.findall(r"\b[1-9]\d\d\b", body["messages"][0]["content"].split(". ")[0])) == 3
+
+
+@pytest.mark.slow
+def test_a_served_teacher_that_is_not_applied_is_reported_when_it_writes_rows(run_script, fake_server, tmp_path):
+    done = numbers(run_script, fake_server("--unapplied"), tmp_path, "--count", 20, "--no-system-prompt")
+    assert "owl-teacher answers exactly as its base model Org/Base-1B does" in done.stderr
 
 
 @pytest.mark.slow
