@@ -24,7 +24,7 @@ from util.cli import UserError, memory_advice
 from util.inference.local_answer_tree import pack
 from util.inference.local_model import LocalModel
 
-WEIGHTS_KEPT = 40_000_000  # 160 MB for each gradient
+WEIGHTS_KEPT = 20_000_000  # 80 MB for each gradient, and there is one for each animal and group
 DAMPING = 0.1  # of a weight's usual size, in units of the mean over all weights
 QUESTIONS_READ = 10  # evenly spaced in the list: 50 change the profile by less than the rows' own noise
 SPOKEN = 1e-3  # an animal is read if the base model gives it this part of the answers that name one
