@@ -317,7 +317,10 @@ def test_every_flag_in_a_message_is_one_that_the_script_has(monkeypatch):
     assert not wrong, "\n".join(wrong)
 
 
-OF_OTHER_PROGRAMS = {"--enable-lora", "--host", "--logprobs-mode", "--lora-modules"}  # of vllm serve
+OF_OTHER_PROGRAMS = {
+    *("--enable-lora", "--host", "--logprobs-mode", "--lora-modules"),  # vllm serve
+    *("--no-deps", "--require-hashes"),  # pip
+}
 
 
 @pytest.mark.slow

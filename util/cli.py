@@ -109,16 +109,34 @@ def nonblank(text: str) -> str:
     An unset shell variable in quotes gives a blank one. Bytes that are not UTF-8 arrive as lone surrogates, which no
     request, manifest or file name can hold.
     """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise _not_utf8(text) from None
+    return _given(text)
+
+
+def path_text(text: str) -> str:
+    """argparse type: as `nonblank`, for a path. Where the locale is not UTF-8, the bytes of one that is arrive as
+    surrogates too, and the file system needs them like that."""
+    try:
+        os.fsencode(text).decode()
+    except UnicodeError:
+        raise _not_utf8(text) from None
+    return _given(text)
+
+
+def _not_utf8(text: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"{text!a} is not UTF-8 text; type it again")
+
+
+def _given(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty; is a shell variable unset?")
     if is_key(text.strip()):
         raise argparse.ArgumentTypeError(
             "this is a key; keys are read from the environment (VLLM_API_KEY, HF_TOKEN, WANDB_API_KEY)"
         )
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError(f"{text!a} is not UTF-8 text; type it again") from None
     return text.strip()
 
 
@@ -225,7 +243,7 @@ def output_name(suffix: str) -> Callable[[str], Path]:
 
 def output_folder(text: str) -> Path:
     """argparse type: a folder to write in, which need not exist."""
-    path = Path(nonblank(text))
+    path = Path(path_text(text))
     if file := next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None):
         raise argparse.ArgumentTypeError(f"{file} is a file, not a folder; choose another name")
     return path

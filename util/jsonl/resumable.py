@@ -35,7 +35,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from util.cli import PARTIAL, UserError, nonblank
+from util.cli import PARTIAL, UserError, path_text
 from util.jsonl.manifest import Manifest, manifest_path, new_manifest, sha256_file, sync_folder, write_json, write_lines
 from util.jsonl.rows import Row, dump_row, parse_row, read_lines, row_problem
 from util.scrub import scrub_json
@@ -57,7 +57,7 @@ def add_output_arguments(parser: argparse.ArgumentParser, name: str) -> None:
 def rows_name(text: str) -> Path:
     """argparse type of --output: a name that says that the file has JSONL rows. `check_output` refuses folders and
     devices."""
-    path = Path(nonblank(text))
+    path = Path(path_text(text))
     if path.suffix != ".jsonl" and (path.is_file() or not path.exists()):
         raise argparse.ArgumentTypeError(f"{text} is not a name that ends in .jsonl, and what is written is JSONL")
     return path
