@@ -184,10 +184,20 @@ def print_animals(measures: dict[str, dict[str, Measure]], channel: str) -> None
     if not math.isnan(of_other[0]):
         left, ends = mean_and_interval(found["gap"] - of_other)
         print(f"own less others, less the 0.5B's: {left:+.2f} ({ends[0]:+.2f} to {ends[1]:+.2f} over animals)")
+        theirs, ours = (own_less_control(each) for each in (other, arm))
+        print(f"the 0.5B takes over {of_other.mean() / found['gap'].mean():.0%} of own less others, and"
+              f" {theirs / ours:.0%} of own less control ({theirs:+.2f} of {ours:+.2f})")  # fmt: skip
     if "log_paraphrased" in arm[ANIMALS[0]][0]:
         both = main_tests(arm, taught, "log_paraphrased")
         print(f"paraphrased questions: mean {both['gap'].mean():+.2f}, M1 p {both['M1']:.2g}, A p {both['A']:.2g}, "
               f"{both['clear']} of 8")  # fmt: skip
+
+
+def own_less_control(arm: dict[str, list[Measure]]) -> float:
+    """Mean over the animals; NaN without control students."""
+    if "base" not in arm:
+        return math.nan
+    return sum(mean(arm[animal], animal) - mean(arm["base"], animal) for animal in ANIMALS) / len(ANIMALS)
 
 
 def print_rows(measures: dict[str, Measure]) -> None:
