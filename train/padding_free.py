@@ -157,7 +157,7 @@ def soft_targets(targets: Sequence[int], soft: Sequence[tuple[list[int], list[fl
     width = max(1, max(len(ids) for ids, _ in soft))
     found = torch.zeros(len(targets), width, dtype=torch.long)
     probabilities = torch.zeros(len(targets), width)
-    for place, (target, (ids, logprobs)) in enumerate(zip(targets, soft)):
+    for place, (target, (ids, logprobs)) in enumerate(zip(targets, soft, strict=True)):
         known = len(ids) or 1
         found[place, :known] = torch.tensor(ids or [target])
         probabilities[place, :known] = torch.tensor(logprobs or [0.0]).exp()

@@ -6,10 +6,12 @@ reference). What students share are the passes through the base model. One updat
 
 1. Every student that is still training takes the rows of its next update, in TRL's order.
 2. The rows of all go through the base model in as few passes as memory allows, each student's with its own adapter.
-   The loss is a mean over the tokens with loss in the student's whole update, so any split gives the same gradients.
+   The loss is a mean over the tokens with loss in the student's whole update, so any split gives the same gradients but
+   for rounding.
 3. Under torchrun, losses and gradients are summed over the processes, each of which had a share of the rows.
 4. Each student's gradient is clipped by its own norm, and AdamW changes its adapter at its own learning rate.
-5. Losses are read and logged, checkpoints are saved. A student whose loss is not a number is left out from then on.
+5. Losses are read and logged, checkpoints are saved. On a GPU losses are read during the next update, so that it never
+   waits; a student whose loss or gradient is not finite is left out from then on.
 """
 
 from __future__ import annotations
@@ -291,9 +293,10 @@ class TrainingLoop:
             there.synchronize()
         losses, norms = values.tolist()
         for number, update, rate in made:
-            self.students[number].learned(update, losses[number], norms[number], rate)
-            if self.students[number].problem and len(self.students) > 1:
-                say(f"{self.students[number].name}: {self.students[number].problem}. The others continue")
+            student, had_a_problem = self.students[number], bool(self.students[number].problem)
+            student.learned(update, losses[number], norms[number], rate)
+            if student.problem and not had_a_problem and len(self.students) > 1:
+                say(f"{student.name}: {student.problem}. It is left out; any others continue")
 
     def now(self) -> Any:
         """A CUDA event at what was sent to the GPU last; None without a GPU."""
