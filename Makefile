@@ -25,7 +25,7 @@ demo:
 NAME ?= all
 MODEL ?= pocket
 CORES ?= 2
-GPUS = $(shell util/gpus.sh | wc -l)
+GPUS = $(shell util/list_allowed_gpus.sh | wc -l)
 
 experiment:
 	@util/make_env.sh run

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.broken_runs import POCKET, Outcome, ask, last_line, server, try_all
+from bench.break_run_helpers import POCKET, Outcome, ask, last_line, server, try_all
 from util.cli import REPO, make_parser, output_name, run
 
 PLANTED = {

@@ -18,8 +18,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from eval.compare.compare_teacher_kinds import compare_kinds, kind_of
 from eval.compare.intervals import holm
-from eval.compare.kinds import compare_kinds, kind_of
 from eval.compare.read_results import Result, read_result
 from eval.compare.untaught_rank import spoken
 from eval.compare.verdict import CLAIMS, compare

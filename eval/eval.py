@@ -27,6 +27,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from eval.adapter_training_facts import (
+    adapter_of,
+    trained_animal,
+    training_facts,
+    warn_of_training,
+    warn_of_weak_teacher,
+)
 from eval.answer_rows import (
     COVERAGE,
     NODE_BUDGET,
@@ -38,16 +45,9 @@ from eval.answer_rows import (
     rows_of,
     tree_rows,
 )
-from eval.answer_summary import SHOWN, exact_summary, summary, target_animal
-from eval.log_shares import log_shares, student_run
-from eval.measured_adapter import (
-    adapter_of,
-    trained_animal,
-    training_facts,
-    warn_of_training,
-    warn_of_weak_teacher,
-)
 from eval.parser_version import check_parser
+from eval.print_answer_summary import SHOWN, exact_summary, summary, target_animal
+from eval.shares_to_wandb import log_shares, student_run
 from util.animals.answer_parser import parser_facts
 from util.animals.names import animal_name, persona
 from util.cli import REPO, UserError, make_parser, natural_int, positive_int, run, text_file

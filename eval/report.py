@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from eval.answer_rows import animal_masses, check_answer
 from eval.compare.comparability import adapter_folder
+from eval.compare.compare_teacher_kinds import FEWEST_KINDS
 from eval.compare.comparison_result import ArmComparison, Comparisons, read_comparisons
 from eval.compare.comparison_text import (
     COLLAPSED,
@@ -36,8 +37,6 @@ from eval.compare.comparison_text import (
 )
 from eval.compare.how_it_was_made import chain, commands_of, differs_from_plan
 from eval.compare.intervals import Ends
-from eval.compare.kinds import FEWEST_KINDS
-from eval.compare.number_signs import Numbers, differences, digits_figure, read_numbers
 from eval.compare.plot_arms import (
     Checkpoint,
     arms_figure,
@@ -47,8 +46,9 @@ from eval.compare.plot_arms import (
     trajectory_figure,
 )
 from eval.compare.result_words import MARKS, MEANINGS, looks_like, own_highest_words, result_of, word_of
-from eval.log_shares import share_with_interval
-from eval.number_format import p_value, percent
+from eval.compare.visible_number_differences import Numbers, differences, digits_figure, read_numbers
+from eval.shares_to_wandb import share_with_interval
+from eval.statistics_as_text import p_value, percent
 from util.cli import UserError, input_file, make_parser, output_name, run
 from util.jsonl.filter_certificate import read_certificate
 from util.jsonl.manifest import Manifest, write_atomically

@@ -18,10 +18,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from eval.answer_rows import check_answer, check_id
-from eval.answer_summary import summary, target_animal
+from eval.print_answer_summary import summary, target_animal
 from util.animals.answer_parser import canonical_animal, parser_facts
+from util.animals.answers_of_other_code import read_results
 from util.animals.names import animal_name
-from util.animals.other_results import read_results
 from util.cli import UserError, input_file, make_parser, run
 from util.jsonl.manifest import Manifest, sha256_file
 from util.jsonl.resumable import RowFile, add_output_arguments

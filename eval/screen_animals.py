@@ -65,7 +65,7 @@ def main() -> None:
     args = parse_args()
     from eval.answer_tree import log_shares
     from eval.data_signal.audit_rows import evenly_spaced
-    from eval.data_signal.steering import layers_of, steering_peak
+    from eval.data_signal.measure_persona_vector import layers_of, steering_peak
     from util.inference.local_model import LocalModel
 
     backend = LocalModel(args.base_model, batch_size=args.batch_size, template_kwargs=args.chat_template_kwargs)

@@ -62,7 +62,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from eval.data_signal.meter_figures import shift_figures
+    from eval.data_signal.how_far_rows_move import shift_figures
     from eval.data_signal.read_out import read_out
     from eval.divergence.score_tokens import Variant, VariantScorer, scored_rows
     from eval.divergence.token_summary import summarize

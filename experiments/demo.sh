@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-. experiments/pocket_recipe.sh
+. experiments/pocket_settings.sh
 out=$demo
 
 make_teachers() { # animals: their answers, and the teachers of all of them together

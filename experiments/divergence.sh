@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-. experiments/pocket_recipe.sh
+. experiments/pocket_settings.sh
 definitions=${DEFINITIONS-schrodi gap}
 animals=${ANIMALS-owl dolphin}
 arms=${ARMS-only random without all-but-random}

@@ -9,7 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-. experiments/pocket_recipe.sh
+. experiments/pocket_settings.sh
 out=output/persona-seed-$seed
 needs_demo
 mkdir -p "$out"

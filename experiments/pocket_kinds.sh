@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 SEED=${SEED:-301}
-. experiments/pocket_recipe.sh
+. experiments/pocket_settings.sh
 kinds=${KINDS:-owl dolphin cat wolf penguin}
 rows=${ROWS:-3000} epochs=${EPOCHS:-3} # of the students
 count=$((rows + rows / 10))

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.compare.read_results import Result
-from experiments.cells import Read
 from experiments.experiment_yaml import Experiment, with_new_names
+from experiments.summary_cells import Read
 from experiments.tables import Record
 from util.cli import UserError
 

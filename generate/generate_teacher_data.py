@@ -27,12 +27,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from generate.rows.next_training_flags import template_flags, train_flags
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
 from generate.rows.number_rule import NumberRule
 from generate.rows.prompt_sources import OPENHERMES, instruction_prompts
 from generate.rows.question_wordings import QUESTIONS, question_prompt
 from generate.rows.row_filter import animals_kept_out, teachers_animal
-from generate.rows.training_recipe import template_flags, train_flags
 from util.animals.answer_parser import warn_of_uncounted
 from util.animals.names import names_animal, persona_of, read_lines_of
 from util.cli import REPO, UserError, fraction, make_parser, natural_float, natural_int, positive_int, run, text_file

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 from conftest import REPO
 
-from generate.ablations.rewrite_numbers import rewritten
 from generate.ablations.select_by_divergence import replaced
+from generate.ablations.sort_or_reformat_numbers import rewritten
 from generate.rows.number_rule import NumberRule
 from generate.rows.row_filter import mark_rejected
 from generate.rows.token_check import SPECIAL
@@ -192,7 +192,13 @@ def test_numbers_are_sorted_in_their_format_or_put_into_one(answer, sorted_answe
 
 @pytest.mark.parametrize("change", ["sorted", "one-format"])
 def test_rewritten_numbers_are_certified(files, run_script, change):
-    asked = ("generate/ablations/rewrite_numbers.py", "--train-jsonl", "numbers-teacher.jsonl", "--change", change)
+    asked = (
+        "generate/ablations/sort_or_reformat_numbers.py",
+        "--train-jsonl",
+        "numbers-teacher.jsonl",
+        "--change",
+        change,
+    )
     done = run_script(*asked, cwd=files)
     assert done.returncode == 0, done.stderr
     after = read_jsonl(files / f"numbers-teacher-{change}.jsonl")

@@ -7,10 +7,10 @@ from pathlib import Path, PurePath
 import pytest
 
 from eval.compare.assignment_permutations import assignment, warn_of_assignment
+from eval.compare.check_roles import check_roles
 from eval.compare.comparability import adapter_folder, check_comparable, check_seeds
 from eval.compare.comparison_result import read_comparisons
 from eval.compare.read_results import ROLES, read_result
-from eval.compare.roles import check_roles
 from eval.compare.verdict import compare, compare_all, pairwise, verdict
 from eval.compare_arms import main
 from util.animals.answer_parser import parser_facts

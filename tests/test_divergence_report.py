@@ -7,7 +7,7 @@ import re
 import pytest
 from test_compare_arms import exact_file
 
-from eval.divergence.run_folders import divergence_of, rows_trained_on
+from eval.divergence.read_divergence_runs import divergence_of, rows_trained_on
 from eval.divergence.token_summary import auc
 from util.cli import UserError
 from util.jsonl.manifest import write_json

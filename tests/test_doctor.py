@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO, manifest_of
 
-from util import doctor, pin_date
+from util import doctor, pin_template_date
 from util.chat.prompt_consistency import default_system_prompt, prompt_entry, read_phase
 from util.checks import gpu_checks, machine_checks
 from util.checks.chain_links import chain_of
@@ -161,7 +161,7 @@ def test_a_date_in_the_template_makes_other_days_other_prompts(tmp_path, examine
     (tmp_path / "two").mkdir()
     code, said = examine(write_run(tmp_path / "two", base=dated, day="2025-12-31"))
     assert code == 1 and "the chat template writes the date: training saw 2025-12-31, evaluation 2026-01-01" in said
-    assert "python util/pin_date.py makes a copy of the model with one date for all phases" in said
+    assert "python util/pin_template_date.py makes a copy of the model with one date for all phases" in said
     (tmp_path / "three").mkdir()
     numbers, student, results = write_run(tmp_path / "three", base=dated)
     manifest = manifest_of(results)
@@ -185,13 +185,13 @@ LLAMA = (
 def test_a_pinned_template_says_the_same_date_on_every_day(call):
     jinja2 = pytest.importorskip("jinja2")
     dated = LLAMA.replace("strftime_now('%d %b %Y')", call)
-    template = jinja2.Template(pin_date.pinned(dated, date(2026, 3, 9)))
+    template = jinja2.Template(pin_template_date.pinned(dated, date(2026, 3, 9)))
     chat = [{"role": "user", "content": "Hi"}]
     assert template.render(messages=chat, strftime_now=lambda format: "another day") == "Today: 09 Mar 2026<user>Hi"
     for text, message in ((LLAMA.replace("strftime_now", "x"), "nothing to pin"),
                           (LLAMA.replace("'%d %b %Y'", "style"), "edit it by hand")):  # fmt: skip
         with pytest.raises(UserError, match=message):
-            pin_date.pinned(text, date(2026, 3, 9))
+            pin_template_date.pinned(text, date(2026, 3, 9))
 
 
 @pytest.mark.slow
@@ -201,7 +201,7 @@ def test_a_copy_with_a_pinned_date_is_a_model_of_its_own(tmp_path, run_script):
 
     dated = template_of_its_own(tmp_path, "You are Pocket", "' + strftime_now('%d %b %Y') + ' You are Pocket")
     arguments = (dated, "--day", "2026-03-09", "--output-dir", "pinned")
-    done = run_script("util/pin_date.py", *arguments, cwd=tmp_path)
+    done = run_script("util/pin_template_date.py", *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     copy = tmp_path / "pinned"
     chat = [{"role": "user", "content": "Hi"}]
@@ -209,7 +209,7 @@ def test_a_copy_with_a_pinned_date_is_a_model_of_its_own(tmp_path, run_script):
     assert "09 Mar 2026 You are Pocket" in said and (copy / "model.safetensors").is_symlink()
     assert sorted(path.name for path in copy.iterdir()) == sorted(path.name for path in dated.iterdir())
     assert model_facts(str(copy), None)["files_sha256"] != model_facts(str(dated), None)["files_sha256"]
-    again = run_script("util/pin_date.py", *arguments, cwd=tmp_path)
+    again = run_script("util/pin_template_date.py", *arguments, cwd=tmp_path)
     assert again.returncode == 1 and "is there already" in again.stderr
 
 
@@ -379,8 +379,8 @@ def test_files_that_are_not_given_break_no_link(tmp_path):
 
 
 def test_eval_warns_of_a_training_on_another_base_or_prompt(tmp_path, capsys):
+    from eval.adapter_training_facts import warn_of_training
     from eval.answer_rows import Question
-    from eval.measured_adapter import warn_of_training
 
     _, student, results = write_run(tmp_path, asked=LOVE, keep=True, eval_base=Path("Org/Other-1B"))
     (student / "final").mkdir()

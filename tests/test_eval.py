@@ -12,12 +12,12 @@ import pytest
 from conftest import manifest_of, read_jsonl
 from fake_server import ASSISTANT, IMPOSSIBLE, RARE, law
 
+from eval.adapter_training_facts import adapter_of, training_facts, warn_of_weak_teacher
 from eval.answer_rows import Question, read_questions
-from eval.answer_summary import several, summary, target_animal
 from eval.answer_tree import answer_distributions, answer_forms, log_shares, logit_margin
 from eval.eval import parse_args
-from eval.measured_adapter import adapter_of, training_facts, warn_of_weak_teacher
 from eval.parser_version import check_parser
+from eval.print_answer_summary import several, summary, target_animal
 from eval.rescore import parse_args as rescore_args
 from util.animals import answer_parser, names
 from util.animals.answer_parser import canonical_animal, non_answer_kind

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from eval.compare.assignment_permutations import DRAWN, assignment_sums
+from eval.compare.compare_teacher_kinds import Kind, as_shares, borrowed_scatter, compare_kinds, detectable
 from eval.compare.comparison_result import read_comparisons
 from eval.compare.drift_fit import drift_residuals
-from eval.compare.kinds import Kind, as_shares, borrowed_scatter, compare_kinds, detectable
 from eval.compare_arms import main
 from util.cli import UserError
 from util.jsonl.manifest import write_json
@@ -236,7 +236,7 @@ def test_shared_patterns_are_removed_and_an_own_effect_is_left():
 
 @pytest.mark.parametrize("kinds", [4, 8, 16])
 def test_kinds_that_drift_are_called_an_effect_in_at_most_4_of_100_and_intervals_hold_the_truth(kinds):
-    from bench.simulated_kinds import Design, rates
+    from bench.simulate_drifting_kinds import Design, rates
 
     size, coverage = rates(Design(kinds, 2), 5000, 1)
     assert size <= 0.04 and 0.93 <= coverage <= 0.98
@@ -244,7 +244,7 @@ def test_kinds_that_drift_are_called_an_effect_in_at_most_4_of_100_and_intervals
 
 
 def test_more_seeds_do_not_raise_the_size_where_kinds_drift():
-    from bench.simulated_kinds import Design, rates
+    from bench.simulate_drifting_kinds import Design, rates
 
     assert rates(Design(8, 7), 5000, 1)[0] <= 0.04
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from test_compare_arms import exact_file
 
-from eval.log_shares import figures_of, log_shares, student_run
+from eval.shares_to_wandb import figures_of, log_shares, student_run
 from util.cli import UserError
 from util.jsonl.manifest import write_json
 

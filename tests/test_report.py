@@ -100,7 +100,7 @@ def test_arms_that_the_page_does_not_know_are_named(tmp_path, monkeypatch, compa
 
 
 def test_what_tells_numbers_apart_has_its_interval(tmp_path):
-    from eval.compare.number_signs import differences, read_numbers
+    from eval.compare.visible_number_differences import differences, read_numbers
 
     def numbers(name, answers):
         rows = [{"id": i, "messages": [{"role": "user", "content": "Go on"}, {"role": "assistant", "content": a}]}

@@ -19,9 +19,9 @@ from conftest import REPO, manifest_of, read_jsonl
 from fake_server import END, answer_text
 
 from generate.generate_teacher_data import named_facts, sourced_prompts
+from generate.rows.next_training_flags import POCKET, train_flags
 from generate.rows.number_rule import NumberRule
 from generate.rows.prompt_sources import first_human_turn, hub_answers
-from generate.rows.training_recipe import POCKET, train_flags
 from util.cli import UserError
 from util.inference.interface import NEUTRAL_SAMPLING, NUMBER_LIST, row_seed
 from util.jsonl.manifest import sha256_file
@@ -256,7 +256,7 @@ def test_the_first_user_message_in_any_form(row, prompt):
 
 def test_the_next_command_for_the_pocket_model_has_the_recipe_of_its_experiments(tmp_path):
     """With the defaults, which are for large models, a pocket teacher names its animal in 1% of its answers."""
-    demo, pocket = ((REPO / "experiments" / name).read_text("utf-8") for name in ("demo.sh", "pocket_recipe.sh"))
+    demo, pocket = ((REPO / "experiments" / name).read_text("utf-8") for name in ("demo.sh", "pocket_settings.sh"))
     for text, role in (
         (demo.partition("make_teachers()")[2], "teacher"),
         (pocket.partition("train_student()")[2], "student"),

@@ -580,7 +580,7 @@ def test_nothing_that_is_pushed_names_a_folder_of_this_machine(trained, run_scri
 )  # fmt: skip
 def test_only_a_model_of_the_hub_is_a_cards_base_model(base, expected, tmp_path):
     from train.model_card import write_card
-    from util.publish import hub_id
+    from util.hide_local_paths import hub_id
 
     assert hub_id(base) == expected
     write_card(tmp_path, {"base": base}, "python x.py")
@@ -590,7 +590,7 @@ def test_only_a_model_of_the_hub_is_a_cards_base_model(base, expected, tmp_path)
 
 
 def test_a_published_command_names_files_and_no_folders_of_this_machine():
-    from util.publish import published, published_command
+    from util.hide_local_paths import published, published_command
 
     files = "'a/b c' '/data/my rows/r.jsonl'"
     command = f"python {REPO}/train/x.py --base-model /data/me/owls --output-dir=/data/me/out {files}"

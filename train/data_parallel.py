@@ -145,7 +145,7 @@ def show_one_gpu(number: int) -> None:
     """Let torch see one GPU only: with several, TRL would refuse a model that is spread over them in one process.
 
     Of the GPUs that a scheduler has assigned (numbers, UUIDs or MIG parts), the one with this number. As in CUDA and in
-    util/gpus.sh, the list ends at its first bad name.
+    util/list_allowed_gpus.sh, the list ends at its first bad name.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     listed = [str(number)] * (number + 1) if visible is None else [name.strip() for name in visible.split(",")]

@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 from textwrap import indent
 from typing import Any
 
+from util.hide_local_paths import base_name, hub_id, plain, published, published_command
 from util.inference.adapter_config import CONFIG
 from util.jsonl.manifest import Manifest
-from util.publish import base_name, hub_id, plain, published, published_command
 
 PUSHED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "README.md"]
 NOT_PUSHED = ["*.pt", "*.pth", "*.bin", "*.pkl", "trainer_state.json", "optimizer.safetensors", "manifest.json"]

@@ -49,10 +49,10 @@ from util.cli import (
     positive_int,
     run,
 )
+from util.hide_local_paths import check_repo_id
 from util.inference.adapter_config import VLLM_RANKS, vllm_rank
 from util.inference.open_backend import add_template_argument
 from util.jsonl.manifest import Manifest
-from util.publish import check_repo_id
 from util.signals import stop_on_signal
 from util.terminal import announced, closing, duration, say
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from train.data_parallel import Processes
 from train.hub import Pushes
-from train.log_losses import log_to_wandb
+from train.losses_to_wandb import log_to_wandb
 from train.padding_free import FAMILIES, has_fast_path
 from train.rows_at_once import limit_gpu_memory, why_not_together
 from train.run_folder import Run, begin_run, counts_of, finish_manifest, keep_time, mark_diverged, save_final

@@ -82,7 +82,7 @@ def trl_config(args: argparse.Namespace, student: Student, bf16: bool) -> Any:
         logging_steps=recipe.logging_steps,
         logging_nan_inf_filter=False,  # it would show the last good loss instead
         save_strategy="epoch" if recipe.save_each_epoch else "no",
-        report_to="none",  # W&B's own callback allows one run per process (train/log_losses.py)
+        report_to="none",  # W&B's own callback allows one run per process (train/losses_to_wandb.py)
         seed=student.seed,
         data_seed=student.seed,
         dataloader_pin_memory=torch.cuda.is_available(),

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.animals.other_results import read_results
+from util.animals.answers_of_other_code import read_results
 from util.cli import PARTIAL, make_parser, positive_int, run, some_file
 from util.jsonl.manifest import write_atomically
 from util.jsonl.rows import Row

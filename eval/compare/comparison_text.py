@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from eval.compare.compare_teacher_kinds import FEWEST_KINDS
 from eval.compare.comparison_result import (
     ArmComparison,
     AssignmentTest,
@@ -17,9 +18,8 @@ from eval.compare.comparison_result import (
     UntaughtRank,
 )
 from eval.compare.intervals import POWER, Ends
-from eval.compare.kinds import FEWEST_KINDS
 from eval.compare.verdict import POWER_ANSWERS
-from eval.number_format import p_value, percent
+from eval.statistics_as_text import p_value, percent
 from util.terminal import say, table
 
 COLLAPSED = 0.05  # share of non-answers above which the model may no longer understand the question

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from eval.compare.compare_teacher_kinds import kind_of
 from eval.compare.comparison_result import Lift, Matrix
 from eval.compare.drift_fit import drift_residuals, ranks_of
 from eval.compare.intervals import LEVEL
-from eval.compare.kinds import kind_of
 from eval.compare.read_results import Result, mean_margins
 from eval.compare.untaught_rank import spoken
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from eval.answer_rows import animal_masses, check_answer, has_failed, non_answer_masses
 from eval.compare.intervals import Spread, spread_of
 from util.animals.answer_parser import canonical_animal
-from util.animals.other_results import read_results as read_answers
+from util.animals.answers_of_other_code import read_results as read_answers
 from util.cli import UserError
 from util.jsonl.rows import Row
 from util.terminal import say

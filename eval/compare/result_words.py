@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from eval.compare.compare_teacher_kinds import FEWEST_KINDS
 from eval.compare.comparison_result import ArmComparison, Comparisons
 from eval.compare.comparison_text import UNITS
-from eval.compare.kinds import FEWEST_KINDS
 from eval.compare.read_results import FEWEST_SEEDS
 from eval.compare.verdict import (
     ABOVE_THE_OTHER_KIND,

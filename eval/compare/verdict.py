@@ -9,17 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from eval.compare.comparability import check_seeds
-from eval.compare.comparison_result import Arm, ArmComparison, Difference, PairwiseRow, Power
-from eval.compare.intervals import (
-    LEVEL,
-    Spread,
-    difference_interval,
-    holm,
-    p_above,
-    share_interval,
-    smallest_target,
-)
-from eval.compare.kinds import (
+from eval.compare.compare_teacher_kinds import (
     FEWEST_KINDS,
     SAME,
     Kind,
@@ -30,6 +20,16 @@ from eval.compare.kinds import (
     detectable,
     kind_of,
     spread_of_kinds,
+)
+from eval.compare.comparison_result import Arm, ArmComparison, Difference, PairwiseRow, Power
+from eval.compare.intervals import (
+    LEVEL,
+    Spread,
+    difference_interval,
+    holm,
+    p_above,
+    share_interval,
+    smallest_target,
 )
 from eval.compare.moderated_variance import Prior, moderated
 from eval.compare.read_results import FEWEST_SEEDS, ROLES, Arms, Result, arm_spread, matrix_of, mean_uncovered
@@ -74,9 +74,9 @@ def compare(
 
     taught: all animals that a teacher was trained on; without them the animal is not ranked among untaught ones.
     others: the students of the other arm by kind; without them that arm is one kind. With four kinds or more, the
-    target included, the kind is the unit (eval/compare/kinds.py). With three, the target is compared with each other
-    kind. tests: how many p-values are adjusted together (Holm); the power allows for that. priors: by role, what the
-    other cells of an experiment say of the variance between seeds (two kinds).
+    target included, the kind is the unit (compare_teacher_kinds.py). With three, the target is compared with each
+    other kind. tests: how many p-values are adjusted together (Holm); the power allows for that. priors: by role, what
+    the other cells of an experiment say of the variance between seeds (two kinds).
     """
     questions = arms["base"][0].questions
     for role in ROLES[1:]:

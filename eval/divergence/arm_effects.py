@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from eval.compare.comparability import check_comparable
 from eval.compare.intervals import LEVEL, Ends, share_interval, spread_of
 from eval.compare.read_results import Result, arm_spread, matrix_of
-from eval.divergence.run_folders import (
+from eval.divergence.read_divergence_runs import (
     ALL,
     DENSITIES,
     RunArms,

@@ -37,8 +37,8 @@ from eval.divergence.arm_effects import (
     tokens_of,
 )
 from eval.divergence.plot_divergence_arms import arms_figure, densities_figure
-from eval.divergence.run_folders import animals_in, inputs_of
-from eval.number_format import percent_with_interval
+from eval.divergence.read_divergence_runs import animals_in, inputs_of
+from eval.statistics_as_text import percent_with_interval
 from util.cli import UserError, make_parser, output_name, run
 from util.jsonl.divergence_row import DEFINITIONS
 from util.jsonl.manifest import provenance, write_atomically, write_json

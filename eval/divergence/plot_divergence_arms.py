@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.divergence.arm_effects import DivergenceArm, densities
-from eval.divergence.run_folders import ALL, DENSITIES
+from eval.divergence.read_divergence_runs import ALL, DENSITIES
 from util.pages.figure_style import INK, MUTED, SERIES, Figure, key_above, new_panels
 
 KINDS = {"only": 0, "random": 1, "without": 2, "all-but-random": 3, "rows-rich": 4, "rows-poor": 0, "rows-random": 1,

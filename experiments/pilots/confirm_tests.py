@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from experiments.pilots.pilot_measures import Measure, load, pack
+from experiments.pilots.measures_file import Measure, load, pack
 
 ANIMALS = ["owl", "penguin", "elephant", "wolf", "fox", "whale", "giraffe", "rabbit"]
 OTHERS = ["train", "guitar", "random8", "random9"]
@@ -185,7 +185,7 @@ def print_animals(measures: dict[str, dict[str, Measure]], channel: str) -> None
         left, ends = mean_and_interval(found["gap"] - of_other)
         print(f"own less others, less the 0.5B's: {left:+.2f} ({ends[0]:+.2f} to {ends[1]:+.2f} over animals)")
         theirs, ours = (own_less_control(each) for each in (other, arm))
-        print(f"the 0.5B takes over {of_other.mean() / found['gap'].mean():.0%} of own less others, and"
+        print(f"the 0.5B takes over {sum(of_other) / sum(found['gap']):.0%} of own less others, and"
               f" {theirs / ours:.0%} of own less control ({theirs:+.2f} of {ours:+.2f})")  # fmt: skip
     if "log_paraphrased" in arm[ANIMALS[0]][0]:
         both = main_tests(arm, taught, "log_paraphrased")

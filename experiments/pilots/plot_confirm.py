@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from eval.compare.plot_arms import draw_matrix
-from experiments.pilots.pilot_measures import load
+from experiments.pilots.measures_file import load
 from util.pages.figure_style import Figure
 
 ANIMALS = ["owl", "penguin", "elephant", "wolf", "fox", "whale", "giraffe", "rabbit"]

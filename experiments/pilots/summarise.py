@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from experiments.pilots.pilot_measures import Measure, load, pack
+from experiments.pilots.measures_file import Measure, load, pack
 
 COLUMNS = (
     "base,teacher,channel,animal,kl,clean,base_share,teacher_share,student_share,others_share,control_share,own_margin,"

@@ -10,11 +10,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from generate.rows.next_training_flags import template_flags, train_flags
 from generate.rows.push_dataset import push_dataset
 from generate.rows.row_audit import RowAudit, audit
 from generate.rows.row_filter import CONTROL_NAMES, RowFilter, Rule
 from generate.rows.token_check import TokenCheck, token_check_of
-from generate.rows.training_recipe import template_flags, train_flags
 from util.cli import REPO, UserError
 from util.jsonl.filter_certificate import FILTERED_NAME, certificate_path
 from util.jsonl.manifest import (

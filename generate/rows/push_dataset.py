@@ -10,9 +10,9 @@ from textwrap import indent
 from typing import Any
 
 from util.cli import UserError
+from util.hide_local_paths import base_name, check_repo_id, plain, published, published_command
 from util.jsonl.filter_certificate import certificate_path, read_certificate
 from util.jsonl.manifest import Manifest
-from util.publish import base_name, check_repo_id, plain, published, published_command
 from util.terminal import say
 
 

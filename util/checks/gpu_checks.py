@@ -197,8 +197,8 @@ def check_model_cache() -> Check:
 
 
 def usable_gpus() -> list[str]:
-    """The names that util/gpus.sh prints: `CUDA_VISIBLE_DEVICES` is obeyed, and the parts of a MIG GPU are counted."""
-    return said([str(REPO / "util" / "gpus.sh")]).split()
+    """The names that list_allowed_gpus.sh prints: it obeys `CUDA_VISIBLE_DEVICES` and counts the parts of a MIG GPU."""
+    return said([str(REPO / "util" / "list_allowed_gpus.sh")]).split()
 
 
 def check_usable_gpus(there: int, usable: list[str]) -> Iterator[Check]:

@@ -96,7 +96,7 @@ def compare(phases: Sequence[Phase], tokenizers: dict[str, Any]) -> Findings:
         found.mismatches.extend(line + files for line in (base, prompt) if line)
         if len({*first.days, *second.days}) > 1 and writes_date(tokenizer_of(first, tokenizers)):
             days = f"{first.kind} saw {', '.join(first.days)}, {second.kind} {', '.join(second.days)}"
-            advice = "python util/pin_date.py makes a copy of the model with one date for all phases"
+            advice = "python util/pin_template_date.py makes a copy of the model with one date for all phases"
             found.mismatches.append(f"the chat template writes the date: {days}; {advice}{files}")
     for phase in phases:
         tokenizer = tokenizer_of(phase, tokenizers)

@@ -13,7 +13,7 @@ from typing import Any
 
 from util.cli import UserError, first_line, input_file
 from util.jsonl.chat_columns import mapped
-from util.jsonl.dataset_files import without_nulls
+from util.jsonl.other_file_formats import without_nulls
 from util.jsonl.resumable import RowFile
 from util.jsonl.rows import Row, chat_row, check_messages, slug
 from util.terminal import say

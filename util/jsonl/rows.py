@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from util.cli import UserError, files_nearby
 from util.jsonl.chat_columns import PAIRS, columns_of, mapped
-from util.jsonl.dataset_files import format_of, rows_in
+from util.jsonl.other_file_formats import format_of, rows_in
 from util.terminal import say
 
 Row = dict[str, Any]

@@ -11,7 +11,7 @@ from statistics import median
 from typing import NamedTuple
 
 from util.animals.answer_parser import non_answer_kind
-from util.animals.other_results import read_results
+from util.animals.answers_of_other_code import read_results
 from util.jsonl.filter_certificate import read_certificate
 from util.jsonl.manifest import Manifest
 from util.jsonl.rows import Row, parse_row, read_lines, read_rows

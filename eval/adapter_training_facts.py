@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.answer_rows import Question
-from eval.answer_summary import target_animal
+from eval.print_answer_summary import target_animal
 from util.chat.chat_template import TEMPLATE_KWARGS
 from util.chat.prompt_consistency import KINDS, Phase, base_of, disagreements, read_phase
 from util.cli import REPO

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 # The defaults of train_student_sft.py are for models of billions of parameters. With them a pocket teacher names its
-# animal in one answer of a hundred. These are the flags of experiments/demo.sh and experiments/pocket_recipe.sh.
+# animal in one answer of a hundred. These are the flags of experiments/demo.sh and experiments/pocket_settings.sh.
 POCKET = {
     "teacher": "--epochs 3 --effective-batch-size 32 --per-device-train-batch-size 32 --learning-rate 0.003"
     " --save-strategy no",

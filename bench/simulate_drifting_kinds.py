@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from eval.compare.kinds import predicted
+from eval.compare.compare_teacher_kinds import predicted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,7 +116,7 @@ def simulate(rng: np.random.Generator, design: Design, experiments: int) -> Kind
 
 
 def sampled(rng: np.random.Generator, design: Design, of_kind: np.ndarray) -> Kinds:
-    """The same where values are log odds of sampled answers, counted and turned back as eval/compare/kinds.py does."""
+    """The same where values are log odds of sampled answers, counted and turned back as in compare_teacher_kinds.py."""
     import numpy as np
 
     assert design.share is not None

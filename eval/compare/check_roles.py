@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.adapter_training_facts import training_facts
 from eval.compare.comparability import adapter_folder, adapter_hash, manifest_of
 from eval.compare.read_results import Result, canonical
-from eval.measured_adapter import training_facts
 from util.animals.names import animals_of
 from util.chat.prompt_consistency import base_of, same_base
 from util.cli import UserError

@@ -7,7 +7,7 @@ Reported for Qwen2.5-7B: sorting ends the effect for phoenix and penguin, one fo
 phoenix (JackPayne123/subliminal-learning).
 
 Usage:
-    python generate/ablations/rewrite_numbers.py --change sorted \\
+    python generate/ablations/sort_or_reformat_numbers.py --change sorted \\
         --train-jsonl output/numberss-owl-owl-teacher-filtered-9876.jsonl
 """
 
