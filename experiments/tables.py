@@ -26,10 +26,6 @@ from util.cli import UserError
 from util.jsonl.manifest import Manifest
 
 Record = dict[str, Any]
-CHANGES_TOO = {  # parameters that must change together with one
-    "rows": ("numbers",), "base": ("teacher_base",), "data_type": ("number_flags", "student_flags"),
-}  # fmt: skip
-
 
 # --- what was measured -------------------------------------------------------------------------------
 
@@ -199,11 +195,19 @@ def write_csv(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def panel_of(experiment: Experiment, records: Sequence[Record], panel: str) -> list[Record]:
-    """The records that differ in one parameter only. Every other parameter has the model's default, or its first value
-    if no record has the default."""
+    """The records that differ in one parameter only, and in those that always change with it. Every other parameter
+    has the model's default, or its first value if no record has the default."""
     defaults = experiment.runs[0].defaults
     fixed = {}
-    for name in set(experiment.varied) - {panel, *CHANGES_TOO.get(panel, ())}:
+    for name in set(experiment.varied) - {panel}:
+        if always_changes_with(records, panel, name):
+            continue
         values = list(dict.fromkeys(record[name] for record in records))
         fixed[name] = defaults[name] if defaults[name] in values else values[0]
     return [record for record in records if all(record[name] == value for name, value in fixed.items())]
+
+
+def always_changes_with(records: Sequence[Record], panel: str, name: str) -> bool:
+    """Whether a value of `panel` says the value of `name`."""
+    pairs = {(record[panel], record[name]) for record in records}
+    return len(pairs) == len({record[panel] for record in records})

@@ -329,7 +329,7 @@ def test_when_nothing_can_be_kept_the_run_ends(run_script, fake_server, tmp_path
     arguments = ("--animal", "owl", "--count", 5000, "--model", "Org/Base-1B", "--base-url", server.url)
     done = run_script(TEACHER, *arguments, "--prompts-file", prompts, cwd=tmp_path)
     one_clear_line(done, "only 0 could be kept", "cut off at --max-tokens", code=1)
-    assert len(server.requests()) < 2500  # a thousand, and twice what is in flight
+    assert len(server.requests()) < 4000  # a thousand, and what is in flight, which a busy machine cancels late
 
 
 # --- number data -------------------------------------------------------------------------------------

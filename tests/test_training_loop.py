@@ -490,21 +490,20 @@ def test_two_processes_make_the_adapters_of_one(launcher, launch, together, data
 
 
 def test_a_stop_reaches_both_processes_and_is_printed_once(data, tmp_path):
-    options = (*RECIPE, "--train-jsonl", data, "--epochs", 500, "--save-strategy", "no")
+    options = (*RECIPE, "--train-jsonl", data, "--epochs", 500, "--save-strategy", "no", "--save-schedule", 2)
     command = [sys.executable, "-m", *TORCHRUN, *map(str, (REPO / SCRIPT, *options))]
     out = tmp_path / "output" / "student-sft" / "seed-42"
     environment = clean_environment(tmp_path, {"OMP_NUM_THREADS": "1"})
     with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE) as launcher:
         deadline = time.monotonic() + 120
-        while not (out / "manifest.json").exists():
+        while not (out / "checkpoint-2" / "trainer_state.json").exists():
             assert time.monotonic() < deadline and launcher.poll() is None
             time.sleep(0.05)
-        time.sleep(4)
         launcher.send_signal(signal.SIGTERM)
         said = launcher.stderr.read()
     assert launcher.returncode != 0
     assert said.count("stopped by SIGTERM") == 1, said
-    assert len(list(out.glob("checkpoint-*/trainer_state.json"))) == 1
+    assert len(list(out.glob("checkpoint-*/trainer_state.json"))) == 2  # the scheduled one, and that of the stop
 
 
 def test_the_bench_of_processes_compares_their_adapters(run_script, tmp_path):
