@@ -89,7 +89,7 @@ class Box:
 
 def backend(**wanted):
     defaults = {"adapter": None, "base_url": None, "max_concurrency": 8, "timeout": 300.0, "batch_size": 8,
-                "chat_template_kwargs": {}}  # fmt: skip
+                "chat_template_kwargs": {}, "steering_vector": None, "steering_strength": 1.0}  # fmt: skip
     return open_backend(argparse.Namespace(**{**defaults, **wanted}))
 
 
