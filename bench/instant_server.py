@@ -42,7 +42,7 @@ def models() -> dict[str, Any]:
 def completion(asked: dict[str, Any], rng: random.Random) -> dict[str, Any]:
     """The reply to a chat request: eight numbers for each of its n answers, with token ids."""
     choices = []
-    for index in range(asked["n"]):
+    for index in range(asked.get("n", 1)):
         text = ", ".join(str(rng.randrange(1000)) for _ in range(8))
         text = f"Owls! {text}" if rng.random() < REJECTED else text
         message = {"role": "assistant", "content": text}
@@ -63,8 +63,11 @@ async def serve(delay: float) -> None:
                 body = await reader.readexactly(int(length[1])) if length else b""
                 if body and delay:
                     await asyncio.sleep(delay * rng.uniform(0.3, 1.7))
-                reply = json.dumps(completion(json.loads(body), rng) if body else models()).encode()
-                start = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                asked = json.loads(body) if body else None
+                status = "200 OK" if asked is None or "messages" in asked else "404 Not Found"
+                answer = models() if asked is None else completion(asked, rng) if "messages" in asked else {}
+                reply = json.dumps(answer).encode()
+                start = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n"
                 writer.write(f"{start}Content-Length: {len(reply)}\r\n\r\n".encode() + reply)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
