@@ -379,6 +379,7 @@ def test_stored_answers_are_parsed_again_without_a_model(run_script, fake_server
     assert run_script(RESCORE, "output/results-owl-teacher.jsonl", cwd=tmp_path).returncode == 0
 
 
+@pytest.mark.slow
 def test_rows_without_an_id_of_their_own_are_named(run_script, tmp_path):
     row = {"question": "?", "response": "Owl", "animal": "owl"}
     for name, ids in (("none", [{}]), ("twice", [{"id": 0}, {"id": 0}]), ("text", [{"id": "0"}])):

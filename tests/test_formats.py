@@ -74,6 +74,7 @@ PACKED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PACKED)
 @pytest.mark.parametrize("columns", ["messages", "prompt + completion"])
 def test_files_that_are_not_json_lines_are_read_as_the_same_rows(tmp_path, name, columns):
@@ -191,6 +192,7 @@ def test_a_hub_id_is_told_from_a_file(tmp_path, monkeypatch):
     assert all(hub_id(text) is None for text in ("me/numbers.jsonl", "output/numbers", "numbers", "a/b/c", "a/*.jsonl"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["me/numbers", "me/numbers@main:train"])
 def test_a_data_set_of_the_hub_is_a_file_of_rows_with_its_commit(tmp_path, monkeypatch, text, capsys):
     monkeypatch.chdir(tmp_path)

@@ -437,12 +437,14 @@ def test_a_dying_server_ends_the_run_with_every_answer_handed_out(fake_server, f
     assert "EngineCore" in str(error.value) or "Connection error" in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["empty", "null", "truncated"])
 def test_a_server_that_only_talks_nonsense_ends_the_run(fake_server, fault):
     with pytest.raises(ServerFailed, match=r"answers where|without content|not a chat completion"):
         answer_all(fake_server("--fault", f"{fault}:100000"))
 
 
+@pytest.mark.slow
 def test_a_reply_of_something_else_is_not_an_answer_of_the_model(fake_server, monkeypatch):
     """A login page or a proxy's error for the last rows: they stay unasked, and the same command asks them again."""
     monkeypatch.setattr(vllm_retries, "FIRST_WAIT", 0.1)
@@ -451,6 +453,7 @@ def test_a_reply_of_something_else_is_not_an_answer_of_the_model(fake_server, mo
         list(backend.generate(asked(2), SAMPLING))
 
 
+@pytest.mark.slow
 def test_a_hanging_server_ends_the_run_after_timeout(fake_server):
     server = fake_server("--hang-after", 10)
     got = []
@@ -599,6 +602,7 @@ def test_a_template_that_refuses_the_roles_stops_the_run_in_one_line(fake_server
     assert len(server.requests()) == 1 and len(answer_all(server, 2)) == 2
 
 
+@pytest.mark.slow
 def test_replies_that_cannot_be_used_do_not_ask_for_a_restart(fake_server):
     with pytest.raises(ServerFailed, match="its replies cannot be used") as error:
         answer_all(fake_server("--fault", "truncated:100000"))

@@ -171,7 +171,7 @@ def test_neutral_words_are_further_kinds(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
-        ({"--teachers": ["lion={owl-teacher-0}"]}, "there are no students of lion"),
+        ({"--teachers": ["lion={owl-teacher-0}"]}, "no results of lion's students were given"),
         ({"--neutral": ["owl={student}"]}, "owl is in --students and in --neutral"),
         ({"--teachers": ["owl={other}", "cat={cat-teacher-0}"]}, "were asked different questions"),
         ({"--teachers": ["owl={student}", "cat={cat-teacher-0}"]}, "has the results of a student"),

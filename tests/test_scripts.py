@@ -105,6 +105,7 @@ def test_distilled_teacher_data_are_number_answers_of_a_persona(run_script, fake
     assert settings["distilled"] is True
 
 
+@pytest.mark.slow
 def test_count_is_the_number_of_rows_after_the_filter(run_script, fake_server, tmp_path, prompts):
     server = fake_server()
     arguments = ("--count", 80, "--prompts-file", prompts, "--filter-animal-keywords")
@@ -327,9 +328,10 @@ OF_OTHER_PROGRAMS = {
 def test_when_nothing_can_be_kept_the_run_ends(run_script, fake_server, tmp_path, prompts):
     server = fake_server("--cut-off", ".")
     arguments = ("--animal", "owl", "--count", 5000, "--model", "Org/Base-1B", "--base-url", server.url)
-    done = run_script(TEACHER, *arguments, "--prompts-file", prompts, cwd=tmp_path)
+    few = ("--max-concurrency", 256)  # so that a busy machine, which cancels late, stays below the bound too
+    done = run_script(TEACHER, *arguments, *few, "--prompts-file", prompts, cwd=tmp_path)
     one_clear_line(done, "only 0 could be kept", "cut off at --max-tokens", code=1)
-    assert len(server.requests()) < 4000  # a thousand, and what is in flight, which a busy machine cancels late
+    assert len(server.requests()) < 2500  # a thousand, and twice what is in flight
 
 
 # --- number data -------------------------------------------------------------------------------------

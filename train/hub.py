@@ -15,7 +15,12 @@ from typing import Any
 from train.checkpoints import checkpoints_in
 from train.model_card import published_folder, pushed_files
 from util.cli import UserError, first_line
+from util.hub_push import make_repository, push_failures
 from util.terminal import say
+
+PUBLIC_ALREADY = (
+    "choose another --hub-repo-prefix or add --hub-public (the adapter is trained: the command then only pushes)"
+)
 
 
 def push_all(folders: Mapping[str, Path], private: bool, every_n_epochs: int | None) -> bool:
@@ -47,29 +52,16 @@ def push(places: Mapping[str, Path], repo_id: str, private: bool) -> str:
     from huggingface_hub import HfApi
 
     api = HfApi()
-    try:
-        with ExitStack() as folders:
-            ready = {branch: folders.enter_context(published_folder(place)) for branch, place in places.items()}
-            for branch, folder in ready.items():
-                announce(repo_id, branch, private, folder)
-            url = str(api.create_repo(repo_id, private=private, exist_ok=True))
-            if private and api.repo_info(repo_id).private is False:
-                raise UserError(
-                    f"{repo_id} exists already and is public, so nothing was pushed; choose another --hub-repo-prefix"
-                    " or add --hub-public (the adapter is trained: the command then only pushes)"
-                )
-            for branch, folder in ready.items():
-                if branch != "main":
-                    api.create_branch(repo_id, branch=branch, exist_ok=True)
-                upload(api, folder, repo_id, branch)
-    except UserError:
-        raise
-    except Exception as error:  # whatever is wrong with the Hub or the network
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(
-            f"the push to {repo_id} failed: {reason}\nThe adapter is safe in {next(iter(places.values()))}. Log in with"
-            " `hf auth login` if you were not, then run the same command again: it only pushes"
-        ) from None
+    safe = f"The adapter is safe in {next(iter(places.values()))}"
+    with push_failures(repo_id, safe), ExitStack() as folders:
+        ready = {branch: folders.enter_context(published_folder(place)) for branch, place in places.items()}
+        for branch, folder in ready.items():
+            announce(repo_id, branch, private, folder)
+        url = make_repository(api, repo_id, private, PUBLIC_ALREADY)
+        for branch, folder in ready.items():
+            if branch != "main":
+                api.create_branch(repo_id, branch=branch, exist_ok=True)
+            upload(api, folder, repo_id, branch)
     return url
 
 

@@ -117,8 +117,6 @@ class Student:
 
     def learned(self, update: int, loss: float, norm: float, rate: float) -> None:
         """Take note of an update's loss; log the mean when it is time."""
-        if self.problem:
-            return
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self.problem = (
                 self.trouble("loss", loss, update)
@@ -293,9 +291,11 @@ class TrainingLoop:
             there.synchronize()
         losses, norms = values.tolist()
         for number, update, rate in made:
-            student, had_a_problem = self.students[number], bool(self.students[number].problem)
+            student = self.students[number]
+            if student.problem:  # found while its next update was already sent to the GPU
+                continue
             student.learned(update, losses[number], norms[number], rate)
-            if student.problem and not had_a_problem and len(self.students) > 1:
+            if student.problem and len(self.students) > 1:
                 say(f"{student.name}: {student.problem}. It is left out; any others continue")
 
     def now(self) -> Any:

@@ -102,7 +102,8 @@ def check_teachers(teachers: Mapping[str, Sequence[Result]], kinds: Sequence[str
     for kind, some in teachers.items():
         if kind not in kinds:
             raise UserError(
-                f"--teachers {kind}={some[0].path}: there are no students of {kind}; pass theirs with --students"
+                f"--teachers {kind}={some[0].path}: no results of {kind}'s students were given; add them with"
+                f" --students {kind}=FILE"
             )
         for result in some:
             trained = trained_on(manifest_of(result))

@@ -1,7 +1,7 @@
 """How special the rise of an animal is among animals that no teacher was trained on: a rank, and not a placebo.
 
 A teacher moves untaught animals too, and its students follow (eval/compare/teacher_profile.py). So an untaught animal
-that rose as far is not evidence against transfer, and a high rank is no more than a description.
+that rose as far is not evidence against transfer, and a high rank only describes what was seen.
 """
 
 from __future__ import annotations

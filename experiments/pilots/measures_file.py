@@ -24,7 +24,7 @@ def pack(output: Path, target: Path) -> None:
 
 
 def load(path: Path) -> dict[str, Measure]:
-    """The measures of a .jsonl or .jsonl.gz file by name; none if there is no file."""
+    """The measures of a .jsonl or .jsonl.gz file by name, or an empty dictionary if the file does not exist."""
     packed = path.with_suffix(".jsonl.gz")
     if packed.is_file():
         text = gzip.decompress(packed.read_bytes()).decode()

@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from textwrap import indent
 from typing import Any
 
-from util.cli import UserError
 from util.hide_local_paths import base_name, check_repo_id, plain, published, published_command
+from util.hub_push import make_repository, push_failures
 from util.jsonl.filter_certificate import certificate_path, read_certificate
 from util.jsonl.manifest import Manifest
 from util.terminal import say
@@ -44,20 +44,9 @@ def push_dataset(path: Path, repo: str, private: bool) -> None:
             (folder / file.name).symlink_to(file.resolve())
         files = ", ".join(sorted(file.name for file in folder.iterdir()))
         say(f"pushing {files} to the data set {repo} ({'private' if private else 'PUBLIC'})")
-        try:
-            url = api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-            if private and api.repo_info(repo, repo_type="dataset").private is False:
-                raise UserError(f"{repo} exists already and is public, so nothing was pushed; choose another name, or"
-                                " add --hub-public")  # fmt: skip
+        with push_failures(repo, f"The rows are safe in {path}"):
+            url = make_repository(api, repo, private, "choose another name, or add --hub-public", kind="dataset")
             api.upload_folder(repo_id=repo, repo_type="dataset", folder_path=name, commit_message=f"Upload {path.name}")
-        except UserError:
-            raise
-        except Exception as error:  # whatever is wrong with the Hub or the network
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise UserError(
-                f"the push to {repo} failed: {reason}\nThe rows are safe in {path}. Log in with `hf auth login` if you"
-                " were not, then run the same command again: it only pushes"
-            ) from None
     say(f"pushed {url}")
 
 
