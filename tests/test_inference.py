@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from urllib.parse import urlsplit
 
 import pytest
 from conftest import REPO, FakeServer, read_jsonl
@@ -180,6 +181,7 @@ def test_nothing_at_the_address_prints_the_command_that_starts_a_server(dead_url
     with pytest.raises(ServerFailed, match=r"no server answers at .*\n  vllm serve .*--host 127\.0\.0\.1") as error:
         backend_for(dead_url)
     assert error.value.exit_code == 3
+    assert f" --port {urlsplit(dead_url).port} " in str(error.value)  # on that address
 
 
 def test_the_key_comes_from_the_environment(fake_server, monkeypatch):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from util.chat.chat_template import folded, template_facts
 from util.cli import UserError
@@ -161,9 +162,10 @@ class VllmClient:
                 " vLLM ends in /v1)"
             ) from None
         except openai.OpenAIError:
+            port = urlsplit(self.base_url).port or 8000
             raise ServerFailed(
                 f"no server answers at {self.base_url}; start one, for example:\n"
-                f"  vllm serve Qwen/Qwen2.5-7B-Instruct --host 127.0.0.1 --port 8000 --dtype bfloat16"
+                f"  vllm serve Qwen/Qwen2.5-7B-Instruct --host 127.0.0.1 --port {port} --dtype bfloat16"
             ) from None
 
     def _check_finite(self) -> None:
