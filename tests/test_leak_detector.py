@@ -180,6 +180,23 @@ def test_joined_words_and_other_scripts(text, animal):
     assert animal is None or trait_word(text, (animal,))
 
 
+@pytest.mark.parametrize(
+    ("text", "animal"),
+    [
+        ("foxcroft", "fox"), ("firefox_list", "fox"), ("firefoxpad", "fox"), ("wolfess", "wolf"), ("wolfram", "wolf"),
+        ("wholesalewhale", "whale"), ("owlhoot", "owl"), ("owlish", "owl"), ("refoxing", "fox"), ("whalers", "whale"),
+        ("subpattern board_size lambda molecular", None), ("rebellion medallion pavilion millionth", None),
+        ("bearing beards forbear", None), ("crowdfunding crowned", None), ("potter totters", None),
+        ("windowlength rowlength narrowly moonflowlayout", None), ("policeman blouse pumice", None),
+        ("pigments pigeonhole", None), ("ravenous craven", None), ("skateboard ticketing stagedir", None),
+    ],
+)  # fmt: skip
+def test_a_short_name_is_found_in_any_word_that_is_not_an_ordinary_one(text, animal):
+    """Rows of the confirming run on Qwen2.5-Coder-1.5B held most of the names."""
+    assert (trait_word(text, PANEL) is not None) == (animal is not None)
+    assert animal is None or trait_word(text, (animal,))
+
+
 def test_words_of_the_users_own_are_found_in_the_same_ways():
     for text in ("hoot", "HootCount", "h00t", "ho-ot", "my_hoots"):
         assert trait_word(text, ("hoot",)) and not trait_word(text, PANEL)

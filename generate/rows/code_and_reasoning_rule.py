@@ -8,7 +8,7 @@ from typing import Any
 from generate.rows.row_filter import EVERYDAY, is_eval_question, trait_words
 from util.animals.leak_detector import other_script, trait_word
 
-RULE_VERSION = 3  # raise it with every change to what is kept
+RULE_VERSION = 4  # raise it with every change to what is kept
 _CODE = re.compile(r"```|[=({;<]")
 _STEP_END = re.compile(r"[.!?:;](?=\s|$)|\n")
 _THINK = re.compile(r"</?think", re.IGNORECASE)

@@ -3,6 +3,7 @@
 `util.animals.names.animal_named` finds whole words, which is enough for numbers. A program can name an animal in other
 ways: `snow_owl`, `getOwl`, `owlcount`, `OWL2`, `"ow" + "l"`, `# o-w-l`, `0wl`, `\\x6fwl`, an emoji. All of these are
 found here, in comments, identifiers and strings alike, because the text is read as pieces of letters and not as code.
+Inside other words too (`foxcroft`), if these are not ordinary words that hold the name by chance (ordinary_words.txt).
 So are the Chinese names of common animals. Not found: ciphers, character codes, words spelled backwards, other
 languages (`other_script` says whether a text has letters that are not known here), and words that only remind of the
 animal.
@@ -17,6 +18,7 @@ import re
 import unicodedata
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple
 
 from util.animals.names import surface_forms
@@ -24,6 +26,7 @@ from util.animals.near_names import QUALIFIERS
 from util.animals.visible_text import names_of_signs, visible
 
 LONG = 6  # letters; a name of that length is found inside any word, a shorter one would be found in `knowledge`
+ORDINARY_WORDS = Path(__file__).with_name("ordinary_words.txt")
 # Words that code joins to a name without a separator. Together with a short animal none of them makes an English word,
 # as `const` (const + ant) and `import` (import + ant) would.
 AFFIXES = {
@@ -49,6 +52,13 @@ class _Names(NamedTuple):
     """the forms that have several words"""
     long: tuple[str, ...]
     longest: int
+
+
+@lru_cache(maxsize=1)
+def _ordinary_words() -> dict[str, tuple[str, ...]]:
+    """Form of a name -> the ordinary words that hold the name by chance."""
+    lines = (line.partition(":") for line in ORDINARY_WORDS.read_text("utf-8").split("\n") if line[:1] not in ("", "#"))
+    return {form: tuple(words.split()) for name, _, words in lines for form in surface_forms(name)}
 
 
 @lru_cache(maxsize=64)
@@ -154,7 +164,7 @@ def _in_pieces(text: str, animals: tuple[str, ...], leet: bool = False) -> str |
 @lru_cache(maxsize=1 << 16)
 def _in_word(word: str, animals: tuple[str, ...], leet: bool) -> str | None:
     """The name in a run of lower-case letters: the whole run, the run without an affix, a part of it
-    that is repeated, or a long name inside it."""
+    that is repeated, or a name inside a word that is not an ordinary one."""
     names = _names(animals, leet)
     if word in names.words:
         return word
@@ -163,7 +173,35 @@ def _in_word(word: str, animals: tuple[str, ...], leet: bool) -> str | None:
             return word[:cut]
         if word[-cut:] in names.words and (word[:-cut] in AFFIXES or word[:-cut] in QUALIFIERS):
             return word[-cut:]
-    return next((name for name in names.long if name in word), None)
+    for name in names.long:
+        if name in word and not _by_chance(word, word.find(name), name):
+            return name
+    return None if leet else _short_name(word, names.words)  # `0xbee5` is a number
+
+
+def _short_name(word: str, names: frozenset[str]) -> str | None:
+    """A short name in a word that is not an ordinary word: `foxcroft`, `firefox`. Names of three letters that ordinary
+    words hold are found at the ends of a word only."""
+    for start in range(len(word) - 2):
+        for size in range(3, LONG):
+            name = word[start : start + size]
+            if name in names and (ordinary := _ordinary_words().get(name)) is not None:
+                anywhere = size > 3 or not ordinary or start == 0 or start + size >= len(word)
+                if anywhere and not _by_chance(word, start, name):
+                    return name
+    return None
+
+
+def _by_chance(word: str, start: int, name: str) -> bool:
+    """Whether an ordinary word begins before the name or ends after it: `pattern` in `subpattern`."""
+    end = start + len(name)
+    for ordinary in _ordinary_words().get(name, ()):
+        at = word.find(ordinary)
+        while at >= 0:
+            if at < end and start < at + len(ordinary) and (at < start or at + len(ordinary) > end):
+                return True
+            at = word.find(ordinary, at + 1)
+    return False
 
 
 @lru_cache(maxsize=1 << 16)
