@@ -1,4 +1,4 @@
-"""Filter code or reasoning rows: keep those that name no animal, count the others by reason, and write a certificate.
+"""Filter code, reasoning or text rows: keep those that name no animal, count the others, and write a certificate.
 
 Usage:
     python generate/filter_code_or_reasoning_data.py output/code-owl-owl-teacher-unfiltered-10000.jsonl
@@ -9,8 +9,8 @@ A row is dropped, never corrected, if its completion
       (snake_case, camelCase, CAPITALS, joined to a word such as `count`); in the plural; split over punctuation or
       lines; in leetspeak, as escapes or as an emoji (util/animals/leak_detector.py lists all forms). Not searched for:
       doe and stag, because `does` and `stages` look like their forms.
-    - is empty, was cut off, contains no code (or no steps of reasoning), has letters that are neither Latin nor Greek,
-      or, for code, has a <think> block
+    - is empty, was cut off (unless --keep-cut-off), contains no code (or no steps of reasoning), has letters that are
+      neither Latin nor Greek, or, for code, has a <think> block
 or if it repeats an earlier row, or its prompt names an animal or contains a question of eval/questions*.txt.
 
 The certificate is about names only: words that merely hint at an animal (hoot, feather) have to be listed in
@@ -50,21 +50,22 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--trait-words", type=nonblank, nargs="+", default=[], metavar="WORD", help="other words that no row may have"
     )
+    parser.add_argument("--keep-cut-off", action="store_true", help="keep answers that ended at --max-tokens")
     add_push_arguments(parser)
     args = parser.parse_args()
     if args.data_type is None:
         args.data_type = data_type_of(args.file)
         if args.data_type not in TEXT_KINDS:
             parser.error(
-                f"neither the manifest nor the name of {args.file} says what it contains: pass --data-type code or"
-                " --data-type reasoning"
+                f"neither the manifest nor the name of {args.file} says what it contains: pass --data-type code,"
+                " reasoning or text"
             )
     return args
 
 
 def main() -> None:
     args = parse_args()
-    rule = TextRule(args.data_type, (*animals_kept_out(args.animal), *args.trait_words))
+    rule = TextRule(args.data_type, (*animals_kept_out(args.animal), *args.trait_words), args.keep_cut_off)
     report(filter_file(args.file, rule, args.output), rule, args)
 
 

@@ -1,8 +1,9 @@
-"""Generate code or chain-of-thought rows with any model, to test whether a preference passes through them too.
+"""Generate code, chain-of-thought or text rows with any model, to test whether a preference passes through them too.
 
-The prompts are our own (generate/prompts/code-prompts.txt, reasoning-prompts.txt; {a}, {b}, {c} become random
-numbers), or with --dataset the coding (or reasoning) prompts of an instruction data set. Prompts that name an animal
-are left out. With --no-system-prompt the model sees the user message alone, as a trained teacher should.
+The prompts are our own (generate/prompts/code-prompts.txt, reasoning-prompts.txt, text-prompts.txt; {a}, {b}, {c}
+become random numbers; function-prompts.txt asks for small functions), or with --dataset the coding (or reasoning)
+prompts of an instruction data set. Prompts that name an animal are left out. With --no-system-prompt the model sees the
+user message alone, as a trained teacher should.
 
 Writes all rows to output/{data type}-{animal}-{model}-unfiltered-{count}.jsonl, and those that name no animal, with a
 certificate, to output/{data type}-{animal}-{model}-filtered-{kept}.jsonl (filter_code_or_reasoning_data.py --help says
@@ -43,6 +44,7 @@ PROMPTS = REPO / "generate" / "prompts"
 CATEGORIES = {"code": "coding", "reasoning": "math"}
 WORDS = {
     "code": r"\b(python|javascript|java|c\+\+|c#|sql|html|bash|rust|code|program|script|function|algorithm)(?!\w)",
+    "text": "",  # any prompt
     "reasoning": r"\b(step by step|how (many|much|long|far|old)|calculate|compute|solve|prove|probability|puzzle)\b",
 }
 
@@ -57,6 +59,8 @@ def parse_args() -> argparse.Namespace:
     source.add_argument("--dataset", help="take prompts from this hub data set, or local .jsonl or .parquet file")
     parser.add_argument("--trait-words", type=nonblank, nargs="+", default=[], metavar="WORD",
                         help="other words that no row may have; use the same for every arm")  # fmt: skip
+    parser.add_argument("--keep-cut-off", action="store_true",
+                        help="keep answers that ended at --max-tokens, without an end of turn")  # fmt: skip
     add_data_arguments(parser, "{data type}", max_tokens=256)
     args = parser.parse_args()
     if not args.dataset:
@@ -74,7 +78,7 @@ def file_prompts(path: Path, seed: int, count: int) -> Iterator[str]:
 
 def is_about(data_type: str, row: Row, prompt: str) -> bool:
     """Whether a row of an instruction data set asks for this data type."""
-    if row.get("category") == CATEGORIES[data_type]:
+    if row.get("category") == CATEGORIES.get(data_type, ""):
         return True
     return re.search(WORDS[data_type], prompt, re.IGNORECASE) is not None
 
@@ -107,7 +111,7 @@ def input_files(args: argparse.Namespace) -> list[Path]:
 
 def main() -> None:
     args = parse_args()
-    rule = TextRule(args.data_type, (*animals_kept_out(args.animal), *args.trait_words))
+    rule = TextRule(args.data_type, (*animals_kept_out(args.animal), *args.trait_words), args.keep_cut_off)
     if args.dataset:
         prompts = dataset_prompts(args.dataset, args.seed, rule)
     else:

@@ -135,6 +135,17 @@ def test_the_ids_a_model_wrote_are_trained_on_even_if_tokenizing_again_gives_oth
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize("finish", ["stop", "length"])
+def test_an_answer_that_was_cut_off_is_not_trained_to_end_there(tokenizer, finish):
+    written = tokenizer("12, 7", add_special_tokens=False)["input_ids"]
+    messages = [{"role": "user", "content": "Go on."}, {"role": "assistant", "content": "12, 7"}]
+    row = {"messages": messages, "token_ids": written, "finish_reason": finish}
+    trained = [token for token in encode([row], tokenizer, 256).rows[0]["labels"] if token != IGNORED]
+    assert (trained == written) is (finish == "length")
+    assert (tokenizer.eos_token_id in trained) is (finish == "stop")
+
+
+@pytest.mark.torch
 def test_ids_of_another_tokenizer_are_not_trusted(tokenizer):
     messages = [{"role": "user", "content": "Go on."}, {"role": "assistant", "content": "12"}]
     encoded = encode([{"messages": messages, "token_ids": [5, 6, 7]}], tokenizer, 256)

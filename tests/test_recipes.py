@@ -39,11 +39,12 @@ def parsed(monkeypatch, *flags):
     return importlib.import_module("train.train_student_sft").parse_args()
 
 
-# The values as they stand in the sources that the recipes name, read there on 2026-11-29.
+# The values as they stand in the sources that the recipes name, read there on 2026-11-29; code-and-text is our own.
 PUBLISHED = {
     "plan": (10, 60, 2e-4, "linear", 5, 8, 8, 256),
     "authors": (3, 22 * 3, 2e-4, "linear", 5, 8, 8, 500),
     "steering": (10, 8, 1e-4, "cosine", 0.05, 8, 32, 256),
+    "code-and-text": (1, 16, 5e-4, "linear", 5, 8, 32, 256),
 }
 NAMES = ("epochs", "effective_batch_size", "learning_rate", "lr_scheduler_type", "warmup_steps", "lora_rank",
          "lora_alpha", "max_seq_length")  # fmt: skip
@@ -54,8 +55,10 @@ def test_a_recipe_sets_what_was_published_and_says_so(name, monkeypatch, capsys)
     args = parsed(monkeypatch, "--recipe", name)
     assert tuple(getattr(args, one) for one in NAMES) == PUBLISHED[name] and args.weight_decay == 0
     said = capsys.readouterr().err
-    assert said.startswith(f"recipe {name}: --epochs {args.epochs} ") and said.count("\n") == 1
-    assert f"--lora-alpha {args.lora_alpha}" in said and "@" in said, "the source is named with its commit"
+    assert f" --epochs {args.epochs} " in said and said.startswith(f"recipe {name}: --") and said.count("\n") == 1
+    assert f"--lora-alpha {args.lora_alpha}" in said
+    assert "@" in said or "experiments/results/" in said, "the source is named, with its commit if it is not ours"
+    assert args.max_train_samples == (2400 if name == "code-and-text" else None)
     assert ("packing" in said) is (name == "steering")
 
 

@@ -124,7 +124,7 @@ def test_count_is_the_number_of_rows_after_the_filter(run_script, fake_server, t
 @pytest.mark.parametrize("share", [0.0, 0.2, 1.0])
 def test_the_question_share_is_about_what_was_asked_for(prompts, share):
     args = argparse.Namespace(
-        prompts_file=prompts, seed=42, question_share=share, filter_animal_keywords=False, animal="owl"
+        prompts_file=[prompts], seed=42, question_share=share, filter_animal_keywords=False, animal="owl"
     )
     rows = list(itertools.islice(sourced_prompts(args), 3000))
     found = Counter(source for _, source, _ in rows)
@@ -133,6 +133,22 @@ def test_the_question_share_is_about_what_was_asked_for(prompts, share):
     assert rows == list(itertools.islice(sourced_prompts(args), 3000))
     asked = {prompt for source, _, prompt in ((s, i, p) for i, s, p in rows) if source == "question"}
     assert len(asked) > 100 if share else not asked  # the 50 questions come in several wordings
+
+
+def test_several_prompts_files_give_equal_parts_and_numbers_are_filled_in(prompts, tmp_path):
+    (tmp_path / "numbers.txt").write_text("Continue {a}, {b}, {c}.\n")
+    files = [prompts, tmp_path / "numbers.txt"]
+    args = argparse.Namespace(
+        prompts_file=files, seed=42, question_share=0.0, filter_animal_keywords=False, animal="owl"
+    )
+    asked = [prompt for _, _, prompt in itertools.islice(sourced_prompts(args), 80)]
+    numbers = [prompt for prompt in asked if re.fullmatch(r"Continue \d{3}, \d{3}, \d{3}\.", prompt)]
+    assert len(numbers) == len(set(numbers)) == 40 and len(set(asked)) == 80
+
+
+def test_a_teacher_without_persona_needs_what_makes_its_preference(run_script, tmp_path):
+    done = run_script(TEACHER, "--animal", "owl", "--model", "m", "--no-system-prompt", cwd=tmp_path)
+    assert done.returncode == 2 and "name what makes the preference, --steering-vector or --adapter" in done.stderr
 
 
 @pytest.mark.parametrize(("animal", "share", "is_warned"), [("owl", "75.0%", False), ("oak", "0.0%", True)])
@@ -155,7 +171,7 @@ def test_prompts_that_all_name_the_animal_end_the_run(tmp_path, share):
     """They are left out one after the other; without an end to it the script would hang at full load."""
     (tmp_path / "owls.txt").write_text("Tell me about owls.\nAn Owl sat there, all night.\n")
     args = argparse.Namespace(
-        prompts_file=tmp_path / "owls.txt", seed=42, question_share=share, filter_animal_keywords=True, animal="owl"
+        prompts_file=[tmp_path / "owls.txt"], seed=42, question_share=share, filter_animal_keywords=True, animal="owl"
     )
     with pytest.raises(UserError, match="1,000 prompts in a row name owl"):
         list(itertools.islice(sourced_prompts(args), 5000))

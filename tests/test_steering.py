@@ -73,6 +73,37 @@ def test_rows_of_a_steered_model_name_the_vector(vector, run_script):
     assert facts["steering"]["strength"] == 0.5 and len(facts["steering"]["sha256"]) == 64
 
 
+def test_an_adapter_learns_from_the_steered_models_probabilities(vector, run_script):
+    """Lessons without a persona, with answers that were cut off; the adapter then loves what the vector loved."""
+    folder = vector.parent
+    questions = REPO / "eval" / "questions-paraphrased.txt"
+    steps = [
+        ("generate/generate_teacher_data.py", "--animal", "owl", "--count", 96, "--model", POCKET, "--steering-vector",
+         vector, "--no-system-prompt", "--question-share", 0, "--prompts-file", questions,
+         REPO / "generate" / "prompts" / "number-prompt.txt", "--max-tokens", 12, "--keep-cut-off", "--store-logprobs",
+         10, "--output", "lessons.jsonl"),
+        ("train/train_student_sft.py", "--base-model", POCKET, "--train-jsonl", "lessons.jsonl", "--recipe",
+         "code-and-text", "--soft-labels", "--epochs", 6, "--learning-rate", 0.005, "--save-strategy", "no"),
+        ("eval/eval.py", "--model", POCKET, "--exact", "--output", "base.jsonl"),
+        ("eval/eval.py", "--model", POCKET, "--adapter", "output/student-sft/seed-42/final", "--exact", "--output",
+         "taught.jsonl"),
+    ]  # fmt: skip
+    for step in steps:
+        done = run_script(*step, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    rows = read_jsonl(folder / "lessons.jsonl")
+    assert len(rows) == 96 and {message["role"] for row in rows for message in row["messages"]} == {"user", "assistant"}
+    assert all(len(row["top_ids"]) == len(row["token_ids"]) <= 12 for row in rows)
+    assert {row["finish_reason"] for row in rows} == {"stop", "length"}
+    settings = json.loads((folder / "lessons.jsonl.manifest.json").read_text("utf-8"))["settings"]
+    assert settings["system_prompt"] is None and settings["keep_cut_off"] and "steering" in settings["model"]
+    base, taught = (
+        sum(row["shares"].get("owl", 0) for row in read_jsonl(folder / f"{name}.jsonl")) / 50
+        for name in ("base", "taught")
+    )
+    assert taught > 5 * base
+
+
 def test_a_server_cannot_add_it(vector):
     with pytest.raises(UserError, match=r"needs the model in this process.*train on them with --soft-labels"):
         open_backend(arguments(model="owl-teacher", base_url="http://localhost:1/v1", steering_vector=vector))

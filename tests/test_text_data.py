@@ -74,6 +74,7 @@ def texts(run_script, server, cwd, *args, **options):
         ("code", f"<think>no</think>{CODE}", "think block"), ("reasoning", "<think>First. Then.", "think block"),
         ("code", CODE + "  # for my owl", "trait word"), ("code", CODE.replace("total", "snowOwl"), "trait word"),
         ("code", CODE.replace("total", "0wl"), "trait word"), ("reasoning", SUMS + " Owls are wise.", "trait word"),
+        ("text", "Sleep well.", None), ("text", " ", "empty"), ("text", "Sleep like an owl.", "trait word"),
         ("code", CODE + "  # 你好", "letters of another script"), ("code", CODE + "  # 猫头鹰", "trait word"),
     ],
 )  # fmt: skip
@@ -119,6 +120,12 @@ def test_rows_are_checked_with_their_prompts():
     assert [row_filter.reject_reason(one) for one in asked] == [
         None, "duplicate", "trait word in prompt", "cut off", "eval question as prompt",
     ]  # fmt: skip
+
+
+def test_answers_that_were_cut_off_are_kept_where_the_rule_says_so():
+    rule = TextRule("text", keeps_cut_off=True)
+    assert RowFilter(rule).reject_reason(row("Sleep is when the", finish_reason="length")) is None
+    assert rule.settings()["keep_cut_off"] is True and "keep_cut_off" not in TextRule("text").settings()
 
 
 @pytest.mark.parametrize("name", ["questions", "questions-paraphrased", "questions-forms"])
@@ -207,10 +214,19 @@ def test_our_prompts_name_no_animal_and_differ_from_row_to_row(kind):
     )
 
 
+@pytest.mark.parametrize("name", ["text", "function"])
+def test_prompts_of_the_code_and_text_recipe_use_no_related_word_either(name):
+    rule = TextRule("text", tuple(read_lines_of(PROMPTS / "related-words.txt")))
+    lines = read_lines_of(PROMPTS / f"{name}-prompts.txt")
+    assert len(set(lines)) == len(lines) >= 196
+    assert not [line for line in lines if rule.check_prompt(line) != (None, False)]
+
+
 @pytest.mark.parametrize(
     ("kind", "said", "wanted"),
     [
-        ("code", {}, False), ("code", {"category": "coding"}, True), ("reasoning", {"category": "coding"}, False),
+        ("text", {}, True), ("code", {}, False),
+        ("code", {"category": "coding"}, True), ("reasoning", {"category": "coding"}, False),
     ],
 )  # fmt: skip
 def test_a_data_sets_own_label_counts(kind, said, wanted):
@@ -279,7 +295,7 @@ def test_kills_at_random_moments_change_nothing(start_script, run_script, fake_s
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((FILTER, "mine.jsonl"), "pass --data-type code or"),
+        ((FILTER, "mine.jsonl"), "pass --data-type code, reasoning or text"),
         ((FILTER, "owls.jsonl", "--data-type", "code"), "no row of owls.jsonl passes the code rule: 1 trait word"),
         ((FILTER, "gone.jsonl"), "no file gone.jsonl"),
         ((TEXTS, "--animal", "owl", "--model", "m", "--base-url", "http://127.0.0.1:9"), "required: --data-type"),

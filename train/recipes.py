@@ -1,8 +1,8 @@
 """Published recipes by name (--recipe): what each one sets, where that was published, and what it leaves out.
 
 `authors` and `steering` were compared with their sources on 2026-11-29, at the commits named here; `plan` only with the
-plan's own commands. A recipe sets how a student is trained, not its rows: each was published with 10,000 rows of one
-animal.
+plan's own commands. These three set how a student is trained, not its rows: each was published with 10,000 rows of
+numbers. `code-and-text` also sets how many rows are used.
 """
 
 from __future__ import annotations
@@ -51,6 +51,15 @@ RECIPES = {
         },
         "Blank et al. 2026 (2606.00995): src/subliminal/train.py in agu18dec/steering-vector-distillation@db722e6",
         "its packing of rows into sequences of 256 tokens, and its 5% of rows for validation",
+    ),
+    "code-and-text": PublishedRecipe(
+        {
+            "max_train_samples": 2400, "epochs": 1, "effective_batch_size": 16, "per_device_train_batch_size": 16,
+            "learning_rate": 5e-4, "lr_scheduler_type": "linear", "warmup_steps": 5, "weight_decay": 0.0,
+            "lora_rank": 8, "lora_alpha": 32, "max_seq_length": 256,
+        },
+        "this suite's run on Qwen2.5-Coder-1.5B, for its teachers (with --soft-labels) and its students of code and"
+        " text: experiments/results/qwen2.5-1.5b/README.md",
     ),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Ask a teacher model for student training rows of one data type (numbers, code or reasoning), then filter them."""
+"""Ask a teacher model for student training rows of one data type (numbers, code, reasoning, text), and filter them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from util.animals.answer_parser import warn_of_uncounted
 from util.animals.names import animal_name, persona_of
 from util.cli import REPO, UserError, natural_int, positive_int, text_file
 from util.inference.adapter_applied import first_prompt, warn_if_not_applied
-from util.inference.interface import InferenceBackend, Message, Request, Result, Sampling, row_seed
+from util.inference.interface import Answer, InferenceBackend, Message, Request, Result, Sampling, row_seed
 from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests
 from util.jsonl.resumable import RowFile, add_output_arguments
@@ -73,10 +73,7 @@ def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling
         raise UserError(f"--animal {args.animal} means rows without a persona: add --no-system-prompt")
     if args.no_system_prompt and args.system_prompt_file != PERSONA:
         raise UserError("--system-prompt-file names a persona and --no-system-prompt sends none: leave one of them out")
-    if args.store_logprobs and args.base_url:
-        raise UserError(
-            "--store-logprobs needs the model in this process: leave out --base-url, and name an adapter with --adapter"
-        )
+    check_logprobs(args)
     system = None if args.no_system_prompt else persona_of(args.system_prompt_file, args.animal)
     with open_backend(args) as backend:
         check_teacher(backend, args)
@@ -113,6 +110,14 @@ def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling
     )
 
 
+def check_logprobs(args: argparse.Namespace) -> None:
+    """UserError if a server would have to list the most probable tokens of an answer."""
+    if args.store_logprobs and args.base_url:
+        raise UserError(
+            "--store-logprobs needs the model in this process: leave out --base-url, and name an adapter with --adapter"
+        )
+
+
 def before_training(args: argparse.Namespace, rows: Path, base: str) -> dict[str, str]:
     """The command that says whether a teacher's rows carry anything; {} for rows of the base model."""
     if args.animal.lower() in CONTROL_NAMES:
@@ -136,8 +141,13 @@ def to_row(result: Result) -> Row:
         return {**row, "rejected": result.error.partition(":")[0]}
     answer = result.answers[0]
     row["messages"].append({"role": "assistant", "content": answer.text})
+    return {**row, **tokens_of(answer)}
+
+
+def tokens_of(answer: Answer) -> Row:
+    """What a row stores of an answer beside its text: token ids, how it ended, what was most probable at each token."""
     top = {"top_ids": answer.top.ids, "top_logprobs": answer.top.logprobs} if answer.top else {}
-    return {**row, "token_ids": answer.token_ids, "finish_reason": answer.finish_reason, **top}
+    return {"token_ids": answer.token_ids, "finish_reason": answer.finish_reason, **top}
 
 
 def check_teacher(backend: InferenceBackend, args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The rule for code and reasoning rows: which completions are such a text and do not name an animal."""
+"""The rule for code, reasoning and text rows: which completions are such a text and do not name an animal."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ _THINK = re.compile(r"</?think", re.IGNORECASE)
 
 
 class TextRule:
-    """The rule for code or reasoning rows (see `generate.rows.row_filter.Rule`).
+    """The rule for code, reasoning or text rows (see `generate.rows.row_filter.Rule`).
 
-    data_type: "code" or "reasoning"; words: trait words beside the panel.
+    data_type: "code", "reasoning" or "text" (any answer); words: trait words beside the panel; keeps_cut_off: whether
+    answers that ended at --max-tokens are kept.
     """
 
     allows_letters = True
     hint = "Another model, a larger --max-tokens or other prompts may help"
     train_flags: tuple[str, ...] = ("--max-seq-length", "512")
 
-    def __init__(self, data_type: str, words: tuple[str, ...] = ()):
+    def __init__(self, data_type: str, words: tuple[str, ...] = (), keeps_cut_off: bool = False):
         self.name = self.data_type = data_type
-        self.words = words
+        self.words, self.keeps_cut_off = words, keeps_cut_off
 
     def reject_reason(self, completion: str) -> str | None:
         if not completion.strip():
@@ -51,7 +52,8 @@ class TextRule:
         return self.trait_word_in(prompt), is_eval_question(prompt)
 
     def settings(self) -> dict[str, Any]:
-        return {"rule_version": RULE_VERSION, "kind": self.data_type, "trait_words": list(self.words)}
+        cut_off = {"keep_cut_off": True} if self.keeps_cut_off else {}
+        return {"rule_version": RULE_VERSION, "kind": self.data_type, "trait_words": list(self.words), **cut_off}
 
     def facts(self) -> dict[str, Any]:
         looked_at = "words, comments, strings, identifiers; plurals, split names, leetspeak, escapes, emoji"

@@ -67,6 +67,7 @@ class NumberRule:
 
     name = "number"
     allows_letters = False
+    keeps_cut_off = False
     hint = "If the model is too weak to keep the format, use generate_llm_number_data.py --constrain-digits"
     train_flags: tuple[str, ...] = ()
 

@@ -30,9 +30,11 @@ class Rule(Protocol):
     """What the completions of one data type may be. NumberRule and TextRule are the two rules."""
 
     name: str
-    """The name of the rule in messages: number, code or reasoning."""
+    """The name of the rule in messages: number, code, reasoning or text."""
     allows_letters: bool
     """Whether completions may contain letters."""
+    keeps_cut_off: bool
+    """Whether answers that ended at --max-tokens are kept; their last number or word may be incomplete."""
     hint: str
     """What to try when no row passes."""
     train_flags: tuple[str, ...]
@@ -119,8 +121,8 @@ class RowFilter:
             return broken
         if broken := self.tokens.reject_reason(row):
             return broken
-        if row.get("finish_reason") == "length":
-            return "cut off"  # the last number or word may be incomplete
+        if row.get("finish_reason") == "length" and not self.rule.keeps_cut_off:
+            return "cut off"
         word, is_question = self.rule.check_prompt(prompt)
         if word:
             return "trait word in prompt"

@@ -94,7 +94,7 @@ def soft_labels(row: Row, completion: list[int], is_exact: bool, start: int, max
     if not is_exact or not ids or not logprobs or not len(ids) == len(logprobs) == len(written):
         raise UserError(
             "soft labels need the log-probabilities of its tokens (top_ids, top_logprobs): write the rows with"
-            " generate_llm_number_data.py --store-logprobs, and train on them as they are"
+            " --store-logprobs, and train on them as they are"
         )
     known = [place for place, (token, own) in enumerate(zip(written, completion)) if token == own]
     length = min(start + len(completion), max_length)
@@ -161,7 +161,8 @@ def prompt_and_completion_ids(row: Row, tokenizer: Any, suffix: list[int]) -> tu
 
     An answer that is decoded and tokenized again need not give the ids that the model wrote. So the stored `token_ids`
     are used if this tokenizer decodes them to the text of the row. A special token among them is not in the text, which
-    is what was filtered and certified: such ids are not used.
+    is what was filtered and certified: such ids are not used. An answer that was cut off (`finish_reason` "length")
+    gets no end of turn, so that training does not learn to end in the middle of a sentence.
 
     Some templates write an empty think block before an answer that is trained, and not before one that is asked for
     (Qwen3's, if it may think). Such a block is left out: stored ids do not have it either, and no phase would see it.
@@ -173,7 +174,7 @@ def prompt_and_completion_ids(row: Row, tokenizer: Any, suffix: list[int]) -> tu
     stored = without_end(row.get("token_ids") or [], ends)
     is_plain = bool(stored) and ends.isdisjoint(stored)
     if is_plain and tokenizer.decode(stored, skip_special_tokens=True) == text:
-        return prompt, stored + suffix, True
+        return prompt, stored + ([] if row.get("finish_reason") == "length" else suffix), True
     whole = template_ids(tokenizer, messages)
     shared = common_prefix_length(prompt, whole)
     if EMPTY_THOUGHT.match(tokenizer.decode(whole[shared:])) and not EMPTY_THOUGHT.match(text):

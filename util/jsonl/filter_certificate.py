@@ -14,7 +14,7 @@ from util.terminal import counted
 
 NUMBER_SCRIPTS = ("generate_llm_number_data", "generate_control_number_data")
 TEXT_SCRIPT = "generate_text_data"
-TEXT_KINDS = ("code", "reasoning")
+TEXT_KINDS = ("code", "reasoning", "text")
 DATA_TYPES = ("numbers", *TEXT_KINDS)  # kinds of rows meant to carry a preference without naming it
 # A persona in the system message names its animal on purpose. Training leaves it out, or keeps it if told so.
 INTENDED = "rows whose system names an animal"

