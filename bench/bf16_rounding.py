@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.make_trainers import make_loop, make_stock_trainer
+from bench.make_trainers import lora_config, make_loop, make_stock_trainer
 from bench.random_weights import load_or_random
 from bench.shared import number_rows
 from util.chat.chat_tokens import encode
@@ -57,7 +57,7 @@ def train_stock(args: argparse.Namespace, model: Any, data: tuple[Any, list[Any]
     torch.manual_seed(seed)
     size = args.effective_batch_size
     trainer = make_stock_trainer(
-        model, data, args.updates, args.lora_rank, size, size, seed=seed, data_seed=seed,
+        model, data, args.updates, lora_config(args.lora_rank), size, size, seed=seed, data_seed=seed,
         bf16=model.dtype == torch.bfloat16, gradient_checkpointing=False, use_cpu=model.device.type == "cpu",
     )  # fmt: skip
     trained = [p for p in trainer.model.parameters() if p.requires_grad]
@@ -79,7 +79,7 @@ def train_stock(args: argparse.Namespace, model: Any, data: tuple[Any, list[Any]
 def train_fast(args: argparse.Namespace, model: Any, data: tuple[Any, list[Any]], seed: int) -> dict[str, Any]:
     """The same by the suite's loop."""
     size = args.effective_batch_size
-    loop = make_loop(model, data[1], size, 1, args.updates, args.lora_rank, size, seed, exact=True)
+    loop = make_loop(model, data[1], size, 1, args.updates, lora_config(args.lora_rank), size, seed, exact=True)
     named = loop.adapters.named_views
     begin, gradient = flat(list(named(loop.adapters.values.data[0]).values())), []  # type: Any, list[Any]
     change = loop.change_adapters

@@ -13,14 +13,14 @@ RATE, WARM_UP_STEPS = 2e-4, 5
 FOLDER = Path("output/bench-train")  # nothing is written there
 
 
-def lora_config(rank: int) -> Any:
+def lora_config(rank: int = 8, alpha: int = 8) -> Any:
     from peft import LoraConfig
 
-    return LoraConfig(r=rank, lora_alpha=8, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
+    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
 
 
 def make_stock_trainer(
-    model: Any, data: tuple[Any, Sequence[Any]], updates: int, lora_rank: int, effective: int, at_once: int,
+    model: Any, data: tuple[Any, Sequence[Any]], updates: int, lora: Any, effective: int, at_once: int,
     **options: Any,
 ) -> Any:  # fmt: skip
     """TRL as it comes: padded rows, gradient checkpointing, `at_once` of an update's `effective` rows at a time.
@@ -40,18 +40,18 @@ def make_stock_trainer(
     )  # fmt: skip
     trainer = SFTTrainer(
         model=share_weights(model), args=config, train_dataset=Dataset.from_list(list(rows)),
-        processing_class=tokenizer, peft_config=lora_config(lora_rank),
+        processing_class=tokenizer, peft_config=lora,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
 def make_loop(
-    model: Any, rows: Sequence[Any], at_once: int, students: int, updates: int, lora_rank: int, effective: int,
+    model: Any, rows: Sequence[Any], at_once: int, students: int, updates: int, lora: Any, effective: int,
     seed: int = 0, exact: bool = False, logging_steps: int = 50,
 ) -> Any:  # fmt: skip
     """The suite's loop with so many students, each with the rows in another order, for one epoch of `updates`."""
-    recipe = Recipe(1, effective, RATE, lora_config(lora_rank), warmup=WARM_UP_STEPS, logging_steps=logging_steps)
+    recipe = Recipe(1, effective, RATE, lora, warmup=WARM_UP_STEPS, logging_steps=logging_steps)
     rows = rows[: updates * effective]
     made = [Student([*rows[i:], *rows[:i]], seed + i, recipe, FOLDER, f"student {i}") for i in range(students)]
     return TrainingLoop(model, made, at_once, exact)

@@ -33,7 +33,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.make_trainers import make_loop, make_stock_trainer
+from bench.make_trainers import lora_config, make_loop, make_stock_trainer
 from bench.random_weights import load_or_random
 from bench.shared import number_rows
 from train.rows_at_once import limit_gpu_memory
@@ -57,6 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--per-device-train-batch-size", type=positive_int, default=6,
                         help="rows that stock TRL takes at once")  # fmt: skip
     parser.add_argument("--lora-rank", type=positive_int, default=8, help="rank of the adapters")
+    parser.add_argument("--lora-alpha", type=positive_int, default=8, help="scale of the adapters: alpha / rank")
     parser.add_argument("--students", type=positive_int, default=1, help="how many train together, or side by side")
     parser.add_argument("--gpu-memory-gib", type=positive_float, metavar="GIB", help="cap the memory of the GPU")
     parser.add_argument("--checkout", type=Path, metavar="FOLDER", help="another checkout of the suite")
@@ -76,7 +77,8 @@ def parse_args() -> argparse.Namespace:
 
 def made_here(args: argparse.Namespace, way: str, model: Any, data: Any) -> Any:
     """The trainer of a way that trains in this process."""
-    recipe = {"updates": WARM_UP + args.updates, "lora_rank": args.lora_rank, "effective": args.effective_batch_size}
+    lora = lora_config(args.lora_rank, args.lora_alpha)
+    recipe = {"updates": WARM_UP + args.updates, "lora": lora, "effective": args.effective_batch_size}
     at_once = args.effective_batch_size if way.endswith("-tuned") else args.per_device_train_batch_size
     options = {"at_once": at_once, "gradient_checkpointing": not way.endswith("-tuned")}
     if way.startswith("trl"):
@@ -88,8 +90,8 @@ def made_here(args: argparse.Namespace, way: str, model: Any, data: Any) -> Any:
 def in_processes(args: argparse.Namespace) -> dict[str, Any]:
     """`loop` in --students processes at once: student updates by all of them, and the slowest one's seconds."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, *same_flags(args), "--ways", "loop", "--students", str(args.students),
-                   "--wait-for", folder]  # fmt: skip
+        command = [sys.executable, __file__, *same_flags(args), "--lora-alpha", str(args.lora_alpha), "--ways", "loop",
+                   "--students", str(args.students), "--wait-for", folder]  # fmt: skip
         outputs = [Path(folder) / f"{number}.json" for number in range(args.students)]
         processes = [subprocess.Popen([*command, "--output", str(output)]) for output in outputs]
         if sum(process.wait() != 0 for process in processes):
@@ -182,7 +184,7 @@ def timed(trainer: Any) -> dict[str, Any]:
 
 
 def print_profile(trainer: Any) -> None:
-    """Where three more updates spend their time, by kernel."""
+    """Where three more updates spend their time, by kernel, and on a GPU also by what Python did meanwhile."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -190,11 +192,21 @@ def print_profile(trainer: Any) -> None:
     numbers = range(len(trainer.students))
     for student in trainer.students:
         student.done -= 3
+    begun = time.perf_counter()
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as found:
         for _ in range(3):
             trainer.update(numbers, Progress(0))
-    by = "self_cuda_time_total" if cuda else "self_cpu_time_total"
-    print(found.key_averages().table(sort_by=by, row_limit=25, max_name_column_width=60))
+        if cuda:
+            torch.cuda.synchronize()
+    seconds = time.perf_counter() - begun
+    events = found.key_averages()
+    if cuda:
+        kernels = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
+        busy = sum(event.self_device_time_total for event in kernels) / 3e3
+        launched = sum(event.count for event in kernels) / 3
+        print(f"an update: {busy:.1f} ms of kernels, {launched:.0f} of them, in {seconds / 3 * 1e3:.1f} ms (profiled)")
+        print(events.table(sort_by="self_cuda_time_total", row_limit=25, max_name_column_width=60))
+    print(events.table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60))
 
 
 def time_here(args: argparse.Namespace, way: str, model: Callable[[], Any], data: Any) -> dict[str, Any]:
@@ -217,8 +229,8 @@ def time_here(args: argparse.Namespace, way: str, model: Callable[[], Any], data
     return found
 
 
-def time_all(args: argparse.Namespace, data: Any, mean: float) -> list[dict[str, Any]]:
-    """The figures of every way. mean: tokens of a row."""
+def time_all(args: argparse.Namespace, data: Any, mean: float, save: Callable[[Any], None]) -> list[dict[str, Any]]:
+    """The figures of every way. mean: tokens of a row. save: called with the figures so far, after every way."""
     import torch
 
     results: list[dict[str, Any]] = []
@@ -244,6 +256,7 @@ def time_all(args: argparse.Namespace, data: Any, mean: float) -> list[dict[str,
         found |= {"way": way, "students": students, "tokens_per_second": round(rate), "times": round(rate / first, 3)}
         say(f"{way}: {found['student_updates_per_second']} student updates/s, {round(rate):,} tokens/s")
         results.append(found)
+        save(results)
     return results
 
 
@@ -261,15 +274,19 @@ def main() -> int:
     mean = sum(len(row["input_ids"]) for row in rows) / len(rows)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     say(f"{device}: {size} rows of {mean:.1f} tokens an update")
-    results = time_all(args, (load_tokenizer(args.model), rows), mean)
+    about = {**provenance(), "device": device, "torch": torch.__version__, "gpu_memory_gib": args.gpu_memory_gib,
+             "rows_an_update": size, "tokens_a_row": mean}  # fmt: skip
+
+    def save(results: list[dict[str, Any]]) -> None:
+        if args.output:
+            write_json(args.output, {**about, "results": results})
+
+    results = time_all(args, (load_tokenizer(args.model), rows), mean, save)
     print(f"{args.model} on {device}, medians of {args.updates} updates of {size} rows, {mean:.1f} tokens a row")
     lines = [
         [f"{found['way']} ({found['students']})", *(short(found.get(name)) for name in COLUMNS)] for found in results
     ]
     print(table(["way (students)", *COLUMNS], lines))
-    if args.output:
-        machine = {"device": device, "torch": torch.__version__, "gpu_memory_gib": args.gpu_memory_gib}
-        write_json(args.output, {**provenance(), **machine, "tokens_a_row": mean, "results": results})
     return 0
 
 
