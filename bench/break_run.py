@@ -162,7 +162,7 @@ def stopped(name: str, command: Sequence[str], place: Path) -> Outcome:
     seconds = time.monotonic() - begun
     said = (place / "stderr").read_text()
     again = subprocess.run(command, cwd=place, capture_output=True, text=True).returncode
-    clear = "Traceback" not in said and (code in (0, -signal.SIGTERM) or (code == 143 and "resume with" in said))
+    clear = "Traceback" not in said and (code == 0 or (code == 143 and "stopped by SIGTERM" in said))
     return Outcome(
         f"SIGTERM: {name}",
         f"code {code} after {seconds:.1f} s, then {again}",

@@ -18,6 +18,7 @@ import pytest
 from conftest import REPO, manifest_of, read_jsonl
 from fake_server import END, answer_text
 
+from bench.shared import write_number_file
 from generate.generate_teacher_data import named_facts, sourced_prompts
 from generate.rows.next_training_flags import POCKET, train_flags
 from generate.rows.number_rule import NumberRule
@@ -641,6 +642,19 @@ def test_a_signal_keeps_what_is_in_flight_and_prints_how_to_continue(start_scrip
     assert f"--animal owl --count 500 --model owl-teacher --base-url {server.url}" in err
     rows = read_jsonl(growing)
     assert len(rows) == len(server.requests()) < 500  # every request that was sent has its row
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=lambda x: str(x))
+def test_a_signal_leaves_no_temporary_file_of_a_filter(start_script, tmp_path, number, code):
+    """By itself Python runs no `finally` on SIGTERM, and a hidden file of gigabytes stayed."""
+    write_number_file(tmp_path / "many.jsonl", 60_000)
+    process = start_script("generate/filter_number_data.py", "many.jsonl", cwd=tmp_path)
+    wait_until(lambda: any(tmp_path.glob(".*.tmp")), 30)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == code and "Traceback" not in err
+    assert f"stopped by {number.name}. What was written is on disk; run again:\n  python " in err
+    assert [path.name for path in tmp_path.iterdir()] == ["many.jsonl"]
 
 
 @pytest.mark.slow

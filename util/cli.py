@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeGuard, TypeVar
 
 from util.scrub import is_key, scrub
-from util.signals import Interrupted
+from util.signals import Interrupted, StoppedAtOnce, clean_up_on_signal
 from util.terminal import printable, say
 
 if sys.platform == "win32":
@@ -299,6 +299,7 @@ def run(main: Callable[[], int | None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 must not end the run
+    clean_up_on_signal()
     try:
         code = main() or 0
     except BrokenPipeError:
@@ -319,6 +320,8 @@ def exit_code_and_message(error: BaseException) -> tuple[int, str]:
         return error.exit_code, f"error: {error}"
     if isinstance(error, Interrupted):
         return 128 + error.signum, f"stopped by {error}. Everything finished is on disk; resume with:{again}"
+    if isinstance(error, StoppedAtOnce):
+        return 128 + error.signum, f"stopped by {error}. What was written is on disk; run again:{again}"
     if isinstance(error, KeyboardInterrupt):
         return 130, f"stopped at once. What was written is on disk; resume with:{again}"
     if isinstance(error, ModuleNotFoundError) and is_installed_package(error.name):

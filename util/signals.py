@@ -22,6 +22,35 @@ class Interrupted(Exception):
         self.signum = signum
 
 
+class StoppedAtOnce(KeyboardInterrupt):
+    """A signal ended a run that has nothing to finish first. Not an Exception, so that no library catches it."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+def clean_up_on_signal() -> None:
+    """Let SIGTERM and SIGHUP raise `StoppedAtOnce` in this process, so that `finally` runs and no temporary file is left.
+
+    A signal that is ignored (nohup) stays ignored, and a forked child ends as it would have.
+    """
+    own = os.getpid()
+
+    def on_signal(signum: int, _frame: Any) -> None:
+        if os.getpid() != own:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+            return
+        if signum == signal.SIGHUP:
+            _let_go_of_terminal()
+        raise StoppedAtOnce(signum)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, on_signal)
+
+
 class Stop:
     """Remembers that SIGINT, SIGTERM or SIGHUP asked this run to end (see `stop_on_signal`)."""
 
