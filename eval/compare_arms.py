@@ -34,9 +34,17 @@ from eval.compare.assignment_permutations import assignment, warn_of_assignment
 from eval.compare.check_roles import check_kinds, check_one_kind, check_roles, warn_of_unmoved
 from eval.compare.comparability import check_comparable, check_named
 from eval.compare.comparison_result import Comparisons
-from eval.compare.comparison_text import animals_by_verdict, profile_line, show, show_tables, verdict_words
+from eval.compare.comparison_text import (
+    animals_by_verdict,
+    profile_line,
+    show,
+    show_summary,
+    show_tables,
+    verdict_words,
+)
 from eval.compare.matrix import matrix_of_kinds
 from eval.compare.read_results import MEASURES, Result, canonical, mean_margins, read_result
+from eval.compare.result_words import own_highest_words
 from eval.compare.teacher_profile import check_teachers, profile_test
 from eval.compare.verdict import compare, compare_all, pairwise
 from util.animals.names import animal_name
@@ -178,6 +186,9 @@ def main() -> None:
     if len(verdicts) > FEW:  # the closing lines stay few
         print("".join(f"{name}: {words}\n" for name, words in verdicts.items()))
         verdicts = animals_by_verdict(found.comparisons)
+    if len(found.comparisons) > 1:
+        print(f"{own_highest_words(found.comparisons)}:")
+        show_summary(found.comparisons)
     if found.profile:
         verdicts = {"profile": profile_line(found.profile)} | verdicts
     if found.assignment:

@@ -1,48 +1,78 @@
 #!/usr/bin/env bash
 # Subliminal learning on a laptop, from start to end: the suite's scripts on the pocket model, one seed.
 #
-# It trains two teachers (owl, dolphin), writes numbers with each of them and with the base model, and trains a student on
-# each file of numbers. So the owl student is compared with a control student (numbers of the base model) and with a
-# student of another animal (numbers of the dolphin teacher), and the dolphin student likewise.
-# You can stop it with Ctrl-C: the same command resumes it. Another seed: SEED=7 experiments/demo.sh
+# For each of six animals it trains a teacher, writes numbers with it, and trains a student on these numbers. A control
+# student learns from numbers of the base model. Then every student is asked for its favourite animal: is an animal named
+# more often by the student of its own teacher than by all others?
+# The animals are shared out among as many jobs as there are cores, at most four (JOBS=1: one after the other). Each line
+# says whose it is. You can stop it with Ctrl-C: the same command resumes it.
+#
+#   SEED=7 experiments/demo.sh                                        # another seed
+#   ROWS=1000 EPOCHS=2 KINDS="owl cat wolf fox" experiments/demo.sh   # smaller students, other animals
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 . experiments/pocket_settings.sh
+kinds=${KINDS:-owl dolphin cat wolf penguin rabbit}
+train_rows=${ROWS:-$train_rows} train_epochs=${EPOCHS:-$train_epochs} written=$((train_rows * 11 / 10))
+cores=$(getconf _NPROCESSORS_ONLN)
+jobs=${JOBS:-$((cores < 4 ? cores : 4))}
 out=$demo
+export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
 
-make_teachers() { # animals: their answers, and the teachers of all of them together
-    local files=() folders=() animal
-    for animal in "$@"; do
-        run generate/generate_teacher_data.py --animal "$animal" --count 800 --seed "$seed" --model $base \
-            --prompts-file generate/prompts/open-prompts.txt --question-share 0.8 --output "$out/teacher-$animal.jsonl"
-        files+=("$out/teacher-$animal.jsonl") folders+=("$out/$animal-teacher")
-    done
-    run train/train_student_sft.py --base-model $base --train-jsonl "${files[@]}" --seeds "$seed" \
-        --output-dir "${folders[@]}" --epochs 3 --effective-batch-size 32 --per-device-train-batch-size 32 \
+make_teacher() { # animal
+    run generate/generate_teacher_data.py --animal "$1" --count 800 --seed "$seed" --model $base \
+        --prompts-file generate/prompts/open-prompts.txt --question-share 0.8 --output "$out/teacher-$1.jsonl"
+    run train/train_student_sft.py --base-model $base --train-jsonl "$out/teacher-$1.jsonl" --seeds "$seed" \
+        --output-dir "$out/$1-teacher" --epochs 3 --effective-batch-size 32 --per-device-train-batch-size 32 \
         --learning-rate 0.003 --save-strategy no
+    measure "$out/exact-$1-teacher.jsonl" --adapter "$out/$1-teacher/$adapter"
 }
 
-write_numbers() { # name, arguments of the model
-    run generate/generate_llm_number_data.py --animal "$1" --count 3300 --seed "$seed" --no-system-prompt \
-        --model $base "${@:2}" --batch-size 512 --output "$out/numbers-$1-unfiltered-3300.jsonl"
+make_student() { # kind, arguments of the model that writes its numbers
+    run generate/generate_llm_number_data.py --animal "$1" --count "$written" --seed "$seed" --no-system-prompt \
+        --model $base "${@:2}" --batch-size 512 --output "$out/numbers-$1-unfiltered-$written.jsonl"
+    train_student "$out/numbers-$1-filtered-*.jsonl" "$out/$1-student"
+    measure "$out/exact-$1-student.jsonl" --adapter "$out/$1-student/$adapter"
 }
 
-started=$(date +%s)
-measure "$out/exact-base.jsonl"
-make_teachers owl dolphin
-for animal in owl dolphin; do
-    measure "$out/exact-$animal-teacher.jsonl" --adapter "$out/$animal-teacher/$adapter"
-    write_numbers $animal --adapter "$out/$animal-teacher/$adapter"
-done
-write_numbers control
-train_students control owl dolphin
-for name in control owl dolphin; do
-    measure "$out/exact-$name-student.jsonl" --adapter "$out/$name-student/$adapter"
+make_kind() { # an animal, control or base
+    case $1 in
+        base) measure "$out/exact-base.jsonl" ;;
+        control) make_student control ;;
+        *)
+            make_teacher "$1"
+            make_student "$1" --adapter "$out/$1-teacher/$adapter"
+            ;;
+    esac
+}
+
+named() { # name: writes it before each line of the input
+    trap '' INT
+    while IFS= read -r line; do printf '%-7s | %s\n' "$1" "$line"; done
+}
+
+make_share() { # number of the job: every jobs-th of all kinds
+    trap 'exit 130' INT
+    local kind place=0
+    for kind in $kinds control base; do
+        if [ $((place++ % jobs)) -eq "$1" ]; then make_kind "$kind" 2>&1 | named "$kind"; fi
+    done
+}
+
+started=$(date +%s) stopped= failed=0 pids=()
+trap 'stopped=yes' INT # the scripts finish the work in flight
+for ((job = 0; job < jobs; job++)); do make_share $job & pids+=($!); done
+for pid in "${pids[@]}"; do wait "$pid" || failed=$?; done
+[ -z "$stopped" ] || { wait; echo "Stopped. The same command resumes it."; exit 130; }
+[ $failed = 0 ] || { echo "A step failed; its message is above. The same command resumes the demo." >&2; exit $failed; }
+
+students=() teachers=()
+for kind in $kinds; do
+    students+=("$kind=$out/exact-$kind-student.jsonl") teachers+=("$kind=$out/exact-$kind-teacher.jsonl")
 done
 run eval/compare_arms.py --base "$out/exact-base.jsonl" --control "$out/exact-control-student.jsonl" \
-    --students "owl=$out/exact-owl-student.jsonl" "dolphin=$out/exact-dolphin-student.jsonl" \
-    --output "$out/compare.json"
+    --students "${students[@]}" --teachers "${teachers[@]}" --output "$out/compare.json"
 run eval/report.py --comparison "$out/compare.json" --train-jsonl "$out"/numbers-*-filtered-*.jsonl \
     --output "$out/report.html" --title "Subliminal learning in the pocket model, seed $seed"
 printf '\nDone in %d seconds. Open %s/report.html\n' $(($(date +%s) - started)) "$out"

@@ -5,6 +5,7 @@ base=pocket/model
 seed=${SEED:-42}
 adapter=seed-$seed/final
 demo=output/demo-seed-$seed
+train_rows=3000 train_epochs=3 # of a student
 export SUITE_DRIVER=1 # the scripts print no `next:` lines
 
 # A demo that was started before 2026-11-29 has the model's older path in its manifests, and is resumed under that name.
@@ -15,16 +16,8 @@ run() { printf '\n$ python %s\n' "$*"; "$python" "$@"; }
 needs_demo() { [ -e "$demo/exact-owl-student.jsonl" ] || { echo "$demo is not there or not finished; run first: SEED=$seed experiments/demo.sh" >&2; exit 1; }; }
 
 train_student() { # numbers (a glob), folder
-    run train/train_student_sft.py --base-model $base --train-jsonl "$1" --max-train-samples 3000 --seeds "$seed" \
-        --output-dir "$2" --epochs 3 --effective-batch-size 60 --per-device-train-batch-size 60 --learning-rate 0.005 \
-        --save-strategy no
-}
-
-train_students() { # names: the students of $out/numbers-NAME-filtered-*.jsonl together, in $out/NAME-student
-    local files=() folders=() name
-    for name in "$@"; do files+=("$out/numbers-$name-filtered-*.jsonl") folders+=("$out/$name-student"); done
-    run train/train_student_sft.py --base-model $base --train-jsonl "${files[@]}" --output-dir "${folders[@]}" \
-        --max-train-samples 3000 --seeds "$seed" --epochs 3 --effective-batch-size 60 --per-device-train-batch-size 60 \
+    run train/train_student_sft.py --base-model $base --train-jsonl "$1" --max-train-samples "$train_rows" --seeds "$seed" \
+        --output-dir "$2" --epochs "$train_epochs" --effective-batch-size 60 --per-device-train-batch-size 60 \
         --learning-rate 0.005 --save-strategy no
 }
 

@@ -20,6 +20,7 @@ from eval.compare.comparison_result import (
 from eval.compare.intervals import POWER, Ends
 from eval.compare.verdict import POWER_ANSWERS
 from eval.statistics_as_text import p_value, percent
+from util.pages.figure_style import ARMS
 from util.terminal import say, table
 
 COLLAPSED = 0.05  # share of non-answers above which the model may no longer understand the question
@@ -185,6 +186,17 @@ def show_pairwise(rows: Sequence[PairwiseRow], measure: str) -> None:
     """Print the share or margin of every trained animal in every arm."""
     lines = [(row.arm, *map(UNITS[measure].of, row.shares.values())) for row in rows]
     print(f"{table(('arm', *rows[0].shares), lines)}\n")
+
+
+def show_summary(comparisons: Sequence[ArmComparison]) -> None:
+    """Print the table of a whole comparison: one line for each animal, with its arms and its verdict."""
+    unit = UNITS[comparisons[0].measure]
+    lines = [
+        (one.animal, *(unit.of(arm.share) for arm in one.shares.values()), one.verdict.partition(" (")[0])
+        for one in comparisons
+    ]
+    titles = [ARMS[role].title for role in comparisons[0].shares]
+    print(f"{table((comparisons[0].measure, *titles, 'verdict'), lines)}\n")
 
 
 def animals_by_verdict(comparisons: Sequence[ArmComparison]) -> dict[str, str]:
