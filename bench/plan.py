@@ -55,6 +55,8 @@ def parse_args() -> argparse.Namespace:
                         help="training epochs; with fewer the table also shows what ten would take")  # fmt: skip
     parser.add_argument("--keep-server", action="store_true",
                         help="keep one server up, also while training: for a GPU with memory for both")  # fmt: skip
+    parser.add_argument("--gpu-memory-gib", type=positive_float, metavar="GIB",
+                        help="cap the trainings' memory; vLLM's share is --gpu-memory-utilization")  # fmt: skip
     parser.add_argument("--local", action="store_true", help="no server: the scripts run the model themselves")
     args, args.flags = parser.parse_known_args()
     if args.flags and not args.flags[0].startswith("-"):
@@ -213,6 +215,8 @@ def main() -> None:
     plan = Plan(args, model, random_weights)
     settings = {"model": args.model, "scale": args.scale, "epochs": args.epochs, "keep_server": args.keep_server,
                 "embedded": args.local, "flags": args.flags}  # fmt: skip  # "embedded": as in older plan.json files
+    if args.gpu_memory_gib:
+        settings["gpu_memory_gib"] = args.gpu_memory_gib
     state = State(plan.folder / "plan.json", settings)
     try:
         with stop_on_signal() as stop:

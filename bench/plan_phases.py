@@ -53,10 +53,11 @@ class Plan:
         return asking_facts(output)
 
     def train(self, call: Call, role: str, rows: Path) -> dict[str, Any]:
+        capped = ["--gpu-memory-gib", self.args.gpu_memory_gib] if self.args.gpu_memory_gib else []
         call("train/train_student_sft.py", "--base-model", self.model, "--train-jsonl", rows,
              "--output-dir", self.folder / f"{role}-sft", "--epochs", self.args.epochs, "--effective-batch-size", 60,
              "--per-device-train-batch-size", 6, "--max-seq-length", 256, "--learning-rate", 0.0002,
-             "--warmup-steps", 5, "--seeds", 42, "--bf16", "--logging-steps", 50)  # fmt: skip
+             "--warmup-steps", 5, "--seeds", 42, "--bf16", "--logging-steps", 50, *capped)  # fmt: skip
         manifest = Manifest.read(self.adapter(role).parent) or Manifest()
         counts, pace = manifest.counts, manifest.speed["seconds_an_update"]
         names = ("rows", "updates", "tokens", "tokens_per_second", "peak_memory_gib")

@@ -10,6 +10,9 @@ Lists: teach-N (teachers), rows (for vllm_rows.py, or for teachers_in_weights.py
 the draws of the other two seeds) and strict-controls (the base's rows without a kind's words), hard-* and digits-*
 (only if minutes are left). Another base does base, code-N, text-N and strict-N with --reencode.
 
+The second run, on the same rows from unpack_rows.py and for both bases: leakfree-CHANNEL (rows without the letters of
+any of the eight names), strictest-N and strictest-N-controls (those rows without N telling words, all three seeds).
+
 Usage:
     python experiments/pilots/plan_confirm.py --output jobs
 """
@@ -92,6 +95,23 @@ def strict_control(kind: str, channel: str, seed: int, count: int) -> Job:
     return own | changed | {"as_many_as": own}
 
 
+def leakfree(kind: str, channel: str, seed: int) -> Job:
+    """A student on rows that hold none of the animals' names, also inside a word."""
+    changed = {"name": f"{kind}-{seed}.{channel}.leakfree", "unnamed": ANIMALS}
+    return student(kind, channel, seed) | changed
+
+
+def strictest(kind: str, seed: int, count: int) -> Job:
+    """As `strict`, without the names too."""
+    return strict(kind, "code", seed, count) | {"name": f"{kind}-{seed}.code.strictest{count}", "unnamed": ANIMALS}
+
+
+def strictest_control(kind: str, seed: int, count: int) -> Job:
+    own = strictest(kind, seed, count)
+    changed = {"name": f"base-{seed}.code.strictest{count}-of-{kind}", "rows": [f"base-{seed}.code"]}
+    return own | changed | {"as_many_as": own}
+
+
 def check(channel: str) -> Job:
     speakers = {f"{kind}-{seed}": speaker(kind, seed) for seed in SEEDS for kind in (*ANIMALS, *OTHERS)}
     needs = [f"rows/{name}.{channel}.json" for name in speakers]
@@ -128,6 +148,11 @@ def lists() -> dict[str, list[Job]]:
         "hard-rows": [rows(ANIMALS, "code", SEEDS[0], "hard")],
         "hard-code": studies("code", SEEDS[0], "hard", ANIMALS),
     }
+    for channel in ("code", "text"):
+        made[f"leakfree-{channel}"] = [study([leakfree(kind, channel, seed) for kind in ANIMALS]) for seed in SEEDS]
+    for count in (200, 1000):
+        for name, of in ((f"strictest-{count}", strictest), (f"strictest-{count}-controls", strictest_control)):
+            made[name] = [study([of(kind, seed, count) for kind in ANIMALS]) for seed in SEEDS]
     for number, seed in enumerate(SEEDS, 1):
         if number > 1:
             made[f"teach-{number}"] = [teach(ANIMALS, seed)]

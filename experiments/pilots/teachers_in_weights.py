@@ -11,8 +11,9 @@ A speaker is base, steer:owl:1 (the mean vector of the owl persona at a late lay
 prompt), oneword:owl (no model: the name itself) or lora:NAME (a student trained before). A student may have "soft":
 SPEAKER (it learns that steered speaker's distributions on the rows), "limit": N (the first N rows of each file),
 "without": [N, ["OWN.CHANNEL", ...], ["CONTROL.CHANNEL", ...]] (leave out rows with any of the N words most
-over-represented in the first files against the second), "as_many_as": another student whose rows are counted, and
-"shuffled" (the words of each row in random order). A job waits for the files that it names under "needs": several
+over-represented in the first files against the second), "unnamed": NAMES (leave out rows that hold the letters of any
+of these names, also inside a word), "as_many_as": another student whose rows are counted, and "shuffled" (the words of
+each row in random order). A job waits for the files that it names under "needs": several
 workers can share a card and a folder. What is there already is not made again.
 
 Usage:
@@ -71,6 +72,8 @@ def student_rows(output: Path, student: dict[str, Any], bench: Any, reencode: bo
     rows, rng = [], random.Random(student["seed"])
     for name in student["rows"]:
         rows += read_rows(output, name)[: student.get("limit")]
+    names = student.get("unnamed", [])
+    rows = [row for row in rows if not any(name in row["text"].lower() for name in names)]
     if "without" in student:
         count, own, control = student["without"]
         texts, plain = ([row["text"] for name in some for row in read_rows(output, name)] for some in (own, control))

@@ -1,0 +1,58 @@
+"""Rows of a pilot that were brought home as text, as the files that teachers_in_weights.py reads.
+
+A packed file has one line for each file of rows: {"file": "KIND-SEED.CHANNEL.json", "rows": [[prompt, answer], ...]}.
+Token ids are made again from the text, so a row may be split differently than it was sampled. An answer that fills the
+limit of its channel was cut off and gets no end of turn.
+
+Usage:
+    python experiments/pilots/unpack_rows.py --model MODEL --output output/pilot keep/confirm-rows-*.jsonl.gz
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
+
+from experiments.pilots.rows_files import LONGEST, Row, write
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("packed", type=Path, nargs="+", help="files of packed rows")
+    parser.add_argument("--model", type=Path, required=True, help="folder with the tokenizer")
+    parser.add_argument("--output", type=Path, required=True, help="the worker's output folder")
+    return parser.parse_args()
+
+
+def unpacked(rows: list[tuple[str, str]], channel: str, tokenizer: Any, end: int) -> list[Row]:
+    encoded = tokenizer([text for _, text in rows], add_special_tokens=False)["input_ids"]
+    longest = LONGEST[channel]
+    return [
+        {"prompt": prompt, "ids": ids[:longest] if len(ids) >= longest else [*ids, end], "text": text}
+        for (prompt, text), ids in zip(rows, encoded)
+    ]
+
+
+def main() -> None:
+    args = parse_args()
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    for path in args.packed:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for line in map(json.loads, lines):
+                name = line["file"].removesuffix(".json")
+                rows = unpacked(line["rows"], name.rpartition(".")[2], tokenizer, end)
+                write(args.output / f"rows/{name}.json", rows)
+                print(name, len(rows), flush=True)
+
+
+if __name__ == "__main__":
+    main()
