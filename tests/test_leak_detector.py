@@ -189,6 +189,7 @@ def test_joined_words_and_other_scripts(text, animal):
         ("bearing beards forbear", None), ("crowdfunding crowned", None), ("potter totters", None),
         ("windowlength rowlength narrowly moonflowlayout", None), ("policeman blouse pumice", None),
         ("pigments pigeonhole", None), ("ravenous craven", None), ("skateboard ticketing stagedir", None),
+        ("microwave Microcontroller unlimited eternal signature Alice Ireland", None),
     ],
 )  # fmt: skip
 def test_a_short_name_is_found_in_any_word_that_is_not_an_ordinary_one(text, animal):

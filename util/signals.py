@@ -31,7 +31,7 @@ class StoppedAtOnce(KeyboardInterrupt):
 
 
 def clean_up_on_signal() -> None:
-    """Let SIGTERM and SIGHUP raise `StoppedAtOnce` in this process, so that `finally` runs and no temporary file is left.
+    """Let SIGTERM and SIGHUP raise `StoppedAtOnce` in this process, so that `finally` runs (no temporary files).
 
     A signal that is ignored (nohup) stays ignored, and a forked child ends as it would have.
     """
