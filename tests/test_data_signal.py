@@ -4,6 +4,7 @@ import json
 import math
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -291,3 +292,37 @@ def test_the_screen_ranks_animals(run_script, number_rows, tmp_path):
     lines = (tmp_path / "screen.csv").read_text().splitlines()
     assert lines[0] == "animal,peak,layer,strength,KL,share" and len(lines) == 3
     assert float(lines[1].split(",")[1]) >= float(lines[2].split(",")[1])
+
+
+# --- the validation's own scripts ---------------------------------------------------------------------
+
+
+def test_processes_that_make_parts_share_them_and_wait_for_what_they_need(tmp_path):
+    from filelock import FileLock
+
+    from experiments.data_signal.pocket_sets import Part, make_one, refuse_if_never_ready
+    from util.cli import UserError
+
+    lab = SimpleNamespace(folder=tmp_path, path=lambda name: tmp_path / f"{name}.npz")
+    parts = [Part("students", lab.path("students").touch, ("rows",)), Part("rows", lab.path("rows").touch)]
+    with FileLock(tmp_path / "rows.lock"):  # another process makes it
+        assert make_one(lab, parts) is None
+    assert [make_one(lab, parts).name, make_one(lab, parts).name] == ["rows", "students"]
+    assert make_one(lab, parts) is None
+    with pytest.raises(UserError, match=r"early reads control, which is not in .* add the --step"):
+        refuse_if_never_ready(lab, [Part("early", print, ("control",))])
+
+
+def test_a_table_of_read_outs_grows_by_lines_and_is_judged(tmp_path):
+    from experiments.data_signal.audit_pilot_rows import append, judged, read_table
+
+    table = tmp_path / "audit.csv"
+    for at, (predicted, p) in enumerate(((0.1, 0.5), (0.2, 0.01), (0.3, 0.01))):
+        append(table, {"file": f"owl-{at}", "own_less_others": str(at), "predicted": predicted, "z": -at, "p": p,
+                       "place": 1, "rises": "{}", "kl": "", "not a column": 1})  # fmt: skip
+    found = judged(read_table(table))
+    assert [line["file"] for line in read_table(table)] == ["owl-0", "owl-1", "owl-2"]
+    assert found["Spearman of predicted with the margin"] == "1.00 (3)"
+    assert found["Spearman of z with the margin"] == "-1.00 (3)"
+    assert not any("of kl" in name for name in found), "a column without values is left out"
+    assert found["alarm for the own animal = odds doubled"] == "3 of 3"

@@ -27,22 +27,31 @@ def reference_of(
     kernel: GradientKernel, groups: Sequence[Sequence[EncodedRow]], animals: Sequence[str], questions: Sequence[str],
     always: Sequence[str] = (),
 ) -> dict[str, Any]:  # fmt: skip
-    """What control rows give, in a dictionary.
+    """What control rows give, in a dictionary: `of_animals` and `of_control`."""
+    return of_control(kernel, groups, of_animals(kernel, animals, questions, always))
 
-    The animals that are read, with their shares of the base model's one-word answers and their gradients; each weight's
-    usual size; the form directions (None if all rows are of one length); the control's own profiles.
-    """
+
+def of_animals(
+    kernel: GradientKernel, animals: Sequence[str], questions: Sequence[str], always: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The animals that are read, with their shares of the base model's one-word answers and their gradients."""
     read = evenly_spaced(questions, QUESTIONS_READ)
     logs = kernel.log_shares(animals, read)
     named = set(spoken(animals, logs)) | set(always)
     kept = [animal for animal in animals if animal in named]
     shares = np.exp(logs - np.logaddexp.reduce(logs))[[animal in named for animal in animals]]
+    return {"animals": kept, "gradients": kernel.of_animals(kept, read), "shares": shares}
+
+
+def of_control(
+    kernel: GradientKernel, groups: Sequence[Sequence[EncodedRow]], animals: dict[str, Any]
+) -> dict[str, Any]:
+    """Each weight's usual size, the form directions (None if all rows are of one length) and the control rows' own
+    profiles, beside what `of_animals` gave."""
     edges = length_edges([loss_tokens(row) for group in groups for row in group])
     sums, means = gradients_by_length(kernel, groups, edges)
     size = usual_size(sums)
-    form = form_directions(means, size) if len(means) > 1 else None
-    found = {"animals": kept, "gradients": kernel.of_animals(kept, read), "size": size, "form": form,
-             "shares": shares}  # fmt: skip
+    found = {**animals, "size": size, "form": form_directions(means, size) if len(means) > 1 else None}
     return {**found, **profiles_of(sums, found)}
 
 

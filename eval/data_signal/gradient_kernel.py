@@ -24,7 +24,7 @@ from util.cli import UserError, memory_advice
 from util.inference.local_answer_tree import pack
 from util.inference.local_model import LocalModel
 
-WEIGHTS_KEPT = 20_000_000  # 80 MB for each gradient, and there is one for each animal and group
+WEIGHTS_KEPT = 20_000_000  # 80 MB of the model's device for each gradient: one for each animal and each group
 DAMPING = 0.1  # of a weight's usual size, in units of the mean over all weights
 QUESTIONS_READ = 10  # evenly spaced in the list: 50 change the profile by less than the rows' own noise
 SPOKEN = 1e-3  # an animal is read if the base model gives it this part of the answers that name one
@@ -80,7 +80,7 @@ class GradientKernel:
         import torch
 
         parts = torch.autograd.grad(value, self.weights, retain_graph=again)
-        return torch.cat([part.reshape(-1)[:: self.every] for part in parts]).float().cpu()
+        return torch.cat([part.reshape(-1)[:: self.every] for part in parts]).float()
 
     # --- of animals ---
 
@@ -198,7 +198,7 @@ def profiles(gradients: Sequence[Any], animals: Any, size: Any) -> np.ndarray:
     import torch
 
     directions = (animals - animals.mean(0)) / size
-    return (torch.stack(list(gradients)) @ directions.T).double().numpy()
+    return (torch.stack(list(gradients)) @ directions.T).double().cpu().numpy()
 
 
 def form_directions(of_length: Sequence[Any], size: Any) -> Any:
@@ -208,8 +208,9 @@ def form_directions(of_length: Sequence[Any], size: Any) -> Any:
 
     mean = torch.stack(list(of_length)).mean(0)
     differences = torch.stack([(one - mean) / size.sqrt() for one in of_length])
-    _, values, directions = torch.linalg.svd(differences, full_matrices=False)
-    return directions[values > 1e-3 * values.max()][: len(of_length) - 1] * size.sqrt()
+    _, values, directions = torch.linalg.svd(differences.cpu(), full_matrices=False)  # a GPU's solver is for squares
+    kept = directions[values > 1e-3 * values.max()][: len(of_length) - 1]
+    return kept.to(size.device) * size.sqrt()
 
 
 def without_form(gradients: Sequence[Any], directions: Any, size: Any) -> Iterator[Any]:

@@ -3,7 +3,8 @@
 Reads packed rows of experiments/pilots/ (one line for each file: {"file": "SPEAKER.CHANNEL.json", "rows": [[prompt,
 answer], ...]}) and a table of margins: pilot 6's or the confirming run's. Each file of one animal is audited against
 the base's rows of the same channel (and seed); the own animal's place, z and predicted rise go beside the student's own
-margin. Rows without a prompt (digits) get one wording of the number prompt.
+margin. Rows without a prompt (digits) get one wording of the number prompt. The table grows by a line for each file;
+the same command resumes.
 
 Usage:
     python experiments/data_signal/audit_pilot_rows.py --base-model output/models/qwen2.5-coder-1.5b-instruct \\
@@ -15,7 +16,6 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
-import io
 import json
 import sys
 from collections.abc import Sequence
@@ -27,15 +27,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 from eval.data_signal.known_cases import TRANSFER
 from util.animals.names import PANEL
 from util.cli import REPO, UserError, input_file, make_parser, output_name, positive_int, run
-from util.jsonl.manifest import write_atomically
 from util.terminal import closing, say
 
 GROUPS = 17
 NO_PROMPT = "Continue this list with ten more numbers from 0 to 999: 314, 159, 265"
 TEACHERS = {"steer": "steer-{animal}-1", "soft": "lora-{animal}-soft", "hard": "lora-{animal}-hard",
             "persona": "lora-{animal}-persona", "hop2t": "lora-{animal}-steer.text"}  # fmt: skip
-JUDGED = ("predicted", "z", "kl")
-COLUMNS = ("file", "animal", "kl", "own_less_others", "place", "z", "predicted", "p", "first")
+JUDGED = ("predicted", "z", "predicted_with_form", "kl", "own_less_others_10", "own_less_others_30")
+COLUMNS = ("file", "channel", "animal", "kl", "own_less_others", "own_less_others_10", "own_less_others_30",
+           "place", "of", "z", "predicted", "p", "first", "z_with_form", "predicted_with_form", "rises")  # fmt: skip
 
 
 def parse_args() -> argparse.Namespace:
@@ -92,51 +92,80 @@ def wanted(pairs: Path, base: str, files: dict[str, Any]) -> list[dict[str, Any]
 
 
 def audited(kernel: Any, lines: Sequence[dict[str, Any]], files: dict[str, Any], questions: Sequence[str]) -> Any:
-    """Each line with its read-out. A channel's control is read once."""
-    from eval.data_signal.audit_rows import group_gradients, profiles_of, reference_of
+    """Each line with its read-out. The animals are read once, and each channel's control."""
+    from eval.data_signal.audit_rows import group_gradients, of_animals, of_control, profiles_of
     from eval.data_signal.audit_statistics import standing
 
+    animals = of_animals(kernel, PANEL, questions, sorted({line["animal"] for line in lines}))
     reference, control = {}, None
     for line in lines:
         if line["control"] != control:
             control = line["control"]
-            groups = groups_of(files[control], kernel.backend.tokenizer)
-            reference = reference_of(kernel, groups, PANEL, questions, sorted({one["animal"] for one in lines}))
+            reference = of_control(kernel, groups_of(files[control], kernel.backend.tokenizer), animals)
         groups = groups_of(files[line["file"]], kernel.backend.tokenizer)
         own = reference["animals"].index(line["animal"])
-        profile = profiles_of(group_gradients(kernel, groups), reference)["formless"]
-        found = standing(profile, reference["formless"])
-        say(f"{line['file']}: {line['animal']} is number {found.rank(own)}, z {found.z[own]:+.1f}")
-        yield {**line, "place": found.rank(own), "z": float(found.z[own]), "predicted": float(found.difference[own]),
-               "p": found.p, "first": reference["animals"][int(found.z.argmax())]}  # fmt: skip
+        found = {kind: standing(profile, reference[kind])
+                 for kind, profile in profiles_of(group_gradients(kernel, groups), reference).items()}  # fmt: skip
+        formless = found["formless"]
+        yield {**line, "place": formless.rank(own), "of": len(formless.z), "z": float(formless.z[own]),
+               "predicted": float(formless.difference[own]), "p": formless.p,
+               "first": reference["animals"][int(formless.z.argmax())],
+               "z_with_form": float(found["plain"].z[own]),
+               "predicted_with_form": float(found["plain"].difference[own]),
+               "rises": json.dumps({name: round(float(rise), 6) for name, rise in
+                                    zip(reference["animals"], formless.difference)})}  # fmt: skip
+
+
+def append(path: Path, line: dict[str, Any]) -> None:
+    """Add a line to the table; a new table begins with its header."""
+    begins = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        if begins:
+            writer.writeheader()
+        writer.writerow(line)
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The finished lines."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [line for line in csv.DictReader(file) if line["rises"]]
+
+
+def judged(found: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Rank correlations with the margin, and how often the alarm for the own animal goes with doubled odds."""
+    from scipy.stats import spearmanr
+
+    margins = [float(one["own_less_others"]) for one in found]
+    result = {}
+    for name in JUDGED:
+        known = [(float(one[name]), margin) for one, margin in zip(found, margins) if one.get(name)]
+        if len(known) > 2:
+            result[f"Spearman of {name} with the margin"] = f"{spearmanr(*zip(*known)).statistic:.2f} ({len(known)})"
+    right = sum((float(one["p"]) <= 0.05 and int(one["place"]) == 1) == (margin >= TRANSFER)
+                for one, margin in zip(found, margins))  # fmt: skip
+    return {**result, "alarm for the own animal = odds doubled": f"{right} of {len(found)}"}
 
 
 def main() -> None:
     args = parse_args()
-    from scipy.stats import spearmanr
-
-    from eval.data_signal.gradient_kernel import GradientKernel
-    from util.inference.local_model import LocalModel
-
     files = packed_rows(args.rows, args.max_rows)
-    lines = wanted(args.pairs, args.base, files)
-    questions = (REPO / "eval" / "questions.txt").read_text("utf-8").splitlines()
-    kernel = GradientKernel(LocalModel(args.base_model, batch_size=args.batch_size))
-    found = list(audited(kernel, lines, files, questions))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    write_atomically(args.output, text.getvalue().encode())
-    margins = [float(one["own_less_others"]) for one in found]
-    right = sum((one["p"] <= 0.05 and one["place"] == 1) == (margin >= TRANSFER) for one, margin in zip(found, margins))
-    ordered = {name: spearmanr([float(one[name]) for one in found], margins).statistic for name in JUDGED}
-    closing({
-        "files": len(found),
-        **{f"Spearman of {name} with the margin": f"{value:.2f}" for name, value in ordered.items()},
-        "alarm for the own animal = odds doubled": f"{right} of {len(found)}",
-        "table": args.output,
-    })  # fmt: skip
+    finished = {line["file"] for line in read_table(args.output)}
+    lines = [line for line in wanted(args.pairs, args.base, files) if line["file"] not in finished]
+    if lines:
+        from eval.data_signal.gradient_kernel import GradientKernel
+        from util.inference.local_model import LocalModel
+
+        questions = (REPO / "eval" / "questions.txt").read_text("utf-8").splitlines()
+        kernel = GradientKernel(LocalModel(args.base_model, batch_size=args.batch_size))
+        for line in audited(kernel, lines, files, questions):
+            append(args.output, line)
+            say(f"{line['file']}: {line['animal']} is number {line['place']} of {line['of']}, z {line['z']:+.1f}")
+    found = read_table(args.output)
+    closing({"files": len(found), **judged(found), "table": args.output})
 
 
 if __name__ == "__main__":

@@ -37,11 +37,9 @@ class Parts:
     """The finished parts in a folder."""
 
     def __init__(self, folder: Path):
-        import torch
-
         self.folder = folder
-        self.reference = torch.load(folder / "reference.pt", weights_only=False)
-        self.animals: list[str] = self.reference["animals"]
+        self.reference = self.load("reference")
+        self.animals: list[str] = self.reference["animals"].tolist()
         self.untaught = [place for place, animal in enumerate(self.animals) if animal not in PAIR]
 
     def load(self, name: str) -> Any:
