@@ -147,6 +147,12 @@ def test_four_kinds_or_more_give_transfer_and_the_tests_over_all(tmp_path, monke
     assert "profile            own teacher r" in said or "profile  " in said
     assert said.index("\nprofile  ") < said.index("\ntransfer  ")  # the main line comes first
     assert "\nverdict, owl: transfer (Holm p" in said and "transfer    owl, " in said
+    owl = next(one for one in found.comparisons if one.animal == "owl")
+    summary = said[said.index("5 of 5 animals are highest in the students of their own teachers:") :].splitlines()
+    heading = " ".join(summary[1].split())
+    assert heading == "margin base model control students other students own students verdict"
+    line = next(line.split() for line in summary if line.startswith("owl "))
+    assert line[1:] == [*(f"{arm.share:+.2f}" for arm in owl.shares.values()), "transfer"]
 
 
 def test_a_general_shift_of_all_kinds_is_called_one(tmp_path, monkeypatch):

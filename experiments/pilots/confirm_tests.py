@@ -27,6 +27,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
+from eval.compare.drift_fit import without_patterns
+from eval.compare.teacher_profile import correlations, summed_up
 from experiments.pilots.measures_file import Measure, load, pack
 
 ANIMALS = ["owl", "penguin", "elephant", "wolf", "fox", "whale", "giraffe", "rabbit"]
@@ -151,6 +153,24 @@ def print_tests(measures: dict[str, dict[str, Measure]]) -> None:
                 cells = [base, name, len(arm[ANIMALS[0]]), f"**{found['gap'].mean():+.2f}**", ends]
                 cells += [f"{found['gap'].min():+.2f}", f"{found['M1']:.2g}", f"{found['r_own'].mean():.2f}"]
                 row(*cells, f"{found['r_others']:.2f}", f"{found['A']:.2g}")
+
+
+def print_patterns(measures: dict[str, dict[str, Measure]]) -> None:
+    """The profile test of each arm without the 1, 2 and 3 largest patterns that all kinds share."""
+    import numpy as np
+
+    head("base", "arm", *(f"without {rank}: r own, others, p" for rank in (1, 2, 3)))
+    for base, some in measures.items():
+        for name in arms_of(some):
+            arm, taught = students(some, name), teachers(measures["1.5B"], name.rpartition(":")[0] or "soft")
+            if not set(ANIMALS) <= set(arm):
+                continue
+            untaught = [animal for animal in arm[ANIMALS[0]][0]["log"] if animal not in ANIMALS]
+            both = [
+                np.array([[mean(of[kind], animal) for animal in untaught] for kind in ANIMALS]) for of in (arm, taught)
+            ]
+            fits = [summed_up(correlations(*(without_patterns(one, rank) for one in both))) for rank in (1, 2, 3)]
+            row(base, name, *(f"{own:.2f}, {other:.2f}, {p:.2g}" for own, other, p, _ in fits))
 
 
 def print_animals(measures: dict[str, dict[str, Measure]], channel: str) -> None:
@@ -297,6 +317,7 @@ def main() -> None:
     measures = {base: load(args.results / f"{name}.jsonl") for base, name in BASES.items()}
     print_rows(measures["1.5B"])
     print_tests(measures)
+    print_patterns(measures)
     print_strict(measures["1.5B"])
     print_controls(measures["1.5B"])
     for channel in ("code", "text"):
