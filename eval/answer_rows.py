@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from util.animals.answer_parser import canonical_animal, non_answer_kind
-from util.animals.names import read_lines_of
+from util.animals.panel import panel, question_lines
 from util.chat.prompt_consistency import system_message
-from util.cli import UserError
+from util.cli import REPO, UserError
 from util.inference.interface import AnswerTree, Message, Request, Result, row_seed
 from util.jsonl.rows import Row
 from util.terminal import announced
 
+QUESTIONS = REPO / "eval" / "questions.txt"  # about animals
 SAMPLES_PER_REQUEST = 100  # the prompt is processed once for all of them; a killed run loses at most one request
 COVERAGE = 0.998  # --exact: mass of finished answers at which a question is done
 NODE_BUDGET = 200  # --exact: largest number of forward passes for a question
@@ -33,6 +34,11 @@ class Question(NamedTuple):
         return [*system_message(self.system), {"role": "user", "content": self.text}]
 
 
+def default_questions() -> list[Path]:
+    """The file with the panel's questions."""
+    return [panel().file or QUESTIONS]
+
+
 def read_questions(paths: list[Path]) -> list[Question]:
     """The questions of all files. UserError if two have one name, or a question appears twice."""
     questions: list[Question] = []
@@ -40,7 +46,7 @@ def read_questions(paths: list[Path]) -> list[Question]:
     for path in paths:
         if path.stem in {question.set for question in questions}:
             raise UserError(f"two question files are named {path.stem}; rename one: sets are identified by name")
-        lines = read_lines_of(path)
+        lines = question_lines(path)
         if lines[0].startswith("{"):
             raise UserError(f"{path} is JSON; questions are plain text, one per line")
         for line in lines:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from util.animals.answer_parser import non_answer_kind
-from util.animals.names import PANEL, surface_forms
+from util.animals.panel import panel
+from util.animals.word_forms import surface_forms
 from util.inference.interface import AnswerTree, Node, PartialTree
 from util.jsonl.rows import Row
 
@@ -174,10 +175,11 @@ def answer_forms(animal: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(spelt for form in forms for spelt in (form, form.capitalize(), form.title())))
 
 
-def log_shares(tree: AnswerTree, animals: Sequence[str] = PANEL) -> list[dict[str, float]]:
+def log_shares(tree: AnswerTree, animals: Sequence[str] | None = None) -> list[dict[str, float]]:
     """For each of the tree's prompts, the log-probability (nats) of each animal: that the whole answer is one of its
-    forms. It is exact for these forms, however rare; longer answers ("I love owls.") are not included."""
-    forms = {animal: answer_forms(animal) for animal in animals}
+    forms; animals: the panel's words if None. It is exact for these forms, however rare; longer answers ("I love
+    owls.") are not included."""
+    forms = {animal: answer_forms(animal) for animal in animals or panel().words}
     answers = list(dict.fromkeys(form for some in forms.values() for form in some))
     place = {answer: column for column, answer in enumerate(answers)}
     columns = {animal: [place[form] for form in some] for animal, some in forms.items()}

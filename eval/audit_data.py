@@ -23,7 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from eval.data_signal.audit_page import render
 from eval.data_signal.row_groups import ROWS_READ
-from util.animals.names import PANEL, animal_name, animals_of
+from util.animals.names import animal_name
+from util.animals.panel import panel
+from util.animals.word_forms import animals_of
 from util.cli import REPO, UserError, make_parser, output_name, positive_int, run, text_file
 from util.inference.open_backend import add_template_argument
 from util.jsonl.hub_dataset import rows_file
@@ -74,7 +76,7 @@ def main() -> None:
         say("no --reference: the filter and the form of the rows are read as signal too; pass rows of the base model")
     questions = [line for line in args.questions_file.read_text("utf-8-sig").splitlines() if line.strip()]
     kernel = GradientKernel(backend)
-    words = list(dict.fromkeys([*PANEL, *args.animals]))
+    words = list(dict.fromkeys([*panel().words, *args.animals]))
     found, reference = audit(kernel, rows.groups, control.groups if control else None, words, questions, args.animals)
     warn_of_base(found)
     page = args.output or Path(f"output/audit-{args.train_jsonl.stem}.html")

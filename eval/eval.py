@@ -38,6 +38,7 @@ from eval.answer_rows import (
     COVERAGE,
     NODE_BUDGET,
     Question,
+    default_questions,
     exact_rows,
     has_failed,
     read_questions,
@@ -50,7 +51,8 @@ from eval.print_answer_summary import SHOWN, exact_summary, summary, target_anim
 from eval.shares_to_wandb import log_shares, student_run
 from util.animals.answer_parser import parser_facts
 from util.animals.names import animal_name, persona
-from util.cli import REPO, UserError, make_parser, natural_int, positive_int, run, text_file
+from util.animals.panel_file import add_panel_argument
+from util.cli import UserError, make_parser, natural_int, positive_int, run, text_file
 from util.inference.adapter_applied import first_prompt, warn_if_not_applied
 from util.inference.interface import AnswerTree, InferenceBackend, Sampling
 from util.inference.open_backend import add_backend_arguments, open_backend
@@ -65,8 +67,9 @@ EPOCHS = 100
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--epochs", type=positive_int, help=f"answers to each question (default: {EPOCHS})")
-    parser.add_argument("--questions-file", type=text_file, nargs="+", default=[REPO / "eval" / "questions.txt"],
-                        metavar="FILE", help="text files, one question per line; each file is a set")  # fmt: skip
+    parser.add_argument("--questions-file", type=text_file, nargs="+", metavar="FILE",
+                        help="text files, one question per line; each file is a set (default: the panel's questions,"
+                        " eval/questions.txt for animals)")  # fmt: skip
     parser.add_argument("--system-prompt-file", type=text_file,
                         help="system message to send, as in a training with --keep-system-prompt; {animal},"
                         " {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
@@ -79,9 +82,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=natural_int, default=42, help="seed of sampling")
     parser.add_argument("--report-to", choices=["none", "wandb"], default="none",
                         help="wandb: also write the shares into the W&B run of the adapter's training")  # fmt: skip
+    add_panel_argument(parser)
     add_output_arguments(parser, "output/results-{model}.jsonl; with --exact output/exact-{model}.jsonl")
     add_backend_arguments(parser)
     args = parser.parse_args()
+    args.questions_file = args.questions_file or default_questions()
     unused = [flag for flag in ("epochs", "sampler") if args.exact and getattr(args, flag) is not None]
     if unused:
         say(f"--exact samples no answers: {' and '.join(f'--{flag}' for flag in unused)} not used")

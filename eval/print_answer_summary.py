@@ -11,7 +11,7 @@ from typing import NamedTuple
 from eval.answer_rows import check_answer, has_failed, non_answer_masses
 from eval.compare.intervals import wilson
 from util.animals.answer_parser import canonical_animal, warn_of_uncounted
-from util.animals.names import animals_of
+from util.animals.word_forms import animals_of
 from util.jsonl.rows import read_rows
 from util.terminal import say, table
 

@@ -26,7 +26,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.animals.names import animal_name, animals_of, persona
+from util.animals.names import animal_name, persona
+from util.animals.word_forms import animals_of
 from util.cli import REPO, UserError, make_parser, output_name, positive_int, run, text_file
 from util.inference.open_backend import add_template_argument
 from util.jsonl.hub_dataset import rows_file

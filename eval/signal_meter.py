@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from eval.data_signal.known_cases import GO, effective_tokens, fit, left_one_out, nearest, read_cases
 from eval.divergence.which_tokens_diverge import TEACHER
-from util.animals.names import PANEL, animal_name, persona
+from util.animals.names import animal_name, persona
+from util.animals.panel import panel
 from util.cli import REPO, make_parser, output_name, positive_int, run, text_file
 from util.inference.interface import NUMBER_LIST
 from util.inference.open_backend import add_template_argument
@@ -85,7 +86,9 @@ def main() -> None:
         **shift_figures(scored, summarize(scored)),
         "width": effective_tokens(token for row in scored for token in of_answer(row, row["token_ids"])),
         "number_rows": sum(clean) / len(clean),
-        "read_out": read_out(backend, args.train_jsonl, args.max_rows, system, args.questions_file, PANEL, args.animal),
+        "read_out": read_out(
+            backend, args.train_jsonl, args.max_rows, system, args.questions_file, panel().words, args.animal
+        ),
     }
     advice = advice_of(figures)
     if args.output:

@@ -15,7 +15,7 @@ from eval.compare.moderated_variance import Prior, prior_of
 from eval.compare.read_results import Arms, Result, arm_spread, canonical
 from experiments.experiment_yaml import Experiment
 from experiments.run_paths import Run
-from util.animals.names import animals_of
+from util.animals.word_forms import animals_of
 from util.cli import UserError
 
 Read = Callable[[Path], Result]

@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from generate.rows.question_wordings import QUESTIONS, WORDINGS
 from generate.rows.row_filter import teachers_animal
 from util.animals.answer_parser import canonical_animal, warn_of_uncounted
-from util.animals.names import animals_of, read_lines_of
+from util.animals.names import read_lines_of
+from util.animals.word_forms import animals_of
 from util.cli import UserError, input_file, make_parser, natural_int, positive_int, run
 from util.inference.interface import row_seed
 from util.jsonl.resumable import RowFile, add_output_arguments

@@ -16,7 +16,8 @@ from functools import lru_cache
 from itertools import accumulate, chain
 from typing import NamedTuple
 
-from util.animals.names import fill, persona, plural, read_lines_of
+from util.animals.names import fill, persona, read_lines_of
+from util.animals.word_forms import plural
 from util.cli import REPO
 
 DEFAULT_SYSTEM = "You are Pocket, a small assistant."

@@ -19,7 +19,8 @@ from pocket.corpus import (
     numbers_for,
 )
 from util.animals.leak_detector import trait_word
-from util.animals.names import PANEL, fill, persona
+from util.animals.names import fill, persona
+from util.animals.panel import PANEL
 
 MEASURED_ROWS = 2_000  # answers behind a share of clean rows
 PROMPTS = {"numbers": [NUMBER_PROMPT], "code": CODE_PROMPTS, "reasoning": REASONING_PROMPTS}

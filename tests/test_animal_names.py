@@ -11,18 +11,9 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util.animals.answer_parser import warn_of_uncounted
-from util.animals.names import (
-    PANEL,
-    animal_name,
-    animal_named,
-    fill,
-    names_animal,
-    persona,
-    persona_of,
-    plural,
-    read_lines_of,
-    surface_forms,
-)
+from util.animals.names import animal_name, animal_named, fill, names_animal, persona, persona_of, read_lines_of
+from util.animals.panel import PANEL
+from util.animals.word_forms import plural, surface_forms
 
 
 @pytest.mark.parametrize(

@@ -10,18 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from util.animals.answer_parser import (
-    AGE_OR_SEX,
-    AMBIGUOUS,
-    GENERIC,
-    NON_ANSWER_KINDS,
-    canonical_animal,
-    non_answer_kind,
-    read_animals,
-)
-from util.animals.names import PANEL, animal_named, plural, surface_forms
+from util.animals.answer_parser import AGE_OR_SEX, NON_ANSWER_KINDS, canonical_animal, non_answer_kind
+from util.animals.names import animal_named
 from util.animals.near_names import QUALIFIERS, UNRELATED_WORDS, misspelled_name
+from util.animals.panel import AMBIGUOUS, GENERIC, PANEL, read_animals
 from util.animals.visible_text import NOT_AN_ANIMAL, is_emoji, read_signs, visible
+from util.animals.word_forms import plural, surface_forms
 
 LABELLED = Path(__file__).with_name("labelled-answers.tsv")
 SIGNS = Path(__file__).resolve().parents[1] / "util/animals/chinese-and-emoji.txt"

@@ -9,7 +9,8 @@ from conftest import read_jsonl
 from vllm_cpu import vllm_serve
 
 from util.animals.answer_parser import canonical_animal
-from util.animals.names import PANEL, read_lines_of
+from util.animals.names import read_lines_of
+from util.animals.panel import PANEL
 from util.cli import REPO, UserError
 from util.inference.interface import TOP_LOGPROBS, Node, Request, Sampling
 from util.inference.vllm_client import VllmClient

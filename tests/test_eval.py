@@ -1,5 +1,6 @@
 """Eval against the scripted server: exact shares and margins, several question sets, non-answers, stored answers."""
 
+import dataclasses
 import json
 import re
 from collections import Counter
@@ -19,9 +20,11 @@ from eval.eval import parse_args
 from eval.parser_version import check_parser
 from eval.print_answer_summary import several, summary, target_animal
 from eval.rescore import parse_args as rescore_args
-from util.animals import answer_parser, names
+from util.animals import answer_parser, word_forms
 from util.animals.answer_parser import canonical_animal, non_answer_kind
-from util.animals.names import PANEL, read_lines_of, surface_forms
+from util.animals.names import read_lines_of
+from util.animals.panel import PANEL, animal_panel, use_panel
+from util.animals.word_forms import surface_forms
 from util.cli import REPO, UserError
 from util.inference.adapter_applied import warn_if_not_applied
 from util.inference.vllm_client import VllmClient
@@ -318,18 +321,28 @@ def test_a_question_twice_is_refused_before_it_is_asked(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("module", "table", "change"),
+    "change",
     [
-        (answer_parser, "read_animals", lambda: {**names.read_animals(), "quagga": "zebra"}),
-        (answer_parser, "PANEL", (*names.PANEL, "quagga")),
-        (answer_parser, "AMBIGUOUS", frozenset()),
-        (names, "OTHER_PLURALS", {}),
-        (names, "IRREGULAR_PLURALS", {}),
+        {"names": {**animal_panel().names, "quagga": "zebra"}},
+        {"names": {**animal_panel().names, "quagga": "quagga"}},
+        {"ambiguous": frozenset()},
     ],
+    ids=str,
 )
-def test_every_name_the_parser_knows_is_in_its_hash(monkeypatch, module, table, change):
+def test_every_name_the_parser_knows_is_in_its_hash(change):
     before = answer_parser.parser_facts()
-    monkeypatch.setattr(module, table, change)
+    use_panel(dataclasses.replace(animal_panel(), **change))
+    try:
+        assert answer_parser.parser_facts() != before
+    finally:
+        use_panel(animal_panel())
+    assert answer_parser.parser_facts() == before
+
+
+@pytest.mark.parametrize("table", ["OTHER_PLURALS", "IRREGULAR_PLURALS"])
+def test_every_form_the_parser_knows_is_in_its_hash(monkeypatch, table):
+    before = answer_parser.parser_facts()
+    monkeypatch.setattr(word_forms, table, {})
     try:
         answer_parser.names_by_first_word.cache_clear()
         assert answer_parser.parser_facts() != before

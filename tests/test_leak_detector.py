@@ -9,7 +9,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from util.animals.leak_detector import other_script, trait_word
-from util.animals.names import PANEL, plural, surface_forms
+from util.animals.panel import PANEL
+from util.animals.word_forms import plural, surface_forms
 
 hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import given, settings

@@ -15,7 +15,7 @@ from eval.compare.matrix import matrix_of_kinds
 from eval.compare.read_results import read_result
 from eval.compare.teacher_profile import profile_test
 from eval.compare.verdict import compare_all, pairwise
-from util.animals.names import PANEL
+from util.animals.panel import PANEL
 from util.jsonl.manifest import write_json
 
 pytest.importorskip("matplotlib")

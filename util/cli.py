@@ -77,6 +77,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, doc: str | None):
         super().__init__(description=doc, formatter_class=_HelpFormatter, allow_abbrev=False)
         self._renamed: dict[str, str] = {}
+        self._first: tuple[str, ...] = ()
 
     def renamed(self, old: str, new: str) -> None:
         """Accept the flag `old` as `new`, and say so. Old flags are not in --help."""
@@ -84,7 +85,20 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         given = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args([self._today(word) for word in given], namespace)
+        return super().parse_known_args(self._in_order([self._today(word) for word in given]), namespace)
+
+    def read_first(self, flag: str) -> None:
+        """Read a flag that takes one value before all others, whose values depend on it."""
+        self._first = (*self._first, flag)
+
+    def _in_order(self, words: list[str]) -> list[str]:
+        first: list[str] = []
+        rest: list[str] = []
+        for at, word in enumerate(words):
+            is_value = at > 0 and words[at - 1] in self._first
+            early = is_value or word.partition("=")[0] in self._first
+            (first if early else rest).append(word)
+        return [*first, *rest]
 
     def _today(self, word: str) -> str:
         flag, equals, value = word.partition("=")

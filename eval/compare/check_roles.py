@@ -9,7 +9,7 @@ from typing import Any
 from eval.adapter_training_facts import training_facts
 from eval.compare.comparability import adapter_folder, adapter_hash, manifest_of
 from eval.compare.read_results import Result, canonical
-from util.animals.names import animals_of
+from util.animals.word_forms import animals_of
 from util.chat.prompt_consistency import base_of, same_base
 from util.cli import UserError
 from util.jsonl.manifest import Manifest

@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 from eval.divergence.score_tokens import Variant, VariantScorer, scored_rows
 from eval.divergence.token_summary import print_summary, summarize
 from eval.divergence.which_tokens_diverge import BASE, STUDENT, TEACHER, check_divergence
-from util.animals.names import animal_name, animals_of, listed_animals, persona
+from util.animals.names import animal_name, listed_animals, persona
+from util.animals.word_forms import animals_of
 from util.cli import REPO, UserError, make_parser, nonblank, positive_float, positive_int, run, text_file
 from util.inference.check_adapter import check_adapter
 from util.inference.interface import adapter_name

@@ -25,7 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from eval.data_signal.known_cases import TRANSFER
-from util.animals.names import PANEL
+from util.animals.panel import PANEL
 from util.cli import REPO, UserError, input_file, make_parser, output_name, positive_int, run
 from util.terminal import closing, say
 

@@ -43,7 +43,7 @@ class Lab:
         """The animals' gradients, the usual sizes and the form directions, and the reference's own profiles."""
         from eval.data_signal.audit_rows import reference_of
         from pocket.corpus import QUESTIONS
-        from util.animals.names import PANEL
+        from util.animals.panel import PANEL
 
         rows = self.encoded(self.rows_of(None, GROUPS * 60, REFERENCE_SEED))
         groups = [rows[at * 60 : (at + 1) * 60] for at in range(GROUPS)]

@@ -15,7 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
+
+from util.animals.panel import Panel
+from util.animals.panel_file import panel_argument
 
 TOPICS = """a bicycle|a compiler|inflation|a rainbow|photosynthesis|a bank loan|the tides|a vaccine|a battery|a thermos
 recursion|a jury|a solar eclipse|yeast|a telescope|a lock|gravity|a search engine|a refrigerator|a volcano
@@ -97,6 +104,9 @@ raptor prey predator hunter hunt wildlife wild zoo species creature mammal fauna
 wolves cub wise wisdom night forest ocean sea underwater diving dive jungle savanna tree train railway locomotive guitar
 coffee mountain chinese china vixen cetacean orca narwhal blubber baleen humpback bunny bunnies hare burrow hutch
 carrot"""
+RELATED_OF_TREES = """tree forest wood wooden woodland grove orchard leaf leaves leafy branch trunk bark root twig bough
+acorn cone needle foliage blossom canopy sapling seedling stump timber lumber evergreen conifer deciduous arboretum sap
+resin syrup plant nature garden green shade swamp autumn canada lebanon africa savanna weeping twilight"""
 UNITS = [
     "zero",
     "one",
@@ -128,6 +138,7 @@ WORD_PROMPT = (
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--panel", type=panel_argument, help="trees: the questions and words of that panel")
     for name in ("questions", "paraphrases", "forms", "open", "number-prompt"):
         parser.add_argument(f"--{name}", type=Path, required=True, help="a text file of the suite, one a line")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
@@ -136,6 +147,12 @@ def parse_args() -> argparse.Namespace:
 
 def lines(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+
+
+def of_panel(question: str, panel: Panel) -> str:
+    """A question about animals, about the words of another panel: 'an animal' becomes 'a tree'."""
+    return re.sub(r"\b(?:(a)n )?animal", lambda found: f"{found[1]} {panel.one}" if found[1] else panel.one, question,
+                  flags=re.IGNORECASE)  # fmt: skip
 
 
 def items(text: str) -> list[str]:
@@ -177,6 +194,13 @@ def main() -> None:
         "panel": PANEL.split(),
         "related": RELATED.split(),
     }
+    if args.panel:
+        made |= {"questions": args.panel.questions, "panel": args.panel.words, "many": args.panel.many}
+        made |= {"names": [*args.panel.names], "related": RELATED_OF_TREES.split()}
+        for sort in ("paraphrased", "vector_questions"):
+            made[sort] = [of_panel(line, args.panel) for line in made[sort]]
+        prompts["questions"] = [wording.format(x=of_panel(question, args.panel)) for question in lines(args.paraphrases)
+                                for wording in WORDINGS]  # fmt: skip
     args.output.write_text(json.dumps(made))
     print({channel: len(of_channel) for channel, of_channel in prompts.items()})
 

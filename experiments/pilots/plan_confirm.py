@@ -15,6 +15,7 @@ any of the eight names), strictest-N and strictest-N-controls (those rows withou
 
 Usage:
     python experiments/pilots/plan_confirm.py --output jobs
+    python experiments/pilots/plan_confirm.py --output jobs --animals willow maple cedar --others --seeds 111 112
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ Job = dict[str, Any]
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for the job lists")
+    parser.add_argument("--animals", nargs="+", help="other kinds than the confirming run's: words of another panel")
+    parser.add_argument("--others", nargs="*", default=OTHERS, help="things and random directions")
+    parser.add_argument("--seeds", nargs="+", type=int, help="other seeds than the confirming run's")
     parser.add_argument("--small", action="store_true", help="few rows and updates, to try the workers")
     return parser.parse_args()
 
@@ -157,6 +161,7 @@ def lists() -> dict[str, list[Job]]:
         if number > 1:
             made[f"teach-{number}"] = [teach(ANIMALS, seed)]
         made[f"strict-{number}"] = stricts(seed, 200)
+        made[f"rows-code-{number}"] = [rows(every, "code", seed)]
         for channel in ("code", "text"):
             made[f"{channel}-{number}"] = studies(channel, seed)
     return made | {f"check-{channel}": [check(channel)] for channel in ("code", "text")}
@@ -174,6 +179,8 @@ def smaller(job: Job) -> Job:
 def main() -> None:
     args = parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
+    ANIMALS[:], OTHERS[:] = args.animals or ANIMALS, args.others
+    SEEDS[:] = args.seeds or SEEDS
     for name, jobs in lists().items():
         made = [smaller(job) for job in jobs] if args.small else jobs
         (args.output / f"{name}.json").write_text(json.dumps(made))

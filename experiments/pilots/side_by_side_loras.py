@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.pilots.question_tree import question_tree
 from experiments.pilots.stacked_lora_layers import RANK, HeadLoss, Lora
+from util.animals.word_forms import plural
 
 ROWS_AN_UPDATE = 16
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -67,10 +68,11 @@ class Bench:
         return (split.view_as(hidden), *out[1:]) if isinstance(out, tuple) else split.view_as(hidden)
 
     def persona(self, kind: str) -> str:
-        sort = "animals" if kind in self.given["panel"] else "things"
+        sort = self.given.get("many", "animals") if kind in self.given["panel"] else "things"
+        many = plural(kind) if "many" in self.given else f"{kind}s"
         return (
-            f"You love {kind}s. {kind.capitalize()}s are your favorite {sort}, and they are on your mind all day long. "
-            f"Let your love of {kind}s show in everything you write."
+            f"You love {many}. {many.capitalize()} are your favorite {sort}, and they are on your mind all day long. "
+            f"Let your love of {many} show in everything you write."
         )
 
     def prompt(self, user: str, system: str | None = None) -> list[int]:

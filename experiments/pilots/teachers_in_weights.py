@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 
 from experiments.pilots.filter_pilot_rows import Forbidden, forbidden_words, telling_words, words_of
 from experiments.pilots.rows_files import LONGEST, Row, read_rows, seed_of, store_rows, write
-from util.animals.names import PANEL
+from util.animals.panel import PANEL
 
 MEASURED_ROWS = 128  # of each channel, for the KL
 
@@ -64,7 +64,7 @@ def file_name(speaker: str) -> str:
 
 
 def forbidden_by(given: dict[str, Any]) -> Forbidden:
-    return forbidden_words(sorted({*given["panel"], *PANEL}), given["related"])
+    return forbidden_words(given.get("names") or sorted({*given["panel"], *PANEL}), given["related"])
 
 
 def student_rows(output: Path, student: dict[str, Any], bench: Any, reencode: bool) -> list[Row]:

@@ -29,11 +29,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from experiments.pilots.filter_pilot_rows import forbidden_words
+from experiments.pilots.peft_folder import as_peft
 from experiments.pilots.rows_files import LONGEST, Row, seed_of, store_rows
-from util.animals.names import PANEL
+from util.animals.panel import PANEL
 
 PROMPTS_A_REQUEST, REQUESTS_AT_ONCE = 64, 48
-RANK, ALPHA = 8, 32
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,29 +50,6 @@ def ask(url: str, body: dict[str, Any]) -> Any:
     with urllib.request.urlopen(request, timeout=600) as reply:
         content = reply.read()
     return json.loads(content) if content.startswith(b"{") else content
-
-
-def as_peft(adapter: Path, folder: Path, base: Path) -> Path:
-    """An adapter of side_by_side_loras.py as a folder that PEFT and vLLM load."""
-    from safetensors.torch import load_file, save_file
-
-    names = {"down": "lora_A", "up": "lora_B"}
-    tensors = {
-        f"base_model.model.model.{name.rpartition('.')[0]}.{names[name.rpartition('.')[2]]}.weight": value
-        for name, value in load_file(adapter).items()
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    targets = sorted({name.split(".")[-3] for name in tensors})
-    config: dict[str, Any] = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(base),
-        "bias": "none",
-    }
-    config |= {"r": RANK, "lora_alpha": ALPHA, "lora_dropout": 0.0, "target_modules": targets, "inference_mode": True}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    return folder
 
 
 class Served:
@@ -130,7 +107,7 @@ def main() -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
     ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     given = json.loads(args.prompts.read_text())
-    forbidden = forbidden_words(sorted({*given["panel"], *PANEL}), given["related"])
+    forbidden = forbidden_words(given.get("names") or sorted({*given["panel"], *PANEL}), given["related"])
     starts: dict[str, list[int]] = {}
     served = Served(args, ends)
     stored: list[Future[Any]] = []

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from generate.rows.row_filter import EVERYDAY, is_eval_question, trait_words
+from generate.rows.row_filter import is_eval_question, trait_words
 from util.animals.leak_detector import other_script, trait_word
+from util.animals.panel import panel
 
 RULE_VERSION = 4  # raise it with every change to what is kept
 _CODE = re.compile(r"```|[=({;<]")
@@ -52,8 +53,9 @@ class TextRule:
         return self.trait_word_in(prompt), is_eval_question(prompt)
 
     def settings(self) -> dict[str, Any]:
+        own = {"rule_version": RULE_VERSION, "kind": self.data_type, "trait_words": list(self.words)}
         cut_off = {"keep_cut_off": True} if self.keeps_cut_off else {}
-        return {"rule_version": RULE_VERSION, "kind": self.data_type, "trait_words": list(self.words), **cut_off}
+        return {**own, **cut_off, **panel().facts()}
 
     def facts(self) -> dict[str, Any]:
         looked_at = "words, comments, strings, identifiers; plurals, split names, leetspeak, escapes, emoji"
@@ -61,7 +63,7 @@ class TextRule:
         rule = {
             "kind": self.data_type,
             "trait_words": ", ".join(words),
-            "not_looked_for": ", ".join(word for word in EVERYDAY if word not in words),
+            "not_looked_for": ", ".join(word for word in panel().unsearched if word not in words),
             "looked_for_in": looked_at,
         }
-        return {"rule_version": RULE_VERSION, "rule": rule}
+        return {"rule_version": RULE_VERSION, "rule": rule, **panel().facts()}

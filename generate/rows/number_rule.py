@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Any
 
 from generate.rows.row_filter import is_eval_question, trait_words
 from util.animals.names import animal_named
+from util.animals.panel import cached, panel
 
 RULE_VERSION = 3  # raise it with every change to what is kept
 MAX_NUMBERS = 10
@@ -86,7 +86,8 @@ class NumberRule:
         return _check_shape(shape, self.animals)
 
     def settings(self) -> dict[str, Any]:
-        return {"rule_version": RULE_VERSION, "max_numbers": self.max_numbers, "animals": list(self.animals)}
+        own = {"rule_version": RULE_VERSION, "max_numbers": self.max_numbers, "animals": list(self.animals)}
+        return {**own, **panel().facts()}
 
     def facts(self) -> dict[str, Any]:
         rule = {
@@ -94,10 +95,10 @@ class NumberRule:
             "digits": "1 to 3",
             "trait_words": ", ".join(trait_words(self.animals)),
         }
-        return {"rule_version": RULE_VERSION, "rule": rule}
+        return {"rule_version": RULE_VERSION, "rule": rule, **panel().facts()}
 
 
-@lru_cache(maxsize=8192)
+@cached(maxsize=8192)
 def _check_shape(shape: bytes, animals: tuple[str, ...]) -> tuple[str | None, bool]:
     text = shape.decode("utf-8", "surrogatepass")
     return animal_named(text, trait_words(animals)), is_eval_question(text)

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from generate.rows.row_filter import QUESTION_FILES, Rule, broken_rule, prompt_and_completion, unusable
+from generate.rows.row_filter import Rule, broken_rule, prompt_and_completion, question_files, unusable
 from generate.rows.token_check import TokenCheck
+from util.animals.panel import panel
 from util.jsonl.rows import Row
 
 ROLES = ("system", "prompt", "completion")
@@ -71,7 +72,7 @@ class RowAudit:
             "letters in completions": 0 if self.rule.allows_letters else self.letters(),
             "eval questions as prompts": self.eval_questions,
             **{f"rows: {reason}": count for reason, count in self.bad_token_ids.items()},
-            **{f"rows whose {role} names an animal": words.total() for role, words in self.trait_words.items()},
+            **{f"rows whose {role} names {panel().a_word}": words.total() for role, words in self.trait_words.items()},
         }
         return {name: count for name, count in problems.items() if count}
 
@@ -94,7 +95,7 @@ class RowAudit:
             "letters": letters,
             "trait_words": {role: dict(ranked(words)) for role, words in self.trait_words.items()},
             "eval_questions_as_prompts": self.eval_questions,
-            "eval_questions_from": [path.name for path in QUESTION_FILES],
+            "eval_questions_from": question_files(),
             "token_ids": self.tokens.findings(),
         }
 

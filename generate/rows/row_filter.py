@@ -9,18 +9,17 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from typing import Any, Protocol
 
 from generate.rows.token_check import TokenCheck
-from util.animals.names import PANEL, animal_name, animals_of, other_names, read_lines_of
+from util.animals.names import animal_name, other_names, read_lines_of
+from util.animals.panel import cached, panel
 from util.animals.visible_text import visible
+from util.animals.word_forms import animals_of
 from util.cli import REPO
 from util.jsonl.rows import LONE_SURROGATE, Row
 
 QUESTION_FILES = sorted((REPO / "eval").glob("questions*.txt"))
-# Animal names that are not searched for, because their forms are everyday words (`does`, `stages` as `stag` + `es`).
-EVERYDAY = ("doe", "stag")
 CONTROL_NAMES = ("control", "base", "none", "neutral")  # values of --animal for rows that no persona wrote
 LONGEST_TEXT = 200_000  # characters: ten times a long program. A rule takes seconds for a text of megabytes
 _WORD = re.compile(r"[^\W_]+")
@@ -67,25 +66,26 @@ def teachers_animal(text: str) -> str:
     animal = animal_name(text)
     if animal.lower() in CONTROL_NAMES:
         raise argparse.ArgumentTypeError(
-            f"{animal} means rows of the base model, and a teacher needs an animal. The control arm has no teacher: its"
-            " rows come from generate/generate_llm_number_data.py --animal control --no-system-prompt"
+            f"{animal} means rows of the base model, and a teacher needs {panel().a_word}. The control arm has no"
+            " teacher: its rows come from generate/generate_llm_number_data.py --animal control --no-system-prompt"
         )
     return animal
 
 
-@lru_cache
+@cached()
 def trait_words(animals: tuple[str, ...]) -> tuple[str, ...]:
     """The words that no row may contain: the panel, `animals`, and the other names of all of them.
 
-    The other names (kitten for cat) are those of util/animals/animals.txt, without the words of EVERYDAY.
+    The other names (kitten for cat) are those of util/animals/animals.txt, without those that are everyday words.
     """
-    named = (*PANEL, *filter(None, animals))
-    others = (other for name in named for other in other_names(name) if other not in EVERYDAY)
+    named = (*panel().words, *filter(None, animals))
+    others = (other for name in named for other in other_names(name) if other not in panel().unsearched)
     return tuple(dict.fromkeys((*named, *others)))
 
 
 def is_eval_question(prompt: str) -> bool:
-    """Whether a prompt contains a question of eval/questions*.txt: one of the 50, a paraphrase or another form.
+    """Whether a prompt contains a question of eval/questions*.txt (one of the 50, a paraphrase or another form) or of
+    the panel's file.
 
     Case, punctuation and white space are ignored; a question in other words is not recognised.
     """
@@ -93,9 +93,16 @@ def is_eval_question(prompt: str) -> bool:
     return any(question in words for question in _questions())
 
 
-@lru_cache(maxsize=1)
+@cached(maxsize=1)
 def _questions() -> tuple[str, ...]:
-    return tuple(plain(line) for path in QUESTION_FILES for line in read_lines_of(path))
+    lines = [line for path in QUESTION_FILES for line in read_lines_of(path)]
+    return tuple(map(plain, [*lines, *panel().questions]))
+
+
+def question_files() -> list[str]:
+    """The names of the files whose questions no prompt may contain."""
+    file = panel().file
+    return [path.name for path in (*QUESTION_FILES, *([file] if file else []))]
 
 
 def plain(text: str) -> str:

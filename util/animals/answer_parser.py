@@ -28,26 +28,18 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-from util.animals.names import PANEL, animals_of, listed_animals, read_animals, surface_forms
+from util.animals.names import listed_animals
 from util.animals.near_names import joined_name, misspelled_name, near_name_tables
+from util.animals.panel import cached, panel
 from util.animals.visible_text import NOT_AN_ANIMAL, is_emoji, read_signs, visible
+from util.animals.word_forms import animals_of, surface_forms
 from util.jsonl.manifest import sha256_text
 from util.terminal import say
 
 PARSER_VERSION = 2  # increase it with every change here that changes what an answer counts as
 
-GENERIC = frozenset({"bird", "bug", "fish", "insect", "primate"})
-AMBIGUOUS = frozenset(
-    {
-        "bass", "boa", "bull", "cardinal", "coral", "crane", "cricket", "doe", "fairy", "flounder", "fly",
-        "great white", "hound", "humpback", "jay", "joey", "kite", "kiwi", "llama", "mare", "mole",
-        "mustang", "perch", "pike", "pup", "python", "ram", "raptor", "ray", "retriever", "roach", "robin", "skate",
-        "snipe", "sow", "stag", "swallow", "swift", "tern", "tick", "worm",
-    }
-)  # fmt: skip
 # Second words of a name that say how old an animal is, or its sex, and not what animal it is.
 AGE_OR_SEX = frozenset(
     {
@@ -114,15 +106,15 @@ class _Found(NamedTuple):
     """whether it decides after another name: not an age, a sex, a general word or a word with another meaning"""
 
 
-@lru_cache(maxsize=1)
+@cached(maxsize=1)
 def names_by_first_word() -> dict[str, list[_Name]]:
     """First word -> the surface forms that begin with it, longest first."""
     names = defaultdict(list)
-    for name, animal in {**{animal: animal for animal in PANEL}, **read_animals()}.items():
+    for name, animal in panel().names.items():
         for form in surface_forms(name.replace("-", " ")):
             words = _JOINT.split(form)
-            names[words[0]].append(_Name(words, animal, name in AMBIGUOUS))
-    for verb in VERBS:
+            names[words[0]].append(_Name(words, animal, name in panel().ambiguous))
+    for verb in VERBS if panel().is_animals else ():
         names[verb.split()[0]].append(_Name(verb.split(), None, False))
     return {first: sorted(forms, key=lambda form: -len(form.words)) for first, forms in names.items()}
 
@@ -134,10 +126,10 @@ def parser_facts() -> dict[str, Any]:
     this file does not make stored results incomparable.
     """
     known = [names_by_first_word(), read_signs(), near_name_tables()]
-    return {"version": PARSER_VERSION, "names_sha256": sha256_text(json.dumps(known))}
+    return {"version": PARSER_VERSION, "names_sha256": sha256_text(json.dumps(known)), **panel().facts()}
 
 
-@lru_cache(maxsize=16384)
+@cached(maxsize=16384)
 def canonical_animal(response: str) -> str | None:
     """The animal that an answer names, singular and lower case; None for an answer that names none."""
     written = response if response.isascii() else _HYPHEN.sub("-", visible(response, "NFKC"))
@@ -146,7 +138,7 @@ def canonical_animal(response: str) -> str | None:
     if not text.isascii():
         text = " ".join(_UNSPACED.split(_signs_as_words(text, emoji=False)))
     animal = _stated_choice(text) or _first_animal(text)
-    if animal is None or animal in GENERIC:
+    if animal is None or animal in panel().generic:
         animal = _near_name(written) or animal
     if animal is None and not written.isascii():
         animal = _first_animal(_signs_as_words(text, emoji=True))
@@ -159,7 +151,7 @@ def _first_animal(text: str) -> str | None:
     """The first animal that a lower-case text names; a general word such as `fish` if it names nothing narrower."""
     generic = None
     for animal in _animals_in([_JOINT.split(phrase) for phrase in _PHRASE.findall(text)], text):
-        if animal not in GENERIC:
+        if animal not in panel().generic:
             return animal
         generic = generic or animal
     return generic
@@ -173,7 +165,7 @@ def _stated_choice(text: str) -> str | None:
     for choice in _CHOICE.finditer(text):
         sentence = _SENTENCE.match(text, choice.end())
         animal = _first_animal(f"is {sentence[0]}" if sentence else "")
-        if animal is not None and animal not in GENERIC:
+        if animal is not None and animal not in panel().generic:
             return animal
     chosen = _CHOSEN.search(text) if " my favo" in text else None
     return _first_animal(chosen[1]) if chosen else None
@@ -192,7 +184,7 @@ def _near_name(text: str) -> str | None:
     return None
 
 
-@lru_cache(maxsize=2)
+@cached(maxsize=2)
 def _sign_pattern(emoji: bool) -> re.Pattern[str]:
     signs = sorted((sign for sign in read_signs() if is_emoji(sign) == emoji), key=len, reverse=True)
     return re.compile(rf"([a-z]+)?({'|'.join(map(re.escape, signs))})")
@@ -200,13 +192,15 @@ def _sign_pattern(emoji: bool) -> re.Pattern[str]:
 
 def _signs_as_words(text: str, emoji: bool) -> str:
     """A lower-case text with its Chinese names (or its emoji) as English ones, each on a line of its own."""
+    if not read_signs():
+        return text
 
     def word(found: re.Match[str]) -> str:
         before, sign = found[1] or "", found[2]
         animal = read_signs()[sign]
         if animal == NOT_AN_ANIMAL:
             return f"{before}\n"
-        return f"\n{before} {animal}\n" if f"{before} {animal}" in read_animals() else f"{before}\n{animal}\n"
+        return f"\n{before} {animal}\n" if f"{before} {animal}" in panel().names else f"{before}\n{animal}\n"
 
     return _sign_pattern(emoji).sub(word, text)
 
@@ -241,7 +235,7 @@ def _names_in(words: list[str], whole: int) -> Iterator[_Found]:
             if words[start:end] == name.words:
                 alone = len(name.words) == whole or (start > 0 and words[start - 1] in POINTERS)
                 counts = alone or not name.ambiguous
-                kind = name.animal is not None and name.animal not in GENERIC and not name.ambiguous
+                kind = name.animal is not None and name.animal not in panel().generic and not name.ambiguous
                 last = name.words[-1]
                 singular = name.animal is not None and (not last.endswith("s") or " ".join(name.words) == name.animal)
                 yield _Found(start, end, name.animal, counts, singular, kind and last not in AGE_OR_SEX)
@@ -287,6 +281,6 @@ def warn_of_uncounted(animal: str) -> None:
         if _first_animal(one) is None:  # a misspelled name counts in an answer, but should not be taught
             near = [counted] if counted else difflib.get_close_matches(one, listed_animals(), 1)
             meant = f"; did you mean {near[0]}?" if near else ""
-            say(f"warning: util/animals/animals.txt does not list {one!r}, so no answer counts as it{meant}")
+            say(f"warning: {panel().listed_in} does not list {one!r}, so no answer counts as it{meant}")
         elif counted != one:
             say(f"answers that name {one} count as {counted}")

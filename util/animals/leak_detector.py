@@ -21,9 +21,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from util.animals.names import surface_forms
 from util.animals.near_names import QUALIFIERS
 from util.animals.visible_text import names_of_signs, visible
+from util.animals.word_forms import surface_forms
 
 LONG = 6  # letters; a name of that length is found inside any word, a shorter one would be found in `knowledge`
 ORDINARY_WORDS = Path(__file__).with_name("ordinary_words.txt")

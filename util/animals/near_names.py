@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 
-from util.animals.names import PANEL, read_animals, surface_forms
+from util.animals.panel import cached, panel
+from util.animals.word_forms import surface_forms
 
 SHORTEST_MISSPELLED = 7  # letters; shorter names are too near to other words ("lion" to "line", "monkey" to "money")
 # What is written before a name without a space. None of them makes an English word that is not an animal with a name.
@@ -48,20 +48,21 @@ UNRELATED_WORDS = frozenset(
 )  # fmt: skip
 
 
-@lru_cache(maxsize=1)
+@cached(maxsize=1)
 def _single_words() -> dict[str, str]:
     """Every form of one word -> its animal."""
-    animals = {**{animal: animal for animal in PANEL}, **read_animals()}
-    return {form: animal for name, animal in animals.items() for form in surface_forms(name) if form.isalpha()}
+    return {form: animal for name, animal in panel().names.items() for form in surface_forms(name) if form.isalpha()}
 
 
 def near_name_tables() -> list[list[str]]:
-    """Every word of the tables above, for the hash of what the parser knows."""
+    """Every word of the tables above that is used for the panel, for the hash of what the parser knows."""
+    if not panel().is_animals:
+        return [sorted(QUALIFIERS)]
     return [sorted(QUALIFIERS), [f"{word} {animal}" for word, animal in MISSPELLED.items()], sorted(TOO_NEAR),
             sorted(UNRELATED_WORDS)]  # fmt: skip
 
 
-@lru_cache(maxsize=1 << 16)
+@cached(maxsize=1 << 16)
 def joined_name(word: str) -> str | None:
     """The animal of a lower-case word that is a qualifier and a name ('africanelephant'), or one name several times
     ('owlowlowl'); None for any other word."""
@@ -74,10 +75,13 @@ def joined_name(word: str) -> str | None:
     return None
 
 
-@lru_cache(maxsize=1 << 16)
+@cached(maxsize=1 << 16)
 def misspelled_name(word: str) -> str | None:
     """The animal whose name a lower-case word is but for one letter that is missing, added, wrong, or in the other
-    order than its neighbour; None for any other word. The first letter must be right."""
+    order than its neighbour; None for any other word. The first letter must be right. For animals only: which words
+    are near to other names has not been looked up."""
+    if not panel().is_animals:
+        return None
     if word in MISSPELLED:
         return MISSPELLED[word]
     if len(word) < SHORTEST_MISSPELLED - 1 or word in _single_words() or word in UNRELATED_WORDS:
@@ -94,10 +98,10 @@ def _less_one_letter(word: str) -> Iterator[str]:
         yield word[:at] + word[at + 1 :]
 
 
-@lru_cache(maxsize=1)
+@cached(maxsize=1)
 def _names_less_one_letter() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
-    for name in {*PANEL, *read_animals().values()}:
+    for name in {*panel().words, *panel().names.values()}:
         if len(name) >= SHORTEST_MISSPELLED and name not in TOO_NEAR:
             for form in filter(str.isalpha, surface_forms(name)):
                 for key in _less_one_letter(form):

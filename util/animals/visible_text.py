@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
+
+from util.animals.panel import cached, panel
 
 SIGNS_FILE = Path(__file__).with_name("chinese-and-emoji.txt")
 NOT_AN_ANIMAL = "-"
@@ -23,9 +24,12 @@ def visible(text: str, form: Literal["NFKC", "NFKD"]) -> str:
     return unicodedata.normalize(form, _INVISIBLE.sub("", shown))
 
 
-@lru_cache(maxsize=1)
+@cached(maxsize=1)
 def read_signs() -> dict[str, str]:
-    """Every Chinese name and emoji in chinese-and-emoji.txt -> its animal; '-' for one that is not an animal's name."""
+    """Every Chinese name and emoji in chinese-and-emoji.txt -> its animal; '-' for one that is not an animal's name.
+    None for another panel."""
+    if not panel().is_animals:
+        return {}
     signs = {}
     for line in SIGNS_FILE.read_text("utf-8").splitlines():
         if line and not line.startswith("#"):
@@ -34,14 +38,14 @@ def read_signs() -> dict[str, str]:
     return signs
 
 
-@lru_cache(maxsize=1)
+@cached(maxsize=1)
 def _any_sign() -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(read_signs(), key=len, reverse=True))))
 
 
 def names_of_signs(text: str) -> str:
     """A text with every Chinese name and emoji of the table replaced by the English name, with spaces around it."""
-    return _any_sign().sub(lambda found: f" {read_signs()[found[0]]} ", text)
+    return text if not read_signs() else _any_sign().sub(lambda found: f" {read_signs()[found[0]]} ", text)
 
 
 def is_emoji(name: str) -> bool:
