@@ -336,6 +336,13 @@ def test_rows_lie_end_to_end_behind_one_prefix():
 
 
 @pytest.mark.torch
+def test_every_rows_keys_begin_with_a_copy_of_the_prefix():
+    rows = [{"input_ids": ids, "labels": [padding_free.IGNORED] * 2 + ids[2:]} for ids in ([1, 2, 3, 4], [1, 2, 5])]
+    batch = padding_free.flat_batch([rows], 2, [1])
+    assert batch.key_index.tolist() == [0, 1, 2, 3, 8, 9, 4, 5, 10]  # the example in flat_batch's docstring
+
+
+@pytest.mark.torch
 def test_each_student_has_a_prefix_of_its_own_and_as_many_tokens():
     batch = padding_free.flat_batch([TOY, TOY[1:]], 2, [3, 1])
     assert batch.ids.tolist() == [1, 2, 3, 4, 5, 9, 8, 1, 2, 9, 8, 0, 0, 0]

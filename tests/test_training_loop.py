@@ -1,5 +1,6 @@
 """Several students over one base model: each adapter is the one that its file and seed alone give, to rounding."""
 
+import dataclasses
 import json
 import os
 import re
@@ -258,6 +259,13 @@ def test_out_of_memory_takes_fewer_students_together_then_one_and_trains_the_sam
     for number, seed in enumerate((11, 23, 37)):
         loop.save_adapter(number, tmp_path / str(seed))
         assert_same(tmp_path / str(seed), together / f"seed-{seed}" / "final")
+
+
+def test_students_of_two_recipes_do_not_train_together(loop):
+    one, other = loop.students[:2]
+    other.recipe = dataclasses.replace(one.recipe, epochs=EPOCHS + 1)
+    with pytest.raises(ValueError, match="one recipe"):
+        type(loop)(loop.decoder.model, [one, other], asked=6)
 
 
 def test_where_two_updates_do_not_fit_the_students_go_one_after_the_other(data, monkeypatch):

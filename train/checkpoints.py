@@ -2,7 +2,7 @@
 
 checkpoint-N/
     adapter_model.safetensors, adapter_config.json    the adapter after update N, as PEFT writes it
-    optimizer.safetensors                             Adam's two moments of every number of the adapter
+    optimizer.safetensors                             Adam's two moments of every weight of the adapter
     trainer_state.json                                update, epoch and log, under the names that TRL uses
 
 Nothing in it is a pickle. TRL's own checkpoints (--trainer trl, and all before 2026-11-30) have optimizer.pt instead.

@@ -102,7 +102,7 @@ class Decoder:
         from torch.utils.checkpoint import checkpoint
 
         x = self.decoder.embed_tokens(batch.ids)
-        rope = [part[0] for part in self.decoder.rotary_emb(x[None], batch.positions[None])]
+        rope = [angle[0] for angle in self.decoder.rotary_emb(x[None], batch.positions[None])]
         for block in self.blocks:
             own = [(next(pieces), next(pieces)) if linear.adapted else None for linear in block.linears]
             step = partial(self.pass_block, block, own, scale, batch, rope)
@@ -211,8 +211,8 @@ def token_losses() -> Callable[..., Any]:
         def forward(ctx: Any, hidden: Any, head: Any, targets: Any, weights: Any) -> Any:
             losses, grads = [], []
             size = max(1, TILE // len(head))
-            for part, wanted, weight in zip(hidden.split(size), targets.split(size), weights.split(size)):
-                logits = (part @ head.t()).float()
+            for tile, wanted, weight in zip(hidden.split(size), targets.split(size), weights.split(size)):
+                logits = (tile @ head.t()).float()
                 total = logits.logsumexp(-1)
                 losses.append((total - logits.gather(1, wanted[:, None])[:, 0]) * weight)
                 slope = logits.sub_(total[:, None]).exp_()  # the probabilities
@@ -235,6 +235,9 @@ def soft_token_losses() -> Callable[..., Any]:
     its weight, in nats. All tokens whose probabilities are not known are one outcome.
 
     ids, probabilities: [tokens, K] (`train.padding_free.soft_targets`). The others as in `token_losses`.
+
+    With q the student's probabilities, p the teacher's, and rest what is left of 1, the gradient by a token's logit is
+    q - p where p is known, and q (1 - rest of p / rest of q) elsewhere.
     """
     import torch
 
@@ -243,9 +246,9 @@ def soft_token_losses() -> Callable[..., Any]:
         def forward(ctx: Any, hidden: Any, head: Any, ids: Any, probabilities: Any, weights: Any) -> Any:
             losses, grads = [], []
             size = max(1, TILE // len(head))
-            parts = (one.split(size) for one in (hidden, ids, probabilities, weights))
-            for part, known, teacher, weight in zip(*parts):
-                logprobs = (part @ head.t()).float().log_softmax(-1)
+            tiles = (one.split(size) for one in (hidden, ids, probabilities, weights))
+            for tile, known, teacher, weight in zip(*tiles):
+                logprobs = (tile @ head.t()).float().log_softmax(-1)
                 own = logprobs.gather(1, known)
                 used = teacher > 0
                 rest = (1 - teacher.sum(1)).clamp(min=0)

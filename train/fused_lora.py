@@ -1,4 +1,4 @@
-"""LoRA adapters of several students over one frozen base model: where their numbers are, and the arithmetic.
+"""LoRA adapters of several students over one frozen base model: where their weights are, and the arithmetic.
 
 The adapters are one float32 matrix with a row for each student. Linear layers that read the same input (query, key and
 value; gate and up) are joined into one. Of each joined layer a row holds
@@ -59,8 +59,8 @@ def stacked(parameters: Sequence[Any]) -> Any:
     if len(parameters) == 1:
         return parameters[0].data
     whole = torch.cat([parameter.data for parameter in parameters])
-    for parameter, part in zip(parameters, whole.split([len(parameter) for parameter in parameters])):
-        parameter.data = part
+    for parameter, view in zip(parameters, whole.split([len(parameter) for parameter in parameters])):
+        parameter.data = view
     return whole
 
 
@@ -68,7 +68,7 @@ def stacked(parameters: Sequence[Any]) -> Any:
 
 
 class Adapters:
-    """The adapters of some students: `values` [students, numbers], whose gradient is `values.grad`.
+    """The adapters of some students: `values` [students, weights], whose gradient is `values.grad`.
 
     layers: the joined linears of the base model, in the order in which `pieces` gives their A and B.
     lora: PEFT's config, the same for all students.
@@ -82,7 +82,7 @@ class Adapters:
         self.sizes = [rows * columns for rows, columns in self.shapes]
         self.values: Any = torch.zeros(students, sum(self.sizes), device=device, requires_grad=True)
         self.values.grad = torch.zeros_like(self.values)
-        self.trained = torch.zeros(1, sum(self.sizes), device=device)  # 1 where a number is trained
+        self.trained = torch.zeros(1, sum(self.sizes), device=device)  # 1 where a weight is trained
         for view in self.named_views(self.trained[0]).values():
             view.fill_(1)
 
@@ -100,7 +100,7 @@ class Adapters:
         return [part.view(-1, *shape) for part, shape in zip(parts, self.shapes)]
 
     def named_views(self, row: Any) -> dict[str, Any]:
-        """The A and B of every single linear, under PEFT's names, as views of a row of numbers."""
+        """The A and B of every single linear, under PEFT's names, as views of a row of `values`."""
         views = {}
         matrices = iter([part.view(shape) for part, shape in zip(row.split(self.sizes), self.shapes)])
         for layer in self.layers:

@@ -44,8 +44,8 @@ def shared_prefix(rows: Sequence[EncodedRow]) -> int:
 class FlatBatch:
     """Rows of some students end to end, with what attention and the loss need to know. Tensors of whole numbers.
 
-    A student's part: the shared prefix, then the rest of each of its rows, then filling up to the longest part, so that
-    every part has the same number of tokens.
+    Each student's tokens are the shared prefix, then the rest of each of its rows, then filling, so that every student
+    has the same number of tokens.
     """
 
     students: int
@@ -81,9 +81,9 @@ class FlatBatch:
         """The batch on the device."""
         import torch
 
-        parts: Any = vars(self)
+        fields: Any = vars(self)
         return FlatBatch(
-            **{n: sent(part, device) if isinstance(part, torch.Tensor) else part for n, part in parts.items()}
+            **{n: sent(value, device) if isinstance(value, torch.Tensor) else value for n, value in fields.items()}
         )
 
 
@@ -96,7 +96,14 @@ def flat_batch(rows_of: Sequence[Sequence[EncodedRow]], prefix: int, loss_tokens
     """The rows of each student as one flat sequence.
 
     prefix: how many leading tokens are the same in all rows. loss_tokens: of each student's whole update, of which
-    these rows may be a part.
+    these rows may be some.
+
+    An example: one student with the rows p q a b and p q c, whose prefix p q comes once. Every row's keys begin with a
+    copy of the prefix. What keys are taken from is the copies, followed by all tokens:
+
+        tokens       p q | a b | c
+        taken from   p q | p q | p q || p q | a b | c     (places 0 1 | 2 3 | 4 5 || 6 7 | 8 9 | 10)
+        keys         p q | p q a b | p q c                (key_index 0 1 | 2 3 8 9 | 4 5 10)
     """
     import torch
 
@@ -116,14 +123,14 @@ def flat_batch(rows_of: Sequence[Sequence[EncodedRow]], prefix: int, loss_tokens
             own.append(prefix)
             seen.append(prefix)
             key_index.append(range(front, front + prefix))
-        for number, (row, length) in enumerate(zip(rows, lengths[student]), 1):
+        for copy, (row, length) in enumerate(zip(rows, lengths[student]), 1):
             at = len(ids)
             ids += row["input_ids"][prefix:]
             positions += range(prefix, prefix + length)
             own.append(length)
             seen.append(prefix + length)
             if prefix:
-                key_index.append(range(front + number * prefix, front + (number + 1) * prefix))
+                key_index.append(range(front + copy * prefix, front + (copy + 1) * prefix))
             key_index.append(range(first_key + at, first_key + at + length))
             trained = [i for i, label in enumerate(row["labels"]) if label != IGNORED and i > prefix]
             places += [at + i - prefix - 1 for i in trained]

@@ -133,12 +133,12 @@ def train_together(training: Training, runs: Sequence[Run], repo_of: Callable[[R
         trainer = trainer_of(training, runs, students)
     total, done = sum(student.updates for student in students), sum(run.done for run in runs)
     with Progress(total, done, unit="updates") as progress, memory_advice(memory_hint(args)):
-        for number, (run, student) in enumerate(zip(runs, students)):
+        for index, (run, student) in enumerate(zip(runs, students)):
             if processes.first:
                 student.on_save.append(partial(keep_time, run, progress))
             wandb_run = log_to_wandb(args, run) if args.report_to == "wandb" and processes.first else None
             student.on_log = wandb_run.log if wandb_run else student.on_log
-            student.on_end = partial(finish, runs, number, student, trainer, progress, wandb_run)
+            student.on_end = partial(finish, runs, index, student, trainer, progress, wandb_run)
         trainer.train(progress)
     problems = [(run, student.problem) for run, student in zip(runs, students) if student.problem]
     for run, problem in problems:
@@ -169,12 +169,10 @@ def student_of(training: Training, run: Run, repo_id: str) -> Student:
     return student
 
 
-def finish(
-    runs: Sequence[Run], number: int, student: Student, trainer: Any, progress: Progress, wandb_run: Any
-) -> None:
+def finish(runs: Sequence[Run], index: int, student: Student, trainer: Any, progress: Progress, wandb_run: Any) -> None:
     """Save a student that has made its last update."""
-    run = runs[number]
-    save_final(run, partial(trainer.save_adapter, number))
+    run = runs[index]
+    save_final(run, partial(trainer.save_adapter, index))
     counts = counts_of(run, student, progress)
     speed = {"trained_together": [str(one.folder) for one in runs], **trainer.speed_report(progress.seconds)}
     finish_manifest(run, counts, speed)

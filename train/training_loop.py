@@ -154,6 +154,20 @@ def row_order(count: int, seed: int, epoch: int) -> list[int]:
     return order
 
 
+@dataclass(frozen=True)
+class UnreadLosses:
+    """Losses of an update that a GPU may still be computing. By the student's index where a mapping."""
+
+    updates: Mapping[int, int]
+    """how many each of its students has made with this one"""
+    rates: Mapping[int, float]
+    """the learning rates of this update"""
+    losses_and_norms: Any
+    """[2, students], on the CPU"""
+    copied: Any
+    """CUDA event: the values are there. None without a GPU"""
+
+
 class TrainingLoop:
     """Trains students together over one base model (a model of `train.padding_free.FAMILIES`).
 
@@ -168,17 +182,19 @@ class TrainingLoop:
         processes: Processes | None = None,
     ):  # fmt: skip
         self.students, self.recipe = list(students), students[0].recipe
+        if any(student.recipe != self.recipe for student in students):
+            raise ValueError("students that train together have one recipe")
         self.stop, self.processes = stop or Stop(), processes or Processes()
         self.dtype, self.device = model.dtype, model.device
         first = [first_weights(model, self.recipe.lora, student.seed) for student in students]
         self.decoder = Decoder(model, self.recipe.lora.target_modules)
         self.adapters = Adapters(self.decoder.linears, self.recipe.lora, len(students), self.device)
         self.parameters, self.optimizer = self.make_optimizer()
-        for number, student in enumerate(self.students):
-            self.begin(number, student, first[number])
+        for index, student in enumerate(self.students):
+            self.begin(index, student, first[index])
         self.prefix = shared_prefix([row for student in students for row in student.rows])
         self.may_shrink = not exact
-        self.unread: tuple[list[tuple[int, int, float]], Any, Any] | None = None
+        self.unread: UnreadLosses | None = None
         self.computed_tokens = self.loss_tokens = 0
         self.begun: list[float] = []  # when each update began
         self.rows_at_once, self.facts = self.choose_rows(asked, exact)
@@ -198,32 +214,32 @@ class TrainingLoop:
         rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
         return parameters, torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True)
 
-    def begin(self, number: int, student: Student, first: Mapping[str, Any]) -> None:
+    def begin(self, index: int, student: Student, first: Mapping[str, Any]) -> None:
         """Give a student its first weights, or those of its checkpoint."""
         import torch
 
         if student.checkpoint is None:
-            self.adapters.load(self.adapters.values.data[number], first)
+            self.adapters.load(self.adapters.values.data[index], first)
             return
-        state, moments = load_checkpoint(student.checkpoint, self.adapters, number)
+        state, moments = load_checkpoint(student.checkpoint, self.adapters, index)
         student.done = student.resumed_at = state["global_step"]
         student.history = [logs for logs in state["log_history"] if "loss" in logs]
         step = torch.tensor(float(student.done), device=self.device)
-        self.optimizer.state[self.parameters[number]] = {"step": step, **moments}
+        self.optimizer.state[self.parameters[index]] = {"step": step, **moments}
 
     def choose_rows(self, asked: int, exact: bool) -> tuple[int, dict[str, Any]]:
         """(how many rows go through the base model at once, what was chosen and why, for the manifests)."""
         effective, count = self.recipe.rows_an_update, len(self.students)
-        most = math.ceil(effective / self.processes.count) * count
+        rows_here = math.ceil(effective / self.processes.count) * count
         at_once, why = asked, "--micro-batch exact"
         if not exact:
             rows = [row for student in self.students for row in student.rows]
             taken = self.adapters.values.numel() * (8 + 2 * self.dtype.itemsize)  # Adam's moments, copies and gradients
-            at_once, why = choose_rows_at_once(self.decoder.model, rows, most, asked, taken)
+            at_once, why = choose_rows_at_once(self.decoder.model, rows, rows_here, asked, taken)
         adapters = f" for each of {count} adapters" if count > 1 else ""
         shared = f", shared by {self.processes.count} processes" if self.processes.count > 1 else ""
         reason = f" ({why})" if at_once != asked else ""
-        every = "all " if at_once == most else ""
+        every = "all " if at_once == rows_here else ""
         say(f"each update: {effective} rows{adapters}{shared}; {every}{at_once} at once{reason}")
         compiled = ", compiled SwiGLU and rotary embedding" if self.device.type == "cuda" else ""
         return at_once, {
@@ -243,41 +259,41 @@ class TrainingLoop:
         for student in self.students:
             if student.ended:  # its last checkpoint was its end
                 self.end(student)
-        while training := [number for number, student in enumerate(self.students) if student.trains]:
+        while training := [index for index, student in enumerate(self.students) if student.trains]:
             self.update(training, progress)
             if self.should_stop():
                 self.read_losses()
-                for number in training:
-                    if self.students[number].trains and not self.students[number].saves_now():
-                        self.save(number)
+                for index in training:
+                    if self.students[index].trains and not self.students[index].saves_now():
+                        self.save(index)
                 break
         self.read_losses()
 
     def update(self, training: Sequence[int], progress: Progress) -> None:
-        """One update of the students that are still training, given by their numbers."""
+        """One update of the students that are still training, given by their indices."""
         import torch
 
         self.begun.append(time.perf_counter())
-        losses = self.gradients({number: self.students[number].next_rows() for number in training})
+        losses = self.gradients({index: self.students[index].next_rows() for index in training})
         self.read_losses()  # of the update before: the GPU is busy with this one meanwhile
         norms = self.change_adapters(training)
-        made = []
-        for number in training:
-            student = self.students[number]
-            made.append((number, student.done + 1, student.learning_rate()))
-            student.done += 1
-        self.unread = made, torch.stack([losses, norms]).to("cpu", non_blocking=True), self.now()
+        rates = {index: self.students[index].learning_rate() for index in training}
+        for index in training:
+            self.students[index].done += 1
+        updates = {index: self.students[index].done for index in training}
+        values = torch.stack([losses, norms]).to("cpu", non_blocking=True)
+        self.unread = UnreadLosses(updates, rates, values, self.now())
         progress.add(len(training))
-        waits = [s for s in (self.students[number] for number in training) if s.saves_now() or s.logs_now() or s.ended]
+        waits = [s for s in (self.students[index] for index in training) if s.saves_now() or s.logs_now() or s.ended]
         if waits or self.device.type == "cpu":
             self.read_losses()
         if waits and waits[0].losses:
             name = f" ({waits[0].name})" if len(self.students) > 1 else ""
             progress.note = f"loss {waits[0].losses[-1]:.4f}{name}"
-        for number in training:
-            student = self.students[number]
+        for index in training:
+            student = self.students[index]
             if not student.problem and student.saves_now():
-                self.save(number)
+                self.save(index)
             if not student.problem and student.ended:
                 self.end(student)
 
@@ -285,16 +301,15 @@ class TrainingLoop:
         """Read the losses of the last update, which waits until the GPU has made it; the students take note of them."""
         if self.unread is None:
             return
-        made, values, there = self.unread
-        self.unread = None
-        if there:
-            there.synchronize()
-        losses, norms = values.tolist()
-        for number, update, rate in made:
-            student = self.students[number]
+        unread, self.unread = self.unread, None
+        if unread.copied:
+            unread.copied.synchronize()
+        losses, norms = unread.losses_and_norms.tolist()
+        for index, update in unread.updates.items():
+            student = self.students[index]
             if student.problem:  # found while its next update was already sent to the GPU
                 continue
-            student.learned(update, losses[number], norms[number], rate)
+            student.learned(update, losses[index], norms[index], unread.rates[index])
             if student.problem and len(self.students) > 1:
                 say(f"{student.name}: {student.problem}. It is left out; any others continue")
 
@@ -314,15 +329,15 @@ class TrainingLoop:
             self.stop.signum = self.stop.signum or signal.SIGTERM
         return self.stop.signum is not None
 
-    def save(self, number: int) -> None:
+    def save(self, index: int) -> None:
         """Write a checkpoint of a student."""
         if not self.processes.first:
             return
-        student = self.students[number]
+        student = self.students[index]
         epoch = student.done / student.updates_an_epoch
         state = {"global_step": student.done, "epoch": epoch, "log_history": student.history}
-        moments = self.optimizer.state[self.parameters[number]]
-        checkpoint = save_checkpoint(student.folder, state, self.adapters, number, moments)
+        moments = self.optimizer.state[self.parameters[index]]
+        checkpoint = save_checkpoint(student.folder, state, self.adapters, index, moments)
         for action in student.on_save:
             action(checkpoint, epoch)
 
@@ -330,9 +345,9 @@ class TrainingLoop:
         if self.processes.first:
             student.on_end()
 
-    def save_adapter(self, number: int, folder: Path) -> None:
+    def save_adapter(self, index: int, folder: Path) -> None:
         """Write a student's adapter as PEFT does."""
-        self.adapters.save(number, folder)
+        self.adapters.save(index, folder)
 
     # --- an update ---
 
@@ -340,42 +355,42 @@ class TrainingLoop:
         """Put the gradients of some students' updates into the adapters. Returns the losses of all, [students]."""
         import torch
 
-        counts = {number: loss_tokens(own) for number, own in rows.items()}
+        counts = {index: loss_tokens(own) for index, own in rows.items()}
         # a loss_mask may leave a row nothing to learn
         mine = {n: [row for row in self.processes.share_of(own) if loss_tokens([row])] for n, own in rows.items()}
-        mine = {number: own for number, own in mine.items() if own}
+        mine = {index: own for index, own in mine.items() if own}
         while True:
             self.adapters.values.grad.zero_()
             losses = torch.zeros(len(self.students), device=self.device)
-            parts = list(self.parts(mine))
+            passes = list(self.passes(mine))
             try:
-                for part in parts:
-                    losses.index_add_(0, sent(torch.tensor(list(part)), self.device), self.run_pass(part, counts))
+                for some in passes:
+                    losses.index_add_(0, sent(torch.tensor(list(some)), self.device), self.run_pass(some, counts))
                 break
             except torch.OutOfMemoryError:
                 if not self.may_shrink:
                     raise
             self.use_less_memory(mine)  # outside `except`, which keeps what the failed pass had computed
             torch.cuda.empty_cache()
-        for part in parts:
-            self.count_tokens(part)
+        for some in passes:
+            self.count_tokens(some)
         self.processes.sum([self.adapters.values.grad, losses])
         return losses
 
-    def parts(self, rows: Mapping[int, list[EncodedRow]]) -> Iterator[dict[int, list[EncodedRow]]]:
-        """The rows, in parts of at most `rows_at_once`: the updates of several students, or a part of one's."""
-        most = max(map(len, rows.values()), default=1)
-        for some in batched(rows.items(), max(1, self.rows_at_once // most)):
+    def passes(self, rows: Mapping[int, list[EncodedRow]]) -> Iterator[dict[int, list[EncodedRow]]]:
+        """The rows of each pass, at most `rows_at_once`: the updates of several students, or a piece of one's."""
+        longest_update = max(map(len, rows.values()), default=1)
+        for some in batched(rows.items(), max(1, self.rows_at_once // longest_update)):
             if len(some) > 1 or len(some[0][1]) <= self.rows_at_once:
                 yield dict(some)
             else:
-                number, own = some[0]
-                yield from ({number: part} for part in batched(own, self.rows_at_once))
+                index, own = some[0]
+                yield from ({index: piece} for piece in batched(own, self.rows_at_once))
 
-    def run_pass(self, part: Mapping[int, Sequence[EncodedRow]], counts: Mapping[int, int]) -> Any:
+    def run_pass(self, rows: Mapping[int, Sequence[EncodedRow]], counts: Mapping[int, int]) -> Any:
         """Forward and backward pass of some students' rows, each with its own adapter. Returns their losses."""
-        batch = flat_batch(list(part.values()), self.prefix, [counts[number] for number in part]).to(self.device)
-        losses = self.decoder.losses(batch, self.adapters.pieces(list(part), self.dtype), self.scale)
+        batch = flat_batch(list(rows.values()), self.prefix, [counts[index] for index in rows]).to(self.device)
+        losses = self.decoder.losses(batch, self.adapters.pieces(list(rows), self.dtype), self.scale)
         losses.sum().backward()
         return losses.detach()
 
@@ -386,9 +401,9 @@ class TrainingLoop:
         grad = self.adapters.values.grad.mul_(self.adapters.trained)
         norms = torch.linalg.vector_norm(grad, dim=1)
         grad.mul_((LARGEST_NORM / (norms + 1e-6)).clamp(max=1)[:, None])
-        for number, (parameter, group) in enumerate(zip(self.parameters, self.optimizer.param_groups)):
-            parameter.grad = grad[number] if number in training else None
-            group["lr"] = self.students[number].learning_rate()
+        for index, (parameter, group) in enumerate(zip(self.parameters, self.optimizer.param_groups)):
+            parameter.grad = grad[index] if index in training else None
+            group["lr"] = self.students[index].learning_rate()
         self.optimizer.step()
         return norms
 
@@ -409,10 +424,10 @@ class TrainingLoop:
 
     # --- speed ---
 
-    def count_tokens(self, part: Mapping[int, Sequence[EncodedRow]]) -> None:
-        for rows in part.values():
-            self.computed_tokens += sum(len(row["input_ids"]) for row in rows) - self.prefix * (len(rows) - 1)
-            self.loss_tokens += loss_tokens(rows)
+    def count_tokens(self, rows: Mapping[int, Sequence[EncodedRow]]) -> None:
+        for own in rows.values():
+            self.computed_tokens += sum(len(row["input_ids"]) for row in own) - self.prefix * (len(own) - 1)
+            self.loss_tokens += loss_tokens(own)
 
     def useful_flops(self) -> float:
         """The arithmetic that the updates so far needed at least in this process, by the formula `FLOPS`."""

@@ -53,7 +53,7 @@ class TrlTraining:
         if student.ended and not student.problem and self.trainer.is_world_process_zero():
             student.on_end()
 
-    def save_adapter(self, _number: int, folder: Path) -> None:
+    def save_adapter(self, _index: int, folder: Path) -> None:
         self.trainer.model.save_pretrained(str(folder))
 
     def speed_report(self, seconds: float) -> dict[str, Any]:
