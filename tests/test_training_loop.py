@@ -561,3 +561,72 @@ def test_trl_is_refused_in_several_processes():
                      effective_batch_size=12, max_seq_length=256)  # fmt: skip
     with pytest.raises(UserError, match="TRL trains in one process here"):
         load_base(args, False, Processes(0, 2))
+
+
+# --- a base model that is larger than a card ---------------------------------------------------------
+
+FSDP = ("accelerate.commands.launch", "--config_file", str(REPO / "experiments" / "fsdp.yaml"), "--num_processes", "2",
+        "--mixed_precision", "no")  # fmt: skip
+# accelerate leaves FSDP to GPUs; here it shards on CPUs in the same way
+SHARDING = f"""
+import json, sys
+sys.path.insert(0, {str(REPO)!r})
+from accelerate.state import AcceleratorState, DistributedType
+from train import train_student_sft, trl_trainer
+from util.cli import run
+
+begin, save = AcceleratorState.__init__, trl_trainer.TrlTraining.save_adapter
+
+def with_fsdp(self, *args, fsdp_plugin=None, **options):
+    begin(self, *args, fsdp_plugin=fsdp_plugin, **options)
+    if fsdp_plugin is not None:
+        self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+
+def save_adapter(self, index, folder):
+    here = {{name: [p.to_local().numel(), p.numel()] for name, p in self.trainer.model.named_parameters()}}
+    json.dump(here, open("here.json", "w"))
+    save(self, index, folder)
+
+AcceleratorState.__init__, trl_trainer.TrlTraining.save_adapter = with_fsdp, save_adapter
+run(train_student_sft.main)
+"""
+
+
+@pytest.mark.slow
+def test_a_base_model_that_is_sharded_over_two_processes_gives_the_adapter_of_one(data, launch, tmp_path, run_script):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(data.read_text().splitlines(keepends=True)[:24]))
+    (tmp_path / "sharding.py").write_text(SHARDING)
+    options = (*RECIPE[:2], "--epochs", 2, *RECIPE[4:6], "--per-device-train-batch-size", 3, *RECIPE[8:], "--trainer",
+               "trl", "--train-jsonl", rows)  # fmt: skip
+    done = launch(FSDP, *options, "--output-dir", "two", script=tmp_path / "sharding.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the base model is sharded over the processes; no checkpoints") == 1
+    here = json.loads((tmp_path / "here.json").read_text())
+    assert all(mine <= (whole + 1) // 2 + 128 and mine < whole for mine, whole in here.values()), here
+    assert run_script(SCRIPT, *options, "--output-dir", "one", cwd=tmp_path).returncode == 0
+    assert_same(tmp_path / "one" / "seed-42" / "final", tmp_path / "two" / "seed-42" / "final", 1e-4)
+    assert not list((tmp_path / "two").glob("*/checkpoint-*"))
+
+
+def test_only_one_student_of_trl_trains_over_a_sharded_base_model():
+    from argparse import Namespace
+
+    from train.train_together import check_sharded
+
+    good = {"trainer": "trl", "full_finetuning": False, "seeds": [42], "train_jsonl": ["a"]}
+    check_sharded(Namespace(**good))
+    for bad in ({"trainer": "loop"}, {"full_finetuning": True}, {"seeds": [1, 2]}, {"train_jsonl": ["a", "b"]}):
+        with pytest.raises(UserError, match="sharded over processes"):
+            check_sharded(Namespace(**good | bad))
+
+
+def test_an_update_that_the_processes_cannot_share_is_refused(loop):
+    from argparse import Namespace
+
+    from train.data_parallel import Processes
+    from train.trl_trainer import trl_config
+
+    args = Namespace(effective_batch_size=12, per_device_train_batch_size=4)
+    with pytest.raises(UserError, match="12 is not a multiple of 2 processes times --per-device-train-batch-size 4"):
+        trl_config(args, loop.students[0], False, Processes(0, 2, sharded=True))

@@ -8,6 +8,9 @@ All processes read the same rows in the same order and have the same adapters an
 
 So it is the update that one process alone would make, also for the short last batch of an epoch. Only process 0 writes
 files and prints.
+
+A base model that is larger than one card is sharded over the processes instead (experiments/fsdp.yaml). That is
+accelerate's and TRL's work; here the processes are only connected.
 """
 
 from __future__ import annotations
@@ -31,8 +34,9 @@ NO_LAUNCHER = "unset RANK, WORLD_SIZE and LOCAL_RANK, or start the training with
 class Processes:
     """The processes that train together, seen from this one (number `rank` of `count`). By default it is alone."""
 
-    def __init__(self, rank: int = 0, count: int = 1, group: Any = None):
+    def __init__(self, rank: int = 0, count: int = 1, group: Any = None, sharded: bool = False):
         self.rank, self.count = rank, count
+        self.sharded = sharded  # each process holds a piece of the base model
         self.group = group  # torch's process group for tensors on GPUs
 
     @property
@@ -116,17 +120,20 @@ def number_of(name: str) -> int:
 def join_processes() -> Processes:
     """Give this process one GPU and, if a launcher started several, connect them. Call it before torch is used.
 
-    Afterwards the launcher's variables are removed from the environment: accelerate is only to know this process.
+    Afterwards the launcher's variables are removed from the environment: accelerate is only to know this process,
+    unless it shards the model (accelerate launch with a config of type FSDP).
     """
     rank, count, local = (number_of(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    show_one_gpu(local)
+    sharded = os.environ.pop("ACCELERATE_USE_FSDP", "").lower() == "true" and count > 1
+    if not sharded:
+        show_one_gpu(local)
     if count < 2:
         return Processes()
     import torch
     from torch import distributed
 
     try:
-        distributed.init_process_group("gloo")
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if sharded and torch.cuda.is_available() else "gloo")
     except (ValueError, RuntimeError) as error:  # a batch system may set RANK and WORLD_SIZE, and no address
         raise UserError(
             f"the environment has RANK={rank} and WORLD_SIZE={count}, but the processes cannot be connected"
@@ -136,6 +143,9 @@ def join_processes() -> Processes:
     distributed.all_gather_object(with_gpu, torch.cuda.is_available())
     if any(with_gpu) and not all(with_gpu):
         raise UserError(f"{count} processes, but only {sum(with_gpu)} found a GPU: start one process per GPU")
+    if sharded:
+        os.environ["ACCELERATE_USE_FSDP"] = "true"
+        return Processes(rank, count, sharded=True)
     for name in [name for name in os.environ if name in LAUNCHERS or name.startswith(("ACCELERATE_", "TORCHELASTIC_"))]:
         del os.environ[name]
     return Processes(rank, count, distributed.new_group(backend="nccl") if all(with_gpu) else None)

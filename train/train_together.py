@@ -63,18 +63,32 @@ def load_base(args: argparse.Namespace, bf16: bool, processes: Processes) -> Any
 
     from util.inference.load_model import load_model
 
+    if processes.sharded:
+        check_sharded(args)
     limit_gpu_memory(args.gpu_memory_gib)
     with memory_advice(memory_hint(args)), announced(f"loading {args.base_model}"):
         half = bf16 and not args.full_finetuning  # AdamW's steps are too small for weights in bfloat16
-        model = load_model(args.base_model, torch.bfloat16 if half else torch.float32)
+        dtype = torch.bfloat16 if half else torch.float32
+        model = load_model(args.base_model, dtype, "cpu" if processes.sharded else None)
     if args.trainer == "loop" and (why := why_trl(args, model)):
         args.trainer = "trl"
         say(f"trained by stock TRL: {why}")
-    if args.trainer == "trl" and processes.count > 1:
+    if args.trainer == "trl" and processes.count > 1 and not processes.sharded:
         raise UserError(f"TRL trains in one process here; models of {', '.join(FAMILIES)} without --trainer trl share"
-                        " their updates between processes")  # fmt: skip
+                        " their updates between processes. For a model larger than a card: experiments/fsdp.yaml")  # fmt: skip
     check_soft_labels(args)
     return model
+
+
+def check_sharded(args: argparse.Namespace) -> None:
+    """UserError for what cannot train over a base model that is sharded over several processes."""
+    if args.trainer != "trl" or args.full_finetuning or len(args.seeds) * len(args.train_jsonl) > 1:
+        raise UserError(
+            "a base model that is sharded over processes (accelerate launch with FSDP) trains with --trainer trl, one"
+            " file, one seed and no --full-finetuning; a model that fits on one card needs no FSDP: start it with"
+            " torchrun"
+        )
+    say("the base model is sharded over the processes; no checkpoints are saved: a run that is stopped starts again")
 
 
 def why_trl(args: argparse.Namespace, model: Any) -> str | None:
@@ -153,7 +167,7 @@ def trainer_of(training: Training, runs: Sequence[Run], students: Sequence[Stude
     """What trains the students: `TrainingLoop`, or `TrlTraining` for one."""
     args, stop = training.args, training.stop
     if args.trainer == "trl":
-        return TrlTraining(args, training.model, runs[0], students[0], stop, training.bf16)
+        return TrlTraining(args, training.model, runs[0], students[0], stop, training.bf16, training.processes)
     exact = args.micro_batch == "exact"
     asked = args.per_device_train_batch_size
     return TrainingLoop(training.model, students, asked, exact, stop, training.processes)

@@ -2,7 +2,8 @@
 the loop does not know.
 
 Rows are padded, --per-device-train-batch-size of them at a time. Checkpoints are those of transformers, a pickled
-optimizer among them.
+optimizer among them. In several processes accelerate shards the base model over them (FSDP2, experiments/fsdp.yaml);
+then no checkpoints are saved.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+from train.data_parallel import Processes
 from train.fused_lora import share_weights
 from train.run_folder import Run
 from train.training_loop import Student
+from util.cli import UserError
 from util.signals import Stop
 from util.terminal import Progress
 
@@ -23,7 +26,10 @@ from util.terminal import Progress
 class TrlTraining:
     """One student, trained by SFTTrainer."""
 
-    def __init__(self, args: argparse.Namespace, model: Any, run: Run, student: Student, stop: Stop, bf16: bool):
+    def __init__(
+        self, args: argparse.Namespace, model: Any, run: Run, student: Student, stop: Stop, bf16: bool,
+        processes: Processes,
+    ):  # fmt: skip
         from datasets import Dataset
         from transformers import set_seed
         from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -34,44 +40,53 @@ class TrlTraining:
         set_seed(student.seed)  # the adapter is initialised before the trainer seeds anything
         self.trainer: Any = SFTTrainer(
             model=copy.deepcopy(model) if args.full_finetuning else share_weights(model),
-            args=trl_config(args, student, bf16), processing_class=run.data.tokenizer,
+            args=trl_config(args, student, bf16, processes), processing_class=run.data.tokenizer,
             train_dataset=Dataset.from_list(list(student.rows)),
             peft_config=None if args.full_finetuning else student.recipe.lora,
         )  # fmt: skip
         self.trainer.remove_callback(PrinterCallback)
         self.trainer.remove_callback(ProgressCallback)
-        self.stop = stop
+        self.stop, self.processes = stop, processes
+        self.gathered: dict[str, Any] | None = None  # the adapter's weights, where every process has a piece of them
 
     def train(self, progress: Progress) -> None:
         """Train the student to its end, or until a signal arrives."""
         student = self.student
-        self.trainer.add_callback(reporter(student, self.stop, progress))
+        self.trainer.add_callback(reporter(student, self.stop, progress, self.processes))
         at = str(student.checkpoint) if student.checkpoint else None
         outcome = self.trainer.train(resume_from_checkpoint=at)
         student.done = outcome.global_step
         student.losses = [outcome.training_loss] if student.done > student.resumed_at else []
+        if self.processes.sharded:
+            trained = [(name, p) for name, p in self.trainer.model.named_parameters() if p.requires_grad]
+            self.gathered = {name: p.full_tensor().cpu() for name, p in trained}
         if student.ended and not student.problem and self.trainer.is_world_process_zero():
             student.on_end()
 
     def save_adapter(self, _index: int, folder: Path) -> None:
-        self.trainer.model.save_pretrained(str(folder))
+        self.trainer.model.save_pretrained(str(folder), state_dict=self.gathered)
 
     def speed_report(self, seconds: float) -> dict[str, Any]:
         made = self.student.done - self.student.resumed_at
         return {"layers": "TRL's own", "seconds_an_update": round(seconds / made, 4) if made else None}
 
 
-def trl_config(args: argparse.Namespace, student: Student, bf16: bool) -> Any:
+def trl_config(args: argparse.Namespace, student: Student, bf16: bool, processes: Processes) -> Any:
     """TRL's settings for one student."""
     import torch
     from trl import SFTConfig
 
-    recipe = student.recipe
+    recipe, at_once = student.recipe, args.per_device_train_batch_size * processes.count
+    if args.effective_batch_size % at_once:
+        raise UserError(
+            f"--effective-batch-size {args.effective_batch_size} is not a multiple of {processes.count} processes times"
+            f" --per-device-train-batch-size {args.per_device_train_batch_size}"
+        )
     return SFTConfig(
         output_dir=str(student.folder),
         num_train_epochs=recipe.epochs,
         per_device_train_batch_size=args.per_device_train_batch_size,
-        gradient_accumulation_steps=args.effective_batch_size // args.per_device_train_batch_size,
+        gradient_accumulation_steps=args.effective_batch_size // at_once,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule,
         warmup_steps=recipe.warmup,
@@ -81,16 +96,17 @@ def trl_config(args: argparse.Namespace, student: Student, bf16: bool) -> Any:
         max_length=None,  # encode() has cut and counted
         logging_steps=recipe.logging_steps,
         logging_nan_inf_filter=False,  # it would show the last good loss instead
-        save_strategy="epoch" if recipe.save_each_epoch else "no",
+        save_strategy="epoch" if recipe.save_each_epoch and not processes.sharded else "no",
         report_to="none",  # W&B's own callback allows one run per process (train/losses_to_wandb.py)
         seed=student.seed,
         data_seed=student.seed,
+        use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
     )
 
 
-def reporter(student: Student, stop: Stop, progress: Progress) -> Any:
+def reporter(student: Student, stop: Stop, progress: Progress, processes: Processes) -> Any:
     """A callback that counts updates, passes on logs and checkpoints, and stops when a signal arrived."""
     from transformers import TrainerCallback
 
@@ -99,10 +115,9 @@ def reporter(student: Student, stop: Stop, progress: Progress) -> Any:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             progress.add()
-            if stop.signum is not None or state.global_step in student.recipe.save_at:
-                control.should_save = True
-            if stop.signum is not None:
-                control.should_training_stop = True
+            stops = processes.any(stop.signum is not None)
+            control.should_training_stop |= stops
+            control.should_save |= (stops or state.global_step in student.recipe.save_at) and not processes.sharded
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.last_saved = state.global_step

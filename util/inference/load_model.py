@@ -43,12 +43,12 @@ def load_tokenizer(model: str, template_kwargs: Mapping[str, Any] | None = None)
     return set_template_kwargs(tokenizer, template_kwargs or {})
 
 
-def load_model(model: str, dtype: Any = None) -> Any:
-    """The model in eval mode, on the GPU if there is one. By default bfloat16 on a GPU and float32 on a CPU."""
+def load_model(model: str, dtype: Any = None, device: str | None = None) -> Any:
+    """The model in eval mode. By default on the GPU if there is one, bfloat16 there and float32 on a CPU."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    device = best_device()
+    device = device or best_device()
     if dtype is None:
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
     # safetensors only: a pickle may run code when it is read
