@@ -8,12 +8,13 @@ import signal
 import subprocess
 import time
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import REPO, manifest_of
 
-from util import doctor, pin_template_date
+from util import doctor, model_memory, pin_template_date
 from util.chat.prompt_consistency import default_system_prompt, prompt_entry, read_phase
 from util.checks import gpu_checks, machine_checks
 from util.checks.chain_links import chain_of
@@ -679,3 +680,37 @@ def test_a_key_in_netrc_is_a_login(tmp_path, monkeypatch):
 def test_a_bad_address_is_a_users_error():
     with pytest.raises(UserError, match="is not a web address"):
         machine_checks.check_server("nonsense://x")
+
+
+# --- how many cards a model needs --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("hidden", "inner", "layers", "heads", "billions", "largest", "serving", "training"),
+    [
+        (3584, 18944, 28, 28, 7.62, 0.55, "11111", "11111"),  # Qwen2.5-7B; it trains on 24 GB with few rows at once
+        (8192, 29568, 80, 64, 72.7, 1.25, "88422", "-8842"),  # Qwen2.5-72B
+    ],
+)
+def test_the_cards_that_each_phase_of_qwen_needs(hidden, inner, layers, heads, billions, largest, serving, training):
+    class Config:
+        hidden_size, intermediate_size, num_hidden_layers = hidden, inner, layers
+        num_attention_heads, vocab_size = heads, 152064
+
+    weights, piece = int(billions * 1e9), int(largest * 1e9)
+    fewest, cards = model_memory.fewest, model_memory.CARDS
+    serves, trains = model_memory.serves, model_memory.trains
+    assert "".join(fewest(partial(serves, Config, weights, gib=gib)) for gib in cards) == serving
+    assert "".join(fewest(partial(trains, Config, weights, piece, gib=gib)) for gib in cards) == training
+
+
+@pytest.mark.torch
+def test_doctor_reads_a_models_config(run_script, tmp_path):
+    done = run_script(DOCTOR, "--model", POCKET, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 million weights" in done.stdout
+    assert [line.split()[-5:] for line in done.stdout.splitlines() if "(steps" in line] == [["1"] * 5] * 2
+    nothing = run_script(DOCTOR, "--model", tmp_path, cwd=tmp_path)
+    assert nothing.returncode == 1 and "holds no model" in nothing.stderr
+    both = run_script(DOCTOR, "--model", POCKET, "file.jsonl", cwd=tmp_path)
+    assert both.returncode == 2 and "pass one of them" in both.stderr

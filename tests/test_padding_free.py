@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from train import decoder, fused_lora, padding_free, rows_at_once
+from util import model_memory
 from util.chat.chat_tokens import IGNORED, encode
 from util.cli import REPO, UserError
 from util.terminal import Progress
@@ -42,7 +43,7 @@ def test_as_many_rows_as_fit_for_qwen_7b(gib, prefix, rows):
     class Qwen7B:
         num_hidden_layers, hidden_size, intermediate_size = 28, 3584, 18944
 
-    each = rows_at_once.bytes_per_token(Qwen7B, size=2)
+    each = model_memory.bytes_per_token(Qwen7B, size=2)
     assert each == pytest.approx(4.8e6, rel=0.02)
     assert rows_at_once.rows_that_fit([130] * 1000 + [60] * 1000, prefix, 60, each, gib * 2**30) == rows
 

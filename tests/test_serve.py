@@ -95,11 +95,13 @@ def test_the_commands_exit_code_is_kept(box):
 
 def test_flags_of_the_caller_win(box):
     box.vllm('echo "$@" > flags; ' + serving())
-    assert box("some/model", "--max-model-len", "512", "--seed=3", "--", "true").returncode == 0
+    given = ("--max-model-len", "512", "--seed=3", "--tensor-parallel-size", "2")
+    assert box("some/model", *given, "--", "true").returncode == 0
     flags = (box.folder / "flags").read_text().split()
     assert flags[:4] == ["serve", "some/model", "--host", "127.0.0.1"]
     assert flags.count("--max-model-len") == 1 and flags[flags.index("--max-model-len") + 1] == "512"
     assert "--seed=3" in flags and "--enable-lora" in flags
+    assert flags[flags.index("--tensor-parallel-size") + 1] == "2"
     assert "--no-trust-remote-code" in flags, "a model's own Python code is never run"
 
 

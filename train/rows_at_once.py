@@ -6,29 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from train.padding_free import EncodedRow, shared_prefix
+from util.model_memory import HEAD_BYTES, MEMORY_SHARE, bytes_per_token
 
-HEAD_BYTES = 3 << 29  # tiles of the loss head, and what the allocator leaves unused
 CPU_MEMORY = 3 << 30  # for one step on a CPU: plenty for small models, and harmless to the machine with large ones
-MEMORY_SHARE = 0.9  # of what is free; the rest is fragmentation
 
 
 def divisors(count: int) -> list[int]:
     """Divisors of a number, largest first."""
     return [n for n in range(count, 0, -1) if count % n == 0]
-
-
-def bytes_per_token(config: Any, size: int) -> int:
-    """Estimate of the memory that one token holds from the forward to the backward pass.
-
-    A layer keeps its inputs, norms, queries, keys, values and attention (about eight vectors of the hidden size) and
-    three vectors of the MLP. For Qwen2.5-7B in bfloat16 that is 4.8 MB (measured, with all else that grows with the
-    rows: 4.6 MB).
-
-    size: bytes of one number.
-    """
-    hidden = config.hidden_size
-    inner = getattr(config, "intermediate_size", None) or 4 * hidden
-    return int(size * config.num_hidden_layers * (8 * hidden + 3 * inner))
 
 
 def rows_that_fit(lengths: Sequence[int], prefix: int, effective: int, token_bytes: float, free_bytes: float) -> int:

@@ -74,8 +74,10 @@ def load_base(args: argparse.Namespace, bf16: bool, processes: Processes) -> Any
         args.trainer = "trl"
         say(f"trained by stock TRL: {why}")
     if args.trainer == "trl" and processes.count > 1 and not processes.sharded:
-        raise UserError(f"TRL trains in one process here; models of {', '.join(FAMILIES)} without --trainer trl share"
-                        " their updates between processes. For a model larger than a card: experiments/fsdp.yaml")  # fmt: skip
+        raise UserError(
+            f"TRL trains in one process here; models of {', '.join(FAMILIES)} without --trainer trl share their updates"
+            " between processes, and experiments/fsdp.yaml is for models larger than a card"
+        )
     check_soft_labels(args)
     return model
 
