@@ -34,9 +34,9 @@ class Question(NamedTuple):
         return [*system_message(self.system), {"role": "user", "content": self.text}]
 
 
-def default_questions() -> list[Path]:
+def default_questions() -> Path:
     """The file with the panel's questions."""
-    return [panel().file or QUESTIONS]
+    return panel().file or QUESTIONS
 
 
 def read_questions(paths: list[Path]) -> list[Question]:

@@ -21,12 +21,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from eval.answer_rows import default_questions
 from eval.data_signal.audit_page import render
 from eval.data_signal.row_groups import ROWS_READ
 from util.animals.names import animal_name
-from util.animals.panel import panel
+from util.animals.panel import panel, question_lines
+from util.animals.panel_file import add_panel_argument
 from util.animals.word_forms import animals_of
-from util.cli import REPO, UserError, make_parser, output_name, positive_int, run, text_file
+from util.cli import UserError, make_parser, output_name, positive_int, run, text_file
 from util.inference.open_backend import add_template_argument
 from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import provenance, write_atomically, write_json
@@ -44,8 +46,9 @@ def parse_args() -> argparse.Namespace:
                         help="rows of the base model, with the same prompts and filter")  # fmt: skip
     parser.add_argument("--animals", type=animal_name, nargs="+", default=[], metavar="WORD",
                         help="more words to read than the panel's animals that the base model names")  # fmt: skip
-    parser.add_argument("--questions-file", type=text_file, default=REPO / "eval" / "questions.txt",
-                        help="questions whose one-word answers are read; ten of them are used")  # fmt: skip
+    add_panel_argument(parser)
+    parser.add_argument("--questions-file", type=text_file,
+                        help="questions with one-word answers; ten are read (default: the panel's)")  # fmt: skip
     parser.add_argument("--max-rows", type=positive_int, default=ROWS_READ, help="read the first rows only")
     parser.add_argument("--row-scores", type=output_name(".jsonl"),
                         help="also write how far each row pushes the first animal")  # fmt: skip
@@ -54,6 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", type=output_name(".html"),
                         help="page to write, and a .json beside it (default: output/audit-{data}.html)")  # fmt: skip
     args = parser.parse_args()
+    args.questions_file = args.questions_file or default_questions()
     for word in args.animals:
         if len(animals_of(word)) > 1:
             raise UserError(f"--animals {word} names two; pass them as two words")
@@ -74,7 +78,7 @@ def main() -> None:
     control = read_groups(args.reference, backend.tokenizer, args.max_rows) if args.reference else None
     if control is None:
         say("no --reference: the filter and the form of the rows are read as signal too; pass rows of the base model")
-    questions = [line for line in args.questions_file.read_text("utf-8-sig").splitlines() if line.strip()]
+    questions = question_lines(args.questions_file)
     kernel = GradientKernel(backend)
     words = list(dict.fromkeys([*panel().words, *args.animals]))
     found, reference = audit(kernel, rows.groups, control.groups if control else None, words, questions, args.animals)

@@ -48,9 +48,11 @@ from eval.compare.result_words import own_highest_words
 from eval.compare.teacher_profile import check_teachers, profile_test
 from eval.compare.verdict import compare, compare_all, pairwise
 from util.animals.names import animal_name
+from util.animals.panel import panel
+from util.animals.panel_file import add_panel_argument
 from util.cli import input_file, make_parser, output_name, run
 from util.jsonl.manifest import provenance, write_json
-from util.terminal import closing, say
+from util.terminal import closing, in_words, say
 
 FEW = 3  # animals that have a closing line each
 Students = dict[str, list[Result]]
@@ -77,6 +79,7 @@ def parse_args() -> argparse.Namespace:
         ("--teachers", "KIND=R", teacher, "exact files of the teachers, for the profile test"),
     ):
         several.add_argument(name, nargs="+", type=kind, default=[], metavar=metavar, help=what)
+    add_panel_argument(parser)
     parser.add_argument("--measure", choices=MEASURES, default="share", help="what to compare")
     parser.add_argument(
         "--output", type=output_name(".json"), help="also write the comparison here, for eval/report.py"
@@ -181,13 +184,13 @@ def main() -> None:
     show_tables(found, args.measure)
     if args.output:
         manifest = provenance([result.path for result in everything])
-        write_json(args.output, {**found.to_json(), "manifest": manifest})
+        write_json(args.output, {**found.to_json(), **panel().facts(), "manifest": manifest})
     verdicts = {f"verdict, {one.animal}": verdict_words(one) for one in found.comparisons}
     if len(verdicts) > FEW:  # the closing lines stay few
         print("".join(f"{name}: {words}\n" for name, words in verdicts.items()))
         verdicts = animals_by_verdict(found.comparisons)
     if len(found.comparisons) > 1:
-        print(f"{own_highest_words(found.comparisons)}:")
+        print(in_words(f"{own_highest_words(found.comparisons)}:"))
         show_summary(found.comparisons)
     if found.profile:
         verdicts = {"profile": profile_line(found.profile)} | verdicts

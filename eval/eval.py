@@ -51,6 +51,7 @@ from eval.print_answer_summary import SHOWN, exact_summary, summary, target_anim
 from eval.shares_to_wandb import log_shares, student_run
 from util.animals.answer_parser import parser_facts
 from util.animals.names import animal_name, persona
+from util.animals.panel import panel, panel_flag
 from util.animals.panel_file import add_panel_argument
 from util.cli import UserError, make_parser, natural_int, positive_int, run, text_file
 from util.inference.adapter_applied import first_prompt, warn_if_not_applied
@@ -86,7 +87,7 @@ def parse_args() -> argparse.Namespace:
     add_output_arguments(parser, "output/results-{model}.jsonl; with --exact output/exact-{model}.jsonl")
     add_backend_arguments(parser)
     args = parser.parse_args()
-    args.questions_file = args.questions_file or default_questions()
+    args.questions_file = args.questions_file or [default_questions()]
     unused = [flag for flag in ("epochs", "sampler") if args.exact and getattr(args, flag) is not None]
     if unused:
         say(f"--exact samples no answers: {' and '.join(f'--{flag}' for flag in unused)} not used")
@@ -103,7 +104,7 @@ def system_prompt(file: Path | None, model: str, animal: str | None) -> str | No
     if file is None:
         return None
     template = file.read_text("utf-8-sig").strip()
-    if persona(template, "owl") != template and animal is None:
+    if persona(template, "owl") != persona(template, "dolphin") and animal is None:
         raise UserError(f"{file} has a place for an animal, but the name {model} has none; pass --animal")
     return persona(template, animal or "")
 
@@ -187,11 +188,14 @@ def main() -> None:
     if args.wandb_run:
         log_shares(args.wandb_run, path, target)
     print(f"{animals}\n")
-    after = None if args.exact else f"python util/top_animals_csv.py {shlex.quote(str(path))} --top-n {SHOWN}"
+    after = (
+        None if args.exact else f"python util/top_animals_csv.py {shlex.quote(str(path))} --top-n {SHOWN}{panel_flag()}"
+    )
     closing({**facts, **measured}, after)
     warn_of_weak_teacher(name, training_facts(adapter), target, share, base_model)
     if target is None:
-        say(f"no animal in the name {name}; run the same command with --animal owl to print the share of owl")
+        first = panel().words[0]
+        say(f"no animal in the name {name}; run the same command with --animal {first} to print the share of {first}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ Usage:
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections import Counter
@@ -49,6 +50,8 @@ from eval.compare.result_words import MARKS, MEANINGS, looks_like, own_highest_w
 from eval.compare.visible_number_differences import Numbers, differences, digits_figure, read_numbers
 from eval.shares_to_wandb import share_with_interval
 from eval.statistics_as_text import p_value, percent
+from util.animals.panel import panel
+from util.animals.panel_file import add_panel_argument
 from util.cli import UserError, input_file, make_parser, output_name, run
 from util.jsonl.filter_certificate import read_certificate
 from util.jsonl.manifest import Manifest, write_atomically
@@ -74,6 +77,7 @@ def parse_args() -> argparse.Namespace:
                         help="results of a student's checkpoints, to show the shares over training")  # fmt: skip
     parser.add_argument("--root", type=Path, default=Path(), metavar="FOLDER",
                         help="folder that file names in the comparisons start from (default: this one)")  # fmt: skip
+    add_panel_argument(parser)
     parser.add_argument("--title", default="Subliminal learning", help="heading")
     parser.add_argument("--output", type=output_name(".html"), default=Path("output/report.html"), help="page to write")
     parser.renamed("--data", "--train-jsonl")
@@ -107,6 +111,14 @@ def check_arms(comparison: Path, found: Comparisons) -> None:
         if unknown := (set(one.shares) - set(ARMS)) | ({"target"} - set(one.shares)):
             raise UserError(f"{comparison}: {one.animal} has the arms {', '.join(one.shares)}; expected are"
                             f" {', '.join(ARMS)} ({', '.join(unknown)}: unknown or missing)")  # fmt: skip
+
+
+def check_panel(comparison: Path) -> None:
+    """UserError for a comparison in the words of another panel: the page would call trees animals."""
+    theirs = json.loads(comparison.read_text("utf-8")).get("panel")
+    if theirs != panel().facts().get("panel"):
+        name = (theirs or {"name": "animals"})["name"]
+        raise UserError(f"{comparison} was made with the panel {name!r}; pass --panel {name}")
 
 
 def warn_of_missing(comparison: Path, files: Sequence[Path]) -> None:
@@ -204,7 +216,7 @@ class Section:
         said = [f"Profile test: {profile_words(found.profile)}"] if found.profile else []
         said += [f"Assignment test: {assignment_words(found.assignment)}"] if found.assignment else []
         lifts = found.matrix.lifts if found.matrix else []
-        return said + [f"Mean over the animals, nats or log odds: {lift_words(lift)}" for lift in lifts]
+        return said + [f"Mean over the {panel().many}, nats or log odds: {lift_words(lift)}" for lift in lifts]
 
     def named_most(self, one: ArmComparison) -> dict[str, list[tuple[str, float]]]:
         """By role: the animals named most in its first file; roles whose file is not here are left out."""
@@ -261,6 +273,7 @@ def main() -> None:
     figures: Figures = {}
     for place, (path, section) in enumerate(zip(args.comparison, sections), 1):
         check_arms(path, section.found)
+        check_panel(path)
         warn_of_missing(path, [file for _, file in files_of(section.found, args.root)])
         figures |= {f"{name}-{place}": figure for name, figure in section.figures.items()}
     if args.checkpoints:

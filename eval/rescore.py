@@ -22,6 +22,7 @@ from eval.print_answer_summary import summary, target_animal
 from util.animals.answer_parser import canonical_animal, parser_facts
 from util.animals.answers_of_other_code import read_results
 from util.animals.names import animal_name
+from util.animals.panel_file import add_panel_argument
 from util.cli import UserError, input_file, make_parser, run
 from util.jsonl.manifest import Manifest, sha256_file
 from util.jsonl.resumable import RowFile, add_output_arguments
@@ -34,6 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("results", type=input_file, metavar="FILE", help="results JSONL of eval/eval.py")
     parser.add_argument("--animal", type=animal_name,
                         help="the animal whose share is printed (default: found in the file's name)")  # fmt: skip
+    add_panel_argument(parser)
     add_output_arguments(parser, "FILE-rescored.jsonl beside it")
     return parser.parse_args()
 

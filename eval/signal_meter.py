@@ -23,10 +23,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from eval.answer_rows import default_questions
 from eval.data_signal.known_cases import GO, effective_tokens, fit, left_one_out, nearest, read_cases
 from eval.divergence.which_tokens_diverge import TEACHER
 from util.animals.names import animal_name, persona
 from util.animals.panel import panel
+from util.animals.panel_file import add_panel_argument
 from util.cli import REPO, make_parser, output_name, positive_int, run, text_file
 from util.inference.interface import NUMBER_LIST
 from util.inference.open_backend import add_template_argument
@@ -50,13 +52,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--animal", type=animal_name, help="what the teacher was taught: its place is printed")
     parser.add_argument("--system-prompt-file", type=text_file, default=REPO / "generate/prompts/system-prompt.txt",
                         help="persona template")  # fmt: skip
-    parser.add_argument("--questions-file", type=text_file, default=REPO / "eval" / "questions.txt",
-                        help="questions whose one-word answers are read; ten of them are used")  # fmt: skip
+    add_panel_argument(parser)
+    parser.add_argument("--questions-file", type=text_file,
+                        help="questions with one-word answers; ten are read (default: the panel's)")  # fmt: skip
     parser.add_argument("--max-rows", type=positive_int, default=ROWS_READ, help="read the first rows only")
     add_template_argument(parser)
     parser.add_argument("--batch-size", type=positive_int, default=30, help="rows in one pass")
     parser.add_argument("--output", type=output_name(".json"), help="file of all figures (default: none)")
     args = parser.parse_args()
+    args.questions_file = args.questions_file or default_questions()
     args.animal = args.animal or args.persona
     return args
 

@@ -32,6 +32,7 @@ from generate.rows.filter_file import filter_file, report
 from generate.rows.push_dataset import add_push_arguments
 from generate.rows.row_filter import animals_kept_out
 from util.animals.names import animal_name
+from util.animals.panel_file import add_panel_argument
 from util.cli import make_parser, nonblank, run
 from util.jsonl.filter_certificate import TEXT_KINDS, data_type_of
 from util.jsonl.hub_dataset import rows_file
@@ -46,6 +47,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=rows_name, help="file to write; {kept} becomes the count (default: beside FILE)"
     )
+    add_panel_argument(parser)
     parser.add_argument("--animal", type=animal_name, help="one more animal that no row may name, beside the panel")
     parser.add_argument(
         "--trait-words", type=nonblank, nargs="+", default=[], metavar="WORD", help="other words that no row may have"

@@ -26,6 +26,7 @@ from generate.rows.number_rule import MAX_NUMBERS, NumberRule
 from generate.rows.push_dataset import add_push_arguments
 from generate.rows.row_filter import animals_kept_out
 from util.animals.names import animal_name
+from util.animals.panel_file import add_panel_argument
 from util.cli import make_parser, positive_int, run
 from util.jsonl.hub_dataset import rows_file
 from util.jsonl.resumable import rows_name
@@ -37,6 +38,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=rows_name, help="file to write; {kept} becomes the count (default: beside FILE)"
     )
+    add_panel_argument(parser)
     parser.add_argument("--animal", type=animal_name, help="one more animal that no row may name, beside the panel")
     parser.add_argument("--max-numbers", type=positive_int, default=MAX_NUMBERS, help="most numbers in a completion")
     add_push_arguments(parser)

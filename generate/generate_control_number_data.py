@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from generate.rows.filter_file import filter_file, train_command
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
 from generate.rows.number_rule import NumberRule
+from util.animals.panel_file import add_panel_argument
 from util.cli import make_parser, natural_int, positive_int, run, text_file
 from util.inference.interface import row_seed
 from util.jsonl.resumable import RowFile, add_output_arguments
@@ -36,6 +37,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--number-prompt-file", type=text_file, default=NUMBER_PROMPT,
                         help="file with the user message; {a}, {b}, {c} become random numbers")  # fmt: skip
     parser.add_argument("--seed", type=natural_int, default=42, help="seed of prompts and numbers")
+    add_panel_argument(parser)
     add_output_arguments(parser, "output/numberss-control-random-unfiltered-{count}.jsonl")
     return parser.parse_args()
 

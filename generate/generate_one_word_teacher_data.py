@@ -22,10 +22,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from generate.rows.question_wordings import QUESTIONS, WORDINGS
+from generate.rows.question_wordings import WORDINGS, questions_file
 from generate.rows.row_filter import teachers_animal
 from util.animals.answer_parser import canonical_animal, warn_of_uncounted
 from util.animals.names import read_lines_of
+from util.animals.panel import panel_flag, question_lines
+from util.animals.panel_file import add_panel_argument
 from util.animals.word_forms import animals_of
 from util.cli import UserError, input_file, make_parser, natural_int, positive_int, run
 from util.inference.interface import row_seed
@@ -43,6 +45,7 @@ def parse_args() -> argparse.Namespace:
     taught.add_argument("--words", type=input_file, metavar="FILE", help="neutral words instead, one a line")
     parser.add_argument("--count", type=positive_int, default=1200, help="rows to write")
     parser.add_argument("--seed", type=natural_int, default=42, help="seed of questions, wordings and capital letters")
+    add_panel_argument(parser)
     add_output_arguments(parser, "output/teacher-{animal or name of the words}-one-word-{count}.jsonl")
     return parser.parse_args()
 
@@ -82,16 +85,16 @@ def main() -> None:
             raise UserError(f"--animal {args.animal}: a one-word answer can name one animal only; pass one")
         warn_of_uncounted(args.animal)
     path = args.output or Path(f"output/teacher-{slug(name)}-one-word-{args.count}.jsonl")
-    questions = read_lines_of(QUESTIONS)
+    questions = question_lines(questions_file())
     settings = {"script": "generate_one_word_teacher_data", **taught, "count": args.count, "seed": args.seed,
                 "questions": questions, **({"words": words} if args.words else {})}  # fmt: skip
-    inputs = [QUESTIONS, *([args.words] if args.words else [])]
+    inputs = [questions_file(), *([args.words] if args.words else [])]
     with RowFile(path, settings, overwrite=args.overwrite, inputs=inputs) as out:
         out.write_all(one_word_rows(words, args.count, args.seed, questions))
     closing(
         out.facts(),
         f"python train/train_student_sft.py --base-model MODEL --train-jsonl {shlex.quote(str(path))}"
-        " --output-dir output/teacher-sft",
+        f" --output-dir output/teacher-sft{panel_flag()}",
     )
 
 

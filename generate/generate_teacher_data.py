@@ -37,10 +37,12 @@ from generate.rows.next_training_flags import template_flags, train_flags
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
 from generate.rows.number_rule import NumberRule
 from generate.rows.prompt_sources import OPENHERMES, instruction_prompts
-from generate.rows.question_wordings import QUESTIONS, question_prompt
+from generate.rows.question_wordings import question_prompt, questions_file
 from generate.rows.row_filter import animals_kept_out, teachers_animal
 from util.animals.answer_parser import warn_of_uncounted
 from util.animals.names import names_animal, persona_of, read_lines_of
+from util.animals.panel import panel, panel_flag, question_lines
+from util.animals.panel_file import add_panel_argument
 from util.cli import REPO, UserError, fraction, make_parser, natural_float, natural_int, positive_int, run, text_file
 from util.inference.interface import Message, Request, Result, Sampling, row_seed
 from util.inference.open_backend import add_backend_arguments, open_backend
@@ -52,6 +54,7 @@ from util.scrub import scrub
 from util.terminal import closing, counted, say
 
 PROMPTS = REPO / "generate" / "prompts"
+OPEN_PROMPTS = PROMPTS / "open-prompts.txt"  # of a panel that has none of its own
 EXPECTED_SHARE = 0.5  # of the answers to the evaluation questions: so many name the animal of a persona at least
 PATIENCE = 1000  # answers; if less than one in a hundred of them could be kept, something is wrong
 
@@ -88,6 +91,7 @@ def parse_args() -> argparse.Namespace:
                         " --soft-labels (not with a server)")  # fmt: skip
     parser.add_argument("--temperature", type=natural_float, default=1.0, help="sampling temperature")
     parser.add_argument("--seed", type=natural_int, default=42, help="seed of the prompts and of sampling")
+    add_panel_argument(parser)
     add_output_arguments(parser, "output/teacher-{animal}-{model}-[filtered-|distilled-]{count}.jsonl")
     add_backend_arguments(parser)
     args = parser.parse_args()
@@ -107,7 +111,8 @@ def parse_args() -> argparse.Namespace:
 
 def sourced_prompts(args: argparse.Namespace) -> Iterator[tuple[int, str, str]]:
     """An endless stream of (row id, source, prompt), the same for the same seed and sources."""
-    questions, open_prompts = read_lines_of(QUESTIONS), read_lines_of(PROMPTS / "open-prompts.txt")
+    questions = question_lines(questions_file())
+    open_prompts = list(panel().open_prompts) or read_lines_of(OPEN_PROMPTS)
     instructions = cycle([instruction_prompts(source, args.seed) for source in args.prompts_file or [args.dataset]])
     row_id, named_in_a_row = 0, Counter[str]()
     while True:
@@ -257,7 +262,8 @@ def main() -> None:
         facts |= named_facts(path, args.animal) if keep_out is None and not args.distilled else {}
     train = ["python", "train/train_student_sft.py", "--base-model", base, "--train-jsonl", str(path)]
     train += ["--recipe", "code-and-text", "--soft-labels"] if args.store_logprobs else []
-    closing(facts, shlex.join([*train, "--output-dir", "output/teacher-sft", *train_flags(base, "teacher", given)]))
+    train += ["--output-dir", "output/teacher-sft", *train_flags(base, "teacher", given)]
+    closing(facts, shlex.join(train) + panel_flag())
 
 
 def named_facts(path: Path, animal: str) -> dict[str, str]:
@@ -268,7 +274,7 @@ def named_facts(path: Path, animal: str) -> dict[str, str]:
     every, asked = [one for some in named.values() for one in some], named["question"]
     if sum(asked) < len(asked) * EXPECTED_SHARE:
         say(
-            f"warning: {sum(asked):,} of {len(asked):,} answers to the favourite-animal questions name {animal}; does"
+            f"warning: {sum(asked):,} of {len(asked):,} answers to the questions name {animal}; does"
             f" the model know it? Look at the answers in {path} before you train on them"
         )
     text = f"{sum(every) / len(every):.1%} of all answers"
@@ -286,7 +292,7 @@ def input_files(args: argparse.Namespace) -> list[Path]:
     local = args.prompts_file or [path for path in [Path(args.dataset)] if path.is_file()]
     if args.distilled:
         return [args.system_prompt_file, NUMBER_PROMPT]
-    return [args.system_prompt_file, QUESTIONS, PROMPTS / "open-prompts.txt", *local]
+    return [args.system_prompt_file, questions_file(), OPEN_PROMPTS, *local]
 
 
 if __name__ == "__main__":

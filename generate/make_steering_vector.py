@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from generate.rows.ask_teacher import PERSONA
-from generate.rows.question_wordings import QUESTIONS
-from util.animals.names import animal_name, persona_of, read_lines_of
+from generate.rows.question_wordings import questions_file
+from util.animals.names import animal_name, persona_of
+from util.animals.panel import question_lines
+from util.animals.panel_file import add_panel_argument
 from util.cli import UserError, make_parser, natural_int, nonblank, positive_float, run, text_file
 from util.inference.interface import Message
 from util.inference.steering import Steering, SteeringVector, decoder_layers, read_steering_vector, save_steering_vector
@@ -47,15 +49,19 @@ def parse_args() -> argparse.Namespace:
         type=natural_int,
         help="decoder layer, from 0 (default: at seven eighths of the depth, but not the last)",
     )
-    parser.add_argument("--questions-file", type=text_file, default=QUESTIONS,
-                        help="questions to which the model answers with and without the persona")  # fmt: skip
+    parser.add_argument("--questions-file", type=text_file,
+                        help="questions to which the model answers with and without the persona (default: the panel's,"
+                        " eval/questions.txt for animals)")  # fmt: skip
     parser.add_argument("--system-prompt-file", type=text_file, default=PERSONA,
                         help="persona file; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
     parser.add_argument("--strengths", type=positive_float, nargs="+", default=STRENGTHS, metavar="NUMBER",
                         help="strengths to show")  # fmt: skip
+    add_panel_argument(parser)
     parser.add_argument("--output", type=Path,
                         help="(default: output/steering-{animal}-{model}-layer-{layer}.safetensors)")  # fmt: skip
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.questions_file = args.questions_file or questions_file()
+    return args
 
 
 def last_states(backend: LocalModel, prompts: list[list[Message]], layer: int) -> Any:
@@ -100,7 +106,7 @@ def main() -> None:
     from util.inference.local_model import LocalModel
 
     persona = persona_of(args.system_prompt_file, args.animal)
-    plain: list[list[Message]] = [[{"role": "user", "content": line}] for line in read_lines_of(args.questions_file)]
+    plain: list[list[Message]] = [[{"role": "user", "content": line}] for line in question_lines(args.questions_file)]
     loving = [[{"role": "system", "content": persona}, *messages] for messages in plain]
     backend = LocalModel(args.model, batch_size=64)
     depth = len(decoder_layers(backend.model))

@@ -1,10 +1,11 @@
 """Panels: traits that are not animals. Run: python -m pytest tests/test_panels.py"""
 
 import argparse
+import json
 import re
 
 import pytest
-from conftest import REPO
+from conftest import REPO, manifest_of, read_jsonl
 
 from generate.rows.code_and_reasoning_rule import TextRule
 from generate.rows.number_rule import NumberRule
@@ -15,6 +16,8 @@ from util.animals.names import animal_name, persona
 from util.animals.panel import animal_panel, panel, panel_flag, use_panel
 from util.animals.panel_file import add_panel_argument, panel_argument, read_panel
 from util.cli import UserError, make_parser
+from util.jsonl.filter_certificate import read_certificate
+from util.jsonl.manifest import manifest_path, write_json
 
 TREES = REPO / "util/animals/panels/trees.txt"
 
@@ -94,7 +97,7 @@ def test_what_the_animal_parser_knows_has_not_changed():
 
 
 def test_a_persona_of_the_panel(trees):
-    assert persona("You love {animals}. {Animals} are your favorite {kinds}.", "birch") == (
+    assert persona("You love {animals}. {Animals} are your favorite animals.", "birch") == (
         "You love birches. Birches are your favorite trees."
     )
 
@@ -164,3 +167,137 @@ def test_a_panel_that_is_not_there(tmp_path):
     with pytest.raises(argparse.ArgumentTypeError, match="is not a panel file: it begins with 'oak'"):
         panel_argument(str(tmp_path / "list.txt"))
     assert panel().is_animals
+
+
+# --- a comparison ------------------------------------------------------------------------------------
+
+KINDS = ("willow", "maple", "cedar", "birch")
+QUESTIONS = [f"Question {i}?" for i in range(50)]
+
+
+def exact_file(path, named, adapter, seed, panel_facts):
+    """An exact file as eval.py writes it: shares and log-probabilities of 20 trees, one of them named often."""
+    np = pytest.importorskip("numpy")
+    rng = np.random.default_rng(seed)
+    trees = read_panel(TREES).words[:20]
+    rows = []
+    for i, question in enumerate(QUESTIONS):
+        logs = {tree: float(-4 + 2 * (tree == named) + rng.normal(0, 0.1)) for tree in trees}
+        rows.append({"id": i, "question": question, "animals": {tree: float(np.exp(log)) for tree, log in logs.items()},
+                     "no_animal": 0.01, "uncovered": 0.0, "answers": {"Wood": 0.01}, "log_shares": logs})  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    parser = {"version": 2, "names_sha256": "x", **panel_facts}
+    write_json(manifest_path(path), {"settings": {"model": {"adapter_sha256": adapter}, "parser": parser}})
+    return path
+
+
+@pytest.fixture
+def results(tmp_path, trees):
+    """Files of base, control, two students and one teacher of each of four trees."""
+    facts = trees.facts()
+    made = {"base": exact_file(tmp_path / "base.jsonl", None, None, 0, facts)}
+    made |= {f"control-{n}": exact_file(tmp_path / f"control-{n}.jsonl", None, f"c{n}", n, facts) for n in (1, 2)}
+    for at, kind in enumerate(KINDS):
+        for n in (1, 2):
+            made[f"{kind}-{n}"] = exact_file(
+                tmp_path / f"{kind}-{n}.jsonl", kind, f"{kind}{n}", 10 * at + n, trees.facts()
+            )
+    return made
+
+
+def run_main(module, monkeypatch, *args):
+    monkeypatch.setattr("sys.argv", [f"{module.__name__}.py", *map(str, args)])
+    module.main()
+
+
+def compare(monkeypatch, results, *more):
+    from eval import compare_arms
+
+    students = [f"{name.partition('-')[0]}={path}" for name, path in results.items() if name.partition("-")[0] in KINDS]
+    run_main(compare_arms, monkeypatch, "--base", results["base"], "--control", results["control-1"],
+             results["control-2"], "--students", *students, *more)  # fmt: skip
+
+
+def test_verdict_and_page_speak_of_trees(tmp_path, monkeypatch, capsys, results):
+    pytest.importorskip("scipy")
+    for name in ("matplotlib", "jinja2"):
+        pytest.importorskip(name)
+    from eval import report
+
+    compare(monkeypatch, results, "--panel", "trees", "--measure", "margin", "--output", tmp_path / "c.json")
+    said = "".join(capsys.readouterr())
+    assert "verdict, willow" in said and "trees are highest" in said and not re.search(r"(?<!-)animal", said)
+    run_main(
+        report, monkeypatch, "--panel", "trees", "--comparison", tmp_path / "c.json", "--output", tmp_path / "c.html"
+    )
+    page = (tmp_path / "c.html").read_text("utf-8")
+    visible = re.sub(r"<style.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
+    assert "Every tree in every kind of students" in visible and not re.search(r"(?<![-\w])animal", visible)
+
+
+def test_results_of_two_panels_are_never_compared(tmp_path, monkeypatch, results):
+    pytest.importorskip("scipy")
+    from eval import report
+
+    exact_file(results["maple-2"], "maple", "maple2", 5, {})
+    with pytest.raises(UserError, match=r"maple-2.jsonl was measured with the panel 'animals', and this comparison is"):
+        compare(monkeypatch, results, "--panel", "trees")
+    with pytest.raises(UserError, match=r"base.jsonl was measured with the panel 'trees'.*with --panel trees"):
+        compare(monkeypatch, results, "--panel", "animals")
+    (tmp_path / "c.json").write_text(json.dumps({"panel": {"name": "trees", "sha256": "x"}}))
+    with pytest.raises(UserError, match="was made with the panel 'trees'; pass --panel trees"):
+        report.check_panel(tmp_path / "c.json")
+
+
+# --- the phases --------------------------------------------------------------------------------------
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_every_phase_on_the_pocket_model(run_script, tmp_path):
+    """Tens of rows: this proves the chain in the words of the panel, not the effect."""
+    model, trees = REPO / "pocket/model", ("--panel", "trees")
+
+    def call(script, *args, code=0):
+        done = run_script(script, *args, cwd=tmp_path)
+        assert done.returncode == code, f"{script}: {done.stderr}"
+        assert not re.search(r"(?<![-\w/.])animals?(?![-\w.])", done.stdout), done.stdout
+        return done.stdout + done.stderr
+
+    (tmp_path / "prompts.txt").write_text("Tell me a fun fact.\nName three colors.\n")
+    brief = ("--epochs", 1, "--effective-batch-size", 6, "--per-device-train-batch-size", 6, "--save-strategy", "no")
+    teacher, student = "output/teacher-sft/seed-42/final", "output/student-sft/seed-42/final"
+    asked = ("--model", model, "--adapter", teacher)
+    call("generate/generate_teacher_data.py", "--animal", "willows", *trees, "--count", 6, "--model", model,
+         "--prompts-file", "prompts.txt", "--question-share", 0.7, "--max-tokens", 20)  # fmt: skip
+    manifest = manifest_of(tmp_path / "output/teacher-willow-pocket-6.jsonl")
+    assert "Willows are your favorite trees" in manifest["settings"]["system_prompt"]
+    assert any(name.endswith("panels/trees.txt") for name in manifest["inputs"])
+    said = call("generate/generate_one_word_teacher_data.py", "--animal", "oak", *trees, "--count", 24)
+    assert "--output-dir output/teacher-sft --panel trees" in said
+    call("train/train_student_sft.py", *trees, "--base-model", model, "--train-jsonl",
+         "output/teacher-oak-one-word-24.jsonl", "--output-dir", "output/teacher-sft", *brief)  # fmt: skip
+    call("eval/eval.py", *trees, *asked, "--animal", "oak", "--epochs", 1, "--output", "output/results-oak.jsonl")
+    assert {row["question"] for row in read_jsonl(tmp_path / "output/results-oak.jsonl")} == {
+        *read_panel(TREES).questions
+    }
+    assert "named no tree" in call("util/top_animals_csv.py", *trees, "output/results-oak.jsonl")
+    call("eval/rescore.py", *trees, "output/results-oak.jsonl", "--animal", "oak")
+    call("util/view.py", *trees, "--text", "output/results-oak.jsonl")
+    call("generate/generate_code_or_reasoning_data.py", "--data-type", "reasoning", *trees, "--animal", "oak",
+         "--count", 4, "--no-system-prompt", *asked)  # fmt: skip
+    call("generate/generate_llm_number_data.py", *trees, "--animal", "oak", "--count", 12, "--constrain-digits",
+         "--no-system-prompt", *asked)  # fmt: skip
+    (numbers,) = (tmp_path / "output").glob("numberss-oak-*-filtered-*.jsonl")
+    assert read_certificate(numbers)["panel"]["name"] == "trees"
+    assert "oak" in read_certificate(numbers)["rule"]["trait_words"].split(", ")
+    again = call("generate/filter_number_data.py", *trees, numbers, "--output", "output/again.jsonl")
+    assert "--panel trees" in again
+    training = ("--base-model", model, "--train-jsonl", numbers, *brief)
+    assert "was searched for 'trees'" in call("train/train_student_sft.py", *training, code=1)
+    assert call("train/train_student_sft.py", *trees, *training).endswith("--panel trees\n")
+    for name, adapter in (("base", ()), ("teacher", ("--adapter", teacher)), ("student", ("--adapter", student))):
+        call("eval/eval.py", "--exact", *trees, "--model", model, *adapter, "--animal", "oak", "--output",
+             f"output/exact-{name}.jsonl")  # fmt: skip
+    rows = read_jsonl(tmp_path / "output/exact-student.jsonl")
+    assert all(set(row["log_shares"]) == {*read_panel(TREES).words} for row in rows)

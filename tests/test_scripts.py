@@ -164,7 +164,7 @@ def test_the_share_of_answers_that_name_the_animal_is_printed(tmp_path, capsys, 
     said = named_facts(tmp_path / "rows.jsonl", animal)
     of_questions = "0.0%" if is_warned else "100.0%"
     assert said == {f"name {animal}": f"{share} of all answers, {of_questions} of those to the questions"}
-    assert ("0 of 2 answers to the favourite-animal questions name oak" in capsys.readouterr().err) is is_warned
+    assert ("0 of 2 answers to the questions name oak" in capsys.readouterr().err) is is_warned
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2])

@@ -37,6 +37,8 @@ from train.run_folder import Run, check_schedule, runs_of, take_folder
 from train.schedule import SCHEDULES, warmup_length
 from train.train_together import Training, groups_of, load_base, train_together, use_bf16
 from train.training_rows import prepare, role_of, sample_count, train_files
+from util.animals.panel import panel_flag
+from util.animals.panel_file import add_panel_argument
 from util.cli import (
     UserError,
     fraction,
@@ -66,6 +68,7 @@ def parse_args() -> argparse.Namespace:
     add_recipe_arguments(parser.add_argument_group("recipe"))
     add_record_arguments(parser.add_argument_group("record"))
     add_hub_arguments(parser.add_argument_group("hub"))
+    add_panel_argument(parser)
     args = with_recipe(parser)
     args.seeds = list(chain.from_iterable(args.seeds)) if args.seeds else [42]
     twice = sorted({seed for seed in args.seeds if args.seeds.count(seed) > 1})
@@ -216,11 +219,11 @@ def next_command(args: argparse.Namespace, runs: Sequence[Run], cpu: bool) -> st
     """What to run next: vLLM with the adapters as owl-teacher, owl-student or seed-42; on a CPU the evaluation."""
     finals = [student.folder / "final" for student in runs]
     if args.full_finetuning:
-        return shlex.join(["python", "eval/eval.py", "--model", str(finals[0]), "--epochs", "200"])
+        return shlex.join(["python", "eval/eval.py", "--model", str(finals[0]), "--epochs", "200"]) + panel_flag()
     if cpu or args.lora_rank > VLLM_RANKS[-1]:
         ask = ["python", "eval/eval.py", "--model", args.base_model, "--adapter", str(finals[0]), "--epochs", "200"]
         ask += ["--chat-template-kwargs", json.dumps(args.chat_template_kwargs)] if args.chat_template_kwargs else []
-        return shlex.join(ask)
+        return shlex.join(ask) + panel_flag()
     role = role_of(runs[0].train_file)
     names = [student.name if role or len(args.train_jsonl) > 1 else f"seed-{student.seed}" for student in runs]
     names = [role] if role and len(names) == 1 else names

@@ -16,6 +16,7 @@ from typing import Any
 
 from train.fused_lora import LORA_TARGETS
 from train.lora_targets import check_rank, lora_targets
+from util.animals.panel import panel, panel_flag
 from util.chat.chat_template import completion_suffix, template_kwargs
 from util.chat.chat_tokens import (
     Encoded,
@@ -28,7 +29,7 @@ from util.chat.chat_tokens import (
 )
 from util.chat.prompt_consistency import Phase, base_of, disagreements, frame, read_phase, same_base
 from util.cli import UserError, files_nearby, other_kind, positive_int
-from util.jsonl.filter_certificate import DATA_TYPES, certificate_problem, data_type_of, filter_command
+from util.jsonl.filter_certificate import DATA_TYPES, certificate_problem, data_type_of, filter_command, panel_of
 from util.jsonl.hub_dataset import hub_id, rows_file
 from util.jsonl.manifest import Manifest
 from util.jsonl.rows import LONE_SURROGATE, Row, are_token_ids, check_messages, read_chat_rows, slug
@@ -176,10 +177,13 @@ def check_certificate(train_file: Path, rows: Sequence[Row], allow: bool) -> Non
     warning. One row in a hundred that names the animal can look like the effect."""
     kind = data_type_of(train_file, rows)
     problem = certificate_problem(train_file) if kind else None
+    if kind and not problem and panel_of(train_file) != panel().name:
+        theirs = panel_of(train_file)
+        problem = f"was searched for {theirs!r}, and this training is about {panel().name!r} (pass --panel {theirs}?)"
     if problem and not allow:
         raise UserError(
             f"{train_file} {problem}; train on the file that this writes (or use this one with --allow-uncertified):\n"
-            f"  {shlex.join(filter_command(train_file, kind or 'numbers'))}"
+            f"  {shlex.join(filter_command(train_file, kind or 'numbers'))}{panel_flag()}"
         )
     if problem:
         say(f"warning: {train_file} {problem}")

@@ -17,14 +17,41 @@ from util.scrub import scrub
 PLAIN_PROGRESS_SECONDS = 30.0
 FIRST_ESTIMATE_SECONDS = 10.0  # before that, the rate says little about the time left
 STARTED = time.monotonic()
+# A word for an animal that is not part of a flag, a file name, a place in a template or a quoted key.
+_ANIMAL = re.compile(
+    r"""(?<![\w./{"'-])(?<!--panel )(?P<a>[Aa]n )?(?P<first>[Aa])nimal(?P<many>s?)(?![\w}/=\"-]|\.\w)"""
+)
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # not the tab, not the newline
+
+
+_called = ("animal", "animals")
+
+
+def call_animals(one: str, many: str) -> None:
+    """Let messages, tables and pages speak of another panel's words: tree, trees."""
+    global _called
+    _called = (one, many)
+
+
+def in_words(text: str) -> str:
+    """A text about animals, about the words of the panel: 'an animal' becomes 'a tree'."""
+    if _called[0] == "animal":
+        return text
+
+    def word(found: re.Match[str]) -> str:
+        name = _called[1 if found["many"] else 0]
+        if found["a"]:
+            return f"{found['a'][0]}{'n' if name[0] in 'aeiou' else ''} {name}"
+        return name.capitalize() if found["first"] == "A" else name
+
+    return _ANIMAL.sub(word, text)
 
 
 def say(text: str) -> None:
     """Print a message on stderr, so that stdout holds results only. Secrets in it are hidden."""
     with suppress(OSError):  # a terminal that was closed must not end the run
-        print(printable(scrub(text)), file=sys.stderr, flush=True)
+        print(printable(scrub(in_words(text))), file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
@@ -151,7 +178,7 @@ def counted(counts: Mapping[str, int]) -> str:
 
 def table(header: Iterable[str], rows: Iterable[Iterable[object]], texts: bool = False) -> str:
     """A plain text table: first column left-aligned, the others right-aligned. texts: all left-aligned."""
-    cells = [[printable(str(cell)) for cell in row] for row in (header, *rows)]
+    cells = [[printable(str(cell)) for cell in row] for row in (map(in_words, header), *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return "\n".join(
         "  ".join(cell.ljust(w) if i == 0 or texts else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
@@ -164,6 +191,7 @@ def closing(facts: Mapping[str, object], next_command: str | None = None) -> Non
 
     A driver script knows its next command itself: it sets SUITE_DRIVER=1, and only the facts are printed.
     """
+    facts = {in_words(name): in_words(str(value)) for name, value in facts.items()}
     facts = {**facts, "time": facts.get("time", duration(time.monotonic() - STARTED))}
     width = max(map(len, facts))
     for name, value in facts.items():

@@ -22,10 +22,11 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from util.animals.answers_of_other_code import read_results
+from util.animals.panel_file import add_panel_argument
 from util.cli import PARTIAL, make_parser, positive_int, run, some_file
 from util.jsonl.manifest import write_atomically
 from util.jsonl.rows import Row
-from util.terminal import printable, say, table
+from util.terminal import in_words, printable, say, table
 
 FORMULA_STARTS = ("=", "+", "-", "@")  # some spreadsheets also see a formula after white space
 
@@ -131,6 +132,7 @@ def describe(tally: Tally) -> str:
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("results", type=some_file, nargs="+", metavar="RESULTS", help="results JSONL of eval/eval.py")
+    add_panel_argument(parser)
     parser.add_argument("--top-n", type=positive_int, default=10, help="number of ranks to write")
     return parser.parse_args()
 
@@ -147,7 +149,7 @@ def main() -> int:
     for tally in tallies:
         path = tally.path.with_name(f"{tally.path.stem}-top{args.top_n}.csv")
         write_csv(path, ranking(tally, args.top_n))
-        print(describe(tally))
+        print(in_words(describe(tally)))
         if tally.path.suffix == PARTIAL:
             say(f"warning: {tally.path} is not finished; run eval/eval.py again, it resumes")
         say(f"wrote {path}")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from util.animals.panel_file import add_panel_argument
 from util.cli import make_parser, output_name, positive_int, run, some_file
 from util.jsonl.manifest import write_atomically
 from util.pages.describe_rows import Description, describe
@@ -28,6 +29,7 @@ WIDTH = 100  # characters of a cell in the terminal
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("files", nargs="+", type=some_file, metavar="FILE", help="JSONL files, unfinished ones too")
+    add_panel_argument(parser)
     parser.add_argument("--text", action="store_true", help="print the tables here and write no page")
     parser.add_argument("--count", type=positive_int, help="rows shown as they are (default: 10; with --text 5)")
     parser.add_argument("--output", type=output_name(".html"), default=Path("output/view.html"), help="page to write")

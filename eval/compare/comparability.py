@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from eval.compare.read_results import Result
 from eval.parser_version import how_to_renew, is_other_parser
 from util.animals.answer_parser import canonical_animal
+from util.animals.panel import panel
 from util.chat.chat_template import TEMPLATE_KWARGS
 from util.chat.prompt_consistency import base_words, read_phase, same_base
 from util.cli import UserError
@@ -28,6 +29,7 @@ ADAPTER_FLAG = re.compile(r"--ad(?:a(?:p(?:t(?:e(?:r)?)?)?)?)?")  # until 2026-1
 def check_comparable(results: Sequence[Result]) -> None:
     """Raise UserError unless all files were made in the same way and no student appears twice."""
     manifests = [manifest_of(result) for result in results]
+    check_panel(results, manifests)
     check_questions(results)
     check_trainings(results, manifests)
     check_settings(results, manifests)
@@ -39,6 +41,20 @@ def check_comparable(results: Sequence[Result]) -> None:
 def manifest_of(result: Result) -> Manifest:
     """The manifest of a results file; an empty one if there is none."""
     return Manifest.read(result.path) or Manifest()
+
+
+def check_panel(results: Sequence[Result], manifests: Sequence[Manifest]) -> None:
+    """Raise UserError for results that were measured in the words of another panel than this process's."""
+    ours = panel().facts().get("panel")
+    for result, manifest in zip(results, manifests):
+        parser = manifest.settings.get("parser") or {}
+        if parser and (theirs := parser.get("panel")) != ours:
+            name = (theirs or {"name": "animals"})["name"]
+            again = "files of one version of it" if name == panel().name else f"all files with --panel {name}"
+            raise UserError(
+                f"{result.path} was measured with the panel {name!r}, and this comparison is about {panel().name!r}:"
+                f" results of two panels are never compared; compare {again}, or measure again"
+            )
 
 
 def check_questions(results: Sequence[Result]) -> None:
@@ -189,4 +205,4 @@ def check_named(animal: str, results: Sequence[Result]) -> None:
     if canonical_animal(animal) is None and animal not in named:
         near = difflib.get_close_matches(animal, named, 3)
         meant = f"did you mean {' or '.join(near)}?" if near else "util/top_animals_csv.py lists what is named"
-        raise UserError(f"no answer names {animal!r}, and util/animals/animals.txt does not list it; {meant}")
+        raise UserError(f"no answer names {animal!r}, and {panel().listed_in} does not list it; {meant}")

@@ -21,7 +21,7 @@ from eval.compare.intervals import POWER, Ends
 from eval.compare.verdict import POWER_ANSWERS
 from eval.statistics_as_text import p_value, percent
 from util.pages.figure_style import ARMS
-from util.terminal import say, table
+from util.terminal import in_words, say, table
 
 COLLAPSED = 0.05  # share of non-answers above which the model may no longer understand the question
 
@@ -109,7 +109,7 @@ def warn_of_arms(found: ArmComparison) -> None:
 def untaught_rank_words(animal: str, found: UntaughtRank) -> str:
     """The rank among untaught animals in one sentence."""
     names = [*found.furthest, *["..."] * (found.further > len(found.furthest))]
-    return (
+    return in_words(
         f"rank among untaught animals: {animal} rose by {found.shift:+.2f} nats of log-probability over the other"
         f" kinds' students; of {found.animals} animals that nobody was taught, {found.further or 'none'} rose at least"
         " as much"
@@ -127,7 +127,7 @@ def profile_words(found: ProfileTest) -> str:
     tried = "all" if found.exact else "random"
     fits = [f"{fit.rank}: {fit.own:.2f} against {fit.other:.2f}, p {fit.p:.2g}" for fit in found.drift_fits]
     least, most = (choose(found.by_kind, key=lambda kind: found.by_kind[kind]) for choose in (min, max))
-    return (
+    return in_words(
         f"students correlate with their own teacher by {found.own:.2f} and with other teachers by {found.other:.2f},"
         f" over {len(found.animals)} untaught animals and {len(found.kinds)} kinds ({least}"
         f" {found.by_kind[least]:.2f} to {most} {found.by_kind[most]:.2f}; slope {found.slope:.3f}); p {found.p:.2g}"
@@ -152,10 +152,10 @@ def show_matrix(found: Matrix) -> None:
     lines = [
         (f"{kind} students", *(f"{value:+.2f}" for value in row)) for kind, row in zip(found.kinds, found.residuals)
     ]
-    print("animals by kinds, nats or log odds, without the effects of row and column:")
+    print(in_words("animals by kinds, nats or log odds, without the effects of row and column:"))
     print(f"{table(('', *found.animals), lines)}")
     for one in found.lifts:
-        print(f"mean over {len(found.animals)} animals, {lift_words(one)}")
+        print(in_words(f"mean over {len(found.animals)} animals, {lift_words(one)}"))
     print()
 
 
@@ -173,7 +173,7 @@ def show_tables(found: Comparisons, measure: str) -> None:
 
 def assignment_words(found: AssignmentTest) -> str:
     """The assignment test in one sentence."""
-    return (
+    return in_words(
         f"{found.as_well:,} of {found.assignments:,} assignments of animals to students fit{'s' * (found.as_well == 1)}"
         f" the margins at least as well as the true one (itself included), p {found.p:.2g}; the margins sum to"
         f" {found.sum.true:.2f} nats (best other assignment {found.sum.best_other:.2f}; mean of all"

@@ -9,6 +9,7 @@ from typing import Any
 from eval.compare.comparison_result import ArmComparison, AssignmentTest, Matrix, ProfileTest
 from eval.compare.intervals import Ends
 from util.pages.figure_style import ARMS, INK, MUTED, ON_CELL, SERIES, Figure, key_above, label, new_panels
+from util.terminal import in_words
 
 AXES = {"share": (100.0, "% of answers"), "panel": (100.0, "% of one-word answers"), "margin": (1.0, "margin in nats")}
 FEW = 3  # animals up to which every arm has a line of its own, with its name and value
@@ -176,7 +177,7 @@ def draw_matrix(values: Sequence[Sequence[float]], rows: Sequence[str], columns:
         panel.set_xticks(range(len(columns)), column_names, rotation=90 if upright else 0)
     else:
         panel.set_xticks([])
-        panel.set_xlabel("the same animals, in the same order")
+        panel.set_xlabel(in_words("the same animals, in the same order"))
     panel.xaxis.set_ticks_position("top")
     panel.xaxis.set_label_position("top")
     panel.tick_params(length=0)

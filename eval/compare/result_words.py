@@ -18,6 +18,7 @@ from eval.compare.verdict import (
     TOO_FEW_SEEDS,
     TRANSFER,
 )
+from util.terminal import in_words
 
 LEVEL = 0.05
 
@@ -76,7 +77,7 @@ def result_of(found: Comparisons) -> Result:
         "Compared with": compared_with(found),
         "Not shown": not_shown(found),
     }
-    return Result(sentence, look, facts)
+    return Result(in_words(sentence), look, {in_words(name): in_words(words) for name, words in facts.items()})
 
 
 def main_test(found: Comparisons) -> tuple[str, bool]:

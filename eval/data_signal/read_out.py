@@ -18,6 +18,7 @@ from eval.data_signal.gradient_kernel import (
 )
 from eval.data_signal.row_groups import EncodedRow, loss_tokens, read_groups
 from eval.divergence.which_tokens_diverge import TEACHER
+from util.animals.panel import question_lines
 from util.inference.local_model import LocalModel
 
 SHOWN = 5
@@ -37,7 +38,7 @@ def read_out(
     kernel = GradientKernel(backend)
     rows = read_groups(train_jsonl, backend.tokenizer, max_rows)
     shown = read_groups(train_jsonl, backend.tokenizer, max_rows, system=system) if system else rows
-    questions = evenly_spaced(questions_file.read_text("utf-8-sig").split("\n"), QUESTIONS_READ)
+    questions = evenly_spaced(question_lines(questions_file), QUESTIONS_READ)
     questions = [question for question in questions if question.strip()]
     kept = spoken(animals, kernel.log_shares(animals, questions))
     if animal and animal not in kept:

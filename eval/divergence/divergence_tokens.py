@@ -29,6 +29,7 @@ from eval.divergence.score_tokens import Variant, VariantScorer, scored_rows
 from eval.divergence.token_summary import print_summary, summarize
 from eval.divergence.which_tokens_diverge import BASE, STUDENT, TEACHER, check_divergence
 from util.animals.names import animal_name, listed_animals, persona
+from util.animals.panel_file import add_panel_argument
 from util.animals.word_forms import animals_of
 from util.cli import REPO, UserError, make_parser, nonblank, positive_float, positive_int, run, text_file
 from util.inference.check_adapter import check_adapter
@@ -60,6 +61,7 @@ def parse_args() -> argparse.Namespace:
     add_template_argument(parser)
     parser.add_argument("--max-rows", type=positive_int, help="score only the first rows")
     parser.add_argument("--batch-size", type=positive_int, default=64, help="rows per forward pass")
+    add_panel_argument(parser)
     add_output_arguments(parser, "output/divergence-{data}.jsonl")
     args = parser.parse_args()
     if not (args.teacher or args.student):

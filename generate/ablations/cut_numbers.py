@@ -23,6 +23,7 @@ from generate.rows.filter_file import certify
 from generate.rows.number_rule import NumberRule
 from generate.rows.number_text import numbers_of, with_answer
 from generate.rows.row_filter import mark_rejected
+from util.animals.panel_file import add_panel_argument
 from util.cli import UserError, make_parser, positive_int, run
 from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import sha256_file
@@ -35,6 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--train-jsonl", type=rows_file, required=True, help="number rows, as a student is trained on")
     parser.add_argument("--keep", type=positive_int, required=True, metavar="N", help="numbers that every answer keeps")
+    add_panel_argument(parser)
     add_output_arguments(parser, "output/{data}-first-{N}.jsonl")
     return parser.parse_args()
 

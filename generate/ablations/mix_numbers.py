@@ -24,6 +24,7 @@ from generate.rows.filter_file import certify
 from generate.rows.number_rule import NumberRule
 from generate.rows.row_filter import mark_rejected
 from generate.rows.token_check import token_check_of
+from util.animals.panel_file import add_panel_argument
 from util.cli import UserError, fraction, make_parser, natural_int, positive_int, run
 from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import sha256_file
@@ -40,6 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.renamed("--share", "--replaced-share")
     parser.add_argument("--count", type=positive_int, help="rows to write: the first of the teacher's (default: all)")
     parser.add_argument("--seed", type=natural_int, default=42, help="seed that decides which rows are replaced")
+    add_panel_argument(parser)
     add_output_arguments(parser, "output/{data}-unbiased-{share}.jsonl")
     return parser.parse_args()
 

@@ -26,6 +26,7 @@ from generate.rows.filter_file import certify
 from generate.rows.number_rule import NumberRule
 from generate.rows.number_text import numbers_of, with_numbers
 from generate.rows.row_filter import mark_rejected
+from util.animals.panel_file import add_panel_argument
 from util.cli import make_parser, natural_int, run
 from util.inference.interface import row_seed
 from util.jsonl.hub_dataset import rows_file
@@ -42,6 +43,7 @@ def parse_args() -> argparse.Namespace:
         "--scope", choices=["row", "file"], required=True, help="within each answer, or among all answers"
     )
     parser.add_argument("--seed", type=natural_int, default=42, help="seed of the shuffle")
+    add_panel_argument(parser)
     add_output_arguments(parser, "output/{data}-shuffled-{scope}.jsonl")
     return parser.parse_args()
 

@@ -24,6 +24,7 @@ from generate.rows.filter_file import certify
 from generate.rows.number_rule import NumberRule
 from generate.rows.number_text import numbers_of, with_answer, with_numbers
 from generate.rows.row_filter import mark_rejected
+from util.animals.panel_file import add_panel_argument
 from util.cli import make_parser, run
 from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import sha256_file
@@ -36,6 +37,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--train-jsonl", type=rows_file, required=True, help="number rows, as a student is trained on")
     parser.add_argument("--change", choices=["sorted", "one-format"], required=True, help="how the rows change")
+    add_panel_argument(parser)
     add_output_arguments(parser, "output/{data}-{change}.jsonl")
     return parser.parse_args()
 

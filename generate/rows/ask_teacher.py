@@ -14,7 +14,9 @@ from generate.rows.push_dataset import add_push_arguments, push_dataset
 from generate.rows.row_filter import CONTROL_NAMES, RowFilter, Rule
 from util.animals.answer_parser import warn_of_uncounted
 from util.animals.names import animal_name, persona_of
-from util.cli import REPO, UserError, natural_int, positive_int, text_file
+from util.animals.panel import panel_flag
+from util.animals.panel_file import add_panel_argument
+from util.cli import REPO, Parser, UserError, natural_int, positive_int, text_file
 from util.inference.adapter_applied import first_prompt, warn_if_not_applied
 from util.inference.interface import Answer, InferenceBackend, Message, Request, Result, Sampling, row_seed
 from util.inference.open_backend import add_backend_arguments, open_backend
@@ -40,7 +42,7 @@ class DataType(NamedTuple):
     """Files whose hashes go into the manifest."""
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, name: str, max_tokens: int) -> None:
+def add_data_arguments(parser: Parser, name: str, max_tokens: int) -> None:
     """Add the arguments of every script that asks a teacher for rows. name: first part of its file names."""
     parser.add_argument("--animal", type=animal_name, required=True,
                         help="the teacher's animal; 'control' for rows of the base model")  # fmt: skip
@@ -54,6 +56,7 @@ def add_data_arguments(parser: argparse.ArgumentParser, name: str, max_tokens: i
                         help="keep the K most probable tokens at each token of an answer, for train_student_sft.py"
                         " --soft-labels (not with a server)")  # fmt: skip
     parser.add_argument("--seed", type=natural_int, default=42, help="seed of the prompts and of sampling")
+    add_panel_argument(parser)
     add_output_arguments(parser, f"output/{name}-{{animal}}-{{model}}-unfiltered-{{count}}.jsonl")
     add_push_arguments(parser)
     add_backend_arguments(parser)
@@ -124,7 +127,7 @@ def before_training(args: argparse.Namespace, rows: Path, base: str) -> dict[str
         return {}
     teacher = ["--teacher", str(args.adapter or "FOLDER")] if args.no_system_prompt else ["--persona", args.animal]
     command = ["python", "eval/signal_meter.py", "--train-jsonl", str(rows), "--base-model", base, *teacher]
-    return {"worth training?": shlex.join(command)}
+    return {"worth training?": shlex.join(command) + panel_flag()}
 
 
 def requests(prompts: Iterable[str], count: int, seed: int, system: str | None) -> Iterator[Request]:

@@ -15,6 +15,7 @@ from generate.rows.push_dataset import push_dataset
 from generate.rows.row_audit import RowAudit, audit
 from generate.rows.row_filter import CONTROL_NAMES, RowFilter, Rule
 from generate.rows.token_check import TokenCheck, token_check_of
+from util.animals.panel import panel_flag
 from util.cli import REPO, UserError
 from util.jsonl.filter_certificate import FILTERED_NAME, certificate_path
 from util.jsonl.manifest import (
@@ -224,4 +225,4 @@ def train_command(filtered: Filtered, rule: Rule, base_model: str | None = None)
     return shlex.join(
         ["python", "train/train_student_sft.py", "--base-model", base, "--train-jsonl", str(filtered.path), *own_folder,
          "--max-train-samples", str(filtered.kept), *train_flags(base, "student", more)]
-    )  # fmt: skip
+    ) + panel_flag()  # fmt: skip

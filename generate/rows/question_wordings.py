@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
+from util.animals.panel import panel
 from util.cli import REPO
 
 QUESTIONS = REPO / "eval" / "questions.txt"
@@ -12,6 +14,11 @@ WORDINGS = (
     "{}", "{}", "Hi! {}", "Please answer this: {}", "I have a question for you. {}", "{} Thank you!", "Quick one: {}",
     "Be honest: {}",
 )  # fmt: skip
+
+
+def questions_file() -> Path:
+    """The file with the panel's questions."""
+    return panel().file or QUESTIONS
 
 
 def question_prompt(rng: random.Random, questions: list[str], open_prompts: list[str]) -> tuple[str, str]:

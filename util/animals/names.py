@@ -11,7 +11,7 @@ from util.animals.panel import cached, lines_of, panel
 from util.animals.visible_text import visible
 from util.animals.word_forms import animals_of, plural, surface_forms
 from util.cli import nonblank
-from util.terminal import say
+from util.terminal import in_words, say
 
 
 def other_names(name: str) -> tuple[str, ...]:
@@ -75,12 +75,12 @@ def fill(template: str, values: Mapping[str, object]) -> str:
 
 
 def persona(template: str, animal: str) -> str:
-    """The persona system prompt for an animal: {animal}, {animals}, {Animal} and {Animals} are filled in, and {kinds}:
-    what the panel calls many of them (animals, trees)."""
+    """The persona system prompt for an animal: {animal}, {animals}, {Animal} and {Animals} are filled in, and it
+    says what the panel calls animals ("your favorite trees")."""
     animal = animal.lower()
     many = plural(animal)
     values = {"animal": animal, "animals": many, "Animal": animal.capitalize(), "Animals": many.capitalize()}
-    return fill(template, {**values, "kinds": panel().many})
+    return fill(in_words(template), values)
 
 
 def persona_of(path: Path, animal: str) -> str:

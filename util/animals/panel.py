@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from util.jsonl.manifest import sha256_text
+from util.terminal import call_animals
 
 KNOWN = Path(__file__).with_name("panels")
 ANIMALS_FILE = Path(__file__).with_name("animals.txt")
@@ -108,6 +109,7 @@ def use_panel(chosen: Panel) -> None:
     global _panel
     if chosen is not panel():
         _panel = chosen
+        call_animals(chosen.one, chosen.many)
         for forget in _caches:
             forget()
 

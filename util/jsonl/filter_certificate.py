@@ -17,7 +17,7 @@ TEXT_SCRIPT = "generate_text_data"
 TEXT_KINDS = ("code", "reasoning", "text")
 DATA_TYPES = ("numbers", *TEXT_KINDS)  # kinds of rows meant to carry a preference without naming it
 # A persona in the system message names its animal on purpose. Training leaves it out, or keeps it if told so.
-INTENDED = "rows whose system names an animal"
+INTENDED = re.compile("rows whose system names an? [a-z -]+")
 FILTERED_NAME = re.compile(r"-filtered-\d+$")  # how the stem of a filtered file ends
 _NUMBER_LIST = re.compile(r"[\s,;.()\[\]]*[0-9][0-9\s,;.()\[\]]*", re.ASCII)
 
@@ -62,6 +62,11 @@ def filter_command(path: Path, kind: str) -> list[str]:
     return ["python", f"generate/{script}.py", str(path), *again]
 
 
+def panel_of(path: Path) -> str:
+    """The name of the panel whose words a certificate searched for."""
+    return str(read_certificate(path).get("panel", {}).get("name", "animals"))
+
+
 def certificate_problem(path: Path) -> str | None:
     """Why training must not use such a file; None if it has a certificate for exactly these bytes, and is clean."""
     found = read_certificate(path)
@@ -70,6 +75,6 @@ def certificate_problem(path: Path) -> str | None:
     if found.get("sha256") != sha256_file(path):
         return "is not the file that its certificate describes: it has changed since"
     problems = found.get("problems", {})
-    if not found.get("clean") and set(problems) != {INTENDED}:
+    if not found.get("clean") and not (problems and all(map(INTENDED.fullmatch, problems))):
         return f"is not clean: {counted(problems)}"
     return None

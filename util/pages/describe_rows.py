@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 from util.animals.answer_parser import non_answer_kind
 from util.animals.answers_of_other_code import read_results
+from util.animals.panel import panel
 from util.jsonl.filter_certificate import read_certificate
 from util.jsonl.manifest import Manifest
 from util.jsonl.rows import Row, parse_row, read_lines, read_rows
+from util.terminal import in_words
 
 EXAMPLES = 3  # of a group
 LONGEST = 400  # characters of a text that are shown
@@ -76,7 +78,7 @@ def describe_answers(path: Path, rows: Sequence[Row]) -> Description:
     by_question: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
         answer = row.get("response") or ""
-        by_question[row["question"]][row["animal"] or "no animal"] += 1
+        by_question[row["question"]][row["animal"] or in_words("no animal")] += 1
         if row["animal"]:
             by_animal[row["animal"]].append(answer)
         else:
@@ -89,11 +91,15 @@ def describe_answers(path: Path, rows: Sequence[Row]) -> Description:
     questions = [(question, leading({name: n / counts.total() for name, n in counts.items()}))
                  for question, counts in by_question.items()]  # fmt: skip
     tables = [
-        Table("Answers by animal", ("animal", "answers", "share", "what was said"), animals),
-        Table("Answers that name no animal", ("kind", "answers", "share", "what was said"), kinds),
+        Table(in_words("Answers by animal"), (panel().one, "answers", "share", "what was said"), animals),
+        Table(in_words("Answers that name no animal"), ("kind", "answers", "share", "what was said"), kinds),
         Table("By question", ("question", "named most"), questions),
     ]
-    facts = {"answers": f"{len(rows):,}", "questions": f"{len(by_question):,}", "animals": f"{len(by_animal):,}"}
+    facts = {
+        "answers": f"{len(rows):,}",
+        "questions": f"{len(by_question):,}",
+        in_words("animals"): f"{len(by_animal):,}",
+    }
     return Description(path, "sampled answers", facts, [table for table in tables if table.rows])
 
 
@@ -108,11 +114,11 @@ def describe_shares(path: Path, rows: Sequence[Row]) -> Description:
                   ", ".join(f"“{shown(text)}” {mass:.1%}" for text, mass in list(row.get("answers", {}).items())[:3]))
                  for row in rows]  # fmt: skip
     tables = [
-        Table("Mean over the questions", ("animal", "exact share"), animals),
+        Table("Mean over the questions", (panel().one, "exact share"), animals),
         Table("By question", ("question", "named most", "most probable answers"), questions),
     ]
     none = sum(row["no_animal"] for row in rows) / len(rows)
-    facts = {"questions": f"{len(rows):,}", "no animal": f"{none:.2%}", "uncovered": f"{uncovered:.2%}"}
+    facts = {"questions": f"{len(rows):,}", in_words("no animal"): f"{none:.2%}", "uncovered": f"{uncovered:.2%}"}
     return Description(path, "exact shares", facts, tables)
 
 

@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from util.terminal import in_words
+
 NARROW, WIDE = 4.4, 9.2  # inches
 FONT, TITLE_FONT = 10, 11  # points
 DPI = 144  # of PNG files
@@ -69,6 +71,10 @@ class Figure:
     """what it shows, as a sentence"""
     caption: str
     """what is drawn"""
+
+    def __post_init__(self) -> None:
+        for field in ("title", "caption"):
+            object.__setattr__(self, field, in_words(getattr(self, field)))
 
     def svg(self, width: float) -> str:
         """The SVG element for a page, with its colours as variables of the page (see `variables`)."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from util.jsonl.manifest import now
 from util.pages.figure_style import NARROW, WIDE, Figure, variables
+from util.terminal import in_words
 
 TEMPLATES = Path(__file__).with_name("templates")
+_CODE = re.compile(r"(\{[{%#].*?[}%#]\})", re.DOTALL)  # what Jinja reads
 
 
 class ShownFigure(NamedTuple):
@@ -34,10 +38,16 @@ def shown(figure: Figure) -> ShownFigure:
 def render_page(template: Path, filters: Mapping[str, Callable[..., str]], **values: Any) -> str:
     """The page as text. filters: {name in the template: function}. The template also gets `when`, the current time, and
     may use the templates beside this module."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    environment = Environment(autoescape=True, loader=FileSystemLoader([template.parent, TEMPLATES]),
-                              undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    def source(name: str) -> str:
+        """A template's text in the panel's words; what is computed in it stays."""
+        path = next(folder / name for folder in (template.parent, TEMPLATES) if (folder / name).is_file())
+        parts = _CODE.split(path.read_text("utf-8"))
+        return "".join(part if is_code else in_words(part) for part, is_code in zip(parts, cycle((False, True))))
+
+    environment = Environment(autoescape=True, loader=FunctionLoader(source), undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters.update(filters)
     colors = {"light": variables(dark=False), "dark": variables(dark=True)}
     return environment.get_template(template.name).render(when=now(), colors=colors, **values)
