@@ -10,6 +10,8 @@ the same speed. The ways (--ways; "times" compares with the first):
     students      --students of them together, each with rows of its own
     processes     --students processes side by side on one card, each with one student
     checkout      the loop of another checkout of the suite (--checkout FOLDER), up to commit 11581f7
+    unsloth       Unsloth with its own checkpointing, --per-device-train-batch-size rows at once (where it is installed)
+    unsloth-tuned the same with all rows of an update at once and no checkpointing
 
 Usage:
     python bench/train.py --model Qwen/Qwen2.5-7B-Instruct --output output/bench-train.json
@@ -22,12 +24,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +39,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from bench.make_trainers import lora_config, make_loop, make_stock_trainer
 from bench.random_weights import load_or_random
 from bench.shared import number_rows
+from bench.time_training import WARM_UP, timed
 from train.rows_at_once import limit_gpu_memory
 from util.chat.chat_tokens import encode
-from util.cli import UserError, make_parser, output_name, positive_float, positive_int, run
+from util.cli import REPO, UserError, make_parser, output_name, positive_float, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.terminal import Progress, say, table
 
-WARM_UP = 3  # updates before the timed ones: kernels are chosen and compiled
 COLUMNS = ("rows_at_once", "seconds", "student_updates_per_second", "tokens_per_second", "times", "useful_tflops",
            "peak_gib", "train_loss")  # fmt: skip
-WAYS = ("trl", "trl-tuned", "loop", "students", "processes", "checkout")
+WAYS = ("trl", "trl-tuned", "loop", "students", "processes", "checkout", "unsloth", "unsloth-tuned")
 
 
 def parse_args() -> argparse.Namespace:
@@ -113,74 +116,24 @@ def of_checkout(args: argparse.Namespace) -> dict[str, Any]:
     return {name: found.get(name) for name in ("seconds", "peak_gib", "train_loss")}
 
 
+def of_unsloth(args: argparse.Namespace, tuned: bool) -> dict[str, Any]:
+    """One adapter, trained by Unsloth in a process of its own: it changes TRL and transformers when it is imported."""
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "unsloth.json"
+        command = [sys.executable, str(REPO / "bench" / "unsloth_training.py"), *same_flags(args), "--lora-alpha",
+                   str(args.lora_alpha), "--output", str(output), *(["--tuned"] if tuned else [])]  # fmt: skip
+        if subprocess.run(command, check=False).returncode:
+            raise UserError("Unsloth failed; its message is above")
+        found: dict[str, Any] = json.loads(output.read_text())
+    return found
+
+
 def same_flags(args: argparse.Namespace) -> list[str]:
     names = ("model", "updates", "effective_batch_size", "per_device_train_batch_size", "lora_rank")
     return [part for name in names for part in (f"--{name.replace('_', '-')}", str(getattr(args, name)))]
 
 
 # --- timing ------------------------------------------------------------------------------------------
-
-
-def mark(cuda: bool) -> Any:
-    """This moment. On a GPU it is an event: the moment when the GPU has done all work so far, without waiting."""
-    import torch
-
-    if not cuda:
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
-
-
-def between(before: Any, after: Any) -> float:
-    """Seconds from one mark to another."""
-    return after - before if isinstance(after, float) else before.elapsed_time(after) / 1000
-
-
-class Clock(Progress):
-    """Marks the end of every update of a training loop."""
-
-    def __init__(self, cuda: bool):
-        super().__init__(0)
-        self.cuda, self.ends = cuda, []  # type: bool, list[Any]
-
-    def add(self, count: int = 1, note: str = "") -> None:
-        self.ends.append(mark(self.cuda))
-
-
-def timed(trainer: Any) -> dict[str, Any]:
-    """Train; returns the median seconds of an update, and the peak memory."""
-    import torch
-    from transformers import TrainerCallback
-
-    cuda = torch.cuda.is_available()
-    clock = Clock(cuda)
-
-    class Ends(TrainerCallback):
-        def on_step_end(self, *_args: Any, **_options: Any) -> None:
-            clock.add()
-
-    if cuda:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-    begun = mark(cuda)
-    if hasattr(trainer, "students"):
-        trainer.train(clock)
-        loss = statistics.fmean(loss for student in trainer.students for loss in student.losses)
-    else:
-        trainer.add_callback(Ends())
-        loss = trainer.train().training_loss
-    if cuda:
-        torch.cuda.synchronize()
-    ends = clock.ends
-    seconds = [between(before, after) for before, after in zip(ends[WARM_UP - 1 :], ends[WARM_UP:])]
-    return {
-        "seconds": round(statistics.median(seconds), 5),
-        "spread": [round(min(seconds), 5), round(max(seconds), 5)],
-        "warm_up_seconds": round(between(begun, ends[WARM_UP - 1]), 1),
-        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1) if cuda else None,
-        "train_loss": round(loss, 5),
-    }
 
 
 def print_profile(trainer: Any) -> None:
@@ -233,6 +186,10 @@ def time_all(args: argparse.Namespace, data: Any, mean: float, save: Callable[[A
     """The figures of every way. mean: tokens of a row. save: called with the figures so far, after every way."""
     import torch
 
+    others: dict[str, Callable[[Any], dict[str, Any]]] = {
+        "processes": in_processes, "checkout": of_checkout, "unsloth": partial(of_unsloth, tuned=False),
+        "unsloth-tuned": partial(of_unsloth, tuned=True),
+    }  # fmt: skip
     results: list[dict[str, Any]] = []
     loaded: list[Any] = []
 
@@ -243,11 +200,14 @@ def time_all(args: argparse.Namespace, data: Any, mean: float, save: Callable[[A
         return loaded[0]
 
     for way in args.ways:
+        if way.startswith("unsloth") and find_spec("unsloth") is None:
+            say(f"{way}: left out, because Unsloth is not installed")
+            continue
         students = args.students if way in ("students", "processes") else 1
-        if way in ("processes", "checkout"):
+        if way in others:
             loaded.clear()
             torch.cuda.empty_cache()
-            found = in_processes(args) if way == "processes" else of_checkout(args)
+            found = others[way](args)
         else:
             found = time_here(args, way, model, data)
         found.setdefault("student_updates_per_second", round(students / found["seconds"], 3))

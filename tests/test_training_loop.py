@@ -526,6 +526,19 @@ def test_the_bench_of_processes_compares_their_adapters(run_script, tmp_path):
     assert refused.returncode == 2 and "--updates 1:" in refused.stderr
 
 
+@pytest.mark.slow
+def test_the_bench_of_trainings_leaves_out_what_is_not_installed_and_writes_the_rest(run_script, tmp_path):
+    command = ("bench/train.py", "--model", POCKET, "--effective-batch-size", 4, "--per-device-train-batch-size", 4)
+    out = tmp_path / "train.json"
+    ways = ("--ways", "loop", "unsloth", "students", "--students", 2, "--updates", 1)
+    done = run_script(*command, *ways, "--output", out, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "unsloth: left out, because Unsloth is not installed" in done.stderr
+    one, two = json.loads(out.read_text())["results"]
+    assert (one["way"], one["students"], two["way"], two["students"]) == ("loop", 1, "students", 2)
+    assert one["student_updates_per_second"] > 0
+
+
 def test_an_error_of_one_process_ends_all_with_its_line(launch, data, tmp_path):
     """The second process runs out of memory, as on a GPU that another program uses too."""
     script = tmp_path / "scarce.py"
@@ -614,9 +627,10 @@ def test_only_one_student_of_trl_trains_over_a_sharded_base_model():
 
     from train.train_together import check_sharded
 
-    good = {"trainer": "trl", "full_finetuning": False, "seeds": [42], "train_jsonl": ["a"]}
+    good = {"trainer": "trl", "full_finetuning": False, "seeds": [42], "train_jsonl": ["a"], "save_schedule": []}
     check_sharded(Namespace(**good))
-    for bad in ({"trainer": "loop"}, {"full_finetuning": True}, {"seeds": [1, 2]}, {"train_jsonl": ["a", "b"]}):
+    several = {"seeds": [1, 2]}, {"train_jsonl": ["a", "b"]}
+    for bad in ({"trainer": "loop"}, {"full_finetuning": True}, {"save_schedule": [2]}, *several):
         with pytest.raises(UserError, match="sharded over processes"):
             check_sharded(Namespace(**good | bad))
 

@@ -84,11 +84,12 @@ def load_base(args: argparse.Namespace, bf16: bool, processes: Processes) -> Any
 
 def check_sharded(args: argparse.Namespace) -> None:
     """UserError for what cannot train over a base model that is sharded over several processes."""
-    if args.trainer != "trl" or args.full_finetuning or len(args.seeds) * len(args.train_jsonl) > 1:
+    students = len(args.seeds) * len(args.train_jsonl)
+    if args.trainer != "trl" or args.full_finetuning or args.save_schedule or students > 1:
         raise UserError(
             "a base model that is sharded over processes (accelerate launch with FSDP) trains with --trainer trl, one"
-            " file, one seed and no --full-finetuning; a model that fits on one card needs no FSDP: start it with"
-            " torchrun"
+            " file and one seed, without --full-finetuning and --save-schedule; a model that fits on one card needs no"
+            " FSDP: start it with torchrun"
         )
     say("the base model is sharded over the processes; no checkpoints are saved: a run that is stopped starts again")
 
