@@ -48,7 +48,7 @@ from eval.compare.plot_arms import (
 )
 from eval.compare.result_words import MARKS, MEANINGS, looks_like, own_highest_words, result_of, word_of
 from eval.compare.visible_number_differences import Numbers, differences, digits_figure, read_numbers
-from eval.shares_to_wandb import share_with_interval
+from eval.shares_to_wandb import log_figures, share_with_interval
 from eval.statistics_as_text import p_value, percent
 from util.animals.panel import panel
 from util.animals.panel_file import add_panel_argument
@@ -78,6 +78,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--root", type=Path, default=Path(), metavar="FOLDER",
                         help="folder that file names in the comparisons start from (default: this one)")  # fmt: skip
     add_panel_argument(parser)
+    parser.add_argument("--report-to", choices=["none", "wandb"], default="none",
+                        help="wandb: also write the figures into the W&B runs of the students' trainings")  # fmt: skip
     parser.add_argument("--title", default="Subliminal learning", help="heading")
     parser.add_argument("--output", type=output_name(".html"), default=Path("output/report.html"), help="page to write")
     parser.renamed("--data", "--train-jsonl")
@@ -280,10 +282,14 @@ def main() -> None:
         animals = [one.animal for section in sections for one in section.found.comparisons]
         figures["trajectory"] = trajectory_figure(trajectory(args.checkpoints, list(dict.fromkeys(animals))))
     write_atomically(args.output, render(args.title, sections, args.train_jsonl, figures).encode())
-    for name, figure in figures.items():
-        ending = ".png" if name == "arms-1" else f".{name.removesuffix('-1')}.png"
-        write_atomically(args.output.with_suffix(ending), figure.png())
-    closing({"wrote": args.output, "figures": f"{len(figures)} PNG files beside it"})
+    pictures = {name.removesuffix("-1"): figure.png() for name, figure in figures.items()}
+    for name, png in pictures.items():
+        write_atomically(args.output.with_suffix(".png" if name == "arms" else f".{name}.png"), png)
+    facts: dict[str, Any] = {"wrote": args.output, "figures": f"{len(figures)} PNG files beside it"}
+    if args.report_to == "wandb":
+        results = [path for section in sections for _, path in files_of(section.found, args.root)]
+        facts["W&B runs"] = log_figures([*results, *args.checkpoints], args.root, pictures)
+    closing(facts)
 
 
 if __name__ == "__main__":

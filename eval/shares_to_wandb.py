@@ -1,16 +1,20 @@
 """Logs what was measured of a student to the Weights & Biases run of its training: shares over the updates.
 
 The run page then shows, beside the losses, a curve of the animal's share with its interval, and a table of the animals
-that each checkpoint names most.
+that each checkpoint names most. A report adds its figures, such as the matrix of animals by students, to the run of
+every student that it compares.
 """
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.compare.comparability import adapter_folder
 from eval.compare.intervals import Ends, share_interval
 from eval.compare.read_results import arm_spread, mean_masses, read_result
 from util.cli import UserError
@@ -81,3 +85,37 @@ def log_shares(run: StudentRun, path: Path, animal: str | None) -> None:
     rows = [[run.update, name, share] for name, share in named_most(path)]
     wandb_run.log({f"named most at update {run.update}": wandb.Table(columns=["update", "animal", "share"], data=rows)})
     finish_run(wandb_run)
+
+
+# --- a report's figures ------------------------------------------------------------------------------
+
+
+def runs_of(results: Sequence[Path], root: Path) -> list[StudentRun]:
+    """The runs of the students behind some results files, each once. root: where the folders of adapters start from."""
+    found = {}
+    for path in results:
+        folder = adapter_folder(Manifest.read(path) or Manifest())
+        training = Manifest.read((root / folder).parent) if folder else None
+        if training and training.wandb_run_id:
+            run = student_run(root / folder)
+            found[run.run_id] = run
+    return list(found.values())
+
+
+def log_figures(results: Sequence[Path], root: Path, figures: Mapping[str, bytes]) -> int:
+    """Write figures (PNG) into the run of each student behind the results files; returns how many runs. UserError if
+    no student has one."""
+    import wandb
+    from PIL import Image
+
+    runs = runs_of(results, root)
+    if not runs:
+        raise UserError(
+            f"none of the {len(results)} results files is of a student that was trained with --report-to wandb (its"
+            " manifest has no wandb_run_id, or its folder is not here); leave --report-to out, or pass --root"
+        )
+    for run in runs:
+        wandb_run: Any = start_run(run.project, None, None, run.run_id)
+        wandb_run.log({f"report/{name}": wandb.Image(Image.open(io.BytesIO(png))) for name, png in figures.items()})
+        finish_run(wandb_run)
+    return len(runs)

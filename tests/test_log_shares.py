@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from conftest import REPO
 from test_compare_arms import exact_file
 
-from eval.shares_to_wandb import figures_of, log_shares, student_run
+from eval.shares_to_wandb import figures_of, log_figures, log_shares, runs_of, student_run
 from util.cli import UserError
 from util.jsonl.manifest import write_json
 
@@ -45,7 +46,7 @@ def test_shares_have_their_interval_and_the_update_of_the_checkpoint(tmp_path):
 
 
 @pytest.mark.slow
-def test_offline_the_shares_are_in_a_run_of_the_same_id(tmp_path, monkeypatch):
+def test_offline_shares_and_figures_are_in_a_run_of_the_same_id(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -57,3 +58,26 @@ def test_offline_the_shares_are_in_a_run_of_the_same_id(tmp_path, monkeypatch):
     assert logged.count(share) >= 2 and b"eval/owl low" in logged
     tables = (tmp_path / "wandb").glob("offline-run-*-abcd1234*/files/media/table/*.json")
     assert sorted(json.loads(table.read_text())["data"][0][0] for table in tables) == [50, 300]
+
+    png = (REPO / "experiments" / "demo.png").read_bytes()
+    students = [measured(tmp_path, f"{name}.jsonl", f"seed-42/{name}") for name in ("checkpoint-50", "final")]
+    assert log_figures(students, tmp_path, {"matrix": png}) == 1
+    pictures = list((tmp_path / "wandb").glob("offline-run-*-abcd1234*/files/media/images/report/matrix*.png"))
+    assert len(pictures) == 1 and pictures[0].stat().st_size > 1000
+
+
+def measured(folder, name, adapter):
+    """A results file of an adapter."""
+    path = exact_file(folder / name, owl=0.2, cat=0.1)
+    write_json(path.with_name(f"{name}.manifest.json"), {"settings": {}, "counts": {"adapter": adapter}})
+    return path
+
+
+def test_a_reports_figures_go_to_each_student_with_a_run_once(tmp_path):
+    for name, known in (("owl", "aaaa1111"), ("cat", "bbbb2222"), ("dog", None)):
+        training(tmp_path / name, wandb_run_id=known)
+    files = [measured(tmp_path, f"{adapter.replace('/', '-')}.jsonl", adapter)
+             for adapter in ("owl/final", "owl/checkpoint-50", "cat/final", "dog/final", "gone/final")]  # fmt: skip
+    assert [run.run_id for run in runs_of(files, tmp_path)] == ["aaaa1111", "bbbb2222"]
+    with pytest.raises(UserError, match="none of the 1 results files is of a student that was trained with"):
+        log_figures(files[3:4], tmp_path, {})
