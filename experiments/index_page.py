@@ -1,7 +1,8 @@
 """Write one page about everything that has finished: experiments, comparisons and trainings, newest first.
 
 It looks for the tables of experiments in output/experiments/results and experiments/results, for comparisons of
-compare_arms.py (JSON) and for trainings below output/. The page has no script and loads nothing.
+compare_arms.py (JSON), for results files of eval.py that no comparison has, and for trainings below output/. The page
+has no script and loads nothing.
 
 Usage:
     make report
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from eval.compare.comparison_result import read_comparisons
 from eval.compare.result_words import MARKS, result_of, word_of
+from eval.shares_to_wandb import named_most
 from experiments.experiment_yaml import FOLDER, experiments, read_yaml
 from experiments.plot import figure_from
 from experiments.read_tables import read_table
@@ -35,6 +37,7 @@ from util.terminal import closing, say
 
 TEMPLATE = Path(__file__).with_name("index.html")
 LARGEST = 8_000_000  # bytes of a JSON file that may be a comparison
+NAMED = 3  # animals shown of a results file
 
 
 def parse_args() -> argparse.Namespace:
@@ -129,6 +132,34 @@ def is_comparison(path: Path) -> bool:
         return False
 
 
+def uncompared_results(root: Path, page: Path) -> list[dict[str, Any]]:
+    """Every results file of eval.py in output/ that no comparison there has read, newest first. Those of experiments
+    are in their tables."""
+    compared = {
+        (root / name).resolve()
+        for path in root.glob("output/**/*.json")
+        if path.stat().st_size <= LARGEST and is_comparison(path)
+        for one in read_comparisons(path).comparisons
+        for arm in one.shares.values()
+        for name in arm.files
+    }
+    rows = []
+    for path in root.glob("output/**/*.jsonl"):
+        manifest = Manifest.read(path)
+        inside = path.relative_to(root / "output").parts
+        if manifest is None or manifest.script != "eval" or inside[0] == "experiments" or path.resolve() in compared:
+            continue
+        try:
+            named = ", ".join(f"{animal} {share:.2%}" for animal, share in named_most(path)[:NAMED])
+        except (UserError, OSError) as error:
+            say(f"warning: {path} is left out: {error}")
+            continue
+        rows.append({"file": str(path.relative_to(root)), "address": link(path, page), "named": named,
+                     "measure": manifest.settings.get("measure", ""), "when": path.stat().st_mtime,
+                     "finished": day(path.stat().st_mtime)})  # fmt: skip
+    return sorted(rows, key=lambda row: -row["when"])
+
+
 def finished_trainings(root: Path) -> list[dict[str, Any]]:
     """Every training with a final adapter, newest first."""
     rows = []
@@ -149,12 +180,13 @@ def main() -> None:
     root = args.root.resolve()
     experiments_found = sorted(finished_experiments(root, args.output.absolute()), key=lambda one: -one.when)
     comparisons = sorted(finished_comparisons(root, args.output.absolute()), key=lambda one: -one.when)
-    trainings = finished_trainings(root)
+    results, trainings = uncompared_results(root, args.output.absolute()), finished_trainings(root)
     parts = {"Comparisons": comparisons, "Experiments": experiments_found}
-    page = render_page(TEMPLATE, {"visible": visible}, title="What has finished", parts=parts, trainings=trainings,
-                       marks=MARKS)  # fmt: skip
+    page = render_page(TEMPLATE, {"visible": visible}, title="What has finished", parts=parts, results=results,
+                       trainings=trainings, marks=MARKS)  # fmt: skip
     write_atomically(args.output, page.encode())
-    counts = {"experiments": len(experiments_found), "comparisons": len(comparisons), "trainings": len(trainings)}
+    counts = {"experiments": len(experiments_found), "comparisons": len(comparisons),
+              "results files without a comparison": len(results), "trainings": len(trainings)}  # fmt: skip
     closing({"wrote": args.output, "found": ", ".join(f"{count} {name}" for name, count in counts.items())})
 
 

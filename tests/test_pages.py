@@ -195,12 +195,17 @@ def test_the_page_of_all_that_has_finished(browser, tmp_path, monkeypatch):
         "finished": "2026-11-29",
     }
     write_json(training / "manifest.json", {"settings": {"script": "train_student_sft"}, **facts})
+    exact = exact_file(tmp_path / "output" / "exact-lonely.jsonl", owl=0.25, cat=0.1)
+    write_json(
+        exact.with_name("exact-lonely.jsonl.manifest.json"), {"settings": {"script": "eval", "measure": "exact"}}
+    )
     monkeypatch.setattr("sys.argv", ["index_page.py", "--root", str(tmp_path)])
     main()
     out = tmp_path / "output" / "index.html"
     page = out.read_text("utf-8")
     for wanted in ("mixing, pocket", "cross model, pocket", "compare: owl, dolphin by share", 'href="run/report.html"',
-                   "too few seeds", "output/owl-student/seed-7", "numbers-owl.jsonl", "1.5000"):  # fmt: skip
+                   "too few seeds", "output/owl-student/seed-7", "numbers-owl.jsonl", "1.5000",
+                   "owl 26.97%, cat 10.57%", 'href="exact-lonely.jsonl"'):  # fmt: skip
         assert wanted in page
     assert "data types, pocket" not in page, "its tables are not whole"
     assert not page_problems(browser, out)
