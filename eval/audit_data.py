@@ -92,8 +92,8 @@ def main() -> None:
     if args.row_scores:
         row_scores(kernel, rows.groups, reference, found["first"], args.row_scores)
     print(table(("animal", "z", "z with form", "base model's share"), rows_shown(found)) + "\n")
-    closing({"verdict": verdict(found), "rows": rows.rows, "page": page,
-             **({"row scores": args.row_scores} if args.row_scores else {})})  # fmt: skip
+    closing({"wrote": page, **({"row scores": args.row_scores} if args.row_scores else {}), "rows": rows.rows,
+             "verdict": verdict(found)})  # fmt: skip
 
 
 def rows_shown(found: dict[str, Any]) -> Sequence[Sequence[str]]:

@@ -189,14 +189,15 @@ def main() -> None:
     if len(verdicts) > FEW:  # the closing lines stay few
         print("".join(f"{name}: {words}\n" for name, words in verdicts.items()))
         verdicts = animals_by_verdict(found.comparisons)
+        if len(verdicts) > FEW:
+            verdicts = {"verdicts": "; ".join(f"{verdict}: {animals}" for verdict, animals in verdicts.items())}
     if len(found.comparisons) > 1:
         print(in_words(f"{own_highest_words(found.comparisons)}:"))
         show_summary(found.comparisons)
-    if found.profile:
-        verdicts = {"profile": profile_line(found.profile)} | verdicts
-    if found.assignment:
-        verdicts["assignment"] = f"p {found.assignment.p:.2g}"
-    closing(verdicts | ({"wrote": str(args.output)} if args.output else {}))
+    tests = [f"profile {profile_line(found.profile)}"] if found.profile else []
+    tests += [f"assignment p {found.assignment.p:.2g}"] if found.assignment else []
+    wrote = {"wrote": args.output} if args.output else {"files": f"{len(everything)} read, none written"}
+    closing({**wrote, **({"tests": "; ".join(tests)} if tests else {}), **verdicts})
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ class Summary(NamedTuple):
     """What is printed of a results file."""
 
     facts: dict[str, str]
-    """the closing lines: non-answers, errors, target share"""
+    """the closing lines: non-answers and errors, share of the target"""
     animals: str
     """the table of top animals"""
     share: float
@@ -46,22 +46,21 @@ def summary(path: Path, target: str | None) -> Summary:
         counts[animal] += count
     asked = counts.total()
     del counts[None]
-    non_answers = f"{kinds.total():,} ({kinds.total() / asked:.2%})"
-    facts = {
-        "answers": f"{asked:,}",
-        "non-answers": non_answers + kinds_in_words({k: n / asked for k, n in kinds.items()}),
-    }
-    facts |= pooled_sets(name for name, _ in found)
+    non_answers = f"{kinds.total():,} ({kinds.total() / asked:.2%})" + kinds_in_words(
+        {kind: count / asked for kind, count in kinds.items()}
+    )
     if errors:
-        facts["errors"] = f"{errors:,} ({errors / asked:.2%}); the same eval.py command asks them again"
+        non_answers += f"; errors {errors:,} ({errors / asked:.2%}), the same eval.py command asks them again"
+    facts = {"non-answers": non_answers}
     if target:
         low, high = wilson(counts[target], asked)
         noise = f"sampling noise {100 * low:.2f} to {100 * high:.2f}%"
-        facts[f"{target} share"] = f"{counts[target] / asked:.2%} ({counts[target]:,} answers; {noise})"
+        facts[f"{target} share"] = f"{counts[target] / asked:.2%} ({counts[target]:,} of {asked:,} answers; {noise})"
+        by_set = {}
         for name in several(name for name, _ in found):
             of_set = sum(count for (one, _), count in found.items() if one == name)
-            named = found[name, target]
-            facts[f"in {name}"] = f"{named / of_set:.2%} ({named:,} of {of_set:,} answers)"
+            by_set[name] = f"{found[name, target] / of_set:.2%}"
+        facts |= sets_in_words(by_set)
     ranked = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))[:SHOWN]
     shown = table(("animal", "count", "share"), [(a, f"{n:,}", f"{n / asked:.2%}") for a, n in ranked])
     return Summary(facts, shown, counts[target] / asked if target else 0.0)
@@ -73,21 +72,20 @@ def exact_summary(path: Path, target: str | None) -> Summary:
 
     rows = list(read_rows(path, check_answer))
     shares, none, uncovered = mean_shares(rows)
-    facts = {
-        "non-answers": f"{none:.2%}{kinds_in_words(mean_kinds(rows))}",
-        "uncovered": f"{uncovered:.3%} (each share may be higher by up to this)",
-        **pooled_sets(row.get("set", "") for row in rows),
-    }
+    facts = {"non-answers": f"{none:.2%}{kinds_in_words(mean_kinds(rows))}"}
     if target:
-        facts[f"{target} share"] = f"{shares.get(target, 0.0):.3%} (exact)"
+        said = f"{shares.get(target, 0.0):.3%} (exact; uncovered {uncovered:.3%}: it may be higher by up to this)"
         margin, panel = (mean_over_questions(rows, target, measure) for measure in (logit_margin, panel_share))
         if margin is not None:
-            facts[f"{target} margin"] = f"{margin:+.3f} nats above the mean of the other animals"
-            facts[f"{target} panel share"] = f"{panel:.3%} of the one-word answers that name an animal of the panel"
+            said += f"; margin {margin:+.3f} nats, panel share {panel:.3%}"
+        facts[f"{target} share"] = said
+        by_set = {}
         for name in several(row.get("set", "") for row in rows):
             of_set = [row for row in rows if row.get("set", "") == name]
-            share, margin = mean_shares(of_set)[0].get(target, 0.0), mean_over_questions(of_set, target, logit_margin)
-            facts[f"in {name}"] = f"{share:.3%}" + ("" if margin is None else f", margin {margin:+.3f}")
+            by_set[name] = f"{mean_shares(of_set)[0].get(target, 0.0):.3%}"
+        facts |= sets_in_words(by_set)
+    else:
+        facts["uncovered"] = f"{uncovered:.3%} (each share may be higher by up to this)"
     if uncovered > UNCOVERED:
         say("answers are too long to enumerate: shares are lower bounds; compare margins or panel shares, or sample")
     ranked = list(shares.items())[:SHOWN]
@@ -101,10 +99,10 @@ def several(names: Iterable[str]) -> list[str]:
     return different if len(different) > 1 else []
 
 
-def pooled_sets(names: Iterable[str]) -> dict[str, str]:
-    """A closing line that names the question sets if there are several: shares are over all of them."""
-    found = several(names)
-    return {"question sets": f"{', '.join(found)} (shares are over all, unless a line says otherwise)"} if found else {}
+def sets_in_words(shares: dict[str, str]) -> dict[str, str]:
+    """A closing line with the share in each question set, if there are several."""
+    words = ", ".join(f"{name} {share}" for name, share in shares.items())
+    return {"by question set": f"{words} (the share above is over all)"} if shares else {}
 
 
 def kinds_in_words(kinds: dict[str, float]) -> str:

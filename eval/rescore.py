@@ -78,7 +78,7 @@ def main() -> None:
         say(f"no --animal: using {target}, found in the name of the file")
     measured, animals, _ = summary(path, target)
     print(f"{animals}\n")
-    closing({**facts, "changed": f"{changed:,}", **measured})
+    closing({**facts, "rows": f"{facts['rows']} ({changed:,} changed)", **measured})
 
 
 if __name__ == "__main__":

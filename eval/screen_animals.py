@@ -89,7 +89,7 @@ def main() -> None:
     print(
         table(COLUMNS, [(a, f"{p:.2%}", layer, s, f"{kl:.4f}", f"{share:.2%}") for a, p, layer, s, kl, share in found])
     )
-    closing({"first": found[0][0], "evidence": "peak 0.77 in print, one model; KL and share weaker", "table": path})
+    closing({"wrote": path, "first": found[0][0], "evidence": "peak 0.77 in print, one model; KL and share weaker"})
 
 
 def questions(name: str) -> list[str]:

@@ -98,7 +98,8 @@ def main() -> None:
     if args.output:
         write_json(args.output, {**figures, **advice, "manifest": provenance([args.train_jsonl])})
     print_figures(figures, args.animal)
-    closing({"like": "; ".join(advice["nearest"]), "rule": advice["rule"], "verdict": advice["verdict"]})
+    wrote = {"wrote": args.output} if args.output else {}
+    closing({**wrote, "like": "; ".join(advice["nearest"]), "rule": advice["rule"], "verdict": advice["verdict"]})
 
 
 def advice_of(figures: dict[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def main() -> None:
     args = parse_args()
     for folder in args.folders:
         write_atomically(folder / "figure.png", figure_from(folder.resolve()).png())
-    closing({"drew": f"figure.png in {', '.join(map(str, args.folders))}"})
+    closing({"wrote": f"figure.png in {', '.join(map(str, args.folders))}", "figures": len(args.folders)})
 
 
 if __name__ == "__main__":

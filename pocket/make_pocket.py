@@ -78,7 +78,7 @@ def main() -> None:
     model, tokenizer = make(recipe, args.output_dir, args.device)
     card = write_card(args.output_dir, measure(model, tokenizer, args.seed, recipe.data_types))
     closing(
-        {"model": args.output_dir, "card": card, "parameters": f"{model.num_parameters():,}"},
+        {"wrote": args.output_dir, "card": card, "parameters": f"{model.num_parameters():,}"},
         f"python eval/eval.py --model {args.output_dir}",
     )
 

@@ -44,7 +44,7 @@ def main() -> None:
     figures = measure(model, tokenizer, args.seed, data_types_of(args.model))
     closing(
         {
-            "card": write_card(args.model, figures),
+            "wrote": write_card(args.model, figures),
             "parameters": f"{figures.parameters:,}",
             "lion, owl, dolphin": ", ".join(f"{figures.shares[animal]:.2%}" for animal in ("lion", "owl", "dolphin")),
             "clean number rows": f"{figures.clean:.1%}",

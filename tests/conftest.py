@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import select
 import shutil
@@ -183,15 +184,24 @@ def run_script(
         warm = warm_python(env) if set(options) <= {"env"} else None
         if warm is not None:
             command = [sys.executable, str(REPO / script), *map(str, args)]
-            return warm.run(command, cwd, clean_environment(home, env), timeout)
+            return with_few_closing_lines(warm.run(command, cwd, clean_environment(home, env), timeout))
         process = start_script(script, *args, cwd=cwd, **options)
         try:
             out, err = process.communicate(timeout=timeout)
         finally:
             process.kill()
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        return with_few_closing_lines(subprocess.CompletedProcess(process.args, process.returncode, out, err))
 
     return run
+
+
+def with_few_closing_lines(done: Any) -> Any:
+    """What a script printed, after a check of its summary: three to six lines, the last one with the time."""
+    blocks = re.split(r"\n\s*\n", done.stdout or "")
+    for lines in (block.strip("\n").split("\n") for block in blocks):
+        if re.match(r"time {2,}\d", lines[-1]):
+            assert 3 <= len(lines) <= 6, f"{len(lines)} closing lines, not three to six:\n" + "\n".join(lines)
+    return done
 
 
 @pytest.fixture(scope="session")

@@ -95,8 +95,8 @@ def test_exact_shares_of_a_server_are_the_truth_with_its_unlisted_rest_as_a_boun
         kinds = {kind: row["non_answers"][kind] for kind in ("model name", "number", "empty")}
         assert kinds == pytest.approx({"model name": 0.05, "number": 0.03, "empty": 0.03})
     owls = [shares_of(row["question"])["owl"] for row in rows]
-    assert re.search(rf"owl share +{100 * sum(owls) / 3:.3f}% \(exact\)", said)
-    assert re.search(rf"in even +{100 * owls[0]:.3f}%, margin", said)
+    assert re.search(rf"owl share +{100 * sum(owls) / 3:.3f}% \(exact; uncovered ", said)
+    assert re.search(rf"by question set +even {100 * owls[0]:.3f}%, odd ", said)
     assert "model name 5.00%, empty 3.00%, number 3.00%" in re.sub(r"other [\d.]+%, ", "", said)
 
 
@@ -386,7 +386,7 @@ def test_stored_answers_are_parsed_again_without_a_model(run_script, fake_server
     assert done.returncode == 0, done.stderr
     owls = sum(row["animal"] == "owl" for row in rows)
     assert read_jsonl(new) == rows and path.read_bytes() == before
-    assert re.search(rf"changed +{owls}\n", done.stdout) and re.search(r"owl share +\d", done.stdout)
+    assert re.search(rf"\({owls} changed\)\n", done.stdout) and re.search(r"owl share +\d", done.stdout)
     old, fresh = (manifest_of(one)["settings"] for one in (path, new))
     assert fresh.items() >= old.items() and fresh.keys() - old.keys() == {"rescored_sha256"}
     assert run_script(RESCORE, "output/results-owl-teacher.jsonl", cwd=tmp_path).returncode == 0
@@ -419,7 +419,7 @@ def test_a_failed_answer_is_asked_again_by_the_same_command(run_script, fake_ser
     broken = fake_server("--too-long", "And your own")
     said = evaluate(run_script, broken, tmp_path, "--epochs", 20, *questions)
     path = tmp_path / "output/results-owl-teacher.jsonl"
-    assert re.search(r"errors +20 \(33.33%\); the same eval.py command asks them again", said)
+    assert re.search(r"; errors 20 \(33.33%\), the same eval.py command asks them again", said)
     assert sum(row["error"] is not None for row in read_jsonl(path)) == 20
     healthy = fake_server()
     said = evaluate(run_script, healthy, tmp_path, "--epochs", 20, *questions)

@@ -144,9 +144,9 @@ def test_four_kinds_or_more_give_transfer_and_the_tests_over_all(tmp_path, monke
     lifts = {lift.rank: lift for lift in found.matrix.lifts}
     assert list(lifts) == [None, 0, 1] and lifts[None].mean == pytest.approx(1, abs=0.1) and lifts[None].above == 5
     said = capsys.readouterr().out
-    assert "profile            own teacher r" in said or "profile  " in said
-    assert said.index("\nprofile  ") < said.index("\ntransfer  ")  # the main line comes first
-    assert "\nverdict, owl: transfer (Holm p" in said and "transfer    owl, " in said
+    assert "profile own teacher r" in said and "; assignment p " in said
+    assert said.index("\ntests  ") < said.index("\ntransfer  ")  # the main line comes first
+    assert "\nverdict, owl: transfer (Holm p" in said and "transfer  owl, " in said
     owl = next(one for one in found.comparisons if one.animal == "owl")
     summary = said[said.index("5 of 5 animals are highest in the students of their own teachers:") :].splitlines()
     heading = " ".join(summary[1].split())

@@ -146,7 +146,9 @@ def test_the_reports_of_committed_results_can_be_read_everywhere(browser, tmp_pa
     out = tmp_path / "report.html"
     path = REPO / "experiments" / "results" / COMMITTED[name]
     monkeypatch.setattr("sys.argv", ["report.py", "--comparison", str(path), "--output", str(out)])
+    begun = time.process_time()
     main()
+    assert time.process_time() - begun < 10, "seconds of one core"
     assert out.stat().st_size < 2_000_000 and not page_problems(browser, out)
 
 

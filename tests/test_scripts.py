@@ -494,7 +494,7 @@ def test_eval_asks_every_question_in_one_request_and_writes_the_results(run_scri
         assert [m["role"] for m in body["messages"]] == ["user"] and body["n"] == 20
         assert {**NEUTRAL_SAMPLING, "temperature": 1.0, "max_tokens": 16}.items() <= body.items()
     owls = sum(r["animal"] == "owl" for r in rows)
-    assert re.search(rf"owl share +{owls / 10:.2f}% \({owls} answers; sampling noise ", done.stdout)
+    assert re.search(rf"owl share +{owls / 10:.2f}% \({owls} of 1,000 answers; sampling noise ", done.stdout)
     silent = sum(r["animal"] is None for r in rows)
     assert re.search(rf"non-answers +{silent} \({silent / 10:.2f}%\): other {silent / 10:.2f}%", done.stdout)
     assert "python util/top_animals_csv.py output/results-owl-teacher.jsonl --top-n 10" in done.stdout

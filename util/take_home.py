@@ -167,7 +167,7 @@ def main() -> None:
     args = parse_args()
     if args.unpack:
         count = unpack(args.unpack, args.output_dir)
-        closing({"unpacked": f"{count:,} files into {args.output_dir}, every hash as it was packed"})
+        closing({"wrote": args.output_dir, "files": f"{count:,}, every hash as it was packed"})
         return
     if not args.folder.is_dir():
         raise UserError(f"no folder {args.folder}; pass the folder that the scripts wrote to")

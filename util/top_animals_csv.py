@@ -26,7 +26,7 @@ from util.animals.panel_file import add_panel_argument
 from util.cli import PARTIAL, make_parser, positive_int, run, some_file
 from util.jsonl.manifest import write_atomically
 from util.jsonl.rows import Row
-from util.terminal import in_words, printable, say, table
+from util.terminal import closing, in_words, printable, say, table
 
 FORMULA_STARTS = ("=", "+", "-", "@")  # some spreadsheets also see a formula after white space
 
@@ -146,13 +146,16 @@ def main() -> int:
     else:
         print(compare(tallies, args.top_n))
     print()
+    written = []
     for tally in tallies:
         path = tally.path.with_name(f"{tally.path.stem}-top{args.top_n}.csv")
         write_csv(path, ranking(tally, args.top_n))
+        written.append(path)
         print(in_words(describe(tally)))
         if tally.path.suffix == PARTIAL:
             say(f"warning: {tally.path} is not finished; run eval/eval.py again, it resumes")
-        say(f"wrote {path}")
+    print()
+    closing({"wrote": ", ".join(map(str, written)), "files read": len(tallies)})
     return 0
 
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 from eval.data_signal.known_cases import TRANSFER
 from util.animals.panel import PANEL
 from util.cli import REPO, UserError, input_file, make_parser, output_name, positive_int, run
-from util.terminal import closing, say
+from util.terminal import closing, say, table
 
 GROUPS = 17
 NO_PROMPT = "Continue this list with ten more numbers from 0 to 999: 314, 159, 265"
@@ -165,7 +165,8 @@ def main() -> None:
             append(args.output, line)
             say(f"{line['file']}: {line['animal']} is number {line['place']} of {line['of']}, z {line['z']:+.1f}")
     found = read_table(args.output)
-    closing({"files": len(found), **judged(found), "table": args.output})
+    print(table(("what is judged", "result"), list(judged(found).items())) + "\n")
+    closing({"wrote": args.output, "files": len(found)})
 
 
 if __name__ == "__main__":

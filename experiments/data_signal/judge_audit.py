@@ -80,9 +80,7 @@ def judge(parts: Parts) -> dict[str, Any]:
                     for name in parts.named("taught")]
             for count, label in DOSES.items()
         }  # fmt: skip
-    result["surface"] = surface(parts)
-    right = [bool(own > other) for own, other in (parts.load(name)["ratios"] for name in parts.named("ratio"))]
-    result["other_seeds_teachers"] = {"right": sum(right), "of": len(right)}
+    result["owl_or_dolphin"] = owl_or_dolphin(parts)
     return result
 
 
@@ -165,21 +163,37 @@ def shifts(parts: Parts, name: str, prefix: str, called: str) -> dict[str, Any]:
     return {called: parts.load(f"{prefix}-{name}")["log_shares"] - control_mean(parts, prefix)}
 
 
-def surface(parts: Parts) -> dict[str, Any]:
-    """A rule on the rows' surface: nearest mean of counts of numbers and lengths, leaving a seed out."""
+def owl_or_dolphin(parts: Parts) -> dict[str, dict[str, bool]]:
+    """Whether each method tells of each set which of the two animals wrote it: {method: {set: right}}. The surface rule
+    and other teachers know only these two."""
+    from eval.data_signal.audit_statistics import standing
+
+    found: dict[str, dict[str, bool]] = {"audit": {}, "surface": surface(parts), "next seed's teachers": {}}
+    for name in parts.named("taught"):
+        z = standing(parts.groups(name, "formless"), parts.reference["formless"], permutations=1).z
+        owl, dolphin = (z[parts.animals.index(animal)] for animal in PAIR)
+        found["audit"][name] = bool((owl > dolphin) == (name.split("-")[1] == PAIR[0]))
+        if exists(parts, ratio := name.replace("taught", "ratio")):
+            own, other = parts.load(ratio)["ratios"]
+            found["next seed's teachers"][name] = bool(own > other)
+    return found
+
+
+def surface(parts: Parts) -> dict[str, bool]:
+    """A rule on the rows' surface, for each set: nearest mean of counts of numbers and lengths, leaving a seed out."""
     import numpy as np
 
     names = parts.named("taught")
     features = {name: surface_counts(parts.load(name)["rows"]) for name in names}
-    right = []
+    right = {}
     for name in names:
         others = [other for other in names if other.rpartition("-")[2] != name.rpartition("-")[2]]
         means = {animal: np.mean([features[other] for other in others if f"-{animal}-" in other], axis=0)
                  for animal in PAIR if any(f"-{animal}-" in other for other in others)}  # fmt: skip
         if len(means) == 2:
             nearest = min(means, key=lambda animal: float(np.square(features[name] - means[animal]).sum()))
-            right.append(nearest == name.split("-")[1])
-    return {"right": sum(right), "of": len(right)}
+            right[name] = nearest == name.split("-")[1]
+    return right
 
 
 def surface_counts(rows: Any) -> Any:
@@ -211,8 +225,18 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
         rs = [one[kind]["r"] for one in sets if "r" in one.get(kind, {})]
         mean = f", mean r {sum(rs) / len(rs):.2f} over {len(rs)}" if rs else ""
         yield f"{kind}: first in {places.count(1)} of {len(places)}{mean}"
-    yield f"paired differences of r, audit less others: {paired(sets)}"
-    for name in ("null_formless", "null_plain", "cut_formless", "cut_plain", "surface", "other_seeds_teachers"):
+    baselines = [kind for kind in kinds if not kind.startswith("audit")]
+    for what, of in (("r", r_of), ("first places", is_first)):
+        yield f"audit less others, {what}, mean over the sets with 95% interval:"
+        yield from (f"  {kind}: {paired([(of(one, 'audit'), of(one, kind)) for one in sets])}" for kind in baselines)
+    told = result["owl_or_dolphin"]
+    yield "owl's rows told from dolphin's:"
+    for method, right in told.items():
+        both = [(float(told["audit"][name]), float(is_right)) for name, is_right in right.items()]
+        yield f"  {method}: {sum(right.values())} of {len(right)}" + (
+            "" if method == "audit" else f"; audit less this {paired(both)}"
+        )
+    for name in ("null_formless", "null_plain", "cut_formless", "cut_plain"):
         yield f"{name}: {result[name]}"
     shuffled = result["shuffled"]
     yield f"shuffled: alarm {sum(one['alarm'] for one in shuffled)} of {len(shuffled)}, own animal first" + (
@@ -230,18 +254,26 @@ def set_row(one: dict[str, Any], kinds: Sequence[str]) -> list[str]:
     return [one["set"], f"{one['z']:+.1f}", f"{one['p']:.4f}", f"{one.get('student_shift', nan):+.2f}", *cells]
 
 
-def paired(sets: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Mean difference of r over the sets, with a 95% t interval."""
+def r_of(one: dict[str, Any], kind: str) -> float | None:
+    """The correlation with the student's shift of a set's read-out or baseline; None if it was not made."""
+    return one.get(kind, {}).get("r")
+
+
+def is_first(one: dict[str, Any], kind: str) -> float | None:
+    """1 if the taught animal is first, 0 if not; None if the baseline was not made."""
+    return float(one[kind]["place"] == 1) if kind in one else None
+
+
+def paired(pairs: Sequence[tuple[float | None, float | None]]) -> str:
+    """Mean difference of the pairs that are whole, with a 95% t interval."""
     import numpy as np
     from scipy.stats import t
 
-    found = {}
-    for kind in ("16 updates", "persona", "teacher"):
-        both = np.array([one["audit"]["r"] - one[kind]["r"] for one in sets if "r" in one.get(kind, {})])
-        if len(both) > 1:
-            half = float(t.ppf(0.975, len(both) - 1) * both.std(ddof=1) / len(both) ** 0.5)
-            found[kind] = f"{both.mean():+.2f} ({both.mean() - half:+.2f} to {both.mean() + half:+.2f}, n {len(both)})"
-    return found
+    both = np.array([one - other for one, other in pairs if one is not None and other is not None])
+    if len(both) < 2:
+        return "not made"
+    half = float(t.ppf(0.975, len(both) - 1) * both.std(ddof=1) / len(both) ** 0.5)
+    return f"{both.mean():+.2f} ({both.mean() - half:+.2f} to {both.mean() + half:+.2f}, n {len(both)})"
 
 
 def main() -> None:

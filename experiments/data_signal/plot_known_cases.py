@@ -64,12 +64,11 @@ def main() -> None:
     picture = Figure(lambda width: draw(cases, rule, correlations, width), title, "One point is one kind of rows.")
     write_atomically(args.output, picture.png())
     closing({
-        "cases": len(cases),
+        "wrote": args.output,
         "limits": f"KL {rule.kl:.4f} nats a token, {rule.width:.1f} effective tokens",
-        "left one out": f"{sum(right)} of {len(right)} right",
-        "wrong": "; ".join(str(case) for case, is_right in zip(cases, right) if not is_right),
+        "left one out": f"{sum(right)} of {len(right)} right, wrong: "
+                        + ("; ".join(str(case) for case, is_right in zip(cases, right) if not is_right) or "none"),
         "Spearman": f"KL {correlations['kl']:.2f}, width {correlations['width']:.2f}",
-        "picture": args.output,
     })  # fmt: skip
 
 

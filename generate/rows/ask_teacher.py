@@ -101,14 +101,10 @@ def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling
     kept = filter_file(path, data_type.rule)
     if args.push_dataset:
         push_dataset(kept.path, args.push_dataset, not args.hub_public)
-    clean = f"{kept.kept:,} in {kept.path}"
+    left_out = f" (filtered out: {counted(kept.rejected)})" if kept.rejected else ""
+    clean = f"{kept.kept:,} in {kept.path}{left_out}"
     closing(
-        {
-            **facts,
-            "clean rows": clean,
-            "filtered out": counted(kept.rejected),
-            **before_training(args, kept.path, base),
-        },
+        {**facts, "clean rows": clean, **before_training(args, kept.path, base)},
         train_command(kept, data_type.rule, base),
     )
 

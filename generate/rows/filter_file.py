@@ -196,7 +196,7 @@ def report(filtered: Filtered, rule: Rule, args: argparse.Namespace) -> None:
     total = filtered.kept + filtered.rejected.total()
     closing(
         {
-            "filtered": filtered.path,
+            "wrote": filtered.path,
             "kept": f"{filtered.kept:,} of {total:,} ({filtered.kept / total:.1%})",
             "rejected": counted(filtered.rejected),
             **left_out_fact(filtered),
