@@ -95,8 +95,8 @@ def runs_of(results: Sequence[Path], root: Path) -> list[StudentRun]:
     found = {}
     for path in results:
         folder = adapter_folder(Manifest.read(path) or Manifest())
-        training = Manifest.read((root / folder).parent) if folder else None
-        if training and training.wandb_run_id:
+        training = folder and Manifest.read((root / folder).parent)
+        if folder and training and training.wandb_run_id:
             run = student_run(root / folder)
             found[run.run_id] = run
     return list(found.values())
