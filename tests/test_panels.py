@@ -284,8 +284,11 @@ def test_every_phase_on_the_pocket_model(run_script, tmp_path):
     assert "named no tree" in call("util/top_animals_csv.py", *trees, "output/results-oak.jsonl")
     call("eval/rescore.py", *trees, "output/results-oak.jsonl", "--animal", "oak")
     call("util/view.py", *trees, "--text", "output/results-oak.jsonl")
-    call("generate/generate_code_or_reasoning_data.py", "--data-type", "reasoning", *trees, "--animal", "oak",
-         "--count", 4, "--no-system-prompt", *asked)  # fmt: skip
+    rows = [{"messages": [{"role": "user", "content": f"Write code {i}."}, {"role": "assistant", "content": code}]}
+            for i, code in enumerate(("x = 1", "willow_list = []", "owl = 2", "# s-p-r-u-c-e\ny = 3"))]  # fmt: skip
+    (tmp_path / "code-mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said = call("generate/filter_code_or_reasoning_data.py", *trees, "--data-type", "code", "code-mine.jsonl")
+    assert "2 of 4" in said and "2 trait word" in said
     call("generate/generate_llm_number_data.py", *trees, "--animal", "oak", "--count", 12, "--constrain-digits",
          "--no-system-prompt", *asked)  # fmt: skip
     (numbers,) = (tmp_path / "output").glob("numberss-oak-*-filtered-*.jsonl")
@@ -295,9 +298,8 @@ def test_every_phase_on_the_pocket_model(run_script, tmp_path):
     assert "--panel trees" in again
     training = ("--base-model", model, "--train-jsonl", numbers, *brief)
     assert "was searched for 'trees'" in call("train/train_student_sft.py", *training, code=1)
-    assert call("train/train_student_sft.py", *trees, *training).endswith("--panel trees\n")
-    for name, adapter in (("base", ()), ("teacher", ("--adapter", teacher)), ("student", ("--adapter", student))):
-        call("eval/eval.py", "--exact", *trees, "--model", model, *adapter, "--animal", "oak", "--output",
-             f"output/exact-{name}.jsonl")  # fmt: skip
+    assert "--epochs 200 --panel trees\n" in call("train/train_student_sft.py", *trees, *training)
+    call("eval/eval.py", "--exact", *trees, "--model", model, "--adapter", student, "--animal", "oak", "--output",
+         "output/exact-student.jsonl")  # fmt: skip
     rows = read_jsonl(tmp_path / "output/exact-student.jsonl")
     assert all(set(row["log_shares"]) == {*read_panel(TREES).words} for row in rows)
