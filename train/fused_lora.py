@@ -20,8 +20,6 @@ from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any
 
-from train.padding_free import sent
-
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]  # all linears of a block
 WEIGHTS = "adapter_model.safetensors"
 
@@ -86,16 +84,14 @@ class Adapters:
         for view in self.named_views(self.trained[0]).values():
             view.fill_(1)
 
-    def pieces(self, students: Sequence[int], dtype: Any) -> list[Any]:
+    def pieces(self, indices: Any, dtype: Any) -> list[Any]:
         """A and B of every joined linear, in turn, for some students, in the base model's number type.
 
         Each is [students, rows, columns]. The whole matrix is cast and cut at once, and so is its gradient joined.
-        """
-        import torch
 
-        some = self.values
-        if len(students) < len(some):
-            some = some.index_select(0, sent(torch.tensor(students), some.device))
+        indices: of the students, a tensor.
+        """
+        some = self.values if len(indices) == len(self.values) else self.values.index_select(0, indices)
         parts = some.to(dtype).split(self.sizes, 1)
         return [part.view(-1, *shape) for part, shape in zip(parts, self.shapes)]
 

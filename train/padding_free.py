@@ -9,6 +9,7 @@ sequences of unequal length. Where there is no such kernel, rows are padded for 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -72,6 +73,8 @@ class FlatBatch:
     """[loss tokens], float32: one by the number of loss tokens in the student's update"""
     student_of: Any
     """[loss tokens]: the student, counted from 0"""
+    indices: Any
+    """[students]: which of the training's students they are"""
     soft_ids: Any = None
     """[loss tokens, K]: with soft labels, the tokens whose probabilities are known; None otherwise"""
     soft_probabilities: Any = None
@@ -86,17 +89,36 @@ class FlatBatch:
             **{n: sent(value, device) if isinstance(value, torch.Tensor) else value for n, value in fields.items()}
         )
 
+    def sizes(self) -> tuple[Any, ...]:
+        """What is the same in two batches whose passes are the same kernels on other numbers."""
+        import torch
+
+        fields: Any = vars(self).values()
+        return tuple(tuple(value.shape) if isinstance(value, torch.Tensor) else value for value in fields)
+
+    def fill_from(self, batch: FlatBatch) -> None:
+        """Copy the tensors of a batch of the same sizes, which is on the CPU, into this one's."""
+        import torch
+
+        for name, value in vars(batch).items():
+            if isinstance(value, torch.Tensor):
+                getattr(self, name).copy_(value.pin_memory(), non_blocking=True)
+
 
 def sent(tensor: Any, device: Any) -> Any:
     """A tensor of the CPU on the device, without waiting for a GPU that is still busy with the update before."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def flat_batch(rows_of: Sequence[Sequence[EncodedRow]], prefix: int, loss_tokens: Sequence[int]) -> FlatBatch:
+def flat_batch(
+    rows_of: Sequence[Sequence[EncodedRow]], prefix: int, loss_tokens: Sequence[int],
+    indices: Sequence[int] | None = None, multiple: int = 1,
+) -> FlatBatch:  # fmt: skip
     """The rows of each student as one flat sequence.
 
     prefix: how many leading tokens are the same in all rows. loss_tokens: of each student's whole update, of which
-    these rows may be some.
+    these rows may be some. indices: which of the training's students they are (default: the first ones). multiple:
+    each student's tokens are filled up to a multiple of it, as are the loss tokens, so that batches have few sizes.
 
     An example: one student with the rows p q a b and p q c, whose prefix p q comes once. Every row's keys begin with a
     copy of the prefix. What keys are taken from is the copies, followed by all tokens:
@@ -108,8 +130,9 @@ def flat_batch(rows_of: Sequence[Sequence[EncodedRow]], prefix: int, loss_tokens
     import torch
 
     lengths = [[len(row["input_ids"]) - prefix for row in rows] for rows in rows_of]
-    width = prefix + max(map(sum, lengths))
-    longest = max(chain.from_iterable(lengths))
+    width, longest = prefix + max(map(sum, lengths)), max(chain.from_iterable(lengths))
+    if multiple > 1:  # one sequence of filling for each student, so that there are always as many
+        width = longest = (width // multiple + 1) * multiple
     copies = 1 + max(map(len, rows_of)) if prefix else 0
     ids, positions, own, seen, key_index = [], [], [], [], []  # type: list[int], list[int], list[int], list[int], Any
     places, targets, weights, student_of = [], [], [], []  # type: list[int], list[int], list[float], list[int]
@@ -145,12 +168,19 @@ def flat_batch(rows_of: Sequence[Sequence[EncodedRow]], prefix: int, loss_tokens
             positions += range(length)
             own.append(length)
             seen.append(length)
+    without = -len(targets) % multiple
+    places, targets, student_of = (one + [0] * without for one in (places, targets, student_of))
+    weights += [0.0] * without
+    soft += [([], [])] * without if soft else []
+    step = 2 * multiple if multiple > 1 else 1
+    longest_q, longest_k = (step * math.ceil(max(one) / step) for one in (own, seen))
     return FlatBatch(
         len(rows_of), torch.tensor(ids), torch.tensor(positions),
         torch.tensor([0, *accumulate(own)], dtype=torch.int32), torch.tensor([0, *accumulate(seen)], dtype=torch.int32),
-        max(own), max(seen), prefix, copies, torch.tensor(list(chain(*key_index))) if prefix else None,
+        longest_q, longest_k, prefix, copies, torch.tensor(list(chain(*key_index))) if prefix else None,
         torch.tensor(places, dtype=torch.long), torch.tensor(targets, dtype=torch.long), torch.tensor(weights),
-        torch.tensor(student_of, dtype=torch.long), *soft_targets(targets, soft),
+        torch.tensor(student_of, dtype=torch.long), torch.tensor(indices or range(len(rows_of))),
+        *soft_targets(targets, soft),
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ reference). What students share are the passes through the base model. One updat
 from __future__ import annotations
 
 import math
+import os
 import signal
 import statistics
 import time
@@ -27,14 +28,16 @@ from pathlib import Path
 from typing import Any
 
 from train.checkpoints import load_checkpoint, save_checkpoint
+from train.cuda_graphs import MULTIPLE, CudaGraphs, most_tokens_recorded
 from train.data_parallel import Processes
 from train.decoder import Decoder
 from train.fused_lora import Adapters, first_weights
-from train.padding_free import EncodedRow, flat_batch, loss_tokens, sent, shared_prefix
-from train.rows_at_once import choose_rows_at_once
+from train.padding_free import EncodedRow, FlatBatch, flat_batch, loss_tokens, sent, shared_prefix
+from train.rows_at_once import choose_rows_at_once, free_memory
 from train.schedule import rate_factor, warmup_updates
 from util.batches import batched
 from util.cli import UserError
+from util.model_memory import bytes_per_token
 from util.signals import Stop
 from util.terminal import Progress, say
 
@@ -198,6 +201,7 @@ class TrainingLoop:
         self.computed_tokens = self.loss_tokens = 0
         self.begun: list[float] = []  # when each update began
         self.rows_at_once, self.facts = self.choose_rows(asked, exact)
+        self.graphs = self.make_graphs()
 
     @property
     def scale(self) -> float:
@@ -251,6 +255,14 @@ class TrainingLoop:
             "adapters_together": count,
             "processes": self.processes.count,
         }
+
+    def make_graphs(self) -> CudaGraphs | None:
+        """What records small passes; None without a GPU."""
+        if self.device.type != "cuda" or os.environ.get("SUITE_CUDA_GRAPHS") == "0":
+            return None
+        weights = sum(layer.weight.numel() for layer in self.decoder.linears)
+        token_bytes = bytes_per_token(self.decoder.model.config.get_text_config(), self.dtype.itemsize)
+        return CudaGraphs(self.pass_through, most_tokens_recorded(weights, token_bytes, free_memory(self.device)))
 
     # --- the loop ---
 
@@ -389,9 +401,19 @@ class TrainingLoop:
 
     def run_pass(self, rows: Mapping[int, Sequence[EncodedRow]], counts: Mapping[int, int]) -> Any:
         """Forward and backward pass of some students' rows, each with its own adapter. Returns their losses."""
-        batch = flat_batch(list(rows.values()), self.prefix, [counts[index] for index in rows]).to(self.device)
-        losses = self.decoder.losses(batch, self.adapters.pieces(list(rows), self.dtype), self.scale)
-        losses.sum().backward()
+        tokens = sum(len(row["input_ids"]) for own in rows.values() for row in own)
+        graphs = self.graphs if self.graphs and tokens <= self.graphs.most_tokens else None
+        trained = [counts[index] for index in rows]
+        batch = flat_batch(list(rows.values()), self.prefix, trained, list(rows), MULTIPLE if graphs else 1)
+        return graphs(batch, self.device) if graphs else self.pass_through(batch.to(self.device))
+
+    def pass_through(self, batch: FlatBatch) -> Any:
+        """Forward and backward pass of a batch: adds the gradients to those of the adapters, returns the losses."""
+        import torch
+
+        losses = self.decoder.losses(batch, self.adapters.pieces(batch.indices, self.dtype), self.scale)
+        # not backward(): its sums cannot be recorded in a CUDA graph
+        self.adapters.values.grad += torch.autograd.grad(losses.sum(), self.adapters.values)[0]
         return losses.detach()
 
     def change_adapters(self, training: Sequence[int]) -> Any:
@@ -408,7 +430,12 @@ class TrainingLoop:
         return norms
 
     def use_less_memory(self, rows: Mapping[int, Sequence[EncodedRow]]) -> None:
-        """After out of memory: half as many rows at once; with one row, gradient checkpointing; then UserError."""
+        """After out of memory: no CUDA graphs; then half as many rows at once; with one row, gradient checkpointing;
+        then UserError."""
+        if self.graphs:
+            self.graphs = None
+            say("out of GPU memory: continuing without CUDA graphs")
+            return
         before, self.rows_at_once = self.rows_at_once, max(1, self.rows_at_once // 2)
         if before > 1:
             say(f"out of GPU memory with {before} rows at once: continuing with {self.rows_at_once}")

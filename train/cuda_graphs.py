@@ -1,0 +1,62 @@
+"""Passes through the base model recorded as CUDA graphs, for updates that would wait for Python.
+
+A pass is more than two thousand kernels. For a few rows the GPU runs them in 30 ms, and Python takes 180 ms to start
+them. A recorded pass is started with one call. A recording reads and writes tensors of fixed sizes in fixed places: so
+batches are filled up to a few sizes (`flat_batch(multiple=...)`) and copied into the tensors that were recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from train.padding_free import FlatBatch
+
+MULTIPLE = 128  # of the tokens of a recorded pass
+MOST_SIZES = 16  # passes of other sizes run without a recording
+BUSY = 2.5e13  # weights times tokens of a pass that keeps a GPU busy for longer than Python takes
+
+
+@dataclass
+class CudaGraphs:
+    """run: the pass of a batch, which adds its gradients in place. Returns the losses."""
+
+    run: Callable[[FlatBatch], Any]
+    most_tokens: int
+    """of a pass that is worth a recording"""
+    recorded: dict[tuple[Any, ...], tuple[Any, FlatBatch, Any]] = field(default_factory=dict)
+    """by the sizes of a batch: the graph, the batch that it reads, the losses that it writes"""
+    memory: Any = None
+    """shared by all recordings: one pass runs at a time"""
+
+    def __call__(self, batch: FlatBatch, device: Any) -> Any:
+        """The losses of a batch on the CPU. The first pass of its sizes is recorded when it has run."""
+        sizes = batch.sizes()
+        if sizes in self.recorded:
+            graph, there, losses = self.recorded[sizes]
+            there.fill_from(batch)
+            graph.replay()
+            return losses
+        there = batch.to(device)
+        losses = self.run(there)
+        if len(self.recorded) < MOST_SIZES:
+            self.record(sizes, there)
+        return losses
+
+    def record(self, sizes: tuple[Any, ...], batch: FlatBatch) -> None:
+        """Record a pass. Nothing is computed meanwhile."""
+        import torch
+
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        self.memory = self.memory or torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(graph, pool=self.memory, capture_error_mode="thread_local"):
+            losses = self.run(batch)
+        self.recorded[sizes] = graph, batch, losses
+
+
+def most_tokens_recorded(weights: int, token_bytes: int, free_bytes: int) -> int:
+    """How many tokens a pass may have to be recorded: it should not keep the GPU busy by itself, and its memory, which
+    a recording keeps, should be a small part of what is free."""
+    return min(int(BUSY / weights), free_bytes // 6 // token_bytes)
