@@ -42,3 +42,26 @@ def test_vllm_and_the_local_backend_agree_on_the_gpu(run_script, steps, tmp_path
     for pair in json.loads(out.read_text())["compared"]:
         assert pair["median_likely"] <= 0.02, pair
         assert pair["largest_likely"] <= 0.1, pair
+
+
+@pytest.mark.parametrize(("students", "rows_at_once"), [(1, 12), (1, 4), (3, 36), (3, 12)])
+def test_recorded_passes_train_the_same_adapters(students, rows_at_once):
+    import torch
+
+    from bench.make_trainers import lora_config, make_loop
+    from bench.shared import number_rows
+    from util.chat.chat_tokens import encode
+    from util.inference.load_model import load_model, load_tokenizer
+    from util.terminal import Progress
+
+    rows = encode(number_rows(96), load_tokenizer(str(POCKET)), 256).rows
+    made = []
+    for recorded in (True, False):
+        model = load_model(str(POCKET), torch.float32)
+        loop = make_loop(model, rows, rows_at_once, students, 8, lora_config(), 12, 3, exact=True)
+        loop.graphs = loop.graphs if recorded else None
+        loop.train(Progress(8))
+        assert loop.graphs is None or loop.graphs.recorded
+        made.append(loop.adapters.values.data)
+    one, other = made
+    assert (one - other).norm() <= 1e-3 * other.norm()

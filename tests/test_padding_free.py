@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from train import decoder, fused_lora, padding_free, rows_at_once
+from train import cuda_graphs, decoder, fused_lora, padding_free, rows_at_once
 from util import model_memory
 from util.chat.chat_tokens import IGNORED, encode
 from util.cli import REPO, UserError
@@ -107,7 +107,7 @@ def stock_trainer(family, encoded, tokenizer, folder):
     config = SFTConfig(
         output_dir=str(folder), per_device_train_batch_size=3, gradient_accumulation_steps=4, max_steps=1,
         max_grad_norm=0, bf16=False, gradient_checkpointing=False, max_length=None, save_strategy="no",
-        report_to="none", disable_tqdm=True, seed=1,
+        report_to="none", disable_tqdm=True, seed=1, use_cpu=True,
     )  # fmt: skip
     model = base_model(family)
     set_seed(1)
@@ -446,6 +446,70 @@ def test_a_gpu_too_small_for_one_row_is_a_clear_line(ours):
         UserError, match=r"out of GPU memory with one row of up to \d+ tokens, even with gradient checkpointing"
     ):
         loop.train(Progress(1))
+
+
+# --- CUDA graphs -------------------------------------------------------------------------------------
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("family", ["pocket", "qwen3"])
+@pytest.mark.parametrize("rows_at_once", [12, 5])
+def test_batches_that_are_filled_up_make_the_same_update(stock, ours, monkeypatch, family, rows_at_once):
+    loop = ours(family, rows_at_once)
+    sizes = []
+
+    def filled_up(rows, counts):
+        trained = [counts[index] for index in rows]
+        batch = padding_free.flat_batch(list(rows.values()), loop.prefix, trained, list(rows), 64)
+        sizes.append(len(batch.ids) % 64 + len(batch.targets) % 64)
+        return loop.pass_through(batch)
+
+    monkeypatch.setattr(loop, "run_pass", filled_up)
+    assert_same_update(our_update(loop), stock(family))
+    assert not any(sizes)
+
+
+@pytest.mark.torch
+def test_a_recording_serves_every_batch_of_its_sizes(ours, monkeypatch):
+    """A recorded pass reads the batch that it was recorded with; here it is run again instead of replayed."""
+    plain, loop = ours("pocket", 2), ours("pocket", 2)
+    loop.graphs = cuda_graphs.CudaGraphs(loop.pass_through, 10_000)
+    replayed = []
+
+    def record(graphs, sizes, batch):
+        losses = loop.decoder.losses(batch, loop.adapters.pieces(batch.indices, loop.dtype), loop.scale).detach()
+
+        class Graph:
+            def replay(self):
+                losses.copy_(loop.pass_through(batch))
+                replayed.append(sizes)
+
+        graphs.recorded[sizes] = Graph(), batch, losses
+
+    monkeypatch.setattr(cuda_graphs.CudaGraphs, "record", record)
+    assert_same_update(our_update(loop), our_update(plain))
+    assert len(replayed) == 6 - len(loop.graphs.recorded) >= 3
+
+
+@pytest.mark.torch
+def test_without_memory_for_a_recording_the_update_is_made_without(ours, capsys):
+    import torch
+
+    plain, loop = ours("pocket", 4), ours("pocket", 4)
+
+    class Scarce(cuda_graphs.CudaGraphs):
+        def record(self, sizes, batch):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    loop.graphs = Scarce(loop.pass_through, 10_000)
+    assert_same_update(our_update(loop), our_update(plain))
+    assert loop.graphs is None and loop.rows_at_once == 4
+    assert "out of GPU memory: continuing without CUDA graphs" in capsys.readouterr().err
+
+
+def test_passes_that_keep_the_gpu_busy_or_fill_its_memory_are_not_recorded():
+    assert cuda_graphs.most_tokens_recorded(6_500_000_000, 4_600_000, 140 << 30) == 3846  # 7B: 28 rows of numbers
+    assert cuda_graphs.most_tokens_recorded(6_500_000_000, 4_600_000, 24 << 30) == 933
 
 
 @pytest.mark.torch

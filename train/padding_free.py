@@ -102,7 +102,8 @@ class FlatBatch:
 
         for name, value in vars(batch).items():
             if isinstance(value, torch.Tensor):
-                getattr(self, name).copy_(value.pin_memory(), non_blocking=True)
+                mine = getattr(self, name)
+                mine.copy_(value.pin_memory() if mine.is_cuda else value, non_blocking=True)
 
 
 def sent(tensor: Any, device: Any) -> Any:

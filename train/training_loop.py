@@ -17,7 +17,6 @@ reference). What students share are the passes through the base model. One updat
 from __future__ import annotations
 
 import math
-import os
 import signal
 import statistics
 import time
@@ -258,7 +257,7 @@ class TrainingLoop:
 
     def make_graphs(self) -> CudaGraphs | None:
         """What records small passes; None without a GPU."""
-        if self.device.type != "cuda" or os.environ.get("SUITE_CUDA_GRAPHS") == "0":
+        if self.device.type != "cuda":
             return None
         weights = sum(layer.weight.numel() for layer in self.decoder.linears)
         token_bytes = bytes_per_token(self.decoder.model.config.get_text_config(), self.dtype.itemsize)
@@ -380,7 +379,7 @@ class TrainingLoop:
                     losses.index_add_(0, sent(torch.tensor(list(some)), self.device), self.run_pass(some, counts))
                 break
             except torch.OutOfMemoryError:
-                if not self.may_shrink:
+                if not (self.may_shrink or self.graphs):
                     raise
             self.use_less_memory(mine)  # outside `except`, which keeps what the failed pass had computed
             torch.cuda.empty_cache()
