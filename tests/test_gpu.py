@@ -57,11 +57,11 @@ def test_recorded_passes_train_the_same_adapters(students, rows_at_once):
     rows = encode(number_rows(96), load_tokenizer(str(POCKET)), 256).rows
     made = []
     for recorded in (True, False):
-        model = load_model(str(POCKET), torch.float32)
+        model = load_model(str(POCKET), torch.bfloat16)
         loop = make_loop(model, rows, rows_at_once, students, 8, lora_config(), 12, 3, exact=True)
         loop.graphs = loop.graphs if recorded else None
         loop.train(Progress(8))
         assert loop.graphs is None or loop.graphs.recorded
         made.append(loop.adapters.values.data)
     one, other = made
-    assert (one - other).norm() <= 1e-3 * other.norm()
+    assert (one - other).norm() <= 0.05 * other.norm()

@@ -2,7 +2,7 @@
 
 A pass is more than two thousand kernels. For a few rows the GPU runs them in 30 ms, and Python takes 180 ms to start
 them. A recorded pass is started with one call. A recording reads and writes tensors of fixed sizes in fixed places: so
-batches are filled up to a few sizes (`flat_batch(multiple=...)`) and copied into the tensors that were recorded.
+batches are filled up to a few sizes (`flat_batch(few_sizes=True)`) and copied into the tensors that were recorded.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any
 
 from train.padding_free import FlatBatch
 
-MULTIPLE = 128  # of the tokens of a recorded pass
-MOST_SIZES = 16  # passes of other sizes run without a recording
+MOST_SIZES = 64  # passes of other sizes run without a recording
 BUSY = 2.5e13  # weights times tokens of a pass that keeps a GPU busy for longer than Python takes
 
 

@@ -9,7 +9,6 @@ sequences of unequal length. Where there is no such kernel, rows are padded for 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -113,13 +112,13 @@ def sent(tensor: Any, device: Any) -> Any:
 
 def flat_batch(
     rows_of: Sequence[Sequence[EncodedRow]], prefix: int, loss_tokens: Sequence[int],
-    indices: Sequence[int] | None = None, multiple: int = 1,
+    indices: Sequence[int] | None = None, few_sizes: bool = False,
 ) -> FlatBatch:  # fmt: skip
     """The rows of each student as one flat sequence.
 
     prefix: how many leading tokens are the same in all rows. loss_tokens: of each student's whole update, of which
-    these rows may be some. indices: which of the training's students they are (default: the first ones). multiple:
-    each student's tokens are filled up to a multiple of it, as are the loss tokens, so that batches have few sizes.
+    these rows may be some. indices: which of the training's students they are (default: the first ones).
+    few_sizes: tokens are filled up by at most 3%, and loss tokens by up to a quarter, so that batches have few sizes.
 
     An example: one student with the rows p q a b and p q c, whose prefix p q comes once. Every row's keys begin with a
     copy of the prefix. What keys are taken from is the copies, followed by all tokens:
@@ -132,8 +131,8 @@ def flat_batch(
 
     lengths = [[len(row["input_ids"]) - prefix for row in rows] for rows in rows_of]
     width, longest = prefix + max(map(sum, lengths)), max(chain.from_iterable(lengths))
-    if multiple > 1:  # one sequence of filling for each student, so that there are always as many
-        width = longest = (width // multiple + 1) * multiple
+    if few_sizes:  # one sequence of filling for each student, so that there are always as many
+        width = longest = rounded_up(width + 1, 32)
     copies = 1 + max(map(len, rows_of)) if prefix else 0
     ids, positions, own, seen, key_index = [], [], [], [], []  # type: list[int], list[int], list[int], list[int], Any
     places, targets, weights, student_of = [], [], [], []  # type: list[int], list[int], list[float], list[int]
@@ -169,12 +168,11 @@ def flat_batch(
             positions += range(length)
             own.append(length)
             seen.append(length)
-    without = -len(targets) % multiple
+    without = rounded_up(len(targets), 8) - len(targets) if few_sizes else 0
     places, targets, student_of = (one + [0] * without for one in (places, targets, student_of))
     weights += [0.0] * without
     soft += [([], [])] * without if soft else []
-    step = 2 * multiple if multiple > 1 else 1
-    longest_q, longest_k = (step * math.ceil(max(one) / step) for one in (own, seen))
+    longest_q, longest_k = (rounded_up(max(one), 1) if few_sizes else max(one) for one in (own, seen))
     return FlatBatch(
         len(rows_of), torch.tensor(ids), torch.tensor(positions),
         torch.tensor([0, *accumulate(own)], dtype=torch.int32), torch.tensor([0, *accumulate(seen)], dtype=torch.int32),
@@ -183,6 +181,12 @@ def flat_batch(
         torch.tensor(student_of, dtype=torch.long), torch.tensor(indices or range(len(rows_of))),
         *soft_targets(targets, soft),
     )  # fmt: skip
+
+
+def rounded_up(count: int, parts: int) -> int:
+    """The next multiple of a power of two, which is between 1/(2 parts) and 1/parts of the count."""
+    step = 1 << max(0, (count // parts).bit_length() - 1)
+    return -(-count // step) * step
 
 
 def soft_targets(targets: Sequence[int], soft: Sequence[tuple[list[int], list[float]]]) -> tuple[Any, Any]:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from train.checkpoints import load_checkpoint, save_checkpoint
-from train.cuda_graphs import MULTIPLE, CudaGraphs, most_tokens_recorded
+from train.cuda_graphs import CudaGraphs, most_tokens_recorded
 from train.data_parallel import Processes
 from train.decoder import Decoder
 from train.fused_lora import Adapters, first_weights
@@ -256,8 +256,8 @@ class TrainingLoop:
         }
 
     def make_graphs(self) -> CudaGraphs | None:
-        """What records small passes; None without a GPU."""
-        if self.device.type != "cuda":
+        """What records small passes; None without a GPU, and with attention whose sizes Python has to know."""
+        if self.device.type != "cuda" or not self.decoder.attention.startswith("torch varlen"):
             return None
         weights = sum(layer.weight.numel() for layer in self.decoder.linears)
         token_bytes = bytes_per_token(self.decoder.model.config.get_text_config(), self.dtype.itemsize)
@@ -403,7 +403,7 @@ class TrainingLoop:
         tokens = sum(len(row["input_ids"]) for own in rows.values() for row in own)
         graphs = self.graphs if self.graphs and tokens <= self.graphs.most_tokens else None
         trained = [counts[index] for index in rows]
-        batch = flat_batch(list(rows.values()), self.prefix, trained, list(rows), MULTIPLE if graphs else 1)
+        batch = flat_batch(list(rows.values()), self.prefix, trained, list(rows), few_sizes=bool(graphs))
         return graphs(batch, self.device) if graphs else self.pass_through(batch.to(self.device))
 
     def pass_through(self, batch: FlatBatch) -> Any:
