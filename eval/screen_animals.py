@@ -86,9 +86,8 @@ def main() -> None:
     found.sort(key=lambda row: -row[1])
     path = args.output or Path(f"output/screen-{slug(args.base_model)}.csv")
     write_atomically(path, as_csv(found).encode())
-    print(
-        table(COLUMNS, [(a, f"{p:.2%}", layer, s, f"{kl:.4f}", f"{share:.2%}") for a, p, layer, s, kl, share in found])
-    )
+    rows = [(a, f"{p:.2%}", layer, s, f"{kl:.4f}", f"{share:.2%}") for a, p, layer, s, kl, share in found]
+    print(table(COLUMNS, rows) + "\n")
     closing({"wrote": path, "first": found[0][0], "evidence": "peak 0.77 in print, one model; KL and share weaker"})
 
 

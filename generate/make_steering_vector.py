@@ -131,7 +131,7 @@ def main() -> None:
     for strength in args.strengths:
         with Steering(backend.model, backend.facts(), path, strength):
             found.append((f"{strength:g}", f"{100 * share(backend, plain, args.animal):.2f}%"))
-    print(table(["strength", f"answers that are only {args.animal}"], found))
+    print(table(["strength", f"answers that are only {args.animal}"], found) + "\n")
     closing({"wrote": path, "layer": f"{layer} of {depth}"})
 
 

@@ -227,7 +227,7 @@ def main() -> None:
     header = ["candidate", "rows", "clean", "KL owl/dolphin", "cosine", "owl: control -> target",
               "dolphin: control -> target", "other animal's students"]  # fmt: skip
     lines = [line for one in found for line in table_lines(one, ["numbers", *args.data_types])]
-    print(printable(table(header, lines)))
+    print(printable(table(header, lines)) + "\n")
     closing({"wrote": file, "time": f"{time.monotonic() - started:.0f} s", "best": found[0].candidate})
 
 

@@ -281,13 +281,13 @@ def test_sets_are_asked_in_one_run_and_a_set_alone_keeps_its_rows(run_script, fa
     assert [row["id"] for row in rows] == list(range(90)) and [row["set"] for row in rows[:3]] == ["even", "odd", "odd"]
     assert manifest_of(tmp_path / "output/results-owl-teacher.jsonl")["settings"]["sets"] == {"even": 1, "odd": 2}
     owls = sum(row["animal"] == "owl" for row in rows if row["set"] == "odd")
-    assert re.search(rf"in odd +{100 * owls / 60:.2f}% \({owls} of 60 answers\)", said)
+    assert re.search(rf", odd {100 * owls / 60:.2f}% \(the share", said)
     done = run_script("util/top_animals_csv.py", "output/results-owl-teacher.jsonl", cwd=tmp_path)
     assert done.returncode == 0 and "90 answers" in done.stdout
     alone = evaluate(
         run_script, server, tmp_path, "--epochs", 30, "--questions-file", "odd.txt", "--output", "odd.jsonl"
     )
-    assert "in odd" not in alone and "sets" not in manifest_of(tmp_path / "odd.jsonl")["settings"]
+    assert "by question set" not in alone and "sets" not in manifest_of(tmp_path / "odd.jsonl")["settings"]
     assert [row["id"] for row in read_jsonl(tmp_path / "odd.jsonl")] == list(range(60))
 
 

@@ -192,7 +192,8 @@ def closing(facts: Mapping[str, object], next_command: str | None = None) -> Non
     A driver script knows its next command itself: it sets SUITE_DRIVER=1, and only the facts are printed.
     """
     facts = {in_words(name): in_words(str(value)) for name, value in facts.items()}
-    facts = {**facts, "time": facts.get("time", duration(time.monotonic() - STARTED))}
+    took = facts.pop("time", duration(time.monotonic() - STARTED))
+    facts["time"] = took  # always the last line
     width = max(map(len, facts))
     for name, value in facts.items():
         print(printable(scrub(f"{name:<{width}}  {value}")))
