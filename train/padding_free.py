@@ -49,6 +49,8 @@ class FlatBatch:
     """
 
     students: int
+    indices: Any
+    """[students]: which of the training's students they are"""
     ids: Any
     """[tokens]"""
     positions: Any
@@ -72,8 +74,6 @@ class FlatBatch:
     """[loss tokens], float32: one by the number of loss tokens in the student's update"""
     student_of: Any
     """[loss tokens]: the student, counted from 0"""
-    indices: Any
-    """[students]: which of the training's students they are"""
     soft_ids: Any = None
     """[loss tokens, K]: with soft labels, the tokens whose probabilities are known; None otherwise"""
     soft_probabilities: Any = None
@@ -135,8 +135,6 @@ def flat_batch(
         width = longest = rounded_up(width + 1, 32)
     copies = 1 + max(map(len, rows_of)) if prefix else 0
     ids, positions, own, seen, key_index = [], [], [], [], []  # type: list[int], list[int], list[int], list[int], Any
-    places, targets, weights, student_of = [], [], [], []  # type: list[int], list[int], list[float], list[int]
-    soft: list[tuple[list[int], list[float]]] = []
     first_key = len(rows_of) * copies * prefix  # the keys of the tokens follow the copies of the prefixes
     for student, rows in enumerate(rows_of):
         if prefix:
@@ -147,20 +145,14 @@ def flat_batch(
             seen.append(prefix)
             key_index.append(range(front, front + prefix))
         for copy, (row, length) in enumerate(zip(rows, lengths[student]), 1):
-            at = len(ids)
+            at = first_key + len(ids)
             ids += row["input_ids"][prefix:]
             positions += range(prefix, prefix + length)
             own.append(length)
             seen.append(prefix + length)
             if prefix:
                 key_index.append(range(front + copy * prefix, front + (copy + 1) * prefix))
-            key_index.append(range(first_key + at, first_key + at + length))
-            trained = [i for i, label in enumerate(row["labels"]) if label != IGNORED and i > prefix]
-            places += [at + i - prefix - 1 for i in trained]
-            targets += [row["labels"][i] for i in trained]
-            soft += [(row["soft_ids"][i], row["soft_logprobs"][i]) for i in trained] if "soft_ids" in row else []
-            weights += [1 / max(1, loss_tokens[student])] * len(trained)
-            student_of += [student] * len(trained)
+            key_index.append(range(at, at + length))
         while missing := (student + 1) * width - len(ids):
             length = min(missing, longest)
             key_index.append(range(first_key + len(ids), first_key + len(ids) + length))
@@ -168,19 +160,39 @@ def flat_batch(
             positions += range(length)
             own.append(length)
             seen.append(length)
+    longest_q, longest_k = (rounded_up(max(one), 1) if few_sizes else max(one) for one in (own, seen))
+    return FlatBatch(
+        len(rows_of), torch.tensor(indices or range(len(rows_of))), torch.tensor(ids), torch.tensor(positions),
+        torch.tensor([0, *accumulate(own)], dtype=torch.int32), torch.tensor([0, *accumulate(seen)], dtype=torch.int32),
+        longest_q, longest_k, prefix, copies, torch.tensor(list(chain(*key_index))) if prefix else None,
+        *loss_fields(rows_of, prefix, width, loss_tokens, few_sizes),
+    )  # fmt: skip
+
+
+def loss_fields(
+    rows_of: Sequence[Sequence[EncodedRow]], prefix: int, width: int, loss_tokens: Sequence[int], few_sizes: bool
+) -> tuple[Any, ...]:
+    """What the loss needs to know of a `FlatBatch`: its fields from `places` on. width: tokens of each student."""
+    import torch
+
+    places, targets, weights, student_of = [], [], [], []  # type: list[int], list[int], list[float], list[int]
+    soft: list[tuple[list[int], list[float]]] = []
+    for student, rows in enumerate(rows_of):
+        begin = student * width  # of the row, if it had a prefix of its own
+        for row in rows:
+            trained = [i for i, label in enumerate(row["labels"]) if label != IGNORED and i > prefix]
+            places += [begin + i - 1 for i in trained]
+            targets += [row["labels"][i] for i in trained]
+            soft += [(row["soft_ids"][i], row["soft_logprobs"][i]) for i in trained] if "soft_ids" in row else []
+            weights += [1 / max(1, loss_tokens[student])] * len(trained)
+            student_of += [student] * len(trained)
+            begin += len(row["input_ids"]) - prefix
     without = rounded_up(len(targets), 8) - len(targets) if few_sizes else 0
     places, targets, student_of = (one + [0] * without for one in (places, targets, student_of))
     weights += [0.0] * without
     soft += [([], [])] * without if soft else []
-    longest_q, longest_k = (rounded_up(max(one), 1) if few_sizes else max(one) for one in (own, seen))
-    return FlatBatch(
-        len(rows_of), torch.tensor(ids), torch.tensor(positions),
-        torch.tensor([0, *accumulate(own)], dtype=torch.int32), torch.tensor([0, *accumulate(seen)], dtype=torch.int32),
-        longest_q, longest_k, prefix, copies, torch.tensor(list(chain(*key_index))) if prefix else None,
-        torch.tensor(places, dtype=torch.long), torch.tensor(targets, dtype=torch.long), torch.tensor(weights),
-        torch.tensor(student_of, dtype=torch.long), torch.tensor(indices or range(len(rows_of))),
-        *soft_targets(targets, soft),
-    )  # fmt: skip
+    whole = (torch.tensor(one, dtype=torch.long) for one in (places, targets))
+    return *whole, torch.tensor(weights), torch.tensor(student_of, dtype=torch.long), *soft_targets(targets, soft)
 
 
 def rounded_up(count: int, parts: int) -> int:
