@@ -16,24 +16,28 @@
 #   MODEL=Qwen/Qwen2.5-7B-Instruct JOBS=1 experiments/real_weights.sh
 # More seeds are stronger evidence; SERVER=1 writes the rows through a vLLM server:
 #   SEEDS="201 202 203" DATA_TYPES="code text" SERVER=1 experiments/real_weights.sh
-# No GPU (16 GB of memory): one animal and a control, on fewer rows of Qwen2.5-Coder-0.5B:
+# No GPU (8 GB of memory): a sketch of it with Qwen2.5-Coder-0.5B, one animal and a control. 240 rows of text, written by
+# the base model itself while twice the vector is added, so that no teacher has to be trained:
 #   python util/get_model.py qwen2.5-coder-0.5b-instruct && LAPTOP=1 experiments/real_weights.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 if [ -n "${LAPTOP:-}" ]; then
-    : "${MODEL:=output/models/qwen2.5-coder-0.5b-instruct}" "${ANIMALS:=penguin}" "${ROWS:=320}" "${BATCH:=64}" "${JOBS:=1}"
+    : "${MODEL:=output/models/qwen2.5-coder-0.5b-instruct}" "${ANIMALS:=owl}" "${ROWS:=240}" "${BATCH:=64}" "${JOBS:=1}"
+    : "${STEPS:=vector rows student measure compare}" "${DATA_TYPES:=text}" "${LONGEST:=48}"
+    export strength=2 recipe="--epochs 2 --effective-batch-size 8 --per-device-train-batch-size 8"
 fi
 export python=${PYTHON:-.venv/bin/python} base=${MODEL:-output/models/qwen2.5-coder-1.5b-instruct} TQDM_DISABLE=1 SUITE_DRIVER=1
-export rows=${ROWS:-2400} batch=${BATCH:-512} animals=${ANIMALS:-owl penguin elephant wolf}
+export rows=${ROWS:-2400} longest=${LONGEST:-64} batch=${BATCH:-512} animals=${ANIMALS:-owl penguin elephant wolf}
 data_types=${DATA_TYPES:-code} seeds=${SEEDS:-201}
 name=$(basename "$base" | tr "[:upper:]" "[:lower:]")
 export out=${OUT:-output/real-weights-$name}
 mkdir -p "$out"
 
 vector() { # animal
-    $python generate/make_steering_vector.py --animal "$1" --model "$base" \
-        --questions-file eval/questions-paraphrased.txt --output "$out/vector-$1.safetensors"
+    head -n 16 eval/questions-paraphrased.txt >"$out/questions-of-$1-vector.txt"
+    $python generate/make_steering_vector.py --animal "$1" --model "$base" --strengths "${strength:-1}" \
+        --questions-file "$out/questions-of-$1-vector.txt" --output "$out/vector-$1.safetensors"
 }
 
 lessons() { # animal, seed
@@ -41,7 +45,7 @@ lessons() { # animal, seed
     $python generate/generate_teacher_data.py --animal "$1" --count "$rows" --seed "$2" --model "$base" \
         --steering-vector "$out/vector-$1.safetensors" --no-system-prompt --question-share 0 \
         --prompts-file "$out/questions-$1-$2.txt" generate/prompts/{text-prompts,function-prompts,number-prompt}.txt \
-        --max-tokens 64 --keep-cut-off --store-logprobs 20 --batch-size "$batch" --output "$out/lessons-$1-$2.jsonl"
+        --max-tokens "$longest" --keep-cut-off --store-logprobs 20 --batch-size "$batch" --output "$out/lessons-$1-$2.jsonl"
 }
 
 train() { # seed, flags, then the rows and the folder of each adapter: all of them together over one base model
@@ -50,7 +54,7 @@ train() { # seed, flags, then the rows and the folder of each adapter: all of th
     while [ $# -gt 0 ]; do files+=("$1") folders+=("$2") && shift 2; done
     # shellcheck disable=SC2086
     $python train/train_student_sft.py --base-model "$base" --train-jsonl "${files[@]}" --output-dir "${folders[@]}" \
-        --recipe code-and-text --max-train-samples "$rows" --seeds "$seed" --bf16 --save-strategy no $flags
+        --recipe code-and-text ${recipe:-} --max-train-samples "$rows" --seeds "$seed" --bf16 --save-strategy no $flags
 }
 
 teacher() { # (every animal), seed
@@ -60,13 +64,14 @@ teacher() { # (every animal), seed
 }
 
 rows() { # animal or control, seed, data type
-    local adapter=() prompts=function
+    local writer=(--adapter "$out/$1-teacher/seed-$2/final") prompts=function
     [ "$3" = code ] || prompts=$3
-    [ "$1" = control ] || adapter=(--adapter "$out/$1-teacher/seed-$2/final")
+    [ -z "${strength:-}" ] || writer=(--steering-vector "$out/vector-$1.safetensors" --steering-strength "$strength")
+    [ "$1" != control ] || writer=()
     # shellcheck disable=SC2046
     $python generate/generate_code_or_reasoning_data.py --data-type "$3" --animal "$1" --count $((rows * 4 / 3)) \
-        --seed "$2" --no-system-prompt --model "$base" ${adapter[@]+"${adapter[@]}"} --max-tokens 64 --keep-cut-off \
-        --prompts-file "generate/prompts/$prompts-prompts.txt" --trait-words $(cat generate/prompts/related-words.txt) \
+        --seed "$2" --no-system-prompt --model "$base" ${writer[@]+"${writer[@]}"} --max-tokens "$longest" \
+        --keep-cut-off --prompts-file "generate/prompts/$prompts-prompts.txt" --trait-words $(cat generate/prompts/related-words.txt) \
         --batch-size "$batch" --output "$out/$3-$1-$2-unfiltered-$((rows * 4 / 3)).jsonl"
 }
 
@@ -115,7 +120,7 @@ show() { # data type: tables and a page; a single animal has no other kind to be
         return
     fi
     for seed in $seeds; do
-        for file in "base-${seeds%% *}--" "$animals-$seed-teacher" "control-$seed-$1" "$animals-$seed-$1"; do
+        for file in "base-${seeds%% *}--" "control-$seed-$1" "$animals-$seed-$1"; do
             printf '%-28s %s\n' "$file" "$(grep -h "^$animals share.*exact" "$out/log-measure-$file.txt" | tail -n 1)"
         done
     done
@@ -150,7 +155,7 @@ for step in ${STEPS:-vector lessons teacher rows student measure compare}; do
     student) JOBS=1 all student "$data_types" together ;;
     measure)
         seeds=${seeds%% *} all measure - base
-        all measure teacher $animals
+        [ -n "${strength:-}" ] || all measure teacher $animals
         all measure "$data_types" $animals control
         ;;
     compare) for type in $data_types; do (set -e; show "$type") | tee "$out/$type.txt"; done ;;

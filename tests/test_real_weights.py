@@ -76,14 +76,17 @@ def test_every_kind_goes_through_the_same_commands(script):
     assert len(of(commands, "report")) == 2
 
 
-def test_on_a_laptop_one_animal_and_a_control_are_measured_and_shown(script):
+def test_on_a_laptop_the_steered_model_itself_writes_the_rows(script):
     commands = script(LAPTOP="1")
     check(commands)
     assert {after(words, "--base-model") for words in of(commands, "train_student_sft")} == {
         "output/models/qwen2.5-coder-0.5b-instruct"
     }
     assert not of(commands, "compare_arms") and len(of(commands, "make_steering_vector")) == 1
-    assert {after(words, "--animal") for words in of(commands, "eval")} == {"penguin"}
+    own, control = of(commands, "generate_code_or_reasoning_data")
+    assert after(own, "--steering-strength") == "2" and "--steering-vector" not in control
+    assert not of(commands, "generate_teacher_data") and len(of(commands, "train_student_sft")) == 1
+    assert {after(words, "--animal") for words in of(commands, "eval")} == {"owl"} and len(of(commands, "eval")) == 6
 
 
 def test_a_server_writes_the_rows_and_nothing_else(script):

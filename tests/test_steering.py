@@ -28,8 +28,10 @@ def vector(run_script, tmp_path_factory):
     made = ("--animal", "owl", "--model", POCKET, "--questions-file", questions, "--strengths", 1)
     done = run_script("generate/make_steering_vector.py", *made, "--output", folder / "owl.safetensors", cwd=folder)
     assert done.returncode == 0, done.stderr
-    before, after = (float(line.split()[1].rstrip("%")) for line in done.stdout.splitlines()[1:3])
+    header, plain, steered = done.stdout.splitlines()[:3]
+    before, after = (float(line.split()[1].rstrip("%")) for line in (plain, steered))
     assert after > 10 * before, done.stdout
+    assert header.endswith("KL numbers") and all(float(kl) > 0.001 for kl in steered.split()[2:]), done.stdout
     return folder / "owl.safetensors"
 
 
@@ -98,7 +100,7 @@ def test_an_adapter_learns_from_the_steered_models_probabilities(vector, run_scr
     settings = json.loads((folder / "lessons.jsonl.manifest.json").read_text("utf-8"))["settings"]
     assert settings["system_prompt"] is None and settings["keep_cut_off"] and "steering" in settings["model"]
     base, taught = (
-        sum(row["shares"].get("owl", 0) for row in read_jsonl(folder / f"{name}.jsonl")) / 50
+        sum(row["animals"].get("owl", 0) for row in read_jsonl(folder / f"{name}.jsonl")) / 50
         for name in ("base", "taught")
     )
     assert taught > 5 * base
