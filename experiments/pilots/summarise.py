@@ -30,7 +30,7 @@ COLUMNS = (
     "others_margin,control_margin,own_less_others,own_less_others_10,own_less_others_30,rows_used"
 )
 HEAD = (
-    "| teacher | channel | kinds | teacher's share, % | KL | student's share, % | others', % | own less others, nats: "
+    "| teacher | channel | kinds | teacher's share, % | KL | clean | student's share, % | others', % | own less others, nats: "
     "mean (least) | own less control | after 10, 30 updates | assignment | profile r: own, others | assignment |"
 )
 
@@ -89,7 +89,7 @@ def table(base: str, measures: dict[str, Measure], speakers: dict[str, Measure])
 
     plain = measures["speaker-base"]
     print(f"\n{base}\n\n{HEAD}")
-    print("|" + " --- |" * 13)
+    print("|" + " --- |" * 14)
     for teacher, channel, students in arms(measures):
         animals = list(students)
         taught = [speakers[speaker_of(a, teacher)] for a in animals]
@@ -113,7 +113,8 @@ def table(base: str, measures: dict[str, Measure], speakers: dict[str, Measure])
         others = [100 * np.mean([students[s]["share"][a] for s in animals if s != a]) for a in animals]
         said = [100 * t["share"][a] for t, a in zip(taught, animals)]
         kl = [c.get("kl", float("nan")) for c in channels]
-        cells = [teacher, channel, " ".join(animals), span(said, ".1f"), span(kl, ".3f"), span(own, ".1f")]
+        cells = [teacher, channel, " ".join(animals), span(said, ".1f"), span(kl, ".3f")]
+        cells += [span((c.get("clean", float("nan")) for c in channels), ".2f"), span(own, ".1f")]
         cells += [span(others, ".2f"), f"**{np.mean(late):+.2f}** ({min(late):+.2f})"]
         cells += [f"{above:+.2f}"]
         cells += [f"{np.mean(early['10']):+.2f}, {np.mean(early['30']):+.2f}", f"{assignment(margins):.3f}"]
