@@ -103,7 +103,7 @@ def base_answers(backend: LocalModel, file: str) -> list[tuple[list[int], int]]:
     prompts = [number_prompt(lines[i * 97 % len(lines)], 0, i) for i in range(ANSWERS)]
     requests = [Request((i,), [{"role": "user", "content": prompt}], i) for i, prompt in enumerate(prompts)]
     return [
-        (found.prompt_ids + found.answers[0].token_ids, len(found.prompt_ids))
+        (found.prompt_ids + (found.answers[0].token_ids or []), len(found.prompt_ids))
         for found in backend.generate(requests, MEASURED)
         if found.prompt_ids and found.answers
     ]

@@ -121,6 +121,22 @@ def test_a_row_keeps_its_distributions_at_its_tokens_up_to_the_end_of_its_turn(s
     assert len(cut["soft_ids"]) == len(cut["labels"]) == start + 2
 
 
+@pytest.mark.torch
+def test_an_answer_with_a_special_token_inside_is_left_out(soft_rows):
+    from train.training_rows import report_encoding
+    from util.chat.chat_tokens import encode
+    from util.inference.load_model import load_tokenizer
+
+    first, *rest = read_jsonl(soft_rows)[:4]
+    tokenizer = load_tokenizer(POCKET)
+    for name in ("token_ids", "top_ids", "top_logprobs"):
+        first[name].insert(1, {"token_ids": tokenizer.pad_token_id, "top_ids": [1], "top_logprobs": [0.0]}[name])
+    found = encode([first, *rest], tokenizer, 256, soft=True)
+    assert (len(found.rows), found.exact, found.not_their_text, found.dropped) == (3, 3, 1, 0)
+    with pytest.raises(UserError, match="soft labels need the teacher's tokenizer"):
+        report_encoding(encode([first], tokenizer, 256, soft=True), [first], 256)
+
+
 def train(monkeypatch, folder, path, *flags):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -206,11 +206,16 @@ def report_encoding(encoded: Encoded, rows: Sequence[Row], max_length: int) -> N
     total = len(rows)
     if encoded.dropped:
         say(f"left out {encoded.dropped:,} of {total:,} rows: no answer begins before token {max_length}")
+    if encoded.not_their_text:
+        why = "their token ids are not their text (a special token in the answer, or another tokenizer)"
+        say(f"left out {encoded.not_their_text:,} of {total:,} rows: {why}")
     if encoded.cut:
         say(f"{encoded.cut:,} of {total:,} rows have more than {max_length} tokens: the rest of them is cut off")
     stored = sum(bool(row.get("token_ids")) for row in rows)
-    if (again := stored - encoded.dropped - encoded.exact) > 0:
+    if (again := stored - encoded.dropped - encoded.exact - encoded.not_their_text) > 0:
         say(f"tokenized {again:,} of {total:,} rows again: their stored ids are not their text with this tokenizer")
+    if encoded.not_their_text == total:
+        raise UserError("no row's token ids are its text with this tokenizer: soft labels need the teacher's tokenizer")
     if not encoded.rows:
         raise UserError(f"no row fits --max-seq-length {max_length}; raise it")
     if not any(has_loss(row["labels"]) for row in encoded.rows):

@@ -30,8 +30,9 @@ COLUMNS = (
     "others_margin,control_margin,own_less_others,own_less_others_10,own_less_others_30,rows_used"
 )
 HEAD = (
-    "| teacher | channel | kinds | teacher's share, % | KL | clean | student's share, % | others', % | own less others, nats: "
-    "mean (least) | own less control | after 10, 30 updates | assignment | profile r: own, others | assignment |"
+    "| teacher | channel | kinds | teacher's share, % | KL | clean | student's share, % | others', % | "
+    "own less others, nats: mean (least) | own less control | after 10, 30 updates | "
+    "assignment | profile r: own, others | assignment |"
 )
 
 

@@ -33,6 +33,8 @@ class Encoded(NamedTuple):
     """rows left out because no answer begins before the limit"""
     exact: int
     """rows whose last answer has exactly the token ids that the model wrote"""
+    not_their_text: int = 0
+    """with soft labels: rows left out because their ids are not their text, as with a special token in an answer"""
 
 
 def without_system(row: Row) -> Row:
@@ -47,10 +49,13 @@ def encode(rows: Sequence[Row], tokenizer: Any, max_length: int, soft: bool = Fa
     soft: also keep the log-probabilities that were stored with each token of the last answer (`soft_labels`).
     """
     suffix = completion_suffix(tokenizer)
-    encoded, cut, dropped, exact = [], 0, 0, 0
+    encoded, cut, dropped, exact, not_their_text = [], 0, 0, 0, 0
     for number, row in enumerate(rows, 1):
         try:
             prompt, completion, is_exact = prompt_and_completion_ids(row, tokenizer, suffix)
+            if soft and not is_exact and row.get("top_ids"):
+                not_their_text += 1
+                continue
             before = earlier_labels(row, tokenizer, prompt)
             labels = [*before, *masked(completion, row, is_exact)][:max_length]
             labelled = soft_labels(row, completion, is_exact, len(prompt), max_length) if soft else {}
@@ -62,7 +67,7 @@ def encode(rows: Sequence[Row], tokenizer: Any, max_length: int, soft: bool = Fa
         cut += len(prompt) + len(completion) > max_length
         exact += is_exact
         encoded.append({"input_ids": (prompt + completion)[:max_length], "labels": labels, **labelled})
-    return Encoded(encoded, cut, dropped, exact)
+    return Encoded(encoded, cut, dropped, exact, not_their_text)
 
 
 def has_loss(labels: Sequence[int]) -> bool:
