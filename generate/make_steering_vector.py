@@ -181,8 +181,7 @@ def main() -> None:
         save_steering_vector(path, vector)
         inputs = [args.questions_file, args.system_prompt_file]
         write_json(manifest_path(path), new_manifest(about, "complete", inputs=inputs, sha256=sha256_file(path)))
-    print(table_by_strength(backend, plain, path, args.animal, args.strengths) + "
-")
+    print(table_by_strength(backend, plain, path, args.animal, args.strengths) + "\n")
     closing({"wrote": path, "layer": f"{layer} of {depth}"})
 
 
