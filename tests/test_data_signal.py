@@ -317,12 +317,15 @@ def test_a_table_of_read_outs_grows_by_lines_and_is_judged(tmp_path):
     from experiments.data_signal.audit_pilot_rows import append, judged, read_table
 
     table = tmp_path / "audit.csv"
-    for at, (predicted, p) in enumerate(((0.1, 0.5), (0.2, 0.01), (0.3, 0.01))):
-        append(table, {"file": f"owl-{at}", "own_less_others": str(at), "predicted": predicted, "z": -at, "p": p,
-                       "place": 1, "rises": "{}", "kl": "", "not a column": 1})  # fmt: skip
+    for at, animal in enumerate(("owl", "fox", "cow")):
+        rises = {name: 5.0 + (at if name == animal else 0.0) for name in ("owl", "fox", "cow")}
+        append(table, {"file": f"{animal}-1.code", "animal": animal, "own_less_others": str(at), "predicted": 7 - at,
+                       "z": at, "p": 0.01, "place": 1, "rises": json.dumps(rises), "no column": 1})  # fmt: skip
     found = judged(read_table(table))
-    assert [line["file"] for line in read_table(table)] == ["owl-0", "owl-1", "owl-2"]
-    assert found["Spearman of predicted with the margin"] == "1.00 (3)"
-    assert found["Spearman of z with the margin"] == "-1.00 (3)"
+    assert [line["animal"] for line in read_table(table)] == ["owl", "fox", "cow"]
+    assert found["Spearman of predicted with the margin"] == "-1.00 (3)"
+    assert found["Spearman of less_others with the margin"] == "1.00 (3)"
     assert not any("of kl" in name for name in found), "a column without values is left out"
-    assert found["alarm for the own animal = odds doubled"] == "3 of 3"
+    assert found["alarm for the own animal = odds doubled"] == "2 of 3"
+    assert found["less_others above zero"] == "2 of 3"
+    assert found["*-1.code"].endswith("own highest 3 of 3")

@@ -33,7 +33,15 @@ GROUPS = 17
 NO_PROMPT = "Continue this list with ten more numbers from 0 to 999: 314, 159, 265"
 TEACHERS = {"steer": "steer-{animal}-1", "soft": "lora-{animal}-soft", "hard": "lora-{animal}-hard",
             "persona": "lora-{animal}-persona", "hop2t": "lora-{animal}-steer.text"}  # fmt: skip
-JUDGED = ("predicted", "z", "predicted_with_form", "kl", "own_less_others_10", "own_less_others_30")
+JUDGED = (
+    "predicted",
+    "less_others",
+    "z",
+    "predicted_with_form",
+    "kl",
+    "own_less_others_10",
+    "own_less_others_30",
+)
 COLUMNS = ("file", "channel", "animal", "kl", "own_less_others", "own_less_others_10", "own_less_others_30",
            "place", "of", "z", "predicted", "p", "first", "z_with_form", "predicted_with_form", "rises")  # fmt: skip
 
@@ -135,19 +143,61 @@ def read_table(path: Path) -> list[dict[str, Any]]:
         return [line for line in csv.DictReader(file) if line["rises"]]
 
 
+def files_together(found: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The files that differ in the animal alone (the same channel, kind of teacher and seed), by their name with *."""
+    together: dict[str, list[dict[str, Any]]] = {}
+    for line in found:
+        together.setdefault(line["file"].replace(line["animal"], "*"), []).append(line)
+    return together
+
+
+def less_others(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines with the read-out's counterpart of the margin: the animal's rise in its own file less its mean rise in
+    the other animals' files."""
+    result = []
+    for lines in files_together(found).values():
+        for line in lines:
+            rises = [json.loads(one["rises"])[line["animal"]] for one in lines if one is not line]
+            own = json.loads(line["rises"])[line["animal"]]
+            result.append({**line, "less_others": own - sum(rises) / len(rises) if rises else ""})
+    return result
+
+
+def assignments(found: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """For files that differ in the animal alone: how many assignments of files to animals fit the read-outs as well as
+    the true one. An animal's rises are centred over the files and divided by their spread."""
+    from itertools import permutations
+
+    import numpy as np
+
+    result = {}
+    for name, lines in files_together(found).items():
+        rises = [json.loads(line["rises"]) for line in lines]
+        raised = np.array([[rise[line["animal"]] for line in lines] for rise in rises])  # [files, animals]
+        raised = (raised - raised.mean(0)) / (raised.std(0) + 1e-12)
+        fits = [raised[list(order), range(len(lines))].sum() for order in permutations(range(len(lines)))]
+        as_well = sum(fit >= raised.trace() - 1e-9 for fit in fits)
+        highest = sum(raised[:, animal].argmax() == animal for animal in range(len(lines)))
+        result[name] = f"{as_well} of {len(fits):,} fit as well, own highest {highest} of {len(lines)}"
+    return result
+
+
 def judged(found: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Rank correlations with the margin, and how often the alarm for the own animal goes with doubled odds."""
     from scipy.stats import spearmanr
 
+    found = less_others(found)
     margins = [float(one["own_less_others"]) for one in found]
     result = {}
     for name in JUDGED:
-        known = [(float(one[name]), margin) for one, margin in zip(found, margins) if one.get(name)]
+        known = [(float(one[name]), margin) for one, margin in zip(found, margins) if one.get(name, "") != ""]
         if len(known) > 2:
             result[f"Spearman of {name} with the margin"] = f"{spearmanr(*zip(*known)).statistic:.2f} ({len(known)})"
     right = sum((float(one["p"]) <= 0.05 and int(one["place"]) == 1) == (margin >= TRANSFER)
                 for one, margin in zip(found, margins))  # fmt: skip
-    return {**result, "alarm for the own animal = odds doubled": f"{right} of {len(found)}"}
+    higher = [one["less_others"] > 0 for one in found if one["less_others"] != ""]
+    return {**result, "alarm for the own animal = odds doubled": f"{right} of {len(found)}",
+            "less_others above zero": f"{sum(higher)} of {len(higher)}", **assignments(found)}  # fmt: skip
 
 
 def main() -> None:
