@@ -113,7 +113,7 @@ def of_checkout(args: argparse.Namespace) -> dict[str, Any]:
         if subprocess.run(list(map(str, command)), check=False).returncode:
             raise UserError(f"{script} failed; its message is above")
         found: dict[str, Any] = json.loads(output.read_text())["results"][0]
-    return {name: found.get(name) for name in ("seconds", "peak_gib", "train_loss")}
+    return {name: found.get(name) for name in ("seconds", "useful_tflops", "peak_gib", "train_loss")}
 
 
 def of_unsloth(args: argparse.Namespace, tuned: bool) -> dict[str, Any]:
