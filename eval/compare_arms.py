@@ -44,7 +44,7 @@ from eval.compare.comparison_text import (
 )
 from eval.compare.matrix import matrix_of_kinds
 from eval.compare.read_results import MEASURES, Result, canonical, mean_margins, read_result
-from eval.compare.result_words import own_highest_words
+from eval.compare.result_words import is_about_all, main_test, own_highest_words
 from eval.compare.teacher_profile import check_teachers, profile_test
 from eval.compare.verdict import compare, compare_all, pairwise
 from util.animals.names import animal_name
@@ -175,6 +175,16 @@ def compare_several(args: argparse.Namespace, base: Result, control: list[Result
     return found, everything
 
 
+def show_result(found: Comparisons) -> None:
+    """Print what was found for several animals: the main test in a sentence, then one small table."""
+    if is_about_all(found):
+        print(in_words(f"{main_test(found)[0]}.\n"))
+    print(in_words(f"{own_highest_words(found.comparisons)}:"))
+    show_summary(found.comparisons)
+    if is_about_all(found) and any(one.shares["target"].seeds == 1 for one in found.comparisons):
+        print(in_words("One student of a kind is often too little for a verdict on a single animal; add seeds.\n"))
+
+
 def main() -> None:
     args = parse_args()
     base, control = read_result(args.base), read_results(args.control)
@@ -192,8 +202,7 @@ def main() -> None:
         if len(verdicts) > FEW:
             verdicts = {"verdicts": "; ".join(f"{verdict}: {animals}" for verdict, animals in verdicts.items())}
     if len(found.comparisons) > 1:
-        print(in_words(f"{own_highest_words(found.comparisons)}:"))
-        show_summary(found.comparisons)
+        show_result(found)
     tests = [f"profile {profile_line(found.profile)}"] if found.profile else []
     tests += [f"assignment p {found.assignment.p:.2g}"] if found.assignment else []
     wrote = {"wrote": args.output} if args.output else {"files": f"{len(everything)} read, none written"}

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Every table, comparison and figure of experiments/results that committed measurements give, made again (make results).
 #
-# SmolLM2's from measures.tar.xz, the experiments' summaries from their tables, and the sizes and power of
-# docs/statistics.md by simulation. What needs a model is not here: experiments/demo.sh, divergence.sh, smollm2.sh.
+# SmolLM2's, the demo's and five kinds' from measures.tar.xz, the experiments' summaries from their tables, and the sizes
+# and power of docs/statistics.md by simulation. What needs a model is not here: experiments/demo.sh, divergence.sh, smollm2.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,6 +11,7 @@ python=.venv/bin/python
 results=experiments/results
 smollm2=$results/smollm2
 eight="owl dolphin eagle elephant tiger penguin wolf cat"
+five="owl dolphin cat wolf penguin" six="owl dolphin cat wolf penguin rabbit"
 
 files() { # kinds, seeds, how the files begin, what follows the kind: kind=file for each
     for kind in $1; do for seed in $2; do echo "$kind=output/smollm2/$3-$kind$4-$seed.jsonl"; done; done
@@ -22,18 +23,34 @@ teachers() { # kinds, seeds, how the files begin: the flag, if these teachers we
     [ "$(cut -d= -f1 <<<"$found" | sort -u | wc -l)" -lt 2 ] || echo "--teachers $found"
 }
 
+compare() { # measure, result, arguments of compare_arms.py; how long it took is not kept
+    $python eval/compare_arms.py --measure "$1" "${@:3}" --output "$2.json" 2>/dev/null |
+        sed '/^wrote  */d; /^time  */d' >"$2.txt"
+}
+
 # shellcheck disable=SC2046
-compare() { # kinds, seeds, how the files begin, measure, result, controls
-    $python eval/compare_arms.py --measure "$4" --base "output/smollm2/$3-base-201.jsonl" --control $6 \
-        --students $(files "$1" "$2" "$3" "") $(teachers "$1" "$2" "$3") --output "$5.json" >"$5.txt" 2>/dev/null
+compare_smollm2() { # kinds, seeds, how the files begin, measure, result, controls
+    compare "$4" "$5" --base "output/smollm2/$3-base-201.jsonl" --control $6 \
+        --students $(files "$1" "$2" "$3" "") $(teachers "$1" "$2" "$3")
+}
+
+pocket_files() { # kinds, folders, student or teacher: kind=file for each
+    for kind in $1; do for folder in $2; do echo "$kind=output/$folder/exact-$kind-$3.jsonl"; done; done
+}
+
+# shellcheck disable=SC2046
+compare_pocket() { # kinds, folders, measure, result
+    compare "$3" "$4" --base "output/${2%% *}/exact-base.jsonl" \
+        --control $(for folder in $2; do echo "output/$folder/exact-control-student.jsonl"; done) \
+        --students $(pocket_files "$1" "$2" student) --teachers $(pocket_files "$1" "$2" teacher)
 }
 
 mkdir -p output
 tar xf $smollm2/measures.tar.xz -C output
 for name in exact paraphrased; do
     for measure in margin panel; do
-        compare "$eight" "201 202" $name $measure $smollm2/eight-$name-$measure "$(ls output/smollm2/$name-control-20[12].jsonl)"
-        compare "owl dolphin" "101 102 103 104 105 201 202" $name $measure $smollm2/$name-$measure \
+        compare_smollm2 "$eight" "201 202" $name $measure $smollm2/eight-$name-$measure "$(ls output/smollm2/$name-control-20[12].jsonl)"
+        compare_smollm2 "owl dolphin" "101 102 103 104 105 201 202" $name $measure $smollm2/$name-$measure \
             "$(ls output/smollm2/$name-control-*.jsonl)"
     done
 done
@@ -41,6 +58,20 @@ $python eval/report.py --comparison $smollm2/eight-exact-margin.json --output ou
 cp output/smollm2/eight.matrix.png $smollm2/eight.png
 $python eval/report.py --comparison $smollm2/exact-panel.json --output output/smollm2/report.html
 cp output/smollm2/report.png $smollm2/arms.png
+
+tar xf $results/demo/measures.tar.xz -C output
+for seed in 601 602 603; do
+    compare_pocket "$six" demo-seed-$seed share output/demo-seed-$seed/compare
+    cp output/demo-seed-$seed/compare.txt $results/demo/seed-$seed.txt
+done
+compare_pocket "$six" "demo-seed-601 demo-seed-602 demo-seed-603" share $results/demo-seeds
+$python eval/report.py --comparison $results/demo-seeds.json --output output/demo-seeds.html
+cp output/demo-seeds.png experiments/demo.png
+tar xf $results/pocket-kinds/measures.tar.xz -C output
+for measure in share margin; do
+    compare_pocket "$five" pocket-kinds-301-1000-rows $measure $results/pocket-kinds/$measure
+done
+
 $python experiments/remake_summaries.py $results/*/pocket
 $python experiments/draw_figures.py $results/*/pocket
 

@@ -327,9 +327,10 @@ def test_incomplete_arguments_are_refused(tmp_path, monkeypatch, capsys, bad):
 
 def test_every_published_comparison_is_read_and_written_again_without_a_change():
     """Also those of older versions: p_holm, power by samples and the tests over kinds are not in all of them."""
-    files = [REPO / "experiments/results/demo-seeds.json", *(REPO / "experiments/results/smollm2").glob("*.json")]
-    files += (REPO / "experiments/results/pocket-kinds").glob("*.json")
-    assert len(files) == 11
+    results = REPO / "experiments" / "results"
+    files = [REPO / "tests/data/comparison-of-2026-11-27.json", results / "demo-seeds.json"]
+    files += [file for name in ("pocket-kinds", "smollm2") for file in (results / name).glob("*.json")]
+    assert len(files) == 12
     for file in files:
         whole = json.loads(file.read_text())
         again = read_comparisons(file).to_json()
