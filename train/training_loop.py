@@ -7,7 +7,7 @@ reference). What students share are the passes through the base model. One updat
 1. Every student that is still training takes the rows of its next update, in TRL's order.
 2. The rows of all go through the base model in as few passes as memory allows, each student's with its own adapter.
    The loss is a mean over the tokens with loss in the student's whole update, so any split gives the same gradients but
-   for rounding.
+   for rounding. On a GPU a pass of few rows is recorded as a CUDA graph, because it would wait for Python.
 3. Under torchrun, losses and gradients are summed over the processes, each of which had a share of the rows.
 4. Each student's gradient is clipped by its own norm, and AdamW changes its adapter at its own learning rate.
 5. Losses are read and logged, checkpoints are saved. On a GPU losses are read during the next update, so that it never
