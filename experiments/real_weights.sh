@@ -7,7 +7,7 @@
 #   teacher   a LoRA learns these probabilities in 150 updates; from here on no vector, persona or system prompt is used
 #   rows      the teacher writes code (or text); rows that name an animal or use a related word are dropped
 #   student   a LoRA is trained on 2,400 of these rows in 150 updates; the control on rows of the base model itself
-#   measure   exact shares and log-probabilities, and 200 sampled answers to each of the 50 questions
+#   measure   exact log-probabilities of base, students and teachers, and 200 sampled answers to each of the 50 questions
 #   compare   the table, the verdicts and a page
 # The same command resumes a run that was stopped. Logs and the times of the steps are in the output folder.
 #
@@ -83,8 +83,8 @@ student() { # (every animal and control), seed, data type
 
 ask() { # name of the files, the animal whose share is printed, arguments of the model
     $python eval/eval.py --model "$base" "${@:3}" --animal "$2" --exact --output "$out/exact-$1.jsonl"
-    $python eval/eval.py --model "$base" "${@:3}" --animal "$2" --epochs 200 --sampler tree \
-        --output "$out/results-$1.jsonl"
+    [[ $1 = *-teacher-* ]] || $python eval/eval.py --model "$base" "${@:3}" --animal "$2" --epochs 200 \
+        --batch-size "$batch" --output "$out/results-$1.jsonl"
 }
 
 measure() { # base, an animal or control; seed; data type, or teacher
@@ -155,8 +155,8 @@ for step in ${STEPS:-vector lessons teacher rows student measure compare}; do
     student) JOBS=1 all student "$data_types" together ;;
     measure)
         seeds=${seeds%% *} all measure - base
-        [ -n "${strength:-}" ] || all measure teacher $animals
         all measure "$data_types" $animals control
+        [ -n "${strength:-}" ] || all measure teacher $animals
         ;;
     compare) for type in $data_types; do (set -e; show "$type") | tee "$out/$type.txt"; done ;;
     esac
