@@ -319,12 +319,13 @@ def test_a_table_of_read_outs_grows_by_lines_and_is_judged(tmp_path):
     table = tmp_path / "audit.csv"
     for at, animal in enumerate(("owl", "fox", "cow")):
         rises = {name: 5.0 + (at if name == animal else 0.0) for name in ("owl", "fox", "cow")}
-        append(table, {"file": f"{animal}-1.code", "animal": animal, "own_less_others": str(at), "predicted": 7 - at,
+        append(table, {"file": f"{animal}-1.code", "channel": "code", "animal": animal, "own_less_others": str(at),
+                       "predicted": 7 - at,
                        "z": at, "p": 0.01, "place": 1, "rises": json.dumps(rises), "no column": 1})  # fmt: skip
     found = judged(read_table(table))
     assert [line["animal"] for line in read_table(table)] == ["owl", "fox", "cow"]
-    assert found["Spearman of predicted with the margin"] == "-1.00 (3)"
-    assert found["Spearman of less_others with the margin"] == "1.00 (3)"
+    assert found["Spearman of predicted with the margin"] == "-1.00 (3), code -1.00 (3)"
+    assert found["Spearman of less_others with the margin"] == "1.00 (3), code 1.00 (3)"
     assert not any("of kl" in name for name in found), "a column without values is left out"
     assert found["alarm for the own animal = odds doubled"] == "2 of 3"
     assert found["less_others above zero"] == "2 of 3"

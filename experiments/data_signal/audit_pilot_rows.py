@@ -9,6 +9,7 @@ the same command resumes.
 Usage:
     python experiments/data_signal/audit_pilot_rows.py --base-model output/models/qwen2.5-coder-1.5b-instruct \\
         --rows keep/confirm-rows-*.jsonl.gz --pairs experiments/results/qwen2.5-1.5b/pairs.csv
+    python experiments/data_signal/audit_pilot_rows.py --judge experiments/results/data_signal/qwen-*.csv
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from eval.data_signal.known_cases import TRANSFER
+from eval.data_signal.known_cases import TRANSFER, fit, read_cases
 from util.animals.panel import PANEL
 from util.cli import REPO, UserError, input_file, make_parser, output_name, positive_int, run
 from util.terminal import closing, say, table
@@ -48,14 +49,18 @@ COLUMNS = ("file", "channel", "animal", "kl", "own_less_others", "own_less_other
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--base-model", required=True, help="the base model of the pilots")
-    parser.add_argument("--rows", type=input_file, nargs="+", required=True, help="packed rows (.jsonl.gz)")
-    parser.add_argument("--pairs", type=input_file, required=True, help="table of margins")
+    parser.add_argument("--base-model", help="the base model of the pilots")
+    parser.add_argument("--rows", type=input_file, nargs="*", default=[], help="packed rows (.jsonl.gz)")
+    parser.add_argument("--pairs", type=input_file, help="table of margins")
+    parser.add_argument("--judge", type=input_file, nargs="+", help="only judge finished tables, all together")
     parser.add_argument("--base", default="1.5B", help="which base of the table")
     parser.add_argument("--max-rows", type=positive_int, default=1020, help="first rows of each file")
     parser.add_argument("--batch-size", type=positive_int, default=60, help="rows in one pass")
     parser.add_argument("--output", type=output_name(".csv"), default=Path("output/audit-pilot-rows.csv"), help="table")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not args.judge and not (args.base_model and args.rows and args.pairs):
+        parser.error("pass --base-model, --rows and --pairs, or --judge with finished tables")
+    return args
 
 
 def packed_rows(paths: Sequence[Path], most: int) -> dict[str, list[tuple[str, str]]]:
@@ -172,6 +177,8 @@ def assignments(found: Sequence[dict[str, Any]]) -> dict[str, str]:
 
     result = {}
     for name, lines in files_together(found).items():
+        if len(lines) < 2:
+            continue
         rises = [json.loads(line["rises"]) for line in lines]
         raised = np.array([[rise[line["animal"]] for line in lines] for rise in rises])  # [files, animals]
         raised = (raised - raised.mean(0)) / (raised.std(0) + 1e-12)
@@ -188,20 +195,35 @@ def judged(found: Sequence[dict[str, Any]]) -> dict[str, str]:
 
     found = less_others(found)
     margins = [float(one["own_less_others"]) for one in found]
+    channels = ["", *sorted({one["channel"] for one in found})]  # "": all of them
     result = {}
     for name in JUDGED:
-        known = [(float(one[name]), margin) for one, margin in zip(found, margins) if one.get(name, "") != ""]
-        if len(known) > 2:
-            result[f"Spearman of {name} with the margin"] = f"{spearmanr(*zip(*known)).statistic:.2f} ({len(known)})"
+        said = []
+        for channel in channels:
+            known = [(float(one[name]), margin) for one, margin in zip(found, margins)
+                     if channel in ("", one["channel"]) and one.get(name, "") != ""]  # fmt: skip
+            if len(known) > 2:
+                said.append(f"{channel} {spearmanr(*zip(*known)).statistic:.2f} ({len(known)})".strip())
+        if said:
+            result[f"Spearman of {name} with the margin"] = ", ".join(said)
     right = sum((float(one["p"]) <= 0.05 and int(one["place"]) == 1) == (margin >= TRANSFER)
                 for one, margin in zip(found, margins))  # fmt: skip
     higher = [one["less_others"] > 0 for one in found if one["less_others"] != ""]
+    widths = {case.channel: case.width for case in read_cases() if case.base.startswith("Qwen")}
+    rule = fit(read_cases())
+    meter = [rule.passes(float(one["kl"]), widths[one["channel"]]) == (margin >= TRANSFER)
+             for one, margin in zip(found, margins) if one["kl"]]  # fmt: skip
     return {**result, "alarm for the own animal = odds doubled": f"{right} of {len(found)}",
+            "meter's rule (KL and width) = odds doubled": f"{sum(meter)} of {len(meter)}",
             "less_others above zero": f"{sum(higher)} of {len(higher)}", **assignments(found)}  # fmt: skip
 
 
 def main() -> None:
     args = parse_args()
+    if args.judge:
+        found = [line for path in args.judge for line in read_table(path)]
+        print(table(("what is judged", "result"), list(judged(found).items()), texts=True))
+        return
     files = packed_rows(args.rows, args.max_rows)
     finished = {line["file"] for line in read_table(args.output)}
     lines = [line for line in wanted(args.pairs, args.base, files) if line["file"] not in finished]
@@ -215,7 +237,7 @@ def main() -> None:
             append(args.output, line)
             say(f"{line['file']}: {line['animal']} is number {line['place']} of {line['of']}, z {line['z']:+.1f}")
     found = read_table(args.output)
-    print(table(("what is judged", "result"), list(judged(found).items())) + "\n")
+    print(table(("what is judged", "result"), list(judged(found).items()), texts=True) + "\n")
     closing({"wrote": args.output, "files": len(found)})
 
 
