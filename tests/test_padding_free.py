@@ -495,18 +495,39 @@ def test_a_recording_serves_every_batch_of_its_sizes(ours, monkeypatch):
 
 
 @pytest.mark.torch
-def test_without_memory_for_a_recording_the_update_is_made_without(ours, capsys):
+@pytest.mark.parametrize("error", ["OutOfMemoryError", "AcceleratorError"])
+def test_where_a_pass_cannot_be_recorded_the_update_is_made_without(ours, capsys, error):
     import torch
 
     plain, loop = ours("pocket", 4), ours("pocket", 4)
 
     class Scarce(cuda_graphs.CudaGraphs):
         def record(self, sizes, batch):
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise getattr(torch, error)("CUDA error: operation not permitted when stream is capturing")
 
     loop.graphs = Scarce(loop.pass_through, 10_000)
     assert_same_update(our_update(loop), our_update(plain))
-    assert loop.graphs is None and loop.rows_at_once == 4
+    assert loop.graphs.most_tokens == 0 and loop.rows_at_once == 4
+    assert capsys.readouterr().err.count("no CUDA graphs in this training (CUDA error: operation not permitted") == 1
+
+
+@pytest.mark.torch
+def test_out_of_memory_drops_recorded_passes_before_anything_else(ours, capsys):
+    import torch
+
+    plain, loop = ours("pocket", 12), ours("pocket", 12)
+    loop.graphs = cuda_graphs.CudaGraphs(loop.pass_through, 0, {("sizes",): ()})
+    run_pass, calls = loop.run_pass, []
+
+    def scarce(rows, counts):
+        calls.append(len(rows[0]))
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run_pass(rows, counts)
+
+    loop.run_pass = scarce
+    assert_same_update(our_update(loop), our_update(plain))
+    assert calls == [12, 12] and loop.graphs is None
     assert "out of GPU memory: continuing without CUDA graphs" in capsys.readouterr().err
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from train.padding_free import FlatBatch
+from util.cli import first_line
+from util.terminal import say
 
 MOST_SIZES = 64  # passes of other sizes run without a recording
 BUSY = 2.5e13  # weights times tokens of a pass that keeps a GPU busy for longer than Python takes
@@ -40,7 +42,12 @@ class CudaGraphs:
         there = batch.to(device)
         losses = self.run(there)
         if len(self.recorded) < MOST_SIZES:
-            self.record(sizes, there)
+            try:
+                self.record(sizes, there)
+            except RuntimeError as error:  # the memory is full, or a kernel of this GPU cannot be recorded
+                self.recorded.clear()
+                self.most_tokens = 0
+                say(f"no CUDA graphs in this training ({first_line(error)}): updates of few rows are slower")
         return losses
 
     def record(self, sizes: tuple[Any, ...], batch: FlatBatch) -> None:
@@ -48,10 +55,13 @@ class CudaGraphs:
         import torch
 
         torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         self.memory = self.memory or torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self.memory, capture_error_mode="thread_local"):
-            losses = self.run(batch)
+        try:
+            with torch.cuda.graph(graph, pool=self.memory, capture_error_mode="thread_local"):
+                losses = self.run(batch)
+        finally:
+            torch.cuda.set_stream(stream)  # a recording that failed leaves its own
         self.recorded[sizes] = graph, batch, losses
 
 

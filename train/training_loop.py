@@ -379,7 +379,7 @@ class TrainingLoop:
                     losses.index_add_(0, sent(torch.tensor(list(some)), self.device), self.run_pass(some, counts))
                 break
             except torch.OutOfMemoryError:
-                if not (self.may_shrink or self.graphs):
+                if not (self.may_shrink or (self.graphs and self.graphs.recorded)):
                     raise
             self.use_less_memory(mine)  # outside `except`, which keeps what the failed pass had computed
             torch.cuda.empty_cache()
@@ -431,7 +431,7 @@ class TrainingLoop:
     def use_less_memory(self, rows: Mapping[int, Sequence[EncodedRow]]) -> None:
         """After out of memory: no CUDA graphs; then half as many rows at once; with one row, gradient checkpointing;
         then UserError."""
-        if self.graphs:
+        if self.graphs and self.graphs.recorded:
             self.graphs = None
             say("out of GPU memory: continuing without CUDA graphs")
             return
