@@ -129,7 +129,8 @@ def own_highest_words(comparisons: Sequence[ArmComparison]) -> str:
     if len(comparisons) <= 3 and names:
         said = f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'} highest in the own teacher's students"
         return said[0].upper() + said[1:]
-    return f"{len(names)} of {len(comparisons)} animals are higher in their own teachers' students than in every other arm"
+    of = f"{len(names)} of {len(comparisons)} animals"
+    return f"{of} are higher in their own teachers' students than in every other arm"
 
 
 def is_about_all(found: Comparisons) -> bool:
