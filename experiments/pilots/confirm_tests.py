@@ -33,7 +33,7 @@ from experiments.pilots.measures_file import Measure, load, pack
 
 ANIMALS = ["owl", "penguin", "elephant", "wolf", "fox", "whale", "giraffe", "rabbit"]
 OTHERS = ["train", "guitar", "random8", "random9"]
-BASES = {"1.5B": "measures", "0.5B": "other-base"}
+BASES = {"1.5B": ("measures", "strict"), "0.5B": ("other-base", "strict-other-base")}  # first run, strict arms
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,6 +43,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--pack", type=Path, help="first fill the results folder from this output of the worker")
     parser.add_argument("--pack-other", type=Path, help="the worker's output for the other base")
     return parser.parse_args()
+
+
+def merged(results: Path, names: tuple[str, ...]) -> dict[str, Measure]:
+    """The measures of several files; the first file that has one counts."""
+    found: dict[str, Measure] = {}
+    for name in reversed(names):
+        found |= load(results / f"{name}.jsonl")
+    return found
 
 
 def students(measures: dict[str, Measure], arm: str) -> dict[str, list[Measure]]:
@@ -265,6 +273,29 @@ def print_strict(measures: dict[str, Measure]) -> None:
             row(*cells, f"**{sum(gap) / len(gap):+.2f}**")
 
 
+def print_strictest(measures: dict[str, dict[str, Measure]], count: int) -> None:
+    """Code without names and without telling words, three seeds: what the 1.5B takes over and the 0.5B does not."""
+    import numpy as np
+
+    name, own = f"code.strictest{count}", {}
+    for base, some in measures.items():
+        arm = students(some, name)
+        if set(ANIMALS) <= set(arm):
+            own[f"{base}: own less others"] = main_tests(arm, teachers(measures["1.5B"], "soft"))["gap"]
+            plain = {animal: students(some, f"{name}-of-{animal}").get("base", []) for animal in ANIMALS}
+            if all(plain.values()):
+                gaps = [mean(arm[animal], animal) - mean(plain[animal], animal) for animal in ANIMALS]
+                own[f"{base}: own less control"] = np.array(gaps)
+    for what in ("own less others", "own less control"):
+        if {f"{base}: {what}" for base in BASES} <= {*own}:
+            own[f"**1.5B less 0.5B: {what}**"] = np.subtract(*(own[f"{base}: {what}"] for base in BASES))
+    if own:
+        head(f"code without names and {count} words", *ANIMALS, "mean", "95% over animals")
+    for what, values in own.items():
+        average, ends = mean_and_interval(values)
+        row(what, *(f"{value:+.2f}" for value in values), f"**{average:+.2f}**", "{:+.2f} to {:+.2f}".format(*ends))
+
+
 def print_controls(measures: dict[str, Measure]) -> None:
     """How far the neutral, random and control students move each taught animal from the base, over three seeds."""
     head("channel", "students of", *ANIMALS)
@@ -314,11 +345,13 @@ def main() -> None:
     for source, target in ((args.pack, "measures"), (args.pack_other, "other-base")):
         if source:
             pack(source, args.results / f"{target}.jsonl")
-    measures = {base: load(args.results / f"{name}.jsonl") for base, name in BASES.items()}
+    measures = {base: merged(args.results, names) for base, names in BASES.items()}
     print_rows(measures["1.5B"])
     print_tests(measures)
     print_patterns(measures)
     print_strict(measures["1.5B"])
+    for count in (200, 1000):
+        print_strictest(measures, count)
     print_controls(measures["1.5B"])
     for channel in ("code", "text"):
         print_animals(measures, channel)
