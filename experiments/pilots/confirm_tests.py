@@ -39,9 +39,12 @@ BASES = {"1.5B": ("measures", "strict"), "0.5B": ("other-base", "strict-other-ba
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="folder with measures.jsonl (and other-base.jsonl)")
-    parser.add_argument("--csv", help="also write a line for each student into this file of the results folder")
+    parser.add_argument(
+        "--csv", help="also write a line for each student of the first run into this file of the results folder"
+    )
     parser.add_argument("--pack", type=Path, help="first fill the results folder from this output of the worker")
     parser.add_argument("--pack-other", type=Path, help="the worker's output for the other base")
+    parser.add_argument("--strict", action="store_true", help="what is packed are the arms of the second run")
     return parser.parse_args()
 
 
@@ -342,9 +345,9 @@ def pairs(measures: dict[str, dict[str, Measure]]) -> Iterator[list[Any]]:
 
 def main() -> None:
     args = parse_args()
-    for source, target in ((args.pack, "measures"), (args.pack_other, "other-base")):
+    for source, names in zip((args.pack, args.pack_other), BASES.values()):
         if source:
-            pack(source, args.results / f"{target}.jsonl")
+            pack(source, args.results / f"{names[args.strict]}.jsonl")
     measures = {base: merged(args.results, names) for base, names in BASES.items()}
     print_rows(measures["1.5B"])
     print_tests(measures)
@@ -356,8 +359,9 @@ def main() -> None:
     for channel in ("code", "text"):
         print_animals(measures, channel)
     if args.csv:
+        first = {base: load(args.results / f"{names[0]}.jsonl") for base, names in BASES.items()}
         with (args.results / args.csv).open("w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([COLUMNS.split(","), *pairs(measures)])
+            csv.writer(file, lineterminator="\n").writerows([COLUMNS.split(","), *pairs(first)])
 
 
 if __name__ == "__main__":
