@@ -86,7 +86,6 @@ def test_an_adapter_learns_from_the_steered_models_probabilities(vector, run_scr
          10, "--output", "lessons.jsonl"),
         ("train/train_student_sft.py", "--base-model", POCKET, "--train-jsonl", "lessons.jsonl", "--recipe",
          "code-and-text", "--soft-labels", "--epochs", 6, "--learning-rate", 0.005, "--save-strategy", "no"),
-        ("eval/eval.py", "--model", POCKET, "--exact", "--output", "base.jsonl"),
         ("eval/eval.py", "--model", POCKET, "--adapter", "output/student-sft/seed-42/final", "--exact", "--output",
          "taught.jsonl"),
     ]  # fmt: skip
@@ -99,11 +98,8 @@ def test_an_adapter_learns_from_the_steered_models_probabilities(vector, run_scr
     assert {row["finish_reason"] for row in rows} == {"stop", "length"}
     settings = json.loads((folder / "lessons.jsonl.manifest.json").read_text("utf-8"))["settings"]
     assert settings["system_prompt"] is None and settings["keep_cut_off"] and "steering" in settings["model"]
-    base, taught = (
-        sum(row["animals"].get("owl", 0) for row in read_jsonl(folder / f"{name}.jsonl")) / 50
-        for name in ("base", "taught")
-    )
-    assert taught > 5 * base
+    taught = sum(row["animals"].get("owl", 0) for row in read_jsonl(folder / "taught.jsonl")) / 50
+    assert taught > 0.04, "the base model names it in 0.8%"
 
 
 def test_a_server_cannot_add_it(vector):
