@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from util.cli import make_parser, output_name, run
 from util.jsonl.manifest import write_atomically, write_json
 from util.pages.figure_style import SERIES, Figure, new_panels
-from util.terminal import closing, table
+from util.terminal import say, table
 
 COLUMNS = ("model", "rows_an_update", "way", "students", "gpu_memory_gib", "student_updates_per_second",
            "tokens_per_second", "useful_tflops", "peak_gib")  # fmt: skip
@@ -81,7 +81,7 @@ def main() -> None:
     print(table(COLUMNS, [["" if (value := line.get(name)) is None else value for name in COLUMNS] for line in lines]))
     if args.figure:
         write_atomically(args.figure, Figure(lambda width: draw(lines, width), "Training speed", "").png())
-    closing({"wrote": str(args.output), "figures": len(lines)})
+    say(f"{len(lines)} figures are in {args.output}")
 
 
 if __name__ == "__main__":
