@@ -121,7 +121,7 @@ def flat_batch(
     few_sizes: tokens are filled up by at most 3%, and loss tokens by up to a quarter, so that batches have few sizes.
 
     An example: one student with the rows p q a b and p q c, whose prefix p q comes once. Every row's keys begin with a
-    copy of the prefix. What keys are taken from is the copies, followed by all tokens:
+    copy of the prefix. The keys are taken from the copies, followed by all tokens:
 
         tokens       p q | a b | c
         taken from   p q | p q | p q || p q | a b | c     (places 0 1 | 2 3 | 4 5 || 6 7 | 8 9 | 10)

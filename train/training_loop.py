@@ -158,7 +158,7 @@ def row_order(count: int, seed: int, epoch: int) -> list[int]:
 
 @dataclass(frozen=True)
 class UnreadLosses:
-    """Losses of an update that a GPU may still be computing. By the student's index where a mapping."""
+    """Losses of an update that a GPU may still be computing. The mappings are by the students' indices."""
 
     updates: Mapping[int, int]
     """how many each of its students has made with this one"""
