@@ -3,8 +3,8 @@
 The gradient of the rows is compared with the gradient of each animal's own log-probability (docs/signal.md). z says how
 many standard errors an animal stands above the control rows; the mean over animals and what rows of another length
 would do are taken out. The alarm tests the largest z against the same rows in exchanged groups: 5% of files that are
-written like the control raise it by chance. It says which animal, not how far a student will go, and it does not see
-everything (docs/signal.md).
+written like the control raise it by chance. Rows of any other writer or form raise it too, and on Qwen the first animal
+was then not the taught one: compare the files of several teachers there (docs/signal.md).
 
 Usage:
     python eval/audit_data.py --train-jsonl output/numberss-owl-owl-teacher-filtered-9876.jsonl \\
@@ -111,7 +111,8 @@ def verdict(found: dict[str, Any]) -> str:
     first = found["first"]
     if not found["alarm"]:
         return f"no animal stands out (first: {first}, z {found['animals'][first]['z']:+.1f}, p {found['p']:.3f})"
-    return f"ALARM: these rows push {first} up (z {found['animals'][first]['z']:+.1f}, p {found['p']:.4f})"
+    how_sure = f"z {found['animals'][first]['z']:+.1f}, p {found['p']:.4f}"
+    return f"ALARM: not written like the control's; these rows push {first} up most ({how_sure})"
 
 
 def warn_of_base(found: dict[str, Any]) -> None:
