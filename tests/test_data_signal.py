@@ -329,4 +329,5 @@ def test_a_table_of_read_outs_grows_by_lines_and_is_judged(tmp_path):
     assert not any("of kl" in name for name in found), "a column without values is left out"
     assert found["alarm for the own animal = odds doubled"] == "2 of 3"
     assert found["less_others above zero"] == "2 of 3"
+    assert found["code: own animal's place, less others"] == "1, 1, 1"
     assert found["*-1.code"].endswith("own highest 3 of 3")

@@ -158,13 +158,19 @@ def files_together(found: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, 
 
 def less_others(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The lines with the read-out's counterpart of the margin: the animal's rise in its own file less its mean rise in
-    the other animals' files."""
+    the other animals' files; and the animal's place if all animals are read in this way."""
     result = []
     for lines in files_together(found).values():
         for line in lines:
-            rises = [json.loads(one["rises"])[line["animal"]] for one in lines if one is not line]
-            own = json.loads(line["rises"])[line["animal"]]
-            result.append({**line, "less_others": own - sum(rises) / len(rises) if rises else ""})
+            own = json.loads(line["rises"])
+            others = [json.loads(one["rises"]) for one in lines if one is not line]
+            less = (
+                {name: rise - sum(one[name] for one in others) / len(others) for name, rise in own.items()}
+                if others
+                else {}
+            )
+            place = 1 + sum(rise > less[line["animal"]] for rise in less.values()) if less else ""
+            result.append({**line, "less_others": less.get(line["animal"], ""), "place_less_others": place})
     return result
 
 
@@ -209,6 +215,11 @@ def judged(found: Sequence[dict[str, Any]]) -> dict[str, str]:
     right = sum((float(one["p"]) <= 0.05 and int(one["place"]) == 1) == (margin >= TRANSFER)
                 for one, margin in zip(found, margins))  # fmt: skip
     higher = [one["less_others"] > 0 for one in found if one["less_others"] != ""]
+    for channel in channels[1:]:
+        places = sorted(
+            one["place_less_others"] for one in found if one["channel"] == channel and one["less_others"] != ""
+        )
+        result[f"{channel}: own animal's place, less others"] = ", ".join(map(str, places))
     widths = {case.channel: case.width for case in read_cases() if case.base.startswith("Qwen")}
     rule = fit(read_cases())
     meter = [rule.passes(float(one["kl"]), widths[one["channel"]]) == (margin >= TRANSFER)
