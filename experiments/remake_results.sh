@@ -3,6 +3,7 @@
 #
 # SmolLM2's, the demo's and five kinds' from measures.tar.xz, the experiments' summaries from their tables, and the sizes
 # and power of docs/statistics.md by simulation. What needs a model is not here: experiments/demo.sh, divergence.sh, smollm2.sh.
+# About two minutes on two cores. A JSON file then differs in the commit and the process that wrote it, and in nothing else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
