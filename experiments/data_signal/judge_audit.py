@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from util.cli import make_parser, output_name, run
+from util.cli import UserError, make_parser, output_name, run
 from util.jsonl.manifest import provenance, write_json
 from util.terminal import table
 
@@ -38,6 +38,8 @@ class Parts:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        if not exists(self, "reference"):
+            raise UserError(f"no reference.npz in {folder}; pass --parts with the folder of pocket_sets.py")
         self.reference = self.load("reference")
         self.animals: list[str] = self.reference["animals"].tolist()
         self.untaught = [place for place, animal in enumerate(self.animals) if animal not in PAIR]
