@@ -17,7 +17,7 @@
 # One seed gives the tables and the profile test; a verdict needs two. SERVER=1 writes the rows through a vLLM server:
 #   SEEDS="201 202 203" DATA_TYPES="code text" SERVER=1 experiments/real_weights.sh
 # No GPU (8 GB of memory): a sketch of it with Qwen2.5-Coder-0.5B, one animal and a control. 240 rows of text, written by
-# the base model itself while twice the vector is added, so that no teacher has to be trained:
+# the base model itself while twice the vector is added, so that no teacher has to be trained (over an hour on two cores):
 #   python util/get_model.py qwen2.5-coder-0.5b-instruct && LAPTOP=1 experiments/real_weights.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
