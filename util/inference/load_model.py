@@ -74,7 +74,7 @@ def check_folder(model: str) -> None:
     path = Path(model)
     if path.is_dir():
         if (path / "adapter_config.json").is_file():
-            raise UserError(f"{model} is a LoRA adapter; pass its base model here, and the adapter by the flag for it (see --help)")
+            raise UserError(f"{model} is a LoRA adapter; pass its base model here; the adapter has a flag of its own")
         if not (path / "config.json").is_file():
             inside = ", ".join(sorted(child.parent.name for child in path.glob("*/config.json")))
             raise UserError(
