@@ -29,6 +29,13 @@ PACKAGES = {"torch": ("torch", "transformers"), "vllm": ("vllm", "torch", "trans
 PRIVATE = ("VLLM_", "OPENAI_", "WANDB_", "HF_", "HUGGING", "GIT_", "SL_")
 
 
+def pytest_configure() -> None:
+    """Under nohup, or in the background of a script, signals are ignored, and what tests start inherits that."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for marker, packages in PACKAGES.items():
         missing = [name for name in packages if find_spec(name) is None]
