@@ -1,6 +1,7 @@
 """Exact shares, margins and tree sampling, against plain sampling and plain arithmetic on the pocket model."""
 
 import math
+import re
 from collections import Counter
 
 import numpy as np
@@ -261,7 +262,8 @@ def test_eval_exact_writes_a_row_a_question(run_script, tmp_path):
     pocket = REPO / "pocket" / "model"
     done = run_script("eval/eval.py", "--model", pocket, "--exact", "--animal", "owl", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "owl share" in done.stdout and "(exact)" in done.stdout and "owl margin" in done.stdout
+    line = next(line for line in done.stdout.split("\n") if line.startswith("owl share"))
+    assert re.fullmatch(r"owl share +0\.8\d+% \(exact; .*\); margin \+\d.* nats, panel share 0\.8\d+%", line)
     rows = read_jsonl(tmp_path / "output" / "exact-pocket.jsonl")
     assert len(rows) == 50 and all(set(row["log_shares"]) == set(PANEL) for row in rows)
     tree = run_script("eval/eval.py", "--model", pocket, "--sampler", "tree", "--epochs", "20", cwd=tmp_path)
