@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO, clean_environment, manifest_of, read_jsonl
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from util.chat.chat_tokens import without_system
@@ -112,6 +112,7 @@ def test_any_line_is_a_row_that_can_be_written_again_or_has_a_reason(line):
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(LINES | JSON_TEXTS.map(lambda text: f'{{"messages": {text}}}'.encode()), max_size=5))
+@example([b"PK\x03\x04"])
 def test_any_file_is_read_or_its_bad_line_is_named(tmp_path, lines):
     path = tmp_path / "x.jsonl"
     path.write_bytes(b"\n".join(lines))
@@ -119,9 +120,9 @@ def test_any_file_is_read_or_its_bad_line_is_named(tmp_path, lines):
         for found in read_rows(path, lambda row: check_messages(row) if "messages" in row else None):
             without_system(found) if "messages" in found else None
     except UserError as error:
-        assert re.match(
-            rf"{re.escape(str(path))}(:\d+: | is empty| is an? [\w ]+ file that cannot be read)", str(error)
-        )
+        packed = r" is an? \w+ file; give it a name that ends in \.\w+, or unpack it$"
+        whole = rf" is empty| is an? [\w ]+ file that cannot be read|{packed}"
+        assert re.match(rf"{re.escape(str(path))}(:\d+: |{whole})", str(error))
 
 
 @pytest.mark.parametrize(
