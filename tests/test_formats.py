@@ -86,6 +86,7 @@ def test_files_that_are_not_json_lines_are_read_as_the_same_rows(tmp_path, name,
     assert done.path.read_bytes() == lines(ROWS) and certificate_problem(done.path) is None
 
 
+@pytest.mark.slow
 def test_zstd_is_read_or_the_package_it_needs_is_named(tmp_path):
     path = tmp_path / "rows.jsonl.zst"
     try:

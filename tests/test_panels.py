@@ -218,6 +218,7 @@ def compare(monkeypatch, results, *more):
              results["control-2"], "--students", *students, *more)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_verdict_and_page_speak_of_trees(tmp_path, monkeypatch, capsys, results):
     pytest.importorskip("scipy")
     for name in ("matplotlib", "jinja2"):

@@ -53,6 +53,7 @@ def check(commands):
         assert not [said for said in judged(name, [words[1:] for words in commands if words[0] == name]) if said]
 
 
+@pytest.mark.slow
 def test_every_kind_goes_through_the_same_commands(script):
     commands = script(ANIMALS="owl penguin elephant wolf", DATA_TYPES="code text", SEEDS="7 8")
     check(commands)

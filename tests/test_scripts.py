@@ -646,6 +646,7 @@ def test_a_signal_keeps_what_is_in_flight_and_prints_how_to_continue(start_scrip
     assert len(rows) == len(server.requests()) < 500  # every request that was sent has its row
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=lambda x: str(x))
 def test_a_signal_leaves_no_temporary_file_of_a_filter(start_script, tmp_path, number, code):
     """By itself Python runs no `finally` on SIGTERM, and a hidden file of gigabytes stayed."""
