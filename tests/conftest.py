@@ -119,9 +119,11 @@ def start_script(home: Path) -> Callable[..., subprocess.Popen[str]]:
 class WarmPython:
     """A running tests/warm_python.py: runs scripts whose imports are done."""
 
-    def __init__(self, folder: Path, env: dict[str, str]):
+    def __init__(
+        self, folder: Path, env: dict[str, str], options: tuple[str, ...] = (), packages: tuple[str, ...] = ()
+    ):
         self.folder, self.env = folder, env
-        command = [sys.executable, str(REPO / "tests" / "warm_python.py")]
+        command = [sys.executable, *options, str(REPO / "tests" / "warm_python.py"), *packages]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
 
     def answer(self, timeout: float) -> Any:
@@ -209,6 +211,39 @@ def with_few_closing_lines(done: Any) -> Any:
         if re.match(r"time {2,}\d", lines[-1]):
             assert 3 <= len(lines) <= 6, f"{len(lines)} closing lines, not three to six:\n" + "\n".join(lines)
     return done
+
+
+# Modules that most scripts import, directly or through others.
+SHARED_MODULES = (
+    "util.cli", "util.terminal", "util.inference.request_loop", "util.inference.open_backend",
+    "util.chat.prompt_consistency", "eval.answer_rows", "eval.compare.read_results", "bench.shared",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def run_bare(tmp_path_factory: pytest.TempPathFactory, home: Path) -> Iterator[Callable[..., Any]]:
+    """As `run_script`, on a Python without any package, in a forked copy that has imported modules of the suite."""
+    env = clean_environment(home, {"PYTHONPATH": str(REPO)})
+    bare = WarmPython(tmp_path_factory.mktemp("bare"), env, ("-S",), SHARED_MODULES)
+
+    def run(script: str | Path, *args: object, cwd: Path, timeout: float = 60) -> Any:
+        return bare.run([sys.executable, str(REPO / script), *map(str, args)], cwd, bare.env, timeout)
+
+    yield run
+    bare.process.kill()
+    bare.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def judged(run_bare: Callable[..., Any]) -> Callable[[str, list[list[str]]], list[str]]:
+    """judged(script, lists) -> what the script's own parser says of each list of arguments ("" for nothing)."""
+
+    def ask(script: str, lists: list[list[str]]) -> Any:
+        done = run_bare("tests/ask_the_parser.py", script, json.dumps(lists), cwd=REPO)
+        assert done.returncode == 0 and done.stdout, f"{script}: {done.stderr}"
+        return json.loads(done.stdout)
+
+    return ask
 
 
 @pytest.fixture(scope="session")

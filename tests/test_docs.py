@@ -1,11 +1,8 @@
 """The documents: the README's size, links and anchors, paths that are named, and every published command parses."""
 
 import ast
-import json
 import re
 import shlex
-import subprocess
-import sys
 from collections import defaultdict
 from functools import lru_cache
 from pathlib import Path
@@ -129,49 +126,6 @@ def words(text):
     return [part for part in parsed[:end] if part not in ("...", "$@")]
 
 
-# Runs a script up to its own parser, which then judges each list of arguments: names, counts and choices, but not
-# whether files exist. What is asked in vain (an old flag, a missing argument) comes back as a line for each list.
-ASK_THE_PARSER = """
-import argparse, contextlib, io, json, re, runpy, sys
-script, lists = sys.argv[1], json.loads(sys.argv[2])
-original = argparse.ArgumentParser.parse_known_args
-
-def judge(parser, strict):
-    verdicts = []
-    for action in parser._actions:
-        action.type = None if action.choices is None else action.type
-    for words in lists:
-        old = [w for w in words if w.partition("=")[0] in getattr(parser, "_renamed", {})]
-        for action in parser._actions:
-            action.choices = None if any("$" in w for w in words) else action.choices
-        said = io.StringIO()
-        try:
-            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-                _, rest = original(parser, words, None)
-            verdicts.append(f"renamed: {old}" if old else f"unknown: {rest}" if strict and rest else "")
-        except SystemExit as error:
-            verdicts.append(said.getvalue() if error.code else "")
-    sys.__stdout__.write(json.dumps(verdicts))
-    sys.__stdout__.flush()
-    raise SystemExit(0)
-
-argparse.ArgumentParser.parse_args = lambda self, args=None, namespace=None: judge(self, True)
-argparse.ArgumentParser.parse_known_args = lambda self, args=None, namespace=None: judge(self, False)
-sys.argv = [script]
-runpy.run_path(script, run_name="__main__")
-"""
-
-
-def judged(script, lists):
-    """What the script's own parser says of each list of arguments ("" for nothing), on a bare Python."""
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", ASK_THE_PARSER, script, json.dumps(lists)],
-        cwd=REPO, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 0 and done.stdout, f"{script}: {done.stderr}"
-    return json.loads(done.stdout)
-
-
 def docstrings():
     """The docstring of every script, its help, with its commands as a code block."""
     for folder in FOLDERS[:7]:
@@ -203,7 +157,7 @@ def test_every_published_command_names_a_script():
 
 
 @pytest.mark.parametrize("script", sorted(published()))
-def test_every_published_command_parses(script):
+def test_every_published_command_parses(judged, script):
     arguments = [arguments.copy() for _, arguments in published()[script]]
     if script == "util/serve.py":  # what stands behind -- is a command of its own
         arguments = [[*some, "--", "true"] if "--" not in some else some for some in arguments]
@@ -223,7 +177,7 @@ def test_make_targets_and_experiments_exist():
             assert (REPO / name).is_file(), f"{named(page)}: {name}"
 
 
-def test_a_wrong_command_is_found():
+def test_a_wrong_command_is_found(judged):
     """The check itself: an unknown flag, a missing argument and a renamed flag are each told."""
     said = judged("eval/eval.py", [["--model", "m"], ["--model", "m", "--epoch", "3"], ["--epochs", "3"]])
     assert said[0] == "" and said[1] and said[2]

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 from conftest import REPO
-from test_docs import judged
 
 RECORD = """#!{python}
 import json, sys
@@ -48,13 +47,19 @@ def after(words, flag):
     return words[words.index(flag) + 1]
 
 
-def check(commands):
-    for name in sorted({words[0] for words in commands}):
-        assert not [said for said in judged(name, [words[1:] for words in commands if words[0] == name]) if said]
+@pytest.fixture
+def check(judged):
+    """check(commands): every command is one that its script takes."""
+
+    def take(commands):
+        for name in sorted({words[0] for words in commands}):
+            assert not [said for said in judged(name, [words[1:] for words in commands if words[0] == name]) if said]
+
+    return take
 
 
 @pytest.mark.slow
-def test_every_kind_goes_through_the_same_commands(script):
+def test_every_kind_goes_through_the_same_commands(check, script):
     commands = script(ANIMALS="owl penguin elephant wolf", DATA_TYPES="code text", SEEDS="7 8")
     check(commands)
     teachers, students = (
@@ -77,7 +82,7 @@ def test_every_kind_goes_through_the_same_commands(script):
     assert len(of(commands, "report")) == 2
 
 
-def test_on_a_laptop_the_steered_model_itself_writes_the_rows(script):
+def test_on_a_laptop_the_steered_model_itself_writes_the_rows(check, script):
     commands = script(LAPTOP="1")
     check(commands)
     assert {after(words, "--base-model") for words in of(commands, "train_student_sft")} == {
@@ -90,7 +95,7 @@ def test_on_a_laptop_the_steered_model_itself_writes_the_rows(script):
     assert {after(words, "--animal") for words in of(commands, "eval")} == {"owl"} and len(of(commands, "eval")) == 6
 
 
-def test_a_server_writes_the_rows_and_nothing_else(script):
+def test_a_server_writes_the_rows_and_nothing_else(check, script):
     commands = script(ANIMALS="owl wolf", SERVER="1")
     assert of(commands, "serve") == [["output/models/qwen2.5-coder-1.5b-instruct", "--", "experiments/real_weights.sh"]]
     assert not of(commands, "generate_code_or_reasoning_data") and len(of(commands, "generate_teacher_data")) == 2

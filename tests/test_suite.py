@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -53,9 +53,25 @@ def named(path):
     return str(path.relative_to(REPO))
 
 
+@cache
+def tree_of(path):
+    """A file's syntax tree. Many tests read the same files."""
+    return ast.parse(path.read_text("utf-8"))
+
+
+@cache
 def nodes(path):
     """Every node of a file's syntax tree."""
-    return ast.walk(ast.parse(path.read_text("utf-8")))
+    return list(ast.walk(tree_of(path)))
+
+
+def called(call):
+    """What a call calls, such as torch.load; "?" for what is not a name."""
+    parts, function = [], call.func
+    while isinstance(function, ast.Attribute):
+        parts.append(function.attr)
+        function = function.value
+    return ".".join([function.id if isinstance(function, ast.Name) else "?", *reversed(parts)])
 
 
 def imports(path):
@@ -81,20 +97,27 @@ def imported():
 
 
 @pytest.mark.parametrize("script", scripts(), ids=named)
-def test_help_answers_at_once_on_a_bare_python_from_anywhere(script, tmp_path):
+def test_help_answers_at_once_on_a_bare_python_from_anywhere(run_bare, script, tmp_path):
     seconds = []
     while not seconds or (len(seconds) < 2 and min(seconds) >= 1.0):  # a second run has the compiled files
         begun = time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-S", script, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=30
-        )
+        done = run_bare(script, "--help", cwd=tmp_path)
         seconds.append(time.monotonic() - begun)
     assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout or "python " in done.stdout, "the docstring is the help, with a command to paste"
     assert not re.search(r"PosixPath|<function| object at 0x", done.stdout), "values as a user would write them"
-    print(f"{named(script)} --help: {min(seconds):.2f} s")
-    assert min(seconds) < 1.0  # 0.1 to 0.2 s on an idle machine; imports of heavy packages take longer
+    assert min(seconds) < 1.0  # 0.1 s on an idle machine; imports of heavy packages take longer
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_of_the_largest_script_takes_less_than_a_second_in_a_new_process(tmp_path):
+    command = [sys.executable, "-S", REPO / "eval" / "eval.py", "--help"]
+    seconds = []
+    while len(seconds) < 2 and min(seconds, default=1.0) >= 1.0:
+        begun = time.monotonic()
+        assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+        seconds.append(time.monotonic() - begun)
+    assert min(seconds) < 1.0  # 0.15 s on an idle machine
 
 
 def test_the_scripts_are_found():
@@ -189,7 +212,7 @@ def test_heavy_packages_are_imported_where_they_are_used():
     """Inside functions, so that --help is fast and works with nothing installed."""
     wrong = []
     for path in modules():
-        for node in ast.parse(path.read_text("utf-8")).body:
+        for node in tree_of(path).body:
             is_import = isinstance(node, ast.Import)
             names = [alias.name for alias in node.names] if is_import else [getattr(node, "module", "") or ""]
             if HEAVY & {name.partition(".")[0] for name in names}:
@@ -222,7 +245,7 @@ def test_what_is_read_is_never_run():
         for node in nodes(path):
             if not isinstance(node, ast.Call):
                 continue
-            name = ast.unparse(node.func)
+            name = called(node)
             flags = {keyword.arg for keyword in node.keywords if ast.unparse(keyword.value) != "False"}
             evaluates = name.endswith((".format", ".format_map")) and not (
                 isinstance(node.func.value, ast.Constant)
@@ -238,9 +261,9 @@ def test_no_model_runs_code_of_its_own():
     wrong = []
     for path in [*modules(), *(REPO / "tests").glob("*.py")]:
         for call in (node for node in nodes(path) if isinstance(node, ast.Call)):
-            name = ast.unparse(call.func)
+            name = called(call)
             loads = name.endswith((".from_pretrained", ".from_config")) and not name.startswith("PeftModel.")
-            flags = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            flags = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords if loads}
             if loads and flags.get("trust_remote_code") != "False":
                 wrong.append(f"{named(path)}:{call.lineno} {name}")
     assert not wrong

@@ -2,7 +2,8 @@
 
 A script that needs torch spends most of a small test on imports: 8 s of processor time for a training. Here it starts
 with the imports done, and is otherwise what `python script` is: a process of its own, with its own arguments, folder,
-environment, output files and exit code. tests/conftest.py starts this program and asks it, one line of JSON a script:
+environment, output files and exit code. Arguments name other modules to import first. tests/conftest.py starts this
+program and asks it, one line of JSON a script:
 
     {"command": [...], "cwd": "...", "env": {...}, "stdout": "path", "stderr": "path"}
 
@@ -47,7 +48,7 @@ def become(command: list[str], cwd: str, env: dict[str, str], stdout: str, stder
 
 def main() -> None:
     requests, answers = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
-    for package in PACKAGES:
+    for package in sys.argv[1:] or PACKAGES:
         if importlib.util.find_spec(package.partition(".")[0]) is not None:
             importlib.import_module(package)
     gc.collect()
