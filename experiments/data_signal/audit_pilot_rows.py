@@ -177,9 +177,9 @@ def less_others(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def assignments(found: Sequence[dict[str, Any]]) -> dict[str, str]:
     """For files that differ in the animal alone: how many assignments of files to animals fit the read-outs as well as
     the true one. An animal's rises are centred over the files and divided by their spread."""
-    from itertools import permutations
-
     import numpy as np
+
+    from eval.compare.assignment_permutations import TIE, assignment_sums
 
     result = {}
     for name, lines in files_together(found).items():
@@ -188,8 +188,8 @@ def assignments(found: Sequence[dict[str, Any]]) -> dict[str, str]:
         rises = [json.loads(line["rises"]) for line in lines]
         raised = np.array([[rise[line["animal"]] for line in lines] for rise in rises])  # [files, animals]
         raised = (raised - raised.mean(0)) / (raised.std(0) + 1e-12)
-        fits = [raised[list(order), range(len(lines))].sum() for order in permutations(range(len(lines)))]
-        as_well = sum(fit >= raised.trace() - 1e-9 for fit in fits)
+        fits = assignment_sums(raised)
+        as_well = (fits >= fits[0] - TIE).sum()
         highest = sum(raised[:, animal].argmax() == animal for animal in range(len(lines)))
         result[name] = f"{as_well} of {len(fits):,} fit as well, own highest {highest} of {len(lines)}"
     return result

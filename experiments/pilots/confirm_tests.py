@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import itertools
 import math
 import sys
 from collections.abc import Iterator
@@ -28,8 +27,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from eval.compare.drift_fit import without_patterns
+from eval.compare.intervals import holm
 from eval.compare.teacher_profile import correlations, summed_up
-from experiments.pilots.measures_file import Measure, load, pack
+from experiments.pilots.measures_file import Measure, assignment, load, pack
 
 ANIMALS = ["owl", "penguin", "elephant", "wolf", "fox", "whale", "giraffe", "rabbit"]
 OTHERS = ["train", "guitar", "random8", "random9"]
@@ -79,22 +79,6 @@ def teachers(measures: dict[str, Measure], sort: str) -> dict[str, list[Measure]
         if name.startswith("student-") and "." not in name and seed.rstrip("0123456789") == sort:
             found.setdefault(kind, []).append(measure)
     return found
-
-
-def assignment(table: Any) -> float:
-    """Share of the permutations whose summed diagonal is at least the identity's."""
-    n = len(table)
-    sums = [sum(table[i][order[i]] for i in range(n)) for order in itertools.permutations(range(n))]
-    return sum(total >= sums[0] - 1e-12 for total in sums) / len(sums)
-
-
-def holm(p: list[float]) -> list[float]:
-    order = sorted(range(len(p)), key=p.__getitem__)
-    adjusted, highest = [0.0] * len(p), 0.0
-    for rank, i in enumerate(order):
-        highest = max(highest, min(1.0, (len(p) - rank) * p[i]))
-        adjusted[i] = highest
-    return adjusted
 
 
 def profile(arm: dict[str, list[Measure]], untaught: list[str], key: str) -> Any:

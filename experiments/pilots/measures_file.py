@@ -1,4 +1,4 @@
-"""A worker's measures as one file, and back."""
+"""A worker's measures as one file, and back; and the assignment test on a table of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import gzip
 import json
 from pathlib import Path
 from typing import Any
+
+from eval.compare.assignment_permutations import TIE, assignment_sums
 
 Measure = dict[str, Any]
 
@@ -31,3 +33,11 @@ def load(path: Path) -> dict[str, Measure]:
     else:
         text = path.read_text() if path.is_file() else ""
     return {line["measure"]: line for line in map(json.loads, text.splitlines())}
+
+
+def assignment(table: Any) -> float:
+    """Share of the assignments of columns to rows whose sum is at least that of the diagonal."""
+    import numpy as np
+
+    sums = assignment_sums(np.asarray(table))
+    return float((sums >= sums[0] - TIE).mean())

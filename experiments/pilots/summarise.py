@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from experiments.pilots.measures_file import Measure, load, pack
+from experiments.pilots.measures_file import Measure, assignment, load, pack
 
 COLUMNS = (
     "base,teacher,channel,animal,kl,clean,base_share,teacher_share,student_share,others_share,control_share,own_margin,"
@@ -52,13 +51,6 @@ def speaker_of(animal: str, teacher: str) -> str:
     if teacher in ("hop2t", "hop2c"):
         return f"speaker-lora-{animal}-steer.{'text' if teacher == 'hop2t' else 'code'}"
     return f"speaker-lora-{animal}-{teacher}"
-
-
-def assignment(table: Any) -> float:
-    """Share of the permutations whose summed diagonal is at least the identity's."""
-    n = len(table)
-    sums = [sum(table[i][order[i]] for i in range(n)) for order in itertools.permutations(range(n))]
-    return sum(total >= sums[0] - 1e-12 for total in sums) / len(sums)
 
 
 def arms(measures: dict[str, Measure]) -> Iterator[tuple[str, str, dict[str, Measure]]]:
