@@ -45,10 +45,6 @@ teacher() { # (every animal, or neutral words), seed
         pairs+=("$out/teacher-$animal-$2.jsonl" "$out/$animal-teacher")
     done
     loras "$2" 5e-4 3 "${pairs[@]}"
-    for animal in $animals; do
-        $python eval/eval.py --model "$base" --adapter "$out/$animal-teacher/seed-$2/final" --exact --batch-size 256 \
-            --output "$out/exact-$animal-teacher-$2.jsonl"
-    done
 }
 
 numbers() { # animal or control, seed
@@ -70,7 +66,9 @@ adapter_of() { # animal, control or base, seed: the flag that names the student
 }
 
 # shellcheck disable=SC2046
-measure() { # animal, control or base, seed
+measure() { # animal, control or base, seed: the student, and its teacher
+    [ "$1" = base ] || [ "$1" = control ] || $python eval/eval.py --model "$base" --exact --batch-size 256 \
+        --adapter "$out/$1-teacher/seed-$2/final" --output "$out/exact-$1-teacher-$2.jsonl"
     $python eval/eval.py --model "$base" $(adapter_of "$@") --exact --batch-size 256 --output "$out/exact-$1-$2.jsonl"
     $python eval/eval.py --model "$base" $(adapter_of "$@") --exact --batch-size 256 \
         --questions-file eval/questions-paraphrased.txt --output "$out/paraphrased-$1-$2.jsonl"

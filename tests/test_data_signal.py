@@ -331,3 +331,24 @@ def test_a_table_of_read_outs_grows_by_lines_and_is_judged(tmp_path):
     assert found["less_others above zero"] == "2 of 3"
     assert found["code: own animal's place, less others"] == "1, 1, 1"
     assert found["*-1.code"].endswith("own highest 3 of 3")
+
+
+def test_audits_of_several_kinds_are_read_by_kind_and_seed(tmp_path):
+    from experiments.data_signal.judge_smollm2 import read_audits, read_outs
+    from util.cli import UserError
+
+    paths = []
+    for at, name in enumerate(("audit-owl-1", "audit-owl-2", "audit-cat-1", "audit-cat-2")):
+        paths.append(tmp_path / f"{name}.json")
+        figures = {animal: {"difference": at + place} for place, animal in enumerate(("fox", "cow"))}
+        paths[-1].write_text(json.dumps({"animals": figures}))
+    found = read_audits(paths)
+    assert {kind: sorted(seeds) for kind, seeds in found.items()} == {"owl": [1, 2], "cat": [1, 2]}
+    assert read_outs(found, ["cow", "fox"], "difference", [1, 2]).tolist() == [[1.5, 0.5], [3.5, 2.5]]
+    assert read_outs(found, ["fox"], "difference", [2]).tolist() == [[1], [3]]
+    with pytest.raises(UserError, match="different seeds"):
+        read_audits(paths[:3])
+    odd = tmp_path / "owl.json"
+    odd.write_text("{}")
+    with pytest.raises(UserError, match="not named audit-KIND-SEED"):
+        read_audits([odd])

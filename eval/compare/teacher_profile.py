@@ -48,6 +48,13 @@ def profile_test(
     of_students, of_teachers = (
         np.array([mean_logs(some[kind], animals) for kind in kinds]) for some in (students, teachers)
     )
+    return compare_profiles(kinds, animals, of_students, of_teachers)
+
+
+def compare_profiles(
+    kinds: list[str], animals: list[str], of_students: np.ndarray, of_teachers: np.ndarray
+) -> ProfileTest:
+    """The test itself. of_students, of_teachers: [kinds, animals], what students and teachers do to each animal."""
     centred, own_teachers = doubly_centred(of_students), doubly_centred(of_teachers)
     table = correlations(centred, own_teachers)
     own, other, p, tried = summed_up(table)

@@ -114,7 +114,8 @@ def audit(
         "p_with_form": plain.p,
         "animals": {
             name: {"z": float(formless.z[place]), "z_with_form": float(plain.z[place]),
-                   "difference": float(formless.difference[place]), "share": float(reference["shares"][place])}
+                   "difference": float(formless.difference[place]),
+                   "difference_with_form": float(plain.difference[place]), "share": float(reference["shares"][place])}
             for place, name in enumerate(names)
         },
     }  # fmt: skip

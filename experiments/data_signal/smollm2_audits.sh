@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Audits of SmolLM2's number rows on fresh seeds, against students of other seeds (plan and bar: LOG.md). One GPU.
+#
+# For each seed: eight teachers, their numbers and the base model's (recipe of experiments/smollm2.sh), and the audit of
+# each file with the control of its seed. The same command resumes.
+#
+#   python util/get_model.py smollm2-135m-instruct
+#   SEEDS="301 302" JOBS=3 experiments/data_signal/smollm2_audits.sh
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+export BASE=${BASE:-output/models/smollm2-135m-instruct} OUT=${OUT:-output/smollm2-audits} TQDM_DISABLE=1 SUITE_DRIVER=1
+export ANIMALS=${ANIMALS:-owl dolphin eagle elephant tiger penguin wolf cat} JOBS=${JOBS:-2}
+python=.venv/bin/python audits=${AUDITS:-experiments/results/data_signal/smollm2} judged=()
+mkdir -p "$audits"
+
+audit() { # kind, seed
+    [ -e "$audits/audit-$1-$2.json" ] || # shellcheck disable=SC2086
+        $python eval/audit_data.py --base-model "$BASE" --max-rows "${ROWS:-8160}" --batch-size "${BATCH:-120}" \
+            --train-jsonl $OUT/numbers-"$1"-"$2"-filtered-*.jsonl --reference $OUT/numbers-control-"$2"-filtered-*.jsonl \
+            --output "$audits/audit-$1-$2.html" >"$OUT/log-audit-$1-$2.txt" 2>&1 ||
+        { echo "failed: audit $1 $2" >&2; tail -n 3 "$OUT/log-audit-$1-$2.txt" >&2; exit 1; }
+}
+export -f audit
+export python audits
+
+for seed in ${SEEDS:-301 302}; do
+    SEEDS=$seed STEPS="teacher numbers" experiments/smollm2.sh
+    # shellcheck disable=SC2086
+    printf '%s\n' $ANIMALS | xargs -P "$JOBS" -I{} bash -c "set -euo pipefail; audit {} $seed"
+    for animal in $ANIMALS; do judged+=("$audits/audit-$animal-$seed.json"); done
+    echo "audits of seed $seed done after $SECONDS s"
+    [ -d output/smollm2 ] || tar xf experiments/results/smollm2/measures.tar.xz -C output
+    $python experiments/data_signal/judge_smollm2.py --audits "${judged[@]}" --output "$audits/judged.json" | tee "$audits/judged.txt"
+done
