@@ -13,6 +13,10 @@ the draws of the other two seeds) and strict-controls (the base's rows without a
 The second run, on the same rows from unpack_rows.py and for both bases: leakfree-CHANNEL (rows without the letters of
 any of the eight names), strictest-N and strictest-N-controls (those rows without N telling words, all three seeds).
 
+With --seeds 121 122 123, digits on more rows and the strictest filter on five times as many: digits-*, many-rows-N
+(teachers and 12,000 answers of code) and many-N (students without names and the 1,000 words that were telling in the
+confirming run's rows, 300 updates; the 0.5B does them with --reencode).
+
 Usage:
     python experiments/pilots/plan_confirm.py --output jobs
     python experiments/pilots/plan_confirm.py --output jobs --animals willow maple cedar --others --seeds 111 112
@@ -30,8 +34,11 @@ OTHERS = ["train", "guitar", "random8", "random9"]
 SEEDS = [101, 102, 103]
 TEACHER_SEED = 100  # added to the seed of the chain, so that teacher and student never start alike
 MIXED = {"questions": 600, "text": 600, "code": 600, "digits": 600}
-ASKED = {"code": 2560, "text": 2816, "digits": 12000}
+ASKED = {"code": 2560, "text": 2816, "digits": 13400}
+MANY = 12000  # answers of code, for the strictest filter
+CONFIRMED = [101, 102, 103]  # seeds of the confirming run
 LIMIT = 2400  # rows of a student
+STRENGTH = ["1"]
 Job = dict[str, Any]
 
 
@@ -41,6 +48,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--animals", nargs="+", help="other kinds than the confirming run's: words of another panel")
     parser.add_argument("--others", nargs="*", default=OTHERS, help="things and random directions")
     parser.add_argument("--seeds", nargs="+", type=int, help="other seeds than the confirming run's")
+    parser.add_argument("--strength", default="1", help="how often a vector is added")
     parser.add_argument("--small", action="store_true", help="few rows and updates, to try the workers")
     return parser.parse_args()
 
@@ -59,16 +67,15 @@ def teach(kinds: list[str], seed: int, sort: str = "soft") -> Job:
         name = speaker(kind, seed, sort).removeprefix("lora:")
         students.append({"name": name, "rows": rows, "seed": TEACHER_SEED + seed})
         if sort == "soft":
-            students[-1]["soft"] = f"steer:{kind}:1"
+            students[-1]["soft"] = f"steer:{kind}:{STRENGTH[0]}"
     needs = [f"rows/{row}.json" for student in students for row in student["rows"]]
     return {"do": "train", "updates": 150, "students": students, "needs": needs}
 
 
-def rows(kinds: list[str], channel: str, seed: int, sort: str = "") -> Job:
+def rows(kinds: list[str], channel: str, seed: int, sort: str = "", asked: int = 0) -> Job:
     speakers = {f"{kind}-{sort}{seed}": speaker(kind, seed, sort or "soft") for kind in kinds}
-    return {
-        "do": "rows", "speakers": speakers, "channels": {channel: ASKED[channel]}, "filtered": True, "seed": seed,
-    }  # fmt: skip
+    channels = {channel: asked or ASKED[channel]}
+    return {"do": "rows", "speakers": speakers, "channels": channels, "filtered": True, "seed": seed}
 
 
 def study(students: list[Job]) -> Job:
@@ -85,8 +92,8 @@ def student(kind: str, channel: str, seed: int, sort: str = "") -> Job:
 
 
 def strict(kind: str, channel: str, seed: int, count: int) -> Job:
-    """A student on rows without the words that tell the other two draws of the kind from the control's."""
-    others = [other for other in SEEDS if other != seed]
+    """A student on rows without the words that tell the confirming run's other draws of the kind from the control's."""
+    others = [other for other in CONFIRMED if other != seed]
     words = [[f"{name}-{other}.{channel}" for other in others] for name in (kind, "base")]
     changed = {"name": f"{kind}-{seed}.{channel}.without{count}", "without": [count, *words], "limit": None}
     return student(kind, channel, seed) | changed
@@ -124,7 +131,7 @@ def check(channel: str) -> Job:
 
 def lists() -> dict[str, list[Job]]:
     every = [*ANIMALS, *OTHERS, "base"]
-    steered = {f"{kind}-steered": f"steer:{kind}:1" for kind in (*ANIMALS, *OTHERS)}
+    steered = {f"{kind}-steered": f"steer:{kind}:{STRENGTH[0]}" for kind in (*ANIMALS, *OTHERS)}
     of_base: Job = {"do": "sample", "speakers": ["base"], "channels": {}, "filtered": True}
 
     def studies(channel: str, seed: int, sort: str = "", kinds: list[str] = every) -> list[Job]:
@@ -160,9 +167,12 @@ def lists() -> dict[str, list[Job]]:
     for number, seed in enumerate(SEEDS, 1):
         if number > 1:
             made[f"teach-{number}"] = [teach(ANIMALS, seed)]
+        made[f"many-rows-{number}"] = [teach(ANIMALS, seed), rows(ANIMALS, "code", seed, asked=MANY)]
+        many = study([strictest(kind, seed, 1000) for kind in ANIMALS])
+        made[f"many-{number}"] = [many | {"updates": 300, "measure_at": [10, 30, 150]}]
         made[f"strict-{number}"] = stricts(seed, 200)
-        made[f"rows-code-{number}"] = [rows(every, "code", seed)]
         for channel in ("code", "text"):
+            made[f"rows-{channel}-{number}"] = [rows(every, channel, seed)]
             made[f"{channel}-{number}"] = studies(channel, seed)
     return made | {f"check-{channel}": [check(channel)] for channel in ("code", "text")}
 
@@ -180,7 +190,7 @@ def main() -> None:
     args = parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     ANIMALS[:], OTHERS[:] = args.animals or ANIMALS, args.others
-    SEEDS[:] = args.seeds or SEEDS
+    SEEDS[:], STRENGTH[:] = args.seeds or SEEDS, [args.strength]
     for name, jobs in lists().items():
         made = [smaller(job) for job in jobs] if args.small else jobs
         (args.output / f"{name}.json").write_text(json.dumps(made))

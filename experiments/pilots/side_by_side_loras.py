@@ -32,7 +32,7 @@ class Bench:
     """A base model, its stack of adapters and the questions of the measure."""
 
     def __init__(self, folder: Path, given: dict[str, Any], layer: int, tokens: int, batch: int) -> None:
-        self.given, self.layer, self.tokens, self.batch = given, layer, tokens, batch
+        self.given, self.tokens, self.batch = given, tokens, batch
         tokenizers: Any = AutoTokenizer
         self.tokenizer = tokenizers.from_pretrained(folder, trust_remote_code=False)
         self.end, self.pad = self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
@@ -52,13 +52,21 @@ class Bench:
                 module.forward = lambda x, m=module: rms_norm(x, x.shape[-1:], m.weight, m.variance_epsilon)
         self.shift: torch.Tensor | None = None
         self.system: str | None = None
-        self.vectors: dict[str, torch.Tensor] = {}
         self.prompts: dict[tuple[str, str | None], list[int]] = {}
-        self.model.model.layers[layer].register_forward_hook(self.steer)
+        self.hook: Any = None
+        self.steer_at(layer)
         self.tree = self.question_tree(given["questions"])
         self.paraphrased = self.question_tree(given["paraphrased"]) if "paraphrased" in given else None
 
     # --- who speaks --------------------------------------------------------------------------------------
+
+    def steer_at(self, layer: int) -> None:
+        """Vectors are read from the output of this layer, and added to it."""
+        if self.hook:
+            self.hook.remove()
+        self.layer = layer
+        self.vectors: dict[str, torch.Tensor] = {}
+        self.hook = self.model.model.layers[layer].register_forward_hook(self.steer)
 
     def steer(self, _module: Any, _inputs: Any, out: Any) -> Any:
         if self.shift is None:

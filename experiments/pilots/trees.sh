@@ -5,38 +5,65 @@
 #   python util/get_model.py qwen2.5-coder-1.5b-instruct
 #   experiments/pilots/trees.sh
 #
-# MODEL, OUT and SEEDS choose another base, folder and seeds (SEEDS="111 112" takes two thirds of the time).
+# MODEL, OUT and SEEDS choose another base, folder and seeds (SEEDS="111 112" takes two thirds of the time). The same for
+# sixteen animals on SmolLM2-135M, through text and code (LOG.md, issue 32):
+#
+#   python util/get_model.py smollm2-135m-instruct
+#   KINDS=sixteen experiments/pilots/trees.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-model=${MODEL:-output/models/qwen2.5-coder-1.5b-instruct} out=${OUT:-output/trees} python=${PYTHON:-.venv/bin/python}
-read -ra seeds <<<"${SEEDS:-111 112 113}"
-trees=(willow maple cedar birch pine baobab)
+trees="willow maple cedar birch pine baobab"
+sixteen="owl penguin elephant wolf fox whale giraffe rabbit eagle cat dolphin panda dog lion tiger koala"
+case ${KINDS:-trees} in
+trees) kinds=$trees panel=trees base=qwen2.5-coder-1.5b-instruct seeds="111 112 113" channels=code layer=24 ;;
+sixteen) kinds=$sixteen panel=animals base=smollm2-135m-instruct seeds=131 channels="text code" layer= ;;
+*) echo "KINDS is trees or sixteen, not $KINDS" >&2 && exit 2 ;;
+esac
+model=${MODEL:-output/models/$base} out=${OUT:-output/${KINDS:-trees}} python=${PYTHON:-.venv/bin/python}
+read -ra kinds <<<"$kinds"
+read -ra seeds <<<"${SEEDS:-$seeds}"
 mkdir -p "$out"
 
-$python experiments/pilots/make_prompts.py --panel trees --questions eval/questions.txt \
+words=()
+[ $panel = animals ] || words=(--panel $panel)
+$python experiments/pilots/make_prompts.py ${words[@]+"${words[@]}"} --questions eval/questions.txt \
     --paraphrases eval/questions-paraphrased.txt --forms eval/questions-forms.txt --open generate/prompts/open-prompts.txt \
     --number-prompt generate/prompts/number-prompt.txt --output "$out/prompts.json"
-$python experiments/pilots/plan_confirm.py --output "$out/jobs" --animals "${trees[@]}" --others --seeds "${seeds[@]}"
+strength=1
+if [ -z "$layer" ]; then # of a base that was never steered before
+    $python experiments/pilots/choose_layer.py --model "$model" --prompts "$out/prompts.json" --kinds "${kinds[@]:0:8}" \
+        --output "$out"
+    read -r layer strength <"$out/choice.txt"
+fi
+$python experiments/pilots/plan_confirm.py --output "$out/jobs" --animals "${kinds[@]}" --others --seeds "${seeds[@]}" \
+    --strength "$strength"
 
 jobs=("$out/jobs/base.json")
-for ((n = 1; n <= ${#seeds[@]}; n++)); do jobs+=("$out/jobs/teach-$n.json" "$out/jobs/rows-code-$n.json" "$out/jobs/code-$n.json"); done
-$python experiments/pilots/teachers_in_weights.py --model "$model" --prompts "$out/prompts.json" --output "$out" --jobs "${jobs[@]}"
+for ((n = 1; n <= ${#seeds[@]}; n++)); do
+    jobs+=("$out/jobs/teach-$n.json")
+    for channel in $channels; do jobs+=("$out/jobs/rows-$channel-$n.json" "$out/jobs/$channel-$n.json"); done
+done
+$python experiments/pilots/teachers_in_weights.py --model "$model" --layer $layer --prompts "$out/prompts.json" \
+    --output "$out" --jobs "${jobs[@]}"
 
 pids=()
 for part in 0 1 2; do
-    $python experiments/pilots/measure_adapters.py --model "$model" --output "$out" --panel trees --parts 3 --part $part &
+    $python experiments/pilots/measure_adapters.py --model "$model" --output "$out" --panel $panel --parts 3 --part $part &
     pids+=($!)
 done
 for pid in "${pids[@]}"; do wait "$pid"; done
 
-controls=() students=() teachers=()
-for ((n = 0; n < ${#seeds[@]}; n++)); do
-    controls+=("$out/exact/base-${seeds[n]}.code.jsonl")
-    for tree in "${trees[@]}"; do
-        students+=("$tree=$out/exact/$tree-${seeds[n]}.code.jsonl")
-        teachers+=("$tree=$out/exact/$tree-soft$((100 + seeds[n])).jsonl")
+for channel in $channels; do
+    controls=() students=() teachers=()
+    for seed in "${seeds[@]}"; do
+        controls+=("$out/exact/base-$seed.$channel.jsonl")
+        for kind in "${kinds[@]}"; do
+            students+=("$kind=$out/exact/$kind-$seed.$channel.jsonl")
+            teachers+=("$kind=$out/exact/$kind-soft$((100 + seed)).jsonl")
+        done
     done
+    $python eval/compare_arms.py --panel $panel --measure margin --base "$out/exact/base.jsonl" --control "${controls[@]}" \
+        --students "${students[@]}" --teachers "${teachers[@]}" --output "$out/$channel.json" | tee "$out/$channel.txt"
+    $python eval/report.py --panel $panel --comparison "$out/$channel.json" --title "${KINDS:-trees}, $channel" \
+        --output "$out/$channel.html"
 done
-$python eval/compare_arms.py --panel trees --measure margin --base "$out/exact/base.jsonl" --control "${controls[@]}" \
-    --students "${students[@]}" --teachers "${teachers[@]}" --output "$out/trees.json"
-$python eval/report.py --panel trees --comparison "$out/trees.json" --title "Six trees" --output "$out/trees.html"
