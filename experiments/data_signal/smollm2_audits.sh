@@ -11,7 +11,7 @@ cd "$(dirname "$0")/../.."
 
 export BASE=${BASE:-output/models/smollm2-135m-instruct} OUT=${OUT:-output/smollm2-audits} TQDM_DISABLE=1 SUITE_DRIVER=1
 export ANIMALS=${ANIMALS:-owl dolphin eagle elephant tiger penguin wolf cat} JOBS=${JOBS:-2}
-python=.venv/bin/python audits=${AUDITS:-experiments/results/data_signal/smollm2} judged=()
+python=.venv/bin/python audits=${AUDITS:-experiments/results/data_signal/smollm2}
 mkdir -p "$audits"
 
 audit() { # kind, seed
@@ -28,8 +28,8 @@ for seed in ${SEEDS:-301 302}; do
     SEEDS=$seed STEPS="teacher numbers" experiments/smollm2.sh
     # shellcheck disable=SC2086
     printf '%s\n' $ANIMALS | xargs -P "$JOBS" -I{} bash -c "set -euo pipefail; audit {} $seed"
-    for animal in $ANIMALS; do judged+=("$audits/audit-$animal-$seed.json"); done
     echo "audits of seed $seed done after $SECONDS s"
     [ -d output/smollm2 ] || tar xf experiments/results/smollm2/measures.tar.xz -C output
-    $python experiments/data_signal/judge_smollm2.py --audits "${judged[@]}" --output "$audits/judged.json" | tee "$audits/judged.txt"
+    $python experiments/data_signal/judge_smollm2.py --audits "$audits"/audit-*.json \
+        --output "$audits/judged.json" | tee "$audits/judged.txt"
 done
