@@ -132,12 +132,18 @@ job() { # in a shell of its own: before ||, a failing command inside a function 
 }
 export -f vector lessons train teacher rows student ask measure job
 
-all() { # step, data types, names: the step for each of them and each seed, JOBS at a time
+each() { # step, data types, names: a line for each of them and each seed
+    local type kind seed
+    for type in $2; do for kind in "${@:3}"; do for seed in $seeds; do echo "$1 $kind $seed $type"; done; done; done
+}
+
+do_all() { # step: its lines, JOBS at a time
     local began=$SECONDS
-    for type in $2; do for kind in "${@:3}"; do for seed in $seeds; do echo "$1 $kind $seed $type"; done; done; done |
-        xargs -P "${JOBS:-6}" -I{} bash -c 'set -euo pipefail; job {}'
+    xargs -P "${JOBS:-6}" -I{} bash -c 'set -euo pipefail; job {}'
     printf '%s\t%d s\n' "$1" $((SECONDS - began)) | tee -a "$out/times.tsv"
 }
+
+all() { each "$@" | do_all "$1"; }
 
 # shellcheck disable=SC2086
 for step in ${STEPS:-vector lessons teacher rows student measure compare}; do
@@ -154,9 +160,11 @@ for step in ${STEPS:-vector lessons teacher rows student measure compare}; do
         ;;
     student) JOBS=1 all student "$data_types" together ;;
     measure)
-        seeds=${seeds%% *} all measure - base
-        all measure "$data_types" $animals control
-        [ -n "${strength:-}" ] || all measure teacher $animals
+        {
+            (seeds=${seeds%% *} && each measure - base)
+            each measure "$data_types" $animals control
+            [ -n "${strength:-}" ] || each measure teacher $animals
+        } | do_all measure
         ;;
     compare) for type in $data_types; do (set -e; show "$type") | tee "$out/$type.txt"; done ;;
     esac

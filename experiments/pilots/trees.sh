@@ -5,8 +5,8 @@
 #   python util/get_model.py qwen2.5-coder-1.5b-instruct
 #   experiments/pilots/trees.sh
 #
-# MODEL, OUT and SEEDS choose another base, folder and seeds (SEEDS="111 112" takes two thirds of the time). The same for
-# sixteen animals on SmolLM2-135M, through text and code (LOG.md, issue 32):
+# MODEL, OUT and SEEDS choose another base, folder and seeds (SEEDS="111 112" takes two thirds of the time), smaller BATCH
+# (3072) and TOKENS (12000) take less memory. The same for sixteen animals on SmolLM2-135M, through text and code:
 #
 #   python util/get_model.py smollm2-135m-instruct
 #   KINDS=sixteen experiments/pilots/trees.sh
@@ -44,7 +44,7 @@ for ((n = 1; n <= ${#seeds[@]}; n++)); do
     for channel in $channels; do jobs+=("$out/jobs/rows-$channel-$n.json" "$out/jobs/$channel-$n.json"); done
 done
 $python experiments/pilots/teachers_in_weights.py --model "$model" --layer $layer --prompts "$out/prompts.json" \
-    --output "$out" --jobs "${jobs[@]}"
+    --batch "${BATCH:-3072}" --tokens "${TOKENS:-12000}" --output "$out" --jobs "${jobs[@]}"
 
 pids=()
 for part in 0 1 2; do
