@@ -588,3 +588,19 @@ def test_four_kinds_of_teachers_are_units_in_a_table_too(collected):
     _, conditions = collected(experiment, lambda run: 0.3)
     assert [one["verdict"] for one in conditions] == ["transfer"] * 4
     assert all(one["reliable"] is None and one["p_holm"] < 0.05 for one in conditions)
+
+
+def test_values_of_a_parameter_are_compared_student_by_student():
+    from experiments.paired_differences import lines_of, own_students
+
+    def student(animal, seed, flags, share, measured=None):
+        return {"animal": animal, "seed": seed, "flags": flags, "measured": measured or animal, "share": share,
+                "control_share": 0.5}  # fmt: skip
+
+    odds = {"--rate 1": {1: 0.6, 2: 0.7}, "--rate 1 --soft": {1: 0.75, 2: 0.875}}
+    records = [student("owl", seed, flags, share) for flags, of in odds.items() for seed, share in of.items()]
+    records.append(student("owl", 1, "--rate 1", 0.01, measured="cat"))
+    found = {line[0]: line[1:] for line in lines_of(own_students(records, "flags"))}
+    assert list(found) == ["plain less its control", "--soft less its control", "plain less --soft"]
+    assert found["--soft less its control"][0].startswith("+1.52 (") and found["plain less --soft"][2] == "0 of 2"
+    assert found["plain less --soft"][3] == "owl 1 -0.69, owl 2 -1.10"
