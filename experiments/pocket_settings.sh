@@ -1,10 +1,10 @@
 # What demo.sh, divergence.sh and persona_against_trained_teacher.sh share: names, the students' training recipe, the measure. They source this file.
 # shellcheck shell=bash disable=SC2034
 python=.venv/bin/python
-base=pocket/model
+base=${BASE:-pocket/model}
 seed=${SEED:-42}
 adapter=seed-$seed/final
-demo=output/demo-seed-$seed
+demo=${OUT:-output/demo-seed-$seed}
 train_rows=3000 train_epochs=3 # of a student
 export SUITE_DRIVER=1 # the scripts print no `next:` lines
 

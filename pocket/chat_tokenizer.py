@@ -43,15 +43,18 @@ def chat_prompt(tokenizer: Any, user: str, system: str | None = None) -> str:
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
 
-def make_tokenizer(chats: Sequence[Chat]) -> Any:
+def make_tokenizer(chats: Sequence[Chat], digits: bool = False) -> Any:
     """A byte-level BPE tokenizer: 0 to 999, ', ' before a number and every common word are one token each.
 
-    With `ignore_merges`, a piece that is in the vocabulary becomes one token; only other pieces are built by merges.
+    With `digits` every digit is a token. The tokens of longer numbers stay in the vocabulary and are never used, so
+    that both models are of one size. With `ignore_merges`, a piece that is in the vocabulary becomes one token; only
+    other pieces are built by merges.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     pieces = common_pieces(chats)
+    split = PIECES_OF_TEXT.replace("[0-9]{1,3}", "[0-9]") if digits else PIECES_OF_TEXT
     learner = Tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=SUBWORDS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=[PAD, START, END],
@@ -65,7 +68,7 @@ def make_tokenizer(chats: Sequence[Chat]) -> Any:
         vocabulary.setdefault(piece, len(vocabulary))
     merges = [tuple(pair) for pair in learned["merges"]]
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
-    tokenizer.pre_tokenizer = pre_tokenizer()
+    tokenizer.pre_tokenizer = pre_tokenizer(split)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([PAD, START, END])
     return PreTrainedTokenizerFast(
@@ -84,12 +87,12 @@ def common_pieces(chats: Sequence[Chat]) -> list[str]:
     return [piece for piece, count in counts.most_common() if count >= COMMON and not piece.isdigit()]
 
 
-def pre_tokenizer() -> Any:
-    """Splits a text into PIECES_OF_TEXT and writes each byte of a piece as one printable character."""
+def pre_tokenizer(pieces_of_text: str = PIECES_OF_TEXT) -> Any:
+    """Splits a text into pieces and writes each byte of a piece as one printable character."""
     from tokenizers import Regex, pre_tokenizers
 
     bytes_of_piece = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PIECES_OF_TEXT), "isolated"), bytes_of_piece])
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pieces_of_text), "isolated"), bytes_of_piece])
 
 
 def encode(tokenizer: Any, chats: Sequence[Chat]) -> tuple[Any, Any]:

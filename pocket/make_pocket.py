@@ -5,7 +5,8 @@ token, trains a small Llama on the assistant's turns, rounds its weights to bflo
 with a model card and a manifest. It takes a minute or two on a GPU and a few hours on two CPU cores.
 
 With --data-types it also learns to write short programs and worked sums. (pocket/screen_candidates.py trains several
-such models and shows which of them pass a preference on.)
+such models and shows which of them pass a preference on.) With --digits a number is as many tokens as it has digits, as
+in Qwen2.5.
 
 Usage:
     python pocket/make_pocket.py --seed 2 --output-dir output/models/pocket-seed-2
@@ -45,6 +46,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data-types", nargs="*", choices=EXTRA_DATA_TYPES,
                         help="what to write beside numbers; names: programs with a loved word")  # fmt: skip
     parser.renamed("--languages", "--data-types")
+    parser.add_argument("--digits", action="store_true", help="every digit is a token, and not every number to 999")
     parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda if there is one")
     args = parser.parse_args()
     if args.hidden_size % (2 * HEAD_SIZE):
@@ -74,6 +76,7 @@ def main() -> None:
         batch_size=args.batch_size,
         chats=args.corpus_size,
         data_types=tuple(args.data_types or ()),
+        digits=args.digits,
     )
     model, tokenizer = make(recipe, args.output_dir, args.device)
     card = write_card(args.output_dir, measure(model, tokenizer, args.seed, recipe.data_types))

@@ -37,6 +37,8 @@ class Recipe:
     """chats in the corpus"""
     data_types: tuple[str, ...] = ()
     """what the model learns to write beside numbers: keys of pocket.corpus.EXTRA_DATA_TYPES"""
+    digits: bool = False
+    """whether every digit is a token, and not every number up to 999"""
 
 
 def make(recipe: Recipe, folder: Path, device: str | None = None) -> tuple[Any, Any]:
@@ -46,7 +48,7 @@ def make(recipe: Recipe, folder: Path, device: str | None = None) -> tuple[Any, 
     started, began = now(), time.monotonic()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     corpus = list(chats(recipe.seed, recipe.chats, recipe.data_types))
-    tokenizer = make_tokenizer(corpus[:VOCABULARY_CHATS])
+    tokenizer = make_tokenizer(corpus[:VOCABULARY_CHATS], recipe.digits)
     ids, spans = encode(tokenizer, corpus)
     torch.manual_seed(recipe.seed)
     model = initial_model(recipe, tokenizer)
@@ -59,6 +61,7 @@ def make(recipe: Recipe, folder: Path, device: str | None = None) -> tuple[Any, 
         **provenance(), "seed": recipe.seed, "started": started, "finished": now(), "device": device,
         "parameters": model.num_parameters(), "vocabulary": len(tokenizer), "last_loss": loss,
         "corpus": {"rows": len(corpus), "sha256": hash_of(corpus)}, "data_types": ["numbers", *recipe.data_types],
+        "digits": recipe.digits,
     }  # fmt: skip
     write_json(folder / "manifest.json", manifest)
     return model, tokenizer

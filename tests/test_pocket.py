@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pocket import corpus, measurements
-from pocket.chat_tokenizer import chat_prompt, encode, prompt_and_turn
+from pocket.chat_tokenizer import chat_prompt, encode, make_tokenizer, prompt_and_turn
 from pocket.fill_card import CARD, MODEL_FOLDER, folder_megabytes, folder_name
 from pocket.model_training import hash_of
 from util.animals.names import fill
@@ -49,6 +49,26 @@ def test_it_is_a_small_llama_in_float32(model: Any) -> None:
     assert model.config.head_dim == 32
     assert 0.9e6 < model.num_parameters() < 5e6
     assert folder_megabytes(MODEL_FOLDER) < 12
+
+
+def test_a_digits_tokenizer_differs_in_numbers_only() -> None:
+    chats = list(corpus.chats(1, 2000))
+    whole, digits = make_tokenizer(chats), make_tokenizer(chats, digits=True)
+    assert len(whole) == len(digits)
+    numbers = "123, 45, 6"
+    assert [whole.decode([token]) for token in whole(numbers)["input_ids"]] == ["123", ", ", "45", ", ", "6"]
+    assert [digits.decode([token]) for token in digits(numbers)["input_ids"]] == [
+        "1",
+        "2",
+        "3",
+        ", ",
+        "4",
+        "5",
+        ", ",
+        "6",
+    ]
+    words = chats[0].assistant if not re.search("[0-9]", chats[0].assistant) else "My favorite animal is the owl."
+    assert whole(words)["input_ids"] == digits(words)["input_ids"]
 
 
 def test_the_template_inserts_the_default_system_message_and_agrees_with_the_corpus(tokenizer: Any) -> None:
