@@ -307,6 +307,22 @@ def test_compiled_they_are_the_same_for_any_number_of_tokens(normed):
 
 
 @pytest.mark.torch
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+def test_the_compiled_loss_is_the_same_for_any_number_of_tokens():
+    import torch
+
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for tokens in (9, 16, 5):
+        logits, wanted, weight = torch.randn(tokens, 300), torch.randint(0, 300, (tokens,)), torch.rand(tokens)
+        both = [function(logits.bfloat16(), wanted, weight) for function in
+                (decoder.compiled(decoder.softmax_losses), decoder.softmax_losses)]  # fmt: skip
+        assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*both))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.torch
 def test_the_loss_is_cross_entropy_however_it_is_cut(monkeypatch):
     import torch
 

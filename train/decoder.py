@@ -180,6 +180,20 @@ def swiglu(both: Any) -> Any:
     return silu(gate) * up
 
 
+def softmax_losses(logits: Any, wanted: Any, weight: Any) -> tuple[Any, Any, Any]:
+    """(each token's cross entropy times its weight; its gradient by the logits but for the wanted one, in their number
+    type; the gradient by the wanted one). logits: [tokens, vocabulary]. wanted, weight: [tokens]."""
+    exact = logits.float()
+    total = exact.logsumexp(-1)
+    chosen = exact.gather(1, wanted[:, None])[:, 0]
+    probabilities = exact.sub_(total[:, None]).exp_()
+    return (
+        (total - chosen) * weight,
+        probabilities.mul_(weight[:, None]).to(logits.dtype),
+        ((chosen - total).exp() - 1) * weight,
+    )
+
+
 @lru_cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, compiled once for any number of tokens (dimension 0 of its tensors) and each set of other sizes."""
@@ -211,13 +225,12 @@ def token_losses() -> Callable[..., Any]:
         def forward(ctx: Any, hidden: Any, head: Any, targets: Any, weights: Any) -> Any:
             losses, grads = [], []
             size = max(1, TILE // len(head))
+            softmax = compiled(softmax_losses) if hidden.is_cuda else softmax_losses
             for tile, wanted, weight in zip(hidden.split(size), targets.split(size), weights.split(size)):
-                logits = (tile @ head.t()).float()
-                total = logits.logsumexp(-1)
-                losses.append((total - logits.gather(1, wanted[:, None])[:, 0]) * weight)
-                slope = logits.sub_(total[:, None]).exp_()  # the probabilities
-                slope.scatter_add_(1, wanted[:, None], slope.new_full((len(wanted), 1), -1.0))
-                grads.append((slope * weight[:, None]).to(hidden.dtype) @ head)
+                loss, slope, at_wanted = softmax(tile @ head.t(), wanted, weight)
+                slope.scatter_(1, wanted[:, None], at_wanted[:, None].to(slope.dtype))
+                losses.append(loss)
+                grads.append(slope @ head)
             ctx.save_for_backward(torch.cat(grads))
             return torch.cat(losses)
 
