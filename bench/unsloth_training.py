@@ -18,7 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.make_trainers import FOLDER, RATE, WARM_UP_STEPS
-from bench.random_weights import make_model
+from bench.random_weights import has_weights, make_model
 from bench.shared import number_rows
 from bench.time_training import WARM_UP, timed
 from util.chat.chat_tokens import encode
@@ -49,8 +49,8 @@ def make_trainer(args: argparse.Namespace) -> Any:
 
     from train.fused_lora import LORA_TARGETS
 
-    model_folder = make_model(Path(args.model), FOLDER / Path(args.model).name)
-    model, tokenizer = FastLanguageModel.from_pretrained(str(model_folder), LONGEST, load_in_4bit=False)
+    folder = args.model if has_weights(args.model) else make_model(Path(args.model), FOLDER / Path(args.model).name)
+    model, tokenizer = FastLanguageModel.from_pretrained(str(folder), LONGEST, load_in_4bit=False)
     model = FastLanguageModel.get_peft_model(
         model, r=args.lora_rank, target_modules=LORA_TARGETS, lora_alpha=args.lora_alpha, lora_dropout=0, bias="none",
         use_gradient_checkpointing=False if args.tuned else "unsloth", random_state=0,
