@@ -26,7 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.shared import run_measured, script_command
+from bench.shared import contingency, run_measured, script_command
 from eval.answer_rows import COVERAGE, NODE_BUDGET, Question, read_questions
 from util.animals.answer_parser import canonical_animal
 from util.cli import REPO, make_parser, output_name, positive_int, run
@@ -38,7 +38,6 @@ QUESTIONS = REPO / "eval" / "questions.txt"
 SAMPLING = Sampling(max_tokens=16)
 SMALLEST = 0.001  # smaller shares are not compared
 LEVEL = 0.05
-FEWEST = 10  # texts with fewer answers, in both lots together, share one cell of the chi-square table
 EXACT_SECONDS, TREE_SECONDS = 10.0, 5.0
 TREE_ANSWERS = 1000  # to each question
 
@@ -98,11 +97,8 @@ def chi_square_p(one: Counter[str], other: Counter[str]) -> float:
     """p-value of the hypothesis that two lots of answers have the same distribution. Rare texts share a cell."""
     from scipy.stats import chi2_contingency
 
-    both = one + other
-    cells = [[lot[text] for text in both if both[text] >= FEWEST] for lot in (one, other)]
-    rest = [sum(lot[text] for text in both if both[text] < FEWEST) for lot in (one, other)]
-    full = [[*cell, left] if sum(rest) else cell for cell, left in zip(cells, rest)]
-    return float(chi2_contingency(full).pvalue) if len(full[0]) > 1 else 1.0
+    cells = contingency(one, other)
+    return float(chi2_contingency(cells).pvalue) if len(cells[0]) > 1 else 1.0
 
 
 def lot_p_values(

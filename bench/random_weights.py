@@ -1,4 +1,4 @@
-"""Random weights, and a random LoRA adapter, for benchmarks of a model of which only the shape is at hand.
+"""Random weights and a random LoRA adapter, for benchmarks of a model of which only the shape is at hand; merged ones.
 
 A folder with config and tokenizer is enough. Random weights run as fast as real ones. The model says random words of
 one token each, and ends its turn after every token with probability 1/150, so that its answers end by themselves.
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from train.fused_lora import LORA_TARGETS
+from util.cli import UserError
 from util.terminal import say
 
 MEAN_TOKENS = 150
@@ -118,4 +119,20 @@ def make_adapter(model: str, folder: Path, rank: int = 8) -> Path:
     config = LoraConfig(r=rank, lora_alpha=8, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
     config.base_model_name_or_path = model
     config.save_pretrained(str(folder))
+    return folder
+
+
+def merge(model: str, adapter: Path, folder: Path) -> Path:
+    """Write the model with the adapter merged into its weights (bfloat16, on the CPU); returns its folder."""
+    import torch
+    from peft import PeftModel
+
+    from util.inference.load_model import load_model, load_tokenizer
+
+    if not has_weights(model):
+        raise UserError(f"{model} holds no weights, so there is nothing to merge an adapter into")
+    say(f"merging {adapter} into {model} ...")
+    merged = PeftModel.from_pretrained(load_model(model, torch.bfloat16, "cpu"), str(adapter)).merge_and_unload()
+    merged.save_pretrained(folder)
+    load_tokenizer(model).save_pretrained(folder)
     return folder

@@ -1,4 +1,5 @@
-"""What the benchmarks share: the machine's name, a script's command line, its seconds and memory, and number rows."""
+"""What the benchmarks share: the machine's name, a script's command line, its seconds and memory, number rows, and the
+table of a chi-square test."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from util.cli import REPO, UserError
 from util.jsonl.rows import dump_row
 
 MEGABYTE = 1024 * 1024
+FEWEST = 10  # texts with fewer answers, in both lots together, share one cell of the chi-square table
 
 
 def device_name() -> str:
@@ -53,6 +56,14 @@ def run_measured(command: list[str], cwd: Path, cores: set[int] | None = None) -
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
         "peak_megabytes": round(used.ru_maxrss * 1024 / MEGABYTE, 1),
     }
+
+
+def contingency(one: Counter[str], other: Counter[str]) -> list[list[int]]:
+    """The counts of two lots of answers: a row for each lot, a column for each text. Rare texts share a column."""
+    both = one + other
+    cells = [[lot[text] for text in both if both[text] >= FEWEST] for lot in (one, other)]
+    rest = [sum(lot[text] for text in both if both[text] < FEWEST) for lot in (one, other)]
+    return [[*cell, left] if sum(rest) else cell for cell, left in zip(cells, rest)]
 
 
 # --- number rows -------------------------------------------------------------------------------------

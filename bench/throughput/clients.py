@@ -36,7 +36,6 @@ class ServerBench:
     name: str
     running: Running
     model: str
-    adapter: Path
     folder: Path
     gpu: GpuWatch
     stop: Stop
@@ -44,16 +43,16 @@ class ServerBench:
     draws: int = 0
 
     def client(self, concurrency: int, leave_out: Sequence[str] = ()) -> VllmClient:
-        """A client of the suite for the served adapter, which may leave out some fields of its requests."""
+        """A client of the suite for what is served, which may leave out some fields of its requests."""
         client = PartialClient(self.served, self.running.url, max_concurrency=concurrency, timeout=600.0)
         client.leave_out = tuple(leave_out)
         return client
 
     @property
     def served(self) -> str:
-        """The name the adapter is served under."""
+        """The name the adapter is served under, or the model's if there is no adapter."""
         with VllmClient(self.model, self.running.url, max_concurrency=1, timeout=60.0) as client:
-            return client.adapters_served()[0]
+            return next(iter(client.adapters_served()), self.model)
 
     def seed(self) -> int:
         """Another draw of prompts each time: vLLM keeps the prompts it has read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from util.inference.vllm_server import FLAGS, GRAPHS, STEP, Flags, values_of
+from util.inference.vllm_server import FLAGS, GRAPHS, RANK, STEP, Flags, values_of
 
 CPU = ("--dtype", "float32", "--no-enable-chunked-prefill", "--max-model-len", "512", "--max-num-batched-tokens",
        "4096", "--max-num-seqs", "256")  # fmt: skip
@@ -13,6 +13,11 @@ CPU = ("--dtype", "float32", "--no-enable-chunked-prefill", "--max-model-len", "
 def without(*flags: str) -> Flags:
     """The flags of util/serve.py but these."""
     return {flag: value for flag, value in FLAGS.items() if flag not in flags}
+
+
+def without_adapters(defaults: Flags) -> Flags:
+    """These flags for a server of the model alone."""
+    return {flag: value for flag, value in defaults.items() if flag not in ("--enable-lora", RANK, "--max-loras")}
 
 
 @dataclass(frozen=True)
