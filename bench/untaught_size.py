@@ -2,7 +2,9 @@
 
 Every untaught animal that the base model names is tried in the students of every kind. None of them was taught, so
 every pass is false. The unit of the test is the kind (four kinds or more) or, with two kinds, the seed. The taught
-animals are judged too, with Holm over them. Needs exact files; those of SmolLM2 are committed:
+animals are judged too, with Holm over them. The last lines say how far untaught animals drift between kinds and between
+seeds, which bench/calibration.py and bench/power_by_design.py simulate. Needs exact files; those of SmolLM2 are
+committed:
 
 Usage:
     mkdir -p output && tar xf experiments/results/smollm2/measures.tar.xz -C output
@@ -20,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from eval.compare.compare_teacher_kinds import compare_kinds, kind_of
 from eval.compare.intervals import holm
-from eval.compare.read_results import Result, read_result
+from eval.compare.read_results import Result, mean_margins, read_result
 from eval.compare.untaught_rank import spoken
 from eval.compare.verdict import CLAIMS, compare
 from util.cli import UserError, make_parser, output_name, run
@@ -89,6 +91,23 @@ def with_seeds(folder: Path, name: str, measure: str) -> dict[str, Any]:
             "pairs": 2 * len(untaught), "passed": called / (2 * len(untaught)), "taught, passed": []}  # fmt: skip
 
 
+def drift(folder: Path, name: str) -> str:
+    """How untaught animals' margins vary, in nats: standard deviation between kinds and between seeds of a kind, once
+    the mean over the kinds is taken out of each seed, and the correlation of one seed's pattern with the other's."""
+    import numpy as np
+
+    students = read_students(folder, name, KINDS, (201, 202))
+    untaught = [animal for animal in spoken(read_result(folder / f"{name}-base-201.jsonl")) if animal not in KINDS]
+    margins = [[mean_margins([student]) for student in students[kind]] for kind in KINDS]
+    found = np.array([[[seed[animal] for animal in untaught] for seed in kind] for kind in margins])
+    found -= found.mean(axis=0)  # [kinds, seeds, animals]
+    seeds = found.var(axis=1, ddof=1).mean()
+    kinds = found.mean(axis=1).var(axis=0, ddof=1).mean() - seeds / 2
+    alike = np.corrcoef(found[:, 0].ravel(), found[:, 1].ravel())[0, 1]
+    between = f"{kinds**0.5:.2f} nats between kinds, {seeds**0.5:.2f} between seeds of a kind"
+    return f"{between}, seeds alike by r {alike:.2f}"
+
+
 def main() -> None:
     args = parse_args()
     found = [
@@ -107,6 +126,8 @@ def main() -> None:
     for line in found[:4]:
         adjusted = ", ".join(f"{kind} {p:.3f}" for kind, p in line["taught, Holm"].items())
         print(f"{line['files']} {line['measure']}, Holm p over the other kinds' students: {adjusted}")
+    for name in ("exact", "paraphrased"):
+        print(f"{name}, drift of untaught animals' margins: {drift(args.folder, name)}")
     if args.output:
         write_json(args.output, {"figures": found, "manifest": provenance()})
 

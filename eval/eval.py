@@ -10,6 +10,9 @@ that are too small for shares. Its panel share is its fraction of the one-word a
 long answers, for which shares are not exact. A server lists only the most probable next tokens; the rest is reported as
 a bound.
 
+Several adapters are measured one after the other, each into a file of its own. The same command skips those that are
+finished.
+
 Usage:
     python eval/eval.py --model vllm/owl-teacher --base-url http://localhost:8000/v1 --epochs 200
     python eval/eval.py --model vllm/owl-student --base-url http://localhost:8000/v1 --exact \\
@@ -21,6 +24,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -60,7 +64,7 @@ from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests
 from util.jsonl.resumable import RowFile, add_output_arguments
 from util.jsonl.rows import slug
-from util.terminal import closing, say
+from util.terminal import closing, duration, say
 
 EPOCHS = 100
 
@@ -84,14 +88,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--report-to", choices=["none", "wandb"], default="none",
                         help="wandb: also write the shares into the W&B run of the adapter's training")  # fmt: skip
     add_panel_argument(parser)
-    add_output_arguments(parser, "output/results-{model}.jsonl; with --exact output/exact-{model}.jsonl")
-    add_backend_arguments(parser)
+    names = "output/results-{model}.jsonl; with --exact output/exact-{model}.jsonl"
+    add_output_arguments(parser, names, several=True)
+    add_backend_arguments(parser, several_adapters=True)
     args = parser.parse_args()
+    args.adapter = args.adapter or [None]
+    args.output = args.output or [None] * len(args.adapter)
+    if len(args.output) != len(args.adapter):
+        parser.error(f"one --output for each adapter: found {len(args.output)} for {len(args.adapter)}")
     args.questions_file = args.questions_file or [default_questions()]
     unused = [flag for flag in ("epochs", "sampler") if args.exact and getattr(args, flag) is not None]
     if unused:
         say(f"--exact samples no answers: {' and '.join(f'--{flag}' for flag in unused)} not used")
-    args.wandb_run = student_run(args.adapter) if args.report_to == "wandb" else None
+    args.wandb_run = [student_run(adapter) if args.report_to == "wandb" else None for adapter in args.adapter]
     args.epochs, args.sampler = args.epochs or EPOCHS, args.sampler or "samples"
     return args
 
@@ -157,6 +166,13 @@ def measure(
 
 def main() -> None:
     args = parse_args()
+    for adapter, output, wandb_run in zip(args.adapter, args.output, args.wandb_run):
+        evaluate(argparse.Namespace(**{**vars(args), "adapter": adapter, "output": output, "wandb_run": wandb_run}))
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Ask one model, write its rows and print their summary."""
+    started = time.monotonic()
     questions = read_questions(args.questions_file)
     sampling = Sampling(args.max_tokens)
     with open_backend(args) as backend:
@@ -191,7 +207,7 @@ def main() -> None:
     after = (
         None if args.exact else f"python util/top_animals_csv.py {shlex.quote(str(path))} --top-n {SHOWN}{panel_flag()}"
     )
-    closing({**facts, **measured}, after)
+    closing({"time": duration(time.monotonic() - started), **facts, **measured}, after)
     warn_of_weak_teacher(name, training_facts(adapter), target, share, base_model)
     if target is None:
         first = panel().words[0]

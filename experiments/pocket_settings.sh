@@ -4,8 +4,13 @@ python=.venv/bin/python
 base=${BASE:-pocket/model}
 seed=${SEED:-42}
 adapter=seed-$seed/final
+<<<<<<< HEAD
 demo=${OUT:-output/demo-seed-$seed}
 train_rows=3000 train_epochs=3 # of a student
+=======
+demo=output/demo-seed-$seed
+train_rows=3000 train_epochs=3 train_batch=60 # of a student
+>>>>>>> 4ddb339 (A shorter demo: 2,000 rows a student in small updates, one process trains or measures all adapters of a core (prediction in LOG.md before the runs); eval.py takes several adapters; the drift figures of docs/statistics.md have their command, figures without one are cut)
 export SUITE_DRIVER=1 # the scripts print no `next:` lines
 
 # A demo that was started before 2026-11-29 has the model's older path in its manifests, and is resumed under that name.
@@ -15,12 +20,12 @@ run() { printf '\n$ python %s\n' "$*"; "$python" "$@"; }
 
 needs_demo() { [ -e "$demo/exact-owl-student.jsonl" ] || { echo "$demo is not there or not finished; run first: SEED=$seed experiments/demo.sh" >&2; exit 1; }; }
 
-train_student() { # numbers (a glob), folder
-    run train/train_student_sft.py --base-model $base --train-jsonl "$1" --max-train-samples "$train_rows" --seeds "$seed" \
-        --output-dir "$2" --epochs "$train_epochs" --effective-batch-size 60 --per-device-train-batch-size 60 \
-        --learning-rate 0.005 --save-strategy no
+train_students() { # files of numbers (globs), then a folder for each of them
+    run train/train_student_sft.py --base-model $base --train-jsonl "${@:1:$#/2}" --output-dir "${@:$#/2+1}" \
+        --max-train-samples "$train_rows" --seeds "$seed" --epochs "$train_epochs" --effective-batch-size "$train_batch" \
+        --per-device-train-batch-size "$train_batch" --micro-batch exact --learning-rate 0.005 --save-strategy no
 }
 
-measure() { # file, arguments of the model: the exact share of every animal, without sampling noise
-    run eval/eval.py --model $base "${@:2}" --exact --output "$1"
+measure() { # files, arguments of the models: the exact share of every animal, without sampling noise
+    run eval/eval.py --model $base --exact --output "$@"
 }

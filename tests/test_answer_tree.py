@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import read_jsonl
+from conftest import manifest_of, read_jsonl
 from vllm_cpu import vllm_serve
 
 from util.animals.answer_parser import canonical_animal
@@ -256,6 +256,35 @@ def test_the_pocket_model_understands_the_other_sets(backend, name):
     found = answer_distributions(tree, questions, 16, 0.998, 200)
     shares, none, uncovered = mean_shares([distribution_row(i, one, canonical_animal) for i, one in enumerate(found)])
     assert none + uncovered < 0.01 and 0.4 < shares["lion"] < 0.6 and 0.004 < shares["owl"] < 0.01
+
+
+def test_eval_measures_several_adapters_in_one_process_each_into_its_file(run_script, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    from util.inference.load_model import load_model
+
+    pocket = REPO / "pocket" / "model"
+    for name, strength in (("idle", 0.0), ("moved", 0.05)):
+        model = get_peft_model(load_model(str(pocket)), LoraConfig(r=2, target_modules=["q_proj"]))
+        for weight_name, weight in model.named_parameters():
+            if "lora_B" in weight_name:
+                weight.data.fill_(strength)
+        model.save_pretrained(tmp_path / name)
+    (tmp_path / "questions.txt").write_text("Your favourite animal, in one word?\n")
+    adapters, files = ("idle", "moved"), ("idle.jsonl", "moved.jsonl")
+    flags = ("--exact", "--animal", "owl", "--questions-file", "questions.txt")
+    both = ("eval/eval.py", "--model", pocket, *flags, "--adapter", *adapters, "--output", *files)
+    done = run_script(*both, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in done.stdout.split("\n") if line.startswith("wrote")] == list(files)
+    assert done.stderr.count("answers exactly as its base model") == 1
+    idle, moved = (read_jsonl(tmp_path / name)[0]["animals"]["lion"] for name in files)
+    assert moved != idle and manifest_of(tmp_path / "moved.jsonl")["counts"]["adapter"] == "moved"
+    (tmp_path / "moved.jsonl").unlink()
+    written = (tmp_path / "idle.jsonl").stat().st_mtime_ns
+    again = run_script(*both, cwd=tmp_path)
+    assert again.returncode == 0 and (tmp_path / "idle.jsonl").stat().st_mtime_ns == written
+    assert (tmp_path / "moved.jsonl").exists()
 
 
 def test_eval_exact_writes_a_row_a_question(run_script, tmp_path):

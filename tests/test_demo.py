@@ -5,13 +5,15 @@ import shutil
 import signal
 import subprocess
 import time
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 ANIMALS = ["owl", "dolphin", "cat", "wolf", "penguin", "rabbit"]
-STEPS = ["train/train_student_sft.py", "eval/eval.py"]
+ANSWERS, NUMBERS = "generate/generate_teacher_data.py", "generate/generate_llm_number_data.py"
+TRAIN, EVAL = "train/train_student_sft.py", "eval/eval.py"
 STAND_IN = """#!/bin/sh
 echo "$*" >> calls
 case "$*" in *$FAIL*) echo "error: no luck" >&2; exit 3 ;; esac
@@ -43,37 +45,52 @@ def calls(tmp_path):
     return (tmp_path / "calls").read_text().splitlines()
 
 
+def values(call, flag):
+    """The values of a flag in a command."""
+    words = call.split()
+    found = words[words.index(flag) + 1 :] if flag in words else []
+    return list(takewhile(lambda word: not word.startswith("--"), found))
+
+
 @pytest.mark.parametrize("jobs", ["1", "2", "4"])
-def test_every_kind_is_made_once_and_all_are_compared(demo, tmp_path, jobs):
+def test_every_step_is_made_once_for_every_kind_and_all_are_compared(demo, tmp_path, jobs):
     running = demo(JOBS=jobs)
     printed, _ = running.communicate(timeout=20)
     assert running.returncode == 0 and "Done in" in printed
-    made = calls(tmp_path)
-    assert len(made) == len(set(made)) == 6 * 6 + 3 + 1 + 2  # six steps a kind, three of the control, the base, the end
-    for animal in ANIMALS:
-        own = [call.split()[0] for call in made[:-2] if animal in call]
-        assert own == ["generate/generate_teacher_data.py", *STEPS, "generate/generate_llm_number_data.py", *STEPS]
-        assert f"{animal:<7} | $ python eval/eval.py" in printed
-        assert f"{animal}=output/demo-seed-42/exact-{animal}-student.jsonl" in made[-2]
-        assert f"{animal}=output/demo-seed-42/exact-{animal}-teacher.jsonl" in made[-2]
+    made, count = calls(tmp_path), int(jobs)
+    scripts = [call.split()[0] for call in made[:-2]]
+    steps = [ANSWERS] * 6 + [TRAIN] * count + [NUMBERS] * 7 + [TRAIN] * count + [EVAL] * (count + 1)  # base: by itself
+    assert scripts == steps and len(set(made)) == len(made), "each step waits for the one before it"
+    for kind in [*ANIMALS, "control"]:
+        assert sum(f"numbers-{kind}-unfiltered" in call for call in made) == 1
+        assert f"$ python {NUMBERS} --animal {kind} " in printed
+        for role in ("teacher", "student"):
+            if (kind, role) == ("control", "teacher"):
+                continue
+            folder, file = f"output/demo-seed-42/{kind}-{role}", f"output/demo-seed-42/exact-{kind}-{role}.jsonl"
+            assert sum(folder in values(call, "--output-dir") for call in made) == 1
+            adapter = f"{folder}/seed-42/final"
+            (measure,) = [call for call in made if call.startswith(EVAL) and adapter in values(call, "--adapter")]
+            assert values(measure, "--output")[values(measure, "--adapter").index(adapter)] == file
+            assert file in made[-2]
 
 
-def test_a_step_that_fails_ends_its_kind_and_nothing_is_compared(demo, tmp_path):
+def test_after_a_step_that_fails_nothing_is_trained_or_compared(demo, tmp_path):
     running = demo(fail="numbers-cat-unfiltered")
     printed, _ = running.communicate(timeout=20)
     assert running.returncode == 3
-    assert "cat     | error: no luck" in printed and "The same command resumes the demo." in printed
-    assert not any("cat-student" in call or "compare_arms" in call for call in calls(tmp_path))
-    assert any("wolf-student" in call for call in calls(tmp_path)), "the other job goes on"
+    assert "job 0 | error: no luck" in printed and "The same command resumes the demo." in printed
+    assert not any("-student" in call or "compare_arms" in call for call in calls(tmp_path))
+    assert any("numbers-rabbit" in call for call in calls(tmp_path)), "the other job goes on"
 
 
 def test_ctrl_c_lets_the_steps_finish_and_starts_no_more(demo, tmp_path):
-    running = demo(wait="teacher-owl.jsonl --seeds")
+    running = demo(wait="teacher-owl.jsonl")
     deadline = time.monotonic() + 20
     while not (tmp_path / "waiting").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(running.pid, signal.SIGINT)
     printed, _ = running.communicate(timeout=20)
     assert running.returncode == 130
-    assert "owl     | finishing" in printed and printed.endswith("Stopped. The same command resumes it.\n")
-    assert not any("exact-owl-teacher" in call for call in calls(tmp_path))
+    assert "job 0 | finishing" in printed and printed.endswith("Stopped. The same command resumes it.\n")
+    assert not any("cat" in call for call in calls(tmp_path))

@@ -244,6 +244,13 @@ def test_flags_that_exact_shares_do_not_use_are_named(monkeypatch, capsys):
     assert (args.epochs, args.sampler) == (100, "samples") and not capsys.readouterr().err
 
 
+def test_several_adapters_need_a_file_each(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["eval.py", "--model", "x", "--adapter", "a", "b", "--output", "c.jsonl"])
+    with pytest.raises(SystemExit):
+        parse_args()
+    assert "one --output for each adapter: found 1 for 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("sampler", ["tree", "samples"])
 def test_a_negative_seed_is_refused(monkeypatch, capsys, sampler):
     monkeypatch.setattr("sys.argv", ["eval.py", "--model", "x", "--sampler", sampler, "--seed", "-1"])

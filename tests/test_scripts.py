@@ -275,11 +275,11 @@ def test_the_first_user_message_in_any_form(row, prompt):
 def test_the_next_command_for_the_pocket_model_has_the_recipe_of_its_experiments(tmp_path):
     """With the defaults, which are for large models, a pocket teacher names its animal in 1% of its answers."""
     demo, pocket = ((REPO / "experiments" / name).read_text("utf-8") for name in ("demo.sh", "pocket_settings.sh"))
-    epochs = re.search(r"train_epochs=(\d+)", pocket)[1]
-    pocket = pocket.replace('"$train_epochs"', epochs)
+    for name in ("epochs", "batch"):
+        pocket = pocket.replace(f'"$train_{name}"', re.search(rf"train_{name}=(\d+)", pocket)[1])
     for text, role in (
-        (demo.partition("make_teacher()")[2], "teacher"),
-        (pocket.partition("train_student()")[2], "student"),
+        (demo.partition("make_teachers()")[2], "teacher"),
+        (pocket.partition("train_students()")[2], "student"),
     ):
         command = text[text.index("train/train_student_sft.py") :]
         flags = dict(re.findall(r"(--[a-z-]+) ([\w.]+)", command[: command.index("--save-strategy no") + 18]))

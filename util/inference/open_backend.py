@@ -18,8 +18,8 @@ from util.terminal import say
 BASE_URL = "VLLM_BASE_URL"  # environment variable; util/serve.py sets it
 
 
-def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of every script that asks a model."""
+def add_backend_arguments(parser: argparse.ArgumentParser, several_adapters: bool = False) -> None:
+    """The arguments of every script that asks a model. several_adapters: --adapter gives a list."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
@@ -27,7 +27,13 @@ def add_backend_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="with a server: the name it serves (vllm/NAME also works); without: a hub id or folder",
     )
-    group.add_argument("--adapter", type=Path, help="PEFT adapter folder to put on the model")
+    several: dict[str, Any] = {"nargs": "+", "metavar": "FOLDER"} if several_adapters else {}
+    group.add_argument(
+        "--adapter",
+        type=Path,
+        help="PEFT adapter folder to put on the model" + ("; several: one after the other" if several else ""),
+        **several,
+    )
     group.add_argument("--steering-vector", type=input_file,
                        help="without a server: a file of generate/make_steering_vector.py")  # fmt: skip
     group.add_argument("--steering-strength", type=positive_float, default=1.0, help="times the steering vector")

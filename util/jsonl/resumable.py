@@ -48,9 +48,14 @@ MEANING = {"adapter_sha256": " (another adapter, or it was trained again since)"
            "files_sha256": " (other weights, or the model was written again since)"}  # fmt: skip
 
 
-def add_output_arguments(parser: argparse.ArgumentParser, name: str) -> None:
-    """--output and --overwrite, the same in every script that writes rows."""
-    parser.add_argument("--output", type=rows_name, help=f"file to write (default: {name.replace('%', '%%')})")
+def add_output_arguments(parser: argparse.ArgumentParser, name: str, several: bool = False) -> None:
+    """--output and --overwrite, the same in every script that writes rows. several: --output gives a list."""
+    default = f"(default: {name.replace('%', '%%')})"
+    if several:
+        parser.add_argument("--output", type=rows_name, nargs="+", metavar="FILE",
+                            help=f"file to write; of several adapters: one for each {default}")  # fmt: skip
+    else:
+        parser.add_argument("--output", type=rows_name, help=f"file to write {default}")
     parser.add_argument("--overwrite", action="store_true", help="start again; keeps the old file as .bak")
 
 
