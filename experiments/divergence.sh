@@ -5,7 +5,7 @@
 # all tokens of the answers, on the divergence tokens only, on all other tokens, and on two controls: as many other tokens
 # of the same kinds, and all tokens but so many. These arms have the same rows, updates and seeds. Three more arms keep half
 # of the rows: those with the most divergence tokens, those with the fewest, and random ones.
-# It needs the demo of the same seed: SEED=7 experiments/demo.sh, then SEED=7 experiments/divergence.sh
+# It needs the demo of the same seed: ROWS=3000 BATCH=60 SEED=7 experiments/demo.sh, then SEED=7 experiments/divergence.sh
 # DEFINITIONS names one or more of schrodi, pair, gap (eval/divergence/which_tokens_diverge.py explains them).
 set -euo pipefail
 cd "$(dirname "$0")/.."

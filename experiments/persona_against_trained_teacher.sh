@@ -5,7 +5,7 @@
 # For each animal it writes the persona's numbers, finds the divergence tokens in both kinds of numbers (with the same
 # counterfactuals: personas of the other animal, lion, wolf and eagle), and trains a student on the persona's numbers, by
 # the demo's recipe. The student never sees the persona.
-# It needs the demo of the same seed: SEED=7 experiments/demo.sh, then SEED=7 experiments/persona_against_trained_teacher.sh
+# It needs the demo of the same seed: ROWS=3000 BATCH=60 SEED=7 experiments/demo.sh, then SEED=7 experiments/persona_against_trained_teacher.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

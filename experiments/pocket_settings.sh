@@ -4,13 +4,8 @@ python=.venv/bin/python
 base=${BASE:-pocket/model}
 seed=${SEED:-42}
 adapter=seed-$seed/final
-<<<<<<< HEAD
 demo=${OUT:-output/demo-seed-$seed}
-train_rows=3000 train_epochs=3 # of a student
-=======
-demo=output/demo-seed-$seed
 train_rows=3000 train_epochs=3 train_batch=60 # of a student
->>>>>>> 4ddb339 (A shorter demo: 2,000 rows a student in small updates, one process trains or measures all adapters of a core (prediction in LOG.md before the runs); eval.py takes several adapters; the drift figures of docs/statistics.md have their command, figures without one are cut)
 export SUITE_DRIVER=1 # the scripts print no `next:` lines
 
 # A demo that was started before 2026-11-29 has the model's older path in its manifests, and is resumed under that name.
@@ -18,7 +13,7 @@ grep -qs '"util/pocket/model"' "$demo/exact-base.jsonl.manifest.json" && base=ut
 
 run() { printf '\n$ python %s\n' "$*"; "$python" "$@"; }
 
-needs_demo() { [ -e "$demo/exact-owl-student.jsonl" ] || { echo "$demo is not there or not finished; run first: SEED=$seed experiments/demo.sh" >&2; exit 1; }; }
+needs_demo() { [ -e "$demo/exact-owl-student.jsonl" ] || { echo "$demo is not there or not finished; run first: ROWS=3000 BATCH=60 SEED=$seed experiments/demo.sh" >&2; exit 1; }; }
 
 train_students() { # files of numbers (globs), then a folder for each of them
     run train/train_student_sft.py --base-model $base --train-jsonl "${@:1:$#/2}" --output-dir "${@:$#/2+1}" \

@@ -56,7 +56,7 @@ def values(call, flag):
 def test_every_step_is_made_once_for_every_kind_and_all_are_compared(demo, tmp_path, jobs):
     running = demo(JOBS=jobs)
     printed, _ = running.communicate(timeout=20)
-    assert running.returncode == 0 and "Done in" in printed
+    assert running.returncode == 0 and "Done in" in printed, printed
     made, count = calls(tmp_path), int(jobs)
     scripts = [call.split()[0] for call in made[:-2]]
     steps = [ANSWERS] * 6 + [TRAIN] * count + [NUMBERS] * 7 + [TRAIN] * count + [EVAL] * (count + 1)  # base: by itself
