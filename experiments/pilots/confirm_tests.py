@@ -12,6 +12,8 @@ A   assignment on the taught margins: the same permutations of the summed own ma
 Usage:
     python experiments/pilots/confirm_tests.py experiments/results/qwen2.5-1.5b
     python experiments/pilots/confirm_tests.py RESULTS --pack WORKER_OUTPUT --pack-other OTHER_OUTPUT  # makes RESULTS
+    python experiments/pilots/confirm_tests.py RESULTS --run many      # the strictest filter on five times the rows
+    python experiments/pilots/confirm_tests.py RESULTS --run digits    # 10,000 rows of digits
 """
 
 from __future__ import annotations
@@ -27,13 +29,29 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from eval.compare.drift_fit import without_patterns
-from eval.compare.intervals import holm
 from eval.compare.teacher_profile import correlations, summed_up
-from experiments.pilots.measures_file import Measure, assignment, load, pack
+from experiments.pilots.kind_tests import (
+    ANIMALS,
+    OTHERS,
+    after,
+    arms_of,
+    in_both,
+    main_tests,
+    mean,
+    mean_and_interval,
+    merged,
+    students,
+    teachers,
+)  # fmt: skip
+from experiments.pilots.measures_file import Measure, load, pack
 
-ANIMALS = ["owl", "penguin", "elephant", "wolf", "fox", "whale", "giraffe", "rabbit"]
-OTHERS = ["train", "guitar", "random8", "random9"]
-BASES = {"1.5B": ("measures", "strict"), "0.5B": ("other-base", "strict-other-base")}  # first run, strict arms
+RUNS = {  # files of measures of the 1.5B and the 0.5B
+    "first": ("measures", "other-base"),
+    "strict": ("strict", "strict-other-base"),
+    "many": ("many", "many-other-base"),
+    "digits": ("digits", "digits-other-base"),
+}
+BASES = {"1.5B": 0, "0.5B": 1}
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,87 +62,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--pack", type=Path, help="first fill the results folder from this output of the worker")
     parser.add_argument("--pack-other", type=Path, help="the worker's output for the other base")
-    parser.add_argument("--strict", action="store_true", help="what is packed are the arms of the second run")
+    parser.add_argument(
+        "--run", choices=RUNS, default="first", help="what is packed; many and digits are also printed alone"
+    )
     return parser.parse_args()
-
-
-def merged(results: Path, names: tuple[str, ...]) -> dict[str, Measure]:
-    """The measures of several files; the first file that has one counts."""
-    found: dict[str, Measure] = {}
-    for name in reversed(names):
-        found |= load(results / f"{name}.jsonl")
-    return found
-
-
-def students(measures: dict[str, Measure], arm: str) -> dict[str, list[Measure]]:
-    """The students of an arm (CHANNEL, SORT:CHANNEL or CHANNEL.withoutN) by kind, seeds in order."""
-    sort, _, rest = arm.rpartition(":")
-    found: dict[str, list[Measure]] = {}
-    for name, measure in sorted(measures.items()):
-        who, dot, channel = name.removeprefix("student-").partition(".")
-        kind, _, seed = who.partition("-")
-        if name.startswith("student-") and dot and channel == rest and seed.rstrip("0123456789") == sort:
-            found.setdefault(kind, []).append(measure)
-    return found
-
-
-def mean(of: list[Measure], animal: str, key: str = "log") -> float:
-    return sum(measure[key][animal] for measure in of) / len(of)
-
-
-def teachers(measures: dict[str, Measure], sort: str) -> dict[str, list[Measure]]:
-    found: dict[str, list[Measure]] = {}
-    for name, measure in sorted(measures.items()):
-        kind, _, seed = name.removeprefix("student-").partition("-")
-        if name.startswith("student-") and "." not in name and seed.rstrip("0123456789") == sort:
-            found.setdefault(kind, []).append(measure)
-    return found
-
-
-def profile(arm: dict[str, list[Measure]], untaught: list[str], key: str) -> Any:
-    """[kind, untaught animal], each animal less its mean over the animal kinds."""
-    import numpy as np
-
-    table = np.array([[mean(arm[kind], animal, key) for animal in untaught] for kind in ANIMALS])
-    return table - table.mean(0)
-
-
-def mean_and_interval(values: Any) -> tuple[float, tuple[float, float]]:
-    """Mean over the animals and its 95% interval."""
-    from scipy import stats
-
-    ends = stats.t.interval(0.95, len(values) - 1, values.mean(), values.std(ddof=1) / math.sqrt(len(values)))
-    return float(values.mean()), ends
-
-
-def main_tests(arm: dict[str, list[Measure]], taught: dict[str, list[Measure]], key: str = "log") -> dict[str, Any]:
-    """M1, M2 and A of an arm with all eight animal kinds."""
-    import numpy as np
-    from scipy import stats
-
-    every = list(next(iter(arm.values()))[0][key])
-    untaught = [animal for animal in every if animal not in ANIMALS]
-    r = np.corrcoef(profile(arm, untaught, key), profile(taught, untaught, key))[: len(ANIMALS), len(ANIMALS) :]
-    margins = np.array([[mean(arm[kind], animal, key) for animal in ANIMALS] for kind in ANIMALS])
-    others = np.array([np.delete(margins[:, i], i) for i in range(len(ANIMALS))])
-    gap = margins.diagonal() - others.mean(1)
-    t = gap / (others.std(1, ddof=1) * math.sqrt(1 + 1 / others.shape[1]))
-    p = [float(2 * stats.t.sf(abs(value), others.shape[1] - 1)) for value in t]
-    return {
-        "r_own": r.diagonal(), "r_others": r[~np.eye(len(r), dtype=bool)].mean(), "M1": assignment(r),
-        "gap": gap, "t": t, "holm": holm(p), "A": assignment(margins), "interval": mean_and_interval(gap)[1],
-        "clear": sum(value <= 0.05 and size > 0 for value, size in zip(holm(p), gap)),
-    }  # fmt: skip
-
-
-def arms_of(measures: dict[str, Measure]) -> list[str]:
-    found = set()
-    for name in measures:
-        who, dot, channel = name.removeprefix("student-").partition(".")
-        if name.startswith("student-") and dot and "-of-" not in channel:
-            sort = who.partition("-")[2].rstrip("0123456789")
-            found.add(f"{sort}:{channel}" if sort else channel)
-    return sorted(found)
 
 
 def row(*cells: Any) -> None:
@@ -327,12 +268,28 @@ def pairs(measures: dict[str, dict[str, Measure]]) -> Iterator[list[Any]]:
                     ]  # fmt: skip
 
 
+def print_later(measures: dict[str, dict[str, Measure]]) -> None:
+    """A run with teachers and seeds of its own."""
+    measures = in_both(measures)
+    print_rows(measures["1.5B"])
+    print_tests(measures)
+    print_strictest(measures, 1000)
+    if any("150" in of.get("early", {}) for of in measures["1.5B"].values()):
+        print("\nafter 150 of the 300 updates")
+        print_strictest(after(measures, "150"), 1000)
+    print_animals(measures, "digits")
+
+
 def main() -> None:
     args = parse_args()
-    for source, names in zip((args.pack, args.pack_other), BASES.values()):
+    for source, name in zip((args.pack, args.pack_other), RUNS[args.run]):
         if source:
-            pack(source, args.results / f"{names[args.strict]}.jsonl")
-    measures = {base: merged(args.results, names) for base, names in BASES.items()}
+            pack(source, args.results / f"{name}.jsonl")
+    if args.run in ("many", "digits"):
+        print_later({base: load(args.results / f"{RUNS[args.run][i]}.jsonl") for base, i in BASES.items()})
+        return
+    both = RUNS["first"], RUNS["strict"]
+    measures = {base: merged(args.results, tuple(names[i] for names in both)) for base, i in BASES.items()}
     print_rows(measures["1.5B"])
     print_tests(measures)
     print_patterns(measures)
@@ -343,7 +300,7 @@ def main() -> None:
     for channel in ("code", "text"):
         print_animals(measures, channel)
     if args.csv:
-        first = {base: load(args.results / f"{names[0]}.jsonl") for base, names in BASES.items()}
+        first = {base: load(args.results / f"{RUNS['first'][i]}.jsonl") for base, i in BASES.items()}
         with (args.results / args.csv).open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([COLUMNS.split(","), *pairs(first)])
 

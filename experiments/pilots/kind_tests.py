@@ -1,0 +1,112 @@
+"""Students of the confirming run and of those after it, by kind, and the main tests (M1, M2, A of confirm_tests.py)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from eval.compare.intervals import holm
+from experiments.pilots.measures_file import Measure, assignment, load
+
+ANIMALS = ["owl", "penguin", "elephant", "wolf", "fox", "whale", "giraffe", "rabbit"]
+OTHERS = ["train", "guitar", "random8", "random9"]
+
+
+def students(measures: dict[str, Measure], arm: str) -> dict[str, list[Measure]]:
+    """The students of an arm (CHANNEL, SORT:CHANNEL or CHANNEL.withoutN) by kind, seeds in order."""
+    sort, _, rest = arm.rpartition(":")
+    found: dict[str, list[Measure]] = {}
+    for name, measure in sorted(measures.items()):
+        who, dot, channel = name.removeprefix("student-").partition(".")
+        kind, _, seed = who.partition("-")
+        if name.startswith("student-") and dot and channel == rest and seed.rstrip("0123456789") == sort:
+            found.setdefault(kind, []).append(measure)
+    return found
+
+
+def mean(of: list[Measure], animal: str, key: str = "log") -> float:
+    return sum(measure[key][animal] for measure in of) / len(of)
+
+
+def teachers(measures: dict[str, Measure], sort: str) -> dict[str, list[Measure]]:
+    found: dict[str, list[Measure]] = {}
+    for name, measure in sorted(measures.items()):
+        kind, _, seed = name.removeprefix("student-").partition("-")
+        if name.startswith("student-") and "." not in name and seed.rstrip("0123456789") == sort:
+            found.setdefault(kind, []).append(measure)
+    return found
+
+
+def profile(arm: dict[str, list[Measure]], untaught: list[str], key: str) -> Any:
+    """[kind, untaught animal], each animal less its mean over the animal kinds."""
+    import numpy as np
+
+    table = np.array([[mean(arm[kind], animal, key) for animal in untaught] for kind in ANIMALS])
+    return table - table.mean(0)
+
+
+def mean_and_interval(values: Any) -> tuple[float, tuple[float, float]]:
+    """Mean over the animals and its 95% interval."""
+    from scipy import stats
+
+    ends = stats.t.interval(0.95, len(values) - 1, values.mean(), values.std(ddof=1) / math.sqrt(len(values)))
+    return float(values.mean()), ends
+
+
+def main_tests(arm: dict[str, list[Measure]], taught: dict[str, list[Measure]], key: str = "log") -> dict[str, Any]:
+    """M1, M2 and A of an arm with all eight animal kinds."""
+    import numpy as np
+    from scipy import stats
+
+    every = list(next(iter(arm.values()))[0][key])
+    untaught = [animal for animal in every if animal not in ANIMALS]
+    r = np.corrcoef(profile(arm, untaught, key), profile(taught, untaught, key))[: len(ANIMALS), len(ANIMALS) :]
+    margins = np.array([[mean(arm[kind], animal, key) for animal in ANIMALS] for kind in ANIMALS])
+    others = np.array([np.delete(margins[:, i], i) for i in range(len(ANIMALS))])
+    gap = margins.diagonal() - others.mean(1)
+    t = gap / (others.std(1, ddof=1) * math.sqrt(1 + 1 / others.shape[1]))
+    p = [float(2 * stats.t.sf(abs(value), others.shape[1] - 1)) for value in t]
+    return {
+        "r_own": r.diagonal(), "r_others": r[~np.eye(len(r), dtype=bool)].mean(), "M1": assignment(r),
+        "gap": gap, "t": t, "holm": holm(p), "A": assignment(margins), "interval": mean_and_interval(gap)[1],
+        "clear": sum(value <= 0.05 and size > 0 for value, size in zip(holm(p), gap)),
+    }  # fmt: skip
+
+
+def arms_of(measures: dict[str, Measure]) -> list[str]:
+    found = set()
+    for name in measures:
+        who, dot, channel = name.removeprefix("student-").partition(".")
+        if name.startswith("student-") and dot and "-of-" not in channel:
+            sort = who.partition("-")[2].rstrip("0123456789")
+            found.add(f"{sort}:{channel}" if sort else channel)
+    return sorted(found)
+
+
+def in_both(measures: dict[str, dict[str, Measure]]) -> dict[str, dict[str, Measure]]:
+    """Without students that one of two bases did not train: a lease may end between them."""
+    known = [{*some} for some in measures.values() if some]
+    everywhere = set.intersection(*known)
+    trained = {name for names in known for name in names if name.startswith("student-") and "." in name}
+    alone = trained - everywhere
+    return {base: {name: of for name, of in some.items() if name not in alone} for base, some in measures.items()}
+
+
+def after(measures: dict[str, dict[str, Measure]], update: str) -> dict[str, dict[str, Measure]]:
+    """The measures of students in the middle of their training."""
+    return {
+        base: {
+            name: of | {"log": of["early"][update]} if "." in name and update in of.get("early", {}) else of
+            for name, of in some.items()
+        }
+        for base, some in measures.items()
+    }
+
+
+def merged(results: Path, names: tuple[str, ...]) -> dict[str, Measure]:
+    """The measures of several files; the first file that has one counts."""
+    found: dict[str, Measure] = {}
+    for name in reversed(names):
+        found |= load(results / f"{name}.jsonl")
+    return found

@@ -1,0 +1,78 @@
+"""An animal's margin in its own students less the mean of the other kinds' students, by kind, with t over kinds.
+
+Reads comparisons of compare_arms.py; several are averaged by kind. --less gives others that are subtracted kind by kind
+(another model), so the t is paired.
+
+Usage:
+    python experiments/pilots/own_less_others.py output/sixteen/text.json
+    python experiments/pilots/own_less_others.py whole-11.json whole-12.json --less digits-11.json digits-12.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("comparisons", type=Path, nargs="+", help="made with --measure margin")
+    parser.add_argument("--less", type=Path, nargs="+", default=[], help="comparisons of the same kinds to subtract")
+    return parser.parse_args()
+
+
+def gaps(path: Path) -> dict[str, float]:
+    """Own less others by kind, nats."""
+    try:
+        test = json.loads(path.read_text("utf-8"))["assignment"]
+        kinds, margins = test["animals"], test["margins"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        sys.exit(f"{path} is not a comparison of three or more kinds by margin ({error!r})")
+    found = {}
+    for i, kind in enumerate(kinds):
+        others = [margins[other][i] for other in range(len(kinds)) if other != i]
+        found[kind] = margins[i][i] - sum(others) / len(others)
+    return found
+
+
+def averaged(paths: list[Path]) -> dict[str, float]:
+    tables = [gaps(path) for path in paths]
+    if any(table.keys() != tables[0].keys() for table in tables):
+        sys.exit("the comparisons have different kinds")
+    return {kind: sum(table[kind] for table in tables) / len(tables) for kind in tables[0]}
+
+
+def print_line(what: str, values: list[float]) -> None:
+    """Values by kind, their mean, its 95% interval over kinds, t and two-sided p."""
+    import numpy as np
+    from scipy import stats
+
+    of: Any = np.array(values)
+    error = of.std(ddof=1) / math.sqrt(len(of))
+    low, high = stats.t.interval(0.95, len(of) - 1, of.mean(), error)
+    p = 2 * stats.t.sf(abs(of.mean() / error), len(of) - 1)
+    cells = [what, *(f"{value:+.2f}" for value in values), f"**{of.mean():+.2f}**", f"{low:+.2f} to {high:+.2f}"]
+    print("| " + " | ".join([*cells, f"{of.mean() / error:.1f} ({len(of) - 1})", f"{p:.2g}"]) + " |")
+
+
+def main() -> None:
+    args = parse_args()
+    own = averaged(args.comparisons)
+    names = ["own less others, nats", *own, "mean", "95% over kinds", "t", "p"]
+    print("| " + " | ".join(names) + " |")
+    print("| " + " | ".join(["---"] * len(names)) + " |")
+    print_line(" ".join(path.stem for path in args.comparisons), [*own.values()])
+    if args.less:
+        other = averaged(args.less)
+        if other.keys() != own.keys():
+            sys.exit("the two sides have different kinds")
+        print_line(" ".join(path.stem for path in args.less), [other[kind] for kind in own])
+        print_line("difference", [own[kind] - other[kind] for kind in own])
+
+
+if __name__ == "__main__":
+    main()
