@@ -8,7 +8,7 @@
 #
 #   SEED=7 experiments/demo.sh                                        # another seed
 #   ROWS=1000 EPOCHS=2 KINDS="owl cat wolf fox" experiments/demo.sh   # smaller students, other animals
-#   BASE=output/models/pocket-seed-2 OUT=output/seed-2 experiments/demo.sh   # another pocket model, another folder
+#   BASE=output/models/pocket-seed-2 DEMO=output/seed-2 experiments/demo.sh   # another pocket model, another folder
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -4,7 +4,7 @@ python=.venv/bin/python
 base=${BASE:-pocket/model}
 seed=${SEED:-42}
 adapter=seed-$seed/final
-demo=${OUT:-output/demo-seed-$seed}
+demo=${DEMO:-output/demo-seed-$seed}
 train_rows=3000 train_epochs=3 train_batch=60 # of a student
 export SUITE_DRIVER=1 # the scripts print no `next:` lines
 
