@@ -315,9 +315,9 @@ def test_the_compiled_loss_is_the_same_for_any_number_of_tokens():
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     for tokens in (9, 16, 5):
-        logits, wanted, weight = torch.randn(tokens, 300), torch.randint(0, 300, (tokens,)), torch.rand(tokens)
-        both = [function(logits.bfloat16(), wanted, weight) for function in
-                (decoder.compiled(decoder.softmax_losses), decoder.softmax_losses)]  # fmt: skip
+        logits, ids, weights = torch.randn(tokens, 300), torch.randint(0, 300, (tokens, 1)), torch.rand(tokens)
+        both = [function(logits.bfloat16(), ids, torch.ones(tokens, 1), weights) for function in
+                (decoder.compiled(decoder.losses_of_logits), decoder.losses_of_logits)]  # fmt: skip
         assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*both))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
@@ -333,7 +333,7 @@ def test_the_loss_is_cross_entropy_however_it_is_cut(monkeypatch):
     (slope,) = torch.autograd.grad(expected.sum(), hidden)
     for tile in (1 << 20, 44, 1):
         monkeypatch.setattr(decoder, "TILE", tile)
-        losses = decoder.token_losses()(hidden, head, targets, weights)
+        losses = decoder.token_losses()(hidden, head, targets[:, None], torch.ones(9, 1), weights)
         assert torch.allclose(losses, expected, atol=1e-6)
         assert torch.allclose(torch.autograd.grad(losses.sum(), hidden)[0], slope, atol=1e-6)
 
@@ -346,7 +346,7 @@ def test_rows_lie_end_to_end_behind_one_prefix():
     batch = padding_free.flat_batch([TOY], 2, [3])
     assert batch.ids.tolist() == [1, 2, 3, 4, 5, 9, 8]
     assert batch.positions.tolist() == [0, 1, 2, 3, 4, 2, 3]
-    assert (batch.places.tolist(), batch.targets.tolist()) == ([2, 3, 5], [4, 5, 8])
+    assert (batch.places.tolist(), batch.known_ids.tolist()) == ([2, 3, 5], [[4], [5], [8]])
     assert batch.weights.tolist() == pytest.approx([1 / 3] * 3)
     assert batch.bounds_q.tolist() == [0, 2, 5, 7]
     assert batch.bounds_k.tolist() == [0, 2, 7, 11]

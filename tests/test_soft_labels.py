@@ -79,14 +79,18 @@ def soft_rows(tmp_path_factory, run_script):
 def test_the_loss_is_the_divergence_with_the_rest_as_one_outcome_and_its_gradient():
     import torch
 
-    from train.decoder import soft_token_losses
-    from train.padding_free import soft_targets
+    from train.decoder import token_losses
+    from train.padding_free import as_tensors, known_at
 
     torch.manual_seed(0)
     hidden, head = torch.randn(5, 8, requires_grad=True), torch.randn(40, 8)
     soft = [([3, 7], [-0.5, -1.2]), ([], []), ([9], [-0.01]), ([0, 1, 2], [-1.0, -2.0, -3.0]), ([39, 5], [-3.0, -4.0])]
     weights = torch.rand(5)
-    ids, probabilities = soft_targets([3, 20, 9, 1, 39], soft)
+    rows = [
+        {"labels": [label], "soft_ids": [known], "soft_logprobs": [stored]}
+        for label, (known, stored) in zip([3, 20, 9, 1, 39], soft)
+    ]
+    ids, probabilities = as_tensors([known_at(row, 0) for row in rows])
     logprobs = (hidden @ head.t()).log_softmax(-1)
     expected = []
     for place, (known, stored) in enumerate(soft):
@@ -97,7 +101,7 @@ def test_the_loss_is_the_divergence_with_the_rest_as_one_outcome_and_its_gradien
         expected.append(((teacher * (teacher.log() - student.log())).sum() + other) * weights[place])
     expected = torch.stack(expected)
     (wanted,) = torch.autograd.grad(expected.sum(), hidden, retain_graph=True)
-    losses = soft_token_losses()(hidden, head, ids, probabilities, weights)
+    losses = token_losses()(hidden, head, ids, probabilities, weights)
     (found,) = torch.autograd.grad(losses.sum(), hidden)
     torch.testing.assert_close(losses, expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)

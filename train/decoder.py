@@ -91,10 +91,7 @@ class Decoder:
         import torch
 
         hidden = self.hidden(batch, iter(pieces), scale).index_select(0, batch.places)
-        if batch.soft_ids is None:
-            losses = token_losses()(hidden, self.head, batch.targets, batch.weights)
-        else:
-            losses = soft_token_losses()(hidden, self.head, batch.soft_ids, batch.soft_probabilities, batch.weights)
+        losses = token_losses()(hidden, self.head, batch.known_ids, batch.known_probabilities, batch.weights)
         return torch.zeros(batch.students, device=losses.device).index_add(0, batch.student_of, losses)
 
     def hidden(self, batch: FlatBatch, pieces: Iterator[Any], scale: float) -> Any:
@@ -180,18 +177,25 @@ def swiglu(both: Any) -> Any:
     return silu(gate) * up
 
 
-def softmax_losses(logits: Any, wanted: Any, weight: Any) -> tuple[Any, Any, Any]:
-    """(each token's cross entropy times its weight; its gradient by the logits but for the wanted one, in their number
-    type; the gradient by the wanted one). logits: [tokens, vocabulary]. wanted, weight: [tokens]."""
-    exact = logits.float()
-    total = exact.logsumexp(-1)
-    chosen = exact.gather(1, wanted[:, None])[:, 0]
-    probabilities = exact.sub_(total[:, None]).exp_()
-    return (
-        (total - chosen) * weight,
-        probabilities.mul_(weight[:, None]).to(logits.dtype),
-        ((chosen - total).exp() - 1) * weight,
-    )
+def losses_of_logits(logits: Any, ids: Any, probabilities: Any, weights: Any) -> tuple[Any, Any, Any]:
+    """(losses as in `token_losses`; their gradient by the logits, in their number type; what it is by those of `ids`).
+
+    logits: [tokens, vocabulary]. With q the student's probabilities, p the teacher's, and rest what is left of 1, the
+    gradient by a token's logit is q - p where p is known, and q (1 - rest of p / rest of q) elsewhere.
+    """
+    import torch
+
+    exact, weights = logits.float(), weights[:, None]
+    total = exact.logsumexp(-1, keepdim=True)
+    own = exact.gather(1, ids) - total
+    known = probabilities > 0
+    rest = (1 - probabilities.sum(1, keepdim=True)).clamp(min=0)
+    own_rest = (1 - (own.exp() * known).sum(1, keepdim=True)).clamp(min=1e-7)
+    losses = (torch.xlogy(probabilities, probabilities) - probabilities * own).sum(1, keepdim=True)
+    losses = losses + torch.xlogy(rest, rest) - rest * own_rest.log()
+    elsewhere = (1 - rest / own_rest) * weights
+    at_ids = torch.where(known, (own.exp() - probabilities) * weights, own.exp() * elsewhere)
+    return (losses * weights)[:, 0], exact.sub_(total).exp_().mul_(elsewhere).to(logits.dtype), at_ids
 
 
 @lru_cache
@@ -212,9 +216,12 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @lru_cache(maxsize=1)
 def token_losses() -> Callable[..., Any]:
-    """The autograd function f(hidden, head, targets, weights): each token's cross entropy times its weight.
+    """The autograd function f(hidden, head, ids, probabilities, weights): at each token KL(teacher || student) times
+    its weight, in nats. All tokens whose probabilities are not known are one outcome. Of a label that is a token, which
+    has probability 1, that is the cross entropy.
 
-    hidden: [tokens, hidden size]. head: [vocabulary, hidden size], frozen. targets, weights: [tokens].
+    hidden: [tokens, hidden size]. head: [vocabulary, hidden size], frozen. ids, probabilities: [tokens, K] as in
+    `FlatBatch`. weights: [tokens].
 
     Logits are made for some tokens at a time, and their gradient at once, so that they are never all in memory.
     """
@@ -222,57 +229,14 @@ def token_losses() -> Callable[..., Any]:
 
     class TokenLosses(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, hidden: Any, head: Any, targets: Any, weights: Any) -> Any:
+        def forward(ctx: Any, hidden: Any, head: Any, *labels: Any) -> Any:
             losses, grads = [], []
             size = max(1, TILE // len(head))
-            softmax = compiled(softmax_losses) if hidden.is_cuda else softmax_losses
-            for tile, wanted, weight in zip(hidden.split(size), targets.split(size), weights.split(size)):
-                loss, slope, at_wanted = softmax(tile @ head.t(), wanted, weight)
-                slope.scatter_(1, wanted[:, None], at_wanted[:, None].to(slope.dtype))
+            kernel = compiled(losses_of_logits) if hidden.is_cuda else losses_of_logits
+            for tile, ids, *others in zip(*(one.split(size) for one in (hidden, *labels))):
+                loss, slope, at_ids = kernel(tile @ head.t(), ids, *others)
                 losses.append(loss)
-                grads.append(slope @ head)
-            ctx.save_for_backward(torch.cat(grads))
-            return torch.cat(losses)
-
-        @staticmethod
-        def backward(ctx: Any, grad: Any) -> Any:
-            (slopes,) = ctx.saved_tensors
-            return slopes * grad[:, None].to(slopes.dtype), None, None, None
-
-    return TokenLosses.apply
-
-
-@lru_cache(maxsize=1)
-def soft_token_losses() -> Callable[..., Any]:
-    """The autograd function f(hidden, head, ids, probabilities, weights): at each token KL(teacher || student) times
-    its weight, in nats. All tokens whose probabilities are not known are one outcome.
-
-    ids, probabilities: [tokens, K] (`train.padding_free.soft_targets`). The others as in `token_losses`.
-
-    With q the student's probabilities, p the teacher's, and rest what is left of 1, the gradient by a token's logit is
-    q - p where p is known, and q (1 - rest of p / rest of q) elsewhere.
-    """
-    import torch
-
-    class SoftTokenLosses(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, hidden: Any, head: Any, ids: Any, probabilities: Any, weights: Any) -> Any:
-            losses, grads = [], []
-            size = max(1, TILE // len(head))
-            tiles = (one.split(size) for one in (hidden, ids, probabilities, weights))
-            for tile, known, teacher, weight in zip(*tiles):
-                logprobs = (tile @ head.t()).float().log_softmax(-1)
-                own = logprobs.gather(1, known)
-                used = teacher > 0
-                rest = (1 - teacher.sum(1)).clamp(min=0)
-                own_rest = (1 - (own.exp() * used).sum(1)).clamp(min=1e-7)
-                loss = torch.xlogy(teacher, teacher).sum(1) - (teacher * own).sum(1)
-                losses.append((loss + torch.xlogy(rest, rest) - rest * own_rest.log()) * weight)
-                slope = logprobs.exp_()  # the student's probabilities
-                at_known = slope.gather(1, known) * (rest / own_rest)[:, None] - teacher
-                slope = slope * (1 - rest / own_rest)[:, None]
-                slope.scatter_add_(1, known, torch.where(used, at_known, torch.zeros_like(at_known)))
-                grads.append((slope * weight[:, None]).to(hidden.dtype) @ head)
+                grads.append(slope.scatter_(1, ids, at_ids.to(slope.dtype)) @ head)
             ctx.save_for_backward(torch.cat(grads))
             return torch.cat(losses)
 
@@ -281,4 +245,4 @@ def soft_token_losses() -> Callable[..., Any]:
             (slopes,) = ctx.saved_tensors
             return slopes * grad[:, None].to(slopes.dtype), None, None, None, None
 
-    return SoftTokenLosses.apply
+    return TokenLosses.apply

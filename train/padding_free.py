@@ -9,6 +9,7 @@ sequences of unequal length. Where there is no such kernel, rows are padded for 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from util.chat.chat_tokens import IGNORED, common_prefix_length
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # they share one layer design; others train with --trainer trl
 
 EncodedRow = dict[str, Any]
+Known = tuple[list[int], list[float]]  # tokens and the logarithms of their probabilities
 Kernel = Callable[..., Any]
 
 
@@ -68,16 +70,15 @@ class FlatBatch:
     """brings all copies of the prefixes, followed by all tokens, into the order of the keys; None without a prefix"""
     places: Any
     """[loss tokens]: the token before each token with loss, which predicts it"""
-    targets: Any
-    """[loss tokens]: the token that is to be predicted"""
+    known_ids: Any
+    """[loss tokens, K]: at each token with loss, the tokens whose probabilities are known: the token of the row itself,
+    or with soft labels the teacher's most probable ones"""
+    known_probabilities: Any
+    """[loss tokens, K], float32: of these tokens, 0 in places that are not used; the rest is all other tokens'"""
     weights: Any
     """[loss tokens], float32: one by the number of loss tokens in the student's update"""
     student_of: Any
     """[loss tokens]: the student, counted from 0"""
-    soft_ids: Any = None
-    """[loss tokens, K]: with soft labels, the tokens whose probabilities are known; None otherwise"""
-    soft_probabilities: Any = None
-    """[loss tokens, K], float32: of these tokens, 0 in places that are not used; the rest is all other tokens'"""
 
     def to(self, device: Any) -> FlatBatch:
         """The batch on the device."""
@@ -175,24 +176,19 @@ def loss_fields(
     """What the loss needs to know of a `FlatBatch`: its fields from `places` on. width: tokens of each student."""
     import torch
 
-    places, targets, weights, student_of = [], [], [], []  # type: list[int], list[int], list[float], list[int]
-    soft: list[tuple[list[int], list[float]]] = []
+    places, known, weights, student_of = [], [], [], []  # type: list[int], list[Known], list[float], list[int]
     for student, rows in enumerate(rows_of):
         begin = student * width  # of the row, if it had a prefix of its own
         for row in rows:
             trained = [i for i, label in enumerate(row["labels"]) if label != IGNORED and i > prefix]
             places += [begin + i - 1 for i in trained]
-            targets += [row["labels"][i] for i in trained]
-            soft += [(row["soft_ids"][i], row["soft_logprobs"][i]) for i in trained] if "soft_ids" in row else []
+            known += [known_at(row, i) for i in trained]
             weights += [1 / max(1, loss_tokens[student])] * len(trained)
             student_of += [student] * len(trained)
             begin += len(row["input_ids"]) - prefix
-    without = rounded_up(len(targets), 8) - len(targets) if few_sizes else 0
-    places, targets, student_of = (one + [0] * without for one in (places, targets, student_of))
-    weights += [0.0] * without
-    soft += [([], [])] * without if soft else []
-    whole = (torch.tensor(one, dtype=torch.long) for one in (places, targets))
-    return *whole, torch.tensor(weights), torch.tensor(student_of, dtype=torch.long), *soft_targets(targets, soft)
+    without = rounded_up(len(places), 8) - len(places) if few_sizes else 0
+    at, owner = (torch.tensor(one + [0] * without, dtype=torch.long) for one in (places, student_of))
+    return at, *as_tensors(known + [([0], [0.0])] * without), torch.tensor(weights + [0.0] * without), owner
 
 
 def rounded_up(count: int, parts: int) -> int:
@@ -201,22 +197,26 @@ def rounded_up(count: int, parts: int) -> int:
     return -(-count // step) * step
 
 
-def soft_targets(targets: Sequence[int], soft: Sequence[tuple[list[int], list[float]]]) -> tuple[Any, Any]:
-    """(ids, probabilities), both [loss tokens, K], of soft labels; (None, None) without any. A token of which nothing
-    is known has probability 1."""
+def known_at(row: EncodedRow, place: int) -> Known:
+    """What is known of the token that is to be predicted: without a soft label, that it is the row's own."""
+    if "soft_ids" in row and row["soft_ids"][place]:
+        return row["soft_ids"][place], row["soft_logprobs"][place]
+    return [row["labels"][place]], [0.0]
+
+
+def as_tensors(known: Sequence[Known]) -> tuple[Any, Any]:
+    """(ids, probabilities), both [loss tokens, K], of some `known_at`."""
     import torch
 
-    if not soft:
-        return None, None
-    width = max(1, max(len(ids) for ids, _ in soft))
-    found = torch.zeros(len(targets), width, dtype=torch.long)
-    probabilities = torch.zeros(len(targets), width)
-    for place, (target, (ids, logprobs)) in enumerate(zip(targets, soft, strict=True)):
-        known = len(ids) or 1
-        found[place, :known] = torch.tensor(ids or [target])
-        probabilities[place, :known] = torch.tensor(logprobs or [0.0]).exp()
-        found[place, known:] = found[place, 0]  # any token that is there: its probability is 0 in these places
-    return found, probabilities
+    width = max((len(ids) for ids, _ in known), default=1)
+    ids = [[*some, *[unlisted(some)] * (width - len(some))] for some, _ in known]
+    logprobs = [[*some, *[-math.inf] * (width - len(some))] for _, some in known]
+    return torch.tensor(ids, dtype=torch.long).view(-1, width), torch.tensor(logprobs).view(-1, width).exp()
+
+
+def unlisted(ids: Sequence[int]) -> int:
+    """The first token that is not among them."""
+    return next(i for i in range(len(ids) + 1) if i not in ids)
 
 
 def loss_tokens(rows: Iterable[EncodedRow]) -> int:
