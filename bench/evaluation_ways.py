@@ -117,7 +117,8 @@ def main() -> None:
         for seed in SEEDS:
             runs.append((f"plain {seed}", plain, ("--epochs", args.epochs, "--seed", seed)))
             runs.append((f"tree {seed}", tree, ("--epochs", args.epochs, "--seed", seed, "--sampler", "tree")))
-        for way, answers, flags in [*runs, ("exact", None, ("--exact",))]:
+        runs.insert(3, ("exact", None, ("--exact",)))
+        for way, answers, flags in runs:
             row, path = evaluate(args, way, folder, *flags)
             rows.append(row)
             if answers is not None:
