@@ -173,10 +173,8 @@ def lora_linear() -> Callable[..., Any]:
             low = torch.bmm(each, a.transpose(1, 2))
             if scale != 1:
                 low *= scale
-            # the small product first: the large one, which is not bound by memory, adds itself to it
-            wide = b.transpose(1, 2)
-            out = torch.bmm(low, wide) if bias is None else torch.baddbmm(bias, low, wide)
-            out = out.view(len(x), -1).addmm_(x, weight.t())
+            out = torch.nn.functional.linear(x, weight, bias)
+            out.view(len(a), -1, out.shape[-1]).baddbmm_(low, b.transpose(1, 2))
             ctx.save_for_backward(x, weight, a, b, low)
             ctx.scale = scale
             return out
@@ -191,7 +189,8 @@ def lora_linear() -> Callable[..., Any]:
                 grad_low *= ctx.scale
             grad_x = None
             if ctx.needs_input_grad[0]:  # the input of the first layer needs no gradient
-                grad_x = torch.bmm(grad_low, a).view_as(x).addmm_(grad, weight)
+                grad_x = grad @ weight
+                grad_x.view(len(a), -1, grad_x.shape[-1]).baddbmm_(grad_low, a)
             grad_a = torch.bmm(grad_low.transpose(1, 2), x.view(len(a), -1, x.shape[-1]))
             return grad_x, None, None, None, grad_a, torch.bmm(each.transpose(1, 2), low)
 
