@@ -24,34 +24,36 @@ read -ra kinds <<<"$kinds"
 read -ra seeds <<<"${SEEDS:-$seeds}"
 mkdir -p "$out"
 
-words=()
-[ $panel = animals ] || words=(--panel $panel)
-$python experiments/pilots/make_prompts.py ${words[@]+"${words[@]}"} --questions eval/questions.txt \
-    --paraphrases eval/questions-paraphrased.txt --forms eval/questions-forms.txt --open generate/prompts/open-prompts.txt \
-    --number-prompt generate/prompts/number-prompt.txt --output "$out/prompts.json"
-strength=1
-if [ -z "$layer" ]; then # of a base that was never steered before
-    $python experiments/pilots/choose_layer.py --model "$model" --prompts "$out/prompts.json" --kinds "${kinds[@]:0:8}" \
-        --output "$out"
-    read -r layer strength <"$out/choice.txt"
-fi
-$python experiments/pilots/plan_confirm.py --output "$out/jobs" --animals "${kinds[@]}" --others --seeds "${seeds[@]}" \
-    --strength "$strength"
+run() { # everything that needs the model
+    local words=() strength=1 jobs pids=() n channel part pid
+    [ $panel = animals ] || words=(--panel $panel)
+    $python experiments/pilots/make_prompts.py ${words[@]+"${words[@]}"} --questions eval/questions.txt \
+        --paraphrases eval/questions-paraphrased.txt --forms eval/questions-forms.txt --open generate/prompts/open-prompts.txt \
+        --number-prompt generate/prompts/number-prompt.txt --output "$out/prompts.json"
+    if [ -z "$layer" ]; then # of a base that was never steered before
+        $python experiments/pilots/choose_layer.py --model "$model" --prompts "$out/prompts.json" --kinds "${kinds[@]:0:8}" \
+            --output "$out"
+        read -r layer strength <"$out/choice.txt"
+    fi
+    $python experiments/pilots/plan_confirm.py --output "$out/jobs" --animals "${kinds[@]}" --others --seeds "${seeds[@]}" \
+        --strength "$strength"
 
-jobs=("$out/jobs/base.json")
-for ((n = 1; n <= ${#seeds[@]}; n++)); do
-    jobs+=("$out/jobs/teach-$n.json")
-    for channel in $channels; do jobs+=("$out/jobs/rows-$channel-$n.json" "$out/jobs/$channel-$n.json"); done
-done
-$python experiments/pilots/teachers_in_weights.py --model "$model" --layer $layer --prompts "$out/prompts.json" \
-    --batch "${BATCH:-3072}" --tokens "${TOKENS:-12000}" --output "$out" --jobs "${jobs[@]}"
+    jobs=("$out/jobs/base.json")
+    for ((n = 1; n <= ${#seeds[@]}; n++)); do
+        jobs+=("$out/jobs/teach-$n.json")
+        for channel in $channels; do jobs+=("$out/jobs/rows-$channel-$n.json" "$out/jobs/$channel-$n.json"); done
+    done
+    $python experiments/pilots/teachers_in_weights.py --model "$model" --layer $layer --prompts "$out/prompts.json" \
+        --batch "${BATCH:-3072}" --tokens "${TOKENS:-12000}" --output "$out" --jobs "${jobs[@]}"
 
-pids=()
-for part in 0 1 2; do
-    $python experiments/pilots/measure_adapters.py --model "$model" --output "$out" --panel $panel --parts 3 --part $part &
-    pids+=($!)
-done
-for pid in "${pids[@]}"; do wait "$pid"; done
+    for part in 0 1 2; do
+        $python experiments/pilots/measure_adapters.py --model "$model" --output "$out" --panel $panel --parts 3 --part $part &
+        pids+=($!)
+    done
+    for pid in "${pids[@]}"; do wait "$pid"; done
+}
+
+if [ "${STEPS:-}" != compare ]; then run; fi # STEPS=compare: only what measures give
 
 for channel in $channels; do
     controls=() students=() teachers=()
