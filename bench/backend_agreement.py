@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from bench.shared import device_name
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
 from util.cli import REPO, make_parser, positive_int, run
+from util.inference.check_adapter import check_adapter
 from util.inference.interface import InferenceBackend
 from util.inference.open_backend import open_backend
 from util.inference.vllm_server import START_SECONDS, server
@@ -123,6 +124,8 @@ def number(value: object) -> str:
 
 def main() -> None:
     args = parse_args()
+    if args.adapter:  # before a server is started, which takes minutes
+        check_adapter(args.adapter)
     with stop_on_signal() as stop:
         prompts, found = ask_server(args, stop)
     say(f"vLLM answered for {len(prompts)} prompts; now the local backend")

@@ -32,6 +32,7 @@ from bench.plan_phases import write_prompts
 from bench.shared import device_name
 from util.cli import REPO, UserError, make_parser, positive_int, run
 from util.inference.interface import model_name
+from util.inference.vllm_probe import models_served
 from util.inference.vllm_server import START_SECONDS, Running, find_vllm, run_command
 from util.jsonl.manifest import provenance, write_json
 from util.jsonl.rows import slug
@@ -105,13 +106,19 @@ def changed(command: str, args: argparse.Namespace) -> list[str]:
 @contextmanager
 def serve(words: Sequence[str], log: Path, environment: Mapping[str, str], stop: Stop) -> Iterator[None]:
     """A pasted `vllm serve`, from the moment that it answers."""
-    port = words[words.index("--port") + 1]
+    url = f"http://127.0.0.1:{words[words.index('--port') + 1]}/v1"
+    if models_served(url, None) is not None:  # vLLM would listen there too, and each request reach one of the two
+        raise UserError(f"another server already answers at {url}; stop it first")
     with log.open("wb") as file:
         process = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stdout=file,
                                    stderr=file, start_new_session=True)  # fmt: skip
-    running = Running(process, f"http://127.0.0.1:{port}/v1", log)
+    running = Running(process, url, log)
     try:
         running.wait_until_it_answers(START_SECONDS, stop)
+        if words[2] not in (found := models_served(url, None) or []):
+            raise UserError(
+                f"{url} serves {', '.join(found)}, not {words[2]}: another server was started there meanwhile"
+            )
         yield
     finally:
         running.end()

@@ -41,6 +41,7 @@ from bench.throughput.clients import BARE_CLIENT, VLLM_BENCH, ServerBench, ask_a
 from bench.throughput.server_settings import SERVERS, without_adapters
 from bench.throughput.workload import ask_evaluation, ask_numbers, number_requests, number_rows_of
 from util.cli import UserError, make_parser, output_name, positive_int, run
+from util.inference.check_adapter import check_adapter
 from util.inference.interface import Sampling
 from util.inference.vllm_client import VllmClient
 from util.inference.vllm_server import START_SECONDS, server, takes_adapters
@@ -117,6 +118,7 @@ def measure(args: argparse.Namespace, results: list[dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as name, stop_on_signal() as stop:
         folder = Path(name)
         adapter = args.adapter or make_adapter(args.model, folder / "adapter")
+        check_adapter(adapter)
         served: list[tuple[str, Path | None]] = [(args.model, adapter)]
         if args.merged:
             served.append((str(merge(args.model, adapter, folder / "merged")), None))

@@ -9,6 +9,8 @@ from conftest import REPO
 
 from bench import readme_phases
 from bench.readme_phases import changed, steps_of
+from util.cli import UserError
+from util.signals import Stop
 
 STEPS = list(steps_of((REPO / "README.md").read_text("utf-8")))
 ARGS = argparse.Namespace(model="/models/Small-1B", rows=60, numbers=90, epochs=None, push=False, flags=["--seed", "1"])
@@ -46,3 +48,20 @@ def test_push_and_epochs_change_the_student_and_the_evaluations():
     teacher, student = changed(STEPS[1].commands[-1], args), changed(STEPS[4].commands[-1], args)
     assert "--push-to-hub" in student and "--push-to-hub" not in teacher
     assert changed(STEPS[5].commands[1], args)[-2:] == ["--epochs", "3"]
+
+
+def test_a_port_where_another_server_answers_is_refused(fake_server, tmp_path):
+    """vLLM shares its port: a second server would listen there too."""
+    server = fake_server()
+    port = server.url.rsplit(":", 1)[1].partition("/")[0]
+    words = [sys.executable, "serve", "/models/Small-1B", "--port", port]
+    refused = pytest.raises(UserError, match="another server already answers")
+    with refused, readme_phases.serve(words, tmp_path / "log", {}, Stop()):
+        pass
+    assert not (tmp_path / "log").exists(), "nothing was started"
+
+
+def test_a_missing_adapter_is_found_before_a_server_is_started(run_script, tmp_path):
+    for script in ("bench/backend_agreement.py", "bench/vllm_throughput.py"):
+        done = run_script(script, "--model", REPO / "pocket" / "model", "--adapter", tmp_path / "none", cwd=tmp_path)
+        assert done.returncode and "no folder" in done.stderr and "starting vLLM" not in done.stderr

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The README's steps 1 to 6 and the agreement of the backends, on a GPU machine without network:
-# bench/gpu_box/phases.sh ENVIRONMENT MODEL_FOLDER OUTPUT_FOLDER [vllm serve flags]. All output is also in
-# OUTPUT_FOLDER/phases.log.
+# bench/gpu_box/phases.sh ENVIRONMENT MODEL_FOLDER OUTPUT_FOLDER [vllm serve flags]. NUMBERS=800 writes fewer numbers. All
+# output is also in OUTPUT_FOLDER/phases.log.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 python=$1/bin/python model=$2
@@ -26,7 +26,8 @@ export HF_ENDPOINT=http://127.0.0.1:$(cat "$output/hub-port") HF_TOKEN=hf_fake
 
 part nvidia-smi sh -c "nvidia-smi; nvidia-smi -L; nvidia-smi --query-gpu=driver_version,memory.total,memory.free,compute_cap,name --format=csv,noheader"
 part doctor "$python" util/doctor.py
-part "README steps" "$python" bench/readme_phases.py --model "$model" --output-dir "$output/run" --push "$@"
+part "README steps" "$python" bench/readme_phases.py --model "$model" --output-dir "$output/run" --push \
+    ${NUMBERS:+--numbers "$NUMBERS"} "$@"
 echo "pushed: $(grep -c '"commit"' "$output/hub/events.jsonl" 2>/dev/null) commits"
 part agreement "$python" bench/backend_agreement.py --model "$model" --adapter "$output/run/output/teacher-sft/seed-42/final" \
     --output "$output/backend-agreement.json" --gpu-memory-utilization 0.5 "$@"
