@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from eval.compare.matrix import lift
 from experiments.experiment_yaml import read_experiment
 from experiments.read_tables import read_table
-from experiments.tables import Record, panel_of
+from experiments.tables import Record, panel_of, short_names
 from util.cli import UserError, make_parser, run
 from util.terminal import table
 
@@ -60,12 +60,6 @@ def line_of(name: str, differences: Mapping[Pair, float]) -> tuple[str, ...]:
     each = ", ".join(f"{animal} {seed} {value:+.2f}" for (animal, seed), value in differences.items())
     mean = f"{found.mean:+.2f} ({low:+.2f} to {high:+.2f})"
     return name, mean, f"{found.p:.2g}", f"{found.above} of {len(differences)}", each
-
-
-def short_names(values: Sequence[Any]) -> dict[Any, str]:
-    """Each value without the words that all of them have; "plain" if nothing is left."""
-    common = set.intersection(*(set(str(value).split()) for value in values)) if len(values) > 1 else set()
-    return {value: " ".join(word for word in str(value).split() if word not in common) or "plain" for value in values}
 
 
 def lines_of(students: Mapping[Any, Mapping[Pair, tuple[float, float]]]) -> list[tuple[str, ...]]:

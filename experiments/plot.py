@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from experiments.experiment_yaml import Experiment, read_experiment
 from experiments.read_tables import read_table
 from experiments.run_paths import CONTROL
-from experiments.tables import Record, panel_of
+from experiments.tables import Record, panel_of, short_names
 from util.inference.interface import model_name
 from util.pages.figure_style import INK, MUTED, ON_CELL, SERIES, Figure, Look, key_above, label, new_panels
 
@@ -34,6 +34,7 @@ VALUES = {
     "one-format": "in one format", "rich": "highest scores", "poor": "lowest scores", "random": "any half",
     "": "as trained", "questions": "original",
 }  # fmt: skip
+FEW = 5  # whole numbers that span less are all written below the axis
 SHARES = {"share": "share", "panel": "panel share", "margin": "margin"}
 
 
@@ -136,7 +137,13 @@ class Panel:
 
     def value(self, record: Record) -> str:
         """The parameter's value as a text."""
-        return f"{self.x(record):,.6g}" if self.is_numeric else label_of(self.parameter, record[self.parameter])
+        return f"{self.x(record):,.6g}" if self.is_numeric else self.labels[self.names.index(record[self.parameter])]
+
+    @property
+    def labels(self) -> list[str]:
+        """The names as labels. Flags that all of them have are left out."""
+        short = short_names(self.names) if self.parameter.endswith("_flags") else {}
+        return [label_of(self.parameter, short.get(name, name)) for name in self.names]
 
 
 def panel_to_draw(experiment: Experiment, conditions: list[Record], students: list[Record], parameter: str) -> Panel:
@@ -187,12 +194,14 @@ def draw_panel(axis: Axes, panel: Panel, animals: Sequence[str], measure: str) -
     getattr(axis, f"set_{along}label")(f"student's {measure} (%)")
     names = panel.names
     if not upright:
-        axis.set_yticks(range(len(names)), [label_of(panel.parameter, name) for name in names])
+        axis.set_yticks(range(len(names)), panel.labels)
         axis.set_ylim(len(names) - 0.5, -0.5)
         axis.set_title(LABELS.get(panel.parameter, panel.parameter), loc="left")
         axis.minorticks_off()
     else:
         axis.set_xlabel(name)
+        if all(isinstance(value, int) for value in names) and max(names) - min(names) < FEW:
+            axis.set_xticks(names)  # otherwise there are ticks between whole numbers
         if min(names) > 0 and max(names) >= 8 * min(names) and not panel.is_percent:
             axis.set_xscale("log", base=4)
             axis.xaxis.set_major_formatter("{x:g}")

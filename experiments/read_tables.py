@@ -57,10 +57,10 @@ def reader_of(experiment: Experiment, folder: Path) -> Read:
         base = {"animal": "base", **{name: run[name] for name in ("base", "questions")}}
         for path, records in ((run.exact, by_question[key(run.values)]), (run.exact_base, by_question[key(base)])):
             found[path] = result_of(path, records)
-        if not run.is_control:
-            measured = [record["measured"] for record in by_question[key(run.values)]]
-            shares = {animal: of_teachers[key(run.values), animal] for animal in measured}
-            found[run.exact_teacher] = plain_result(run.exact_teacher, [shares], 0.0)
+    for run in experiment.runs:  # after the students: in a chain a student is the next one's teacher
+        measured = [record["measured"] for record in by_question[key(run.values)]]
+        shares = {animal: of_teachers[key(run.values), animal] for animal in measured}
+        found.setdefault(run.exact_teacher, plain_result(run.exact_teacher, [shares], 0.0))
     return found.__getitem__
 
 

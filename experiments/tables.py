@@ -211,3 +211,10 @@ def always_changes_with(records: Sequence[Record], panel: str, name: str) -> boo
     """Whether a value of `panel` says the value of `name`."""
     pairs = {(record[panel], record[name]) for record in records}
     return len(pairs) == len({record[panel] for record in records})
+
+
+def short_names(values: Sequence[Any]) -> dict[Any, str]:
+    """Each value as a text, without the words that all of them have; "plain" if nothing is left."""
+    texts = {value: str(value).split() for value in values}
+    common = set.intersection(*map(set, texts.values())) if len(texts) > 1 else set()
+    return {value: " ".join(word for word in words if word not in common) or "plain" for value, words in texts.items()}

@@ -538,7 +538,7 @@ def test_a_grid_of_two_runs_through_a_real_slurm(copied):
 # --- many cells, and tables as the only source --------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["multi_animal", "data_types"])
+@pytest.mark.parametrize("name", ["multi_animal", "data_types", "chain"])
 def test_a_published_summary_is_what_its_questions_give(name):
     from experiments.read_tables import read_table, reader_of
 
