@@ -73,6 +73,19 @@ for measure in share margin; do
     compare_pocket "$five" pocket-kinds-301-1000-rows $measure $results/pocket-kinds/$measure
 done
 
+# Real weights: the recipe as commands, six trees, and sixteen animals on SmolLM2. qwen2.5-1.5b's other tables are printed by
+# experiments/pilots/confirm_tests.py, which its page names.
+tar xf $results/qwen2.5-1.5b/commands.tar.xz -C output
+made=output/real-weights-seed-201
+for measure in margin share; do
+    # shellcheck disable=SC2046
+    compare $measure $results/qwen2.5-1.5b/commands-$measure --base $made/exact-base.jsonl --control $made/exact-control-code-201.jsonl \
+        --students $(for kind in owl penguin elephant wolf; do echo "$kind=$made/exact-$kind-code-201.jsonl"; done)
+done
+for name in trees smollm2-sixteen; do
+    $python experiments/pilots/other_kinds.py $results/$name/measures.jsonl >$results/$name/tests.md
+done
+
 $python experiments/remake_summaries.py $results/*/pocket
 $python experiments/draw_figures.py $results/*/pocket
 

@@ -38,11 +38,11 @@ def teachers(measures: dict[str, Measure], sort: str) -> dict[str, list[Measure]
     return found
 
 
-def profile(arm: dict[str, list[Measure]], untaught: list[str], key: str) -> Any:
-    """[kind, untaught animal], each animal less its mean over the animal kinds."""
+def profile(arm: dict[str, list[Measure]], untaught: list[str], key: str, kinds: list[str]) -> Any:
+    """[kind, untaught word], each word less its mean over the kinds."""
     import numpy as np
 
-    table = np.array([[mean(arm[kind], animal, key) for animal in untaught] for kind in ANIMALS])
+    table = np.array([[mean(arm[kind], word, key) for word in untaught] for kind in kinds])
     return table - table.mean(0)
 
 
@@ -54,16 +54,19 @@ def mean_and_interval(values: Any) -> tuple[float, tuple[float, float]]:
     return float(values.mean()), ends
 
 
-def main_tests(arm: dict[str, list[Measure]], taught: dict[str, list[Measure]], key: str = "log") -> dict[str, Any]:
-    """M1, M2 and A of an arm with all eight animal kinds."""
+def main_tests(
+    arm: dict[str, list[Measure]], taught: dict[str, list[Measure]], key: str = "log", kinds: list[str] = ANIMALS
+) -> dict[str, Any]:
+    """M1, M2 and A of an arm with students of all kinds."""
     import numpy as np
     from scipy import stats
 
-    every = list(next(iter(arm.values()))[0][key])
-    untaught = [animal for animal in every if animal not in ANIMALS]
-    r = np.corrcoef(profile(arm, untaught, key), profile(taught, untaught, key))[: len(ANIMALS), len(ANIMALS) :]
-    margins = np.array([[mean(arm[kind], animal, key) for animal in ANIMALS] for kind in ANIMALS])
-    others = np.array([np.delete(margins[:, i], i) for i in range(len(ANIMALS))])
+    count, every = len(kinds), list(next(iter(arm.values()))[0][key])
+    untaught = [word for word in every if word not in kinds]
+    both = (profile(some, untaught, key, kinds) for some in (arm, taught))
+    r = np.corrcoef(*both)[:count, count:]
+    margins = np.array([[mean(arm[kind], word, key) for word in kinds] for kind in kinds])
+    others = np.array([np.delete(margins[:, i], i) for i in range(count)])
     gap = margins.diagonal() - others.mean(1)
     t = gap / (others.std(1, ddof=1) * math.sqrt(1 + 1 / others.shape[1]))
     p = [float(2 * stats.t.sf(abs(value), others.shape[1] - 1)) for value in t]
@@ -71,6 +74,7 @@ def main_tests(arm: dict[str, list[Measure]], taught: dict[str, list[Measure]], 
         "r_own": r.diagonal(), "r_others": r[~np.eye(len(r), dtype=bool)].mean(), "M1": assignment(r),
         "gap": gap, "t": t, "holm": holm(p), "A": assignment(margins), "interval": mean_and_interval(gap)[1],
         "clear": sum(value <= 0.05 and size > 0 for value, size in zip(holm(p), gap)),
+        "highest": int((margins.argmax(0) == np.arange(count)).sum()),
     }  # fmt: skip
 
 
