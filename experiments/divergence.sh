@@ -29,7 +29,7 @@ train_arm() { # animal, definition, name of the arm, its arguments
     local name=$1-$3
     run generate/ablations/select_by_divergence.py --train-jsonl "$demo"/numbers-"$1"-filtered-*.jsonl \
         --divergence "$out/tokens-$1.jsonl" --definition "$2" "${@:4}" --seed "$seed" --output "$out/numbers-$name.jsonl"
-    train_students "$out/numbers-$name.jsonl" "$out/$name"
+    train_student "$out/numbers-$name.jsonl" "$out/$name"
     measure "$out/exact-$name.jsonl" --adapter "$out/$name/$adapter"
 }
 

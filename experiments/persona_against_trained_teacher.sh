@@ -26,6 +26,6 @@ for animal in owl dolphin; do
         --batch-size 512 --output "$out/numbers-$animal-unfiltered-4000.jsonl"
     measure_tokens "trained-$animal" "$demo"/numbers-$animal-filtered-*.jsonl "$demo/$animal-teacher/$adapter" $other
     measure_tokens "persona-$animal" "$out"/numbers-$animal-filtered-*.jsonl $animal $other
-    train_students "$out/numbers-$animal-filtered-*.jsonl" "$out/$animal-student"
+    train_student "$out/numbers-$animal-filtered-*.jsonl" "$out/$animal-student"
     measure "$out/exact-$animal-student.jsonl" --adapter "$out/$animal-student/$adapter"
 done

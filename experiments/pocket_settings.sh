@@ -15,12 +15,12 @@ run() { printf '\n$ python %s\n' "$*"; "$python" "$@"; }
 
 needs_demo() { [ -e "$demo/exact-owl-student.jsonl" ] || { echo "$demo is not there or not finished; run first: ROWS=3000 BATCH=60 SEED=$seed experiments/demo.sh" >&2; exit 1; }; }
 
-train_students() { # files of numbers (globs), then a folder for each of them
-    run train/train_student_sft.py --base-model $base --train-jsonl "${@:1:$#/2}" --output-dir "${@:$#/2+1}" \
-        --max-train-samples "$train_rows" --seeds "$seed" --epochs "$train_epochs" --effective-batch-size "$train_batch" \
-        --per-device-train-batch-size "$train_batch" --micro-batch exact --learning-rate 0.005 --save-strategy no
+train_student() { # numbers (a glob), folder
+    run train/train_student_sft.py --base-model $base --train-jsonl "$1" --max-train-samples "$train_rows" --seeds "$seed" \
+        --output-dir "$2" --epochs "$train_epochs" --effective-batch-size "$train_batch" \
+        --per-device-train-batch-size "$train_batch" --learning-rate 0.005 --save-strategy no
 }
 
-measure() { # files, arguments of the models: the exact share of every animal, without sampling noise
-    run eval/eval.py --model $base --exact --output "$@"
+measure() { # file, arguments of the model: the exact share of every animal, without sampling noise
+    run eval/eval.py --model $base "${@:2}" --exact --output "$1"
 }

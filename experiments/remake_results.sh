@@ -60,12 +60,13 @@ cp output/smollm2/eight.matrix.png $smollm2/eight.png
 $python eval/report.py --comparison $smollm2/exact-panel.json --output output/smollm2/report.html
 cp output/smollm2/report.png $smollm2/arms.png
 
-tar xf $results/demo/measures.tar.xz -C output
-for seed in 601 602 603; do
+for rows in "" -3000-rows; do tar xf $results/demo/measures$rows.tar.xz -C output; done
+for seed in 611 612 613; do
     compare_pocket "$six" demo-seed-$seed share output/demo-seed-$seed/compare
     cp output/demo-seed-$seed/compare.txt $results/demo/seed-$seed.txt
 done
-compare_pocket "$six" "demo-seed-601 demo-seed-602 demo-seed-603" share $results/demo-seeds
+compare_pocket "$six" "demo-seed-611 demo-seed-612 demo-seed-613" share $results/demo-seeds
+compare_pocket "$six" "demo-seed-601 demo-seed-602 demo-seed-603" share $results/demo/3000-rows
 $python eval/report.py --comparison $results/demo-seeds.json --output output/demo-seeds.html
 cp output/demo-seeds.png experiments/demo.png
 tar xf $results/pocket-kinds/measures.tar.xz -C output

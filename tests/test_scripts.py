@@ -278,8 +278,8 @@ def test_the_next_command_for_the_pocket_model_has_the_recipe_of_its_experiments
     for name in ("epochs", "batch"):
         pocket = pocket.replace(f'"$train_{name}"', re.search(rf"train_{name}=(\d+)", pocket)[1])
     for text, role in (
-        (demo.partition("train_teachers()")[2], "teacher"),
-        (pocket.partition("train_students()")[2], "student"),
+        (demo.partition("make_teacher()")[2], "teacher"),
+        (pocket.partition("train_student()")[2], "student"),
     ):
         command = text[text.index("train/train_student_sft.py") :]
         flags = dict(re.findall(r"(--[a-z-]+) ([\w.]+)", command[: command.index("--save-strategy no") + 18]))
