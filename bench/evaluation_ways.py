@@ -80,7 +80,8 @@ def same_distribution(one: Answers, other: Answers) -> dict[str, Any]:
     tables = [cells for question in one if len((cells := contingency(one[question], other[question]))[0]) > 1]
     found = [chi2_contingency(cells, correction=False) for cells in tables]
     statistic, degrees = sum(float(one.statistic) for one in found), sum(int(one.dof) for one in found)
-    return {"chi_square": round(statistic, 1), "degrees": degrees, "p": round(float(chi2.sf(statistic, degrees)), 4)}
+    p = float(chi2.sf(statistic, degrees)) if degrees else 1.0  # too few answers to tell texts apart
+    return {"chi_square": round(statistic, 1), "degrees": degrees, "p": round(p, 4)}
 
 
 def compare(plain: Sequence[Answers], tree: Sequence[Answers]) -> list[dict[str, Any]]:
