@@ -25,7 +25,7 @@ read -ra seeds <<<"${SEEDS:-$seeds}"
 mkdir -p "$out"
 
 run() { # everything that needs the model
-    local words=() strength=1 jobs pids=() n channel part pid
+    local words=() strength=1 jobs=() n channel list
     [ $panel = animals ] || words=(--panel $panel)
     $python experiments/pilots/make_prompts.py ${words[@]+"${words[@]}"} --questions eval/questions.txt \
         --paraphrases eval/questions-paraphrased.txt --forms eval/questions-forms.txt --open generate/prompts/open-prompts.txt \
@@ -38,14 +38,18 @@ run() { # everything that needs the model
     $python experiments/pilots/plan_confirm.py --output "$out/jobs" --animals "${kinds[@]}" --others --seeds "${seeds[@]}" \
         --strength "$strength"
 
-    jobs=("$out/jobs/base.json")
     for ((n = 1; n <= ${#seeds[@]}; n++)); do
-        jobs+=("$out/jobs/teach-$n.json")
-        for channel in $channels; do jobs+=("$out/jobs/rows-$channel-$n.json" "$out/jobs/$channel-$n.json"); done
+        for channel in $channels; do
+            for list in base "teach-$n" "rows-$channel-$n" "$channel-$n"; do jobs+=("$out/jobs/$list.json"); done
+            $python experiments/pilots/teachers_in_weights.py --model "$model" --layer $layer --prompts "$out/prompts.json" \
+                --batch "${BATCH:-3072}" --tokens "${TOKENS:-12000}" --output "$out" --jobs "${jobs[@]}"
+            measure # after each seed and channel: a machine may be lost before the last
+        done
     done
-    $python experiments/pilots/teachers_in_weights.py --model "$model" --layer $layer --prompts "$out/prompts.json" \
-        --batch "${BATCH:-3072}" --tokens "${TOKENS:-12000}" --output "$out" --jobs "${jobs[@]}"
+}
 
+measure() { # the exact measures that are missing, by three processes
+    local part pid pids=()
     for part in 0 1 2; do
         $python experiments/pilots/measure_adapters.py --model "$model" --output "$out" --panel $panel --parts 3 --part $part &
         pids+=($!)
