@@ -209,8 +209,8 @@ def as_tensors(known: Sequence[Known]) -> tuple[Any, Any]:
     import torch
 
     width = max((len(ids) for ids, _ in known), default=1)
-    ids = [[*some, *[unlisted(some)] * (width - len(some))] for some, _ in known]
-    logprobs = [[*some, *[-math.inf] * (width - len(some))] for _, some in known]
+    ids = [some if len(some) == width else some + [unlisted(some)] * (width - len(some)) for some, _ in known]
+    logprobs = [some + [-math.inf] * (width - len(some)) for _, some in known]
     return torch.tensor(ids, dtype=torch.long).view(-1, width), torch.tensor(logprobs).view(-1, width).exp()
 
 
