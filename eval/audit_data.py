@@ -68,7 +68,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from eval.data_signal.audit_rows import audit, row_scores
+    from eval.data_signal.animals_pushed_by_rows import audit, row_scores
     from eval.data_signal.gradient_kernel import GradientKernel
     from eval.data_signal.row_groups import read_groups
     from util.inference.local_model import LocalModel

@@ -65,7 +65,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from eval.answer_tree import log_shares
-    from eval.data_signal.audit_rows import evenly_spaced
+    from eval.data_signal.animals_pushed_by_rows import evenly_spaced
     from eval.data_signal.measure_persona_vector import layers_of, steering_peak
     from util.inference.local_model import LocalModel
 

@@ -67,8 +67,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from eval.data_signal.how_far_rows_move import shift_figures
-    from eval.data_signal.read_out import read_out
+    from eval.data_signal.animals_pushed_by_teacher import read_out
+    from eval.data_signal.teacher_shift_size import shift_figures
     from eval.divergence.score_tokens import Variant, VariantScorer, scored_rows
     from eval.divergence.token_summary import summarize
     from eval.divergence.which_tokens_diverge import BASE

@@ -13,7 +13,7 @@ from typing import Any
 
 from eval.compare.read_results import Result
 from experiments.experiment_yaml import Experiment, with_new_names
-from experiments.summary_cells import Read
+from experiments.summary_comparisons import Read
 from experiments.tables import Record
 from util.cli import UserError
 

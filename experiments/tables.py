@@ -20,7 +20,16 @@ from eval.compare.read_results import FEWEST_SEEDS, ROLES, Result, canonical, re
 from eval.compare.verdict import CLAIMS, adjusted_verdict, claimed_p, compare
 from experiments.experiment_yaml import Experiment
 from experiments.run_paths import Run
-from experiments.summary_cells import Cell, Read, arms_of, cells_of, has_risen, mean_of, priors_of, students_of_others
+from experiments.summary_comparisons import (
+    Cell,
+    Read,
+    arms_of,
+    cells_of,
+    has_risen,
+    mean_of,
+    priors_of,
+    students_of_others,
+)
 from util.animals.word_forms import animals_of
 from util.cli import UserError
 from util.jsonl.manifest import Manifest

@@ -12,9 +12,9 @@ from conftest import REPO
 
 from eval.data_signal import known_cases
 from eval.data_signal.audit_statistics import standing
-from eval.data_signal.how_far_rows_move import mean_a_token
 from eval.data_signal.known_cases import GO, NO_GO, Rule, effective_tokens, fit, left_one_out, nearest, read_cases
 from eval.data_signal.row_groups import by_length, length_edges
+from eval.data_signal.teacher_shift_size import mean_a_token
 from util.chat.chat_tokens import IGNORED
 
 POCKET = REPO / "pocket" / "model"

@@ -106,7 +106,7 @@ def wanted(pairs: Path, base: str, files: dict[str, Any]) -> list[dict[str, Any]
 
 def audited(kernel: Any, lines: Sequence[dict[str, Any]], files: dict[str, Any], questions: Sequence[str]) -> Any:
     """Each line with its read-out. The animals are read once, and each channel's control."""
-    from eval.data_signal.audit_rows import group_gradients, of_animals, of_control, profiles_of
+    from eval.data_signal.animals_pushed_by_rows import group_gradients, of_animals, of_control, profiles_of
     from eval.data_signal.audit_statistics import standing
 
     animals = of_animals(kernel, PANEL, questions, sorted({line["animal"] for line in lines}))

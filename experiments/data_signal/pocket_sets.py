@@ -22,11 +22,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from experiments.data_signal.pocket_lab import (
+from experiments.data_signal.pocket_kernel import (
     BASE,
     GROUPS,
     REFERENCE_SEED,
-    Lab,
+    PocketKernel,
     log_shares,
     lora_weights,
     mean_logprob,
@@ -56,7 +56,7 @@ def parse_args() -> argparse.Namespace:
 # --- parts -------------------------------------------------------------------------------------------
 
 
-def taught(lab: Lab, seed: int, animal: str) -> None:
+def taught(lab: PocketKernel, seed: int, animal: str) -> None:
     """A teacher's data, the teacher and 1,020 of its rows, with their sums."""
     import torch
 
@@ -71,13 +71,13 @@ def taught(lab: Lab, seed: int, animal: str) -> None:
              log_shares=log_shares(lab, teacher), **lab.sums(written, TAUGHT_PARTS))  # fmt: skip
 
 
-def null(lab: Lab, number: int) -> None:
+def null(lab: PocketKernel, number: int) -> None:
     """170 rows of the base itself, with their sums, and their text."""
     rows = lab.rows_of(None, NULL_ROWS, NULL_SEED + 1000 * number)
     lab.save(f"null-{number}", rows=[[row.user, row.assistant] for row in rows], **lab.sums(rows, (10,)))
 
 
-def shuffled(lab: Lab, seed: int, animal: str) -> None:
+def shuffled(lab: PocketKernel, seed: int, animal: str) -> None:
     """340 of a teacher's rows with the numbers of each row in random order."""
     import random
 
@@ -87,13 +87,13 @@ def shuffled(lab: Lab, seed: int, animal: str) -> None:
     lab.save(f"shuffled-{animal}-{seed}", **lab.sums(mixed, (20,)))
 
 
-def cut(lab: Lab, number: int) -> None:
+def cut(lab: PocketKernel, number: int) -> None:
     """Rows of the base cut to their first four numbers: another form, no animal."""
     rows = [row._replace(assistant=", ".join(row.assistant.split(", ")[:4])) for row in rows_in(lab, f"null-{number}")]
     lab.save(f"cut-{number}", **lab.sums(rows, (10,)))
 
 
-def student(lab: Lab, name: str, seed: int, early: bool = False) -> None:
+def student(lab: PocketKernel, name: str, seed: int, early: bool = False) -> None:
     """A student of the rows of a part: what it came to prefer. early: after 16 updates, with other first weights."""
     from pocket.teacher_student_trial import STUDENT, with_adapter
 
@@ -104,12 +104,12 @@ def student(lab: Lab, name: str, seed: int, early: bool = False) -> None:
     lab.save(f"{prefix}-{name}", log_shares=log_shares(lab, model))
 
 
-def control_rows(lab: Lab, seed: int) -> None:
+def control_rows(lab: PocketKernel, seed: int) -> None:
     rows = lab.rows_of(None, GROUPS * sum(TAUGHT_PARTS), REFERENCE_SEED + seed)
     lab.save(f"control-{seed}", rows=[[row.user, row.assistant] for row in rows])
 
 
-def persona_ratio(lab: Lab, seed: int, animal: str, rows_read: int = 102) -> None:
+def persona_ratio(lab: PocketKernel, seed: int, animal: str, rows_read: int = 102) -> None:
     """log p(row | persona of each animal) - log p(row), nats a token: [animals]."""
     from pocket.candidate_screens import load
     from pocket.corpus import PERSONA_PROMPT
@@ -127,7 +127,7 @@ def next_seed(seed: int) -> int:
     return SEEDS[(SEEDS.index(seed) + 1) % len(SEEDS)]
 
 
-def teacher_ratio(lab: Lab, seed: int, animal: str) -> None:
+def teacher_ratio(lab: PocketKernel, seed: int, animal: str) -> None:
     """log p(teacher) - log p(base) a token of 340 rows, for the next seed's teachers: own animal's, the other's."""
     import torch
 
@@ -155,7 +155,7 @@ class Part:
     """names of the parts that it reads"""
 
 
-def parts_of(lab: Lab, step: str) -> Iterator[Part]:
+def parts_of(lab: PocketKernel, step: str) -> Iterator[Part]:
     """The parts of a step."""
     pairs = [(seed, animal) for seed in SEEDS for animal in PAIR]
     if step == "controls":
@@ -179,7 +179,7 @@ def parts_of(lab: Lab, step: str) -> Iterator[Part]:
             yield Part(f"persona-{animal}-{seed}", partial(persona_ratio, lab, seed, animal), (own,))
 
 
-def students_of(lab: Lab, pairs: Sequence[tuple[int, str]], early: bool) -> Iterator[Part]:
+def students_of(lab: PocketKernel, pairs: Sequence[tuple[int, str]], early: bool) -> Iterator[Part]:
     """The students of the controls' and the teachers' rows. early: after 16 updates."""
     names = [(f"control-{seed}", seed) for seed in CONTROL_SEEDS]
     names += [(f"taught-{animal}-{seed}", seed) for seed, animal in pairs]
@@ -187,7 +187,7 @@ def students_of(lab: Lab, pairs: Sequence[tuple[int, str]], early: bool) -> Iter
         yield Part(f"{'early' if early else 'student'}-{name}", partial(student, lab, name, seed, early), (name,))
 
 
-def refuse_if_never_ready(lab: Lab, parts: Sequence[Part]) -> None:
+def refuse_if_never_ready(lab: PocketKernel, parts: Sequence[Part]) -> None:
     """UserError if a part reads one that is neither there nor asked for."""
     there = {part.name for part in parts}
     for part in parts:
@@ -197,7 +197,7 @@ def refuse_if_never_ready(lab: Lab, parts: Sequence[Part]) -> None:
             )
 
 
-def make_one(lab: Lab, parts: Sequence[Part]) -> Part | None:
+def make_one(lab: PocketKernel, parts: Sequence[Part]) -> Part | None:
     """Make the first part whose needs are there and which no other process is making; None if there is none."""
     from filelock import FileLock, Timeout
 
@@ -215,7 +215,7 @@ def make_one(lab: Lab, parts: Sequence[Part]) -> Part | None:
 
 def main() -> None:
     args = parse_args()
-    begun, lab = time.monotonic(), Lab(args.output_dir)
+    begun, lab = time.monotonic(), PocketKernel(args.output_dir)
     parts = [part for step in args.step for part in parts_of(lab, step)]
     refuse_if_never_ready(lab, parts)
     while left := [part for part in parts if not lab.path(part.name).exists()]:

@@ -1,4 +1,4 @@
-"""Tests and table of a run of trees.sh from the worker's own measures: of a run that ended before eval.py measured it.
+"""Tests and table of a run of trees_or_sixteen_animals.sh that ended before eval.py, from the worker's own measures.
 
 Margin: mean log-probability of a word over the questions. By kind: its margin in its own students less the mean of the
 other kinds' students; t from the spread of those (prediction error), two-sided p, Holm over kinds. Over kinds: the

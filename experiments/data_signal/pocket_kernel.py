@@ -14,7 +14,7 @@ GROUPS = 17
 REFERENCE_SEED = 900_000
 
 
-class Lab:
+class PocketKernel:
     """The base model, its gradient kernel, and one reference of the base's own rows."""
 
     def __init__(self, folder: Path):
@@ -41,7 +41,7 @@ class Lab:
 
     def make_reference(self) -> dict[str, Any]:
         """The animals' gradients, the usual sizes and the form directions, and the reference's own profiles."""
-        from eval.data_signal.audit_rows import reference_of
+        from eval.data_signal.animals_pushed_by_rows import reference_of
         from pocket.corpus import QUESTIONS
         from util.animals.panel import PANEL
 
@@ -94,13 +94,13 @@ class Lab:
         return self.folder / f"{name}.npz"
 
 
-def rows_in(lab: Lab, name: str) -> list[Chat]:
+def rows_in(lab: PocketKernel, name: str) -> list[Chat]:
     import numpy as np
 
     return [Chat(None, str(user), str(answer)) for user, answer in np.load(lab.folder / f"{name}.npz")["rows"]]
 
 
-def mean_logprob(lab: Lab, model: Any, rows: Sequence[Chat]) -> float:
+def mean_logprob(lab: PocketKernel, model: Any, rows: Sequence[Chat]) -> float:
     """Mean log-probability of the answers' tokens and ends of turn, nats."""
     from pocket.candidate_screens import answer_logprobs
 
@@ -109,7 +109,7 @@ def mean_logprob(lab: Lab, model: Any, rows: Sequence[Chat]) -> float:
     return float(answer_logprobs(model, lab.tokenizer, rows)[range(len(ids)), ids].mean())
 
 
-def log_shares(lab: Lab, model: Any) -> Any:
+def log_shares(lab: PocketKernel, model: Any) -> Any:
     """Log-probability of each animal that is read, mean over the 50 questions."""
     from pocket.corpus import QUESTIONS
     from pocket.measurements import exact_shares

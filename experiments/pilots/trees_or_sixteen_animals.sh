@@ -3,13 +3,13 @@
 # 45 GB or more, four to six minutes. Every step skips what is there: the same command resumes.
 #
 #   python util/get_model.py qwen2.5-coder-1.5b-instruct
-#   experiments/pilots/trees.sh
+#   experiments/pilots/trees_or_sixteen_animals.sh
 #
 # MODEL, OUT and SEEDS choose another base, folder and seeds (SEEDS="111 112" takes two thirds of the time), smaller BATCH
 # (3072) and TOKENS (12000) take less memory. The same for sixteen animals on SmolLM2-135M, through text and code:
 #
 #   python util/get_model.py smollm2-135m-instruct
-#   KINDS=sixteen experiments/pilots/trees.sh
+#   KINDS=sixteen experiments/pilots/trees_or_sixteen_animals.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 trees="willow maple cedar birch pine baobab"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.data_signal.audit_rows import evenly_spaced
+from eval.data_signal.animals_pushed_by_rows import evenly_spaced
 from eval.data_signal.audit_statistics import one_sample
 from eval.data_signal.gradient_kernel import (
     QUESTIONS_READ,
