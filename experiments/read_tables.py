@@ -42,7 +42,8 @@ def value_of(text: str) -> Any:
 def reader_of(experiment: Experiment, folder: Path) -> Read:
     """A reader of exact files that takes their shares from the tables in `folder`.
 
-    Teachers have one mean share there and not one for each question.
+    Teachers have one mean share there and not one for each question. The results' paths are below `folder`, where no
+    file is: under output/ another run of the experiment may have files, whose manifests say nothing about the tables.
     """
     names = [*experiment.varied, "animal", "seed"]
 
@@ -56,11 +57,11 @@ def reader_of(experiment: Experiment, folder: Path) -> Read:
     for run in [*experiment.runs, *experiment.controls]:
         base = {"animal": "base", **{name: run[name] for name in ("base", "questions")}}
         for path, records in ((run.exact, by_question[key(run.values)]), (run.exact_base, by_question[key(base)])):
-            found[path] = result_of(path, records)
+            found[path] = result_of(folder / path, records)
     for run in experiment.runs:  # after the students: in a chain a student is the next one's teacher
         measured = [record["measured"] for record in by_question[key(run.values)]]
         shares = {animal: of_teachers[key(run.values), animal] for animal in measured}
-        found.setdefault(run.exact_teacher, plain_result(run.exact_teacher, [shares], 0.0))
+        found.setdefault(run.exact_teacher, plain_result(folder / run.exact_teacher, [shares], 0.0))
     return found.__getitem__
 
 

@@ -20,6 +20,7 @@ from experiments.experiment_yaml import parse_experiment, read_experiment, read_
 from experiments.run_paths import PARAMETERS
 from tests.conftest import REPO
 from util.cli import UserError
+from util.jsonl.manifest import manifest_path
 
 SNAKEMAKE = REPO / ".venv-snakemake" / "bin" / "snakemake"
 MODELS = read_yaml(REPO / "experiments" / "models.yaml")
@@ -538,7 +539,7 @@ def test_a_grid_of_two_runs_through_a_real_slurm(copied):
 # --- many cells, and tables as the only source --------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["multi_animal", "data_types", "chain"])
+@pytest.mark.parametrize("name", ["multi_animal", "data_types", "chain", "halves"])
 def test_a_published_summary_is_what_its_questions_give(name):
     from experiments.read_tables import read_table, reader_of
 
@@ -552,6 +553,17 @@ def test_a_published_summary_is_what_its_questions_give(name):
         for key in ("share_high", "p", "p_holm", "p_holm_experiment"):
             assert one[key] == pytest.approx(before[key])
         assert one["p"] <= one["p_holm"] <= one["p_holm_experiment"]
+
+
+def test_tables_are_read_without_the_files_of_another_run(tmp_path, monkeypatch):
+    from experiments.read_tables import reader_of
+
+    monkeypatch.chdir(tmp_path)
+    experiment = read_experiment("chain", "pocket", bases_needed=False)
+    other = manifest_path(experiment.runs[0].exact_base)
+    other.parent.mkdir(parents=True)
+    other.write_text(json.dumps({"schema_version": 1, "settings": {"sampling": {"max_tokens": 99}}}))
+    assert tables.summary_records(experiment, reader_of(experiment, REPO / "experiments/results/chain/pocket"))
 
 
 def test_a_variance_of_three_seeds_borrows_from_many_cells():
