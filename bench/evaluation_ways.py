@@ -114,11 +114,15 @@ def main() -> None:
         folder = Path(name)
         (folder / "question.txt").write_text("Your favorite animal, in one word:\n")
         one = ("--epochs", 1, "--questions-file", folder / "question.txt")
-        runs: list[tuple[str, list[Answers] | None, tuple[object, ...]]] = [("one question", None, one)]
-        for seed in SEEDS:
-            runs.append((f"plain {seed}", plain, ("--epochs", args.epochs, "--seed", seed)))
-            runs.append((f"tree {seed}", tree, ("--epochs", args.epochs, "--seed", seed, "--sampler", "tree")))
-        runs.insert(3, ("exact", None, ("--exact",)))
+        first, second = (
+            [
+                (f"plain {seed}", plain, ("--epochs", args.epochs, "--seed", seed)),
+                (f"tree {seed}", tree, ("--epochs", args.epochs, "--seed", seed, "--sampler", "tree")),
+            ]
+            for seed in SEEDS
+        )
+        runs: list[tuple[str, list[Answers] | None, tuple[object, ...]]]
+        runs = [("one question", None, one), *first, ("exact", None, ("--exact",)), *second]
         for way, answers, flags in runs:
             row, path = evaluate(args, way, folder, *flags)
             rows.append(row)

@@ -50,7 +50,7 @@ class ServerBench:
 
     @property
     def served(self) -> str:
-        """The name the adapter is served under, or the model's if there is no adapter."""
+        """The name that requests ask for: the adapter's, or without an adapter the model's."""
         with VllmClient(self.model, self.running.url, max_concurrency=1, timeout=60.0) as client:
             return next(iter(client.adapters_served()), self.model)
 

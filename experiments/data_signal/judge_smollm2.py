@@ -95,7 +95,8 @@ def main() -> None:
         for figure, words in READ_OUTS.items()
         for some in (seeds, *([[seed] for seed in seeds] if len(seeds) > 1 else []))
     }
-    print(f"{len(kinds)} kinds, {len(animals)} untaught animals, students of seeds 201 and 202\n")
+    of_seeds = " and ".join(map(str, STUDENT_SEEDS))
+    print(f"{len(kinds)} kinds, {len(animals)} untaught animals, students of seeds {of_seeds}\n")
     header = ("read-out", "own r", "other r", "p", "after removing 1, 2, 3 shared patterns")
     print(table(header, [line_of(name, found) for name, found in tests.items()], texts=True) + "\n")
     first = next(iter(tests.values()))

@@ -28,8 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from eval.compare.drift_fit import without_patterns
-from eval.compare.teacher_profile import correlations, summed_up
+from eval.compare.matrix import lift
 from experiments.pilots.kind_tests import (
     ANIMALS,
     OTHERS,
@@ -38,11 +37,12 @@ from experiments.pilots.kind_tests import (
     in_both,
     main_tests,
     mean,
-    mean_and_interval,
     merged,
     students,
     teachers,
+    without_shared,
 )  # fmt: skip
+from experiments.pilots.markdown_table import head, row
 from experiments.pilots.measures_file import Measure, load, pack
 
 RUNS = {  # files of measures of the 1.5B and the 0.5B
@@ -68,17 +68,8 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def row(*cells: Any) -> None:
-    print("| " + " | ".join(map(str, cells)) + " |")
-
-
-def head(*names: str) -> None:
-    print()
-    row(*names)
-    row(*["---"] * len(names))
-
-
 def print_tests(measures: dict[str, dict[str, Measure]]) -> None:
+    print()
     head("base", "arm", "seeds", "own less others, nats", "95% over animals", "least", "M1 p", "r own", "others", "A p")
     for base, some in measures.items():
         for name in arms_of(some):
@@ -93,20 +84,15 @@ def print_tests(measures: dict[str, dict[str, Measure]]) -> None:
 
 def print_patterns(measures: dict[str, dict[str, Measure]]) -> None:
     """The profile test of each arm without the 1, 2 and 3 largest patterns that all kinds share."""
-    import numpy as np
-
+    print()
     head("base", "arm", *(f"without {rank}: r own, others, p" for rank in (1, 2, 3)))
     for base, some in measures.items():
         for name in arms_of(some):
             arm, taught = students(some, name), teachers(measures["1.5B"], name.rpartition(":")[0] or "soft")
             if not set(ANIMALS) <= set(arm):
                 continue
-            untaught = [animal for animal in arm[ANIMALS[0]][0]["log"] if animal not in ANIMALS]
-            both = [
-                np.array([[mean(of[kind], animal) for animal in untaught] for kind in ANIMALS]) for of in (arm, taught)
-            ]
-            fits = [summed_up(correlations(*(without_patterns(one, rank) for one in both))) for rank in (1, 2, 3)]
-            row(base, name, *(f"{own:.2f}, {other:.2f}, {p:.2g}" for own, other, p, _ in fits))
+            fits = [without_shared(arm, taught, ANIMALS, rank) for rank in (1, 2, 3)]
+            row(base, name, *(f"{own:.2f}, {other:.2f}, {p:.2g}" for own, other, p in fits))
 
 
 def print_animals(measures: dict[str, dict[str, Measure]], channel: str) -> None:
@@ -118,6 +104,7 @@ def print_animals(measures: dict[str, dict[str, Measure]], channel: str) -> None
     found = main_tests(arm, taught)
     of_other = main_tests(other, taught)["gap"] if set(ANIMALS) <= set(other) else [math.nan] * len(ANIMALS)
     print(f"\n{channel} (shares in %, the rest in nats)")
+    print()
     head("animal", "base", "teachers", "own students", "other animals'", "neutral and random", "control",
          "own less others", "t (6)", "Holm p", "own less control", "r profile", "0.5B: own less others")  # fmt: skip
     for i, animal in enumerate(ANIMALS):
@@ -138,8 +125,9 @@ def print_animals(measures: dict[str, dict[str, Measure]], channel: str) -> None
     )
     print(f"every own student is above every other student, by {apart:.2f} nats or more")
     if not math.isnan(of_other[0]):
-        left, ends = mean_and_interval(found["gap"] - of_other)
-        print(f"own less others, less the 0.5B's: {left:+.2f} ({ends[0]:+.2f} to {ends[1]:+.2f} over animals)")
+        left = lift(found["gap"] - of_other)
+        low, high = left.interval
+        print(f"own less others, less the 0.5B's: {left.mean:+.2f} ({low:+.2f} to {high:+.2f} over animals)")
         theirs, ours = (own_less_control(each) for each in (other, arm))
         print(f"the 0.5B takes over {sum(of_other) / sum(found['gap']):.0%} of own less others, and"
               f" {theirs / ours:.0%} of own less control ({theirs:+.2f} of {ours:+.2f})")  # fmt: skip
@@ -158,6 +146,7 @@ def own_less_control(arm: dict[str, list[Measure]]) -> float:
 
 def print_rows(measures: dict[str, Measure]) -> None:
     """How the rows were made: clean, KL, server against local weights."""
+    print()
     head(
         "rows",
         "files",
@@ -188,6 +177,7 @@ def print_rows(measures: dict[str, Measure]) -> None:
 
 def print_strict(measures: dict[str, Measure]) -> None:
     """Rows without telling words, seed 101: own student less a control student on rows filtered alike, by animal."""
+    print()
     head("code without", "rows left", *ANIMALS, "mean")
     for count in (0, 200, 1000):
         mark = f".without{count}" if count else ""
@@ -218,14 +208,21 @@ def print_strictest(measures: dict[str, dict[str, Measure]], count: int) -> None
         if {f"{base}: {what}" for base in BASES} <= {*own}:
             own[f"**1.5B less 0.5B: {what}**"] = np.subtract(*(own[f"{base}: {what}"] for base in BASES))
     if own:
+        print()
         head(f"code without names and {count} words", *ANIMALS, "mean", "95% over animals")
     for what, values in own.items():
-        average, ends = mean_and_interval(values)
-        row(what, *(f"{value:+.2f}" for value in values), f"**{average:+.2f}**", "{:+.2f} to {:+.2f}".format(*ends))
+        found = lift(values)
+        row(
+            what,
+            *(f"{value:+.2f}" for value in values),
+            f"**{found.mean:+.2f}**",
+            "{:+.2f} to {:+.2f}".format(*found.interval),
+        )
 
 
 def print_controls(measures: dict[str, Measure]) -> None:
     """How far the neutral, random and control students move each taught animal from the base, over three seeds."""
+    print()
     head("channel", "students of", *ANIMALS)
     for channel in ("code", "text"):
         arm = students(measures, channel)

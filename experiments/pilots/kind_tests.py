@@ -6,7 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+from eval.compare.drift_fit import without_patterns
 from eval.compare.intervals import holm
+from eval.compare.matrix import lift
+from eval.compare.teacher_profile import correlations, summed_up
 from experiments.pilots.measures_file import Measure, assignment, load
 
 ANIMALS = ["owl", "penguin", "elephant", "wolf", "fox", "whale", "giraffe", "rabbit"]
@@ -46,12 +49,15 @@ def profile(arm: dict[str, list[Measure]], untaught: list[str], key: str, kinds:
     return table - table.mean(0)
 
 
-def mean_and_interval(values: Any) -> tuple[float, tuple[float, float]]:
-    """Mean over the animals and its 95% interval."""
-    from scipy import stats
+def without_shared(
+    arm: dict[str, list[Measure]], taught: dict[str, list[Measure]], kinds: list[str], rank: int
+) -> tuple[float, float, float]:
+    """The profile test without the `rank` largest patterns that all kinds share: own r, other r, p."""
+    import numpy as np
 
-    ends = stats.t.interval(0.95, len(values) - 1, values.mean(), values.std(ddof=1) / math.sqrt(len(values)))
-    return float(values.mean()), ends
+    untaught = [word for word in arm[kinds[0]][0]["log"] if word not in kinds]
+    both = (np.array([[mean(of[kind], word) for word in untaught] for kind in kinds]) for of in (arm, taught))
+    return summed_up(correlations(*(without_patterns(table, rank) for table in both)))[:3]
 
 
 def main_tests(
@@ -72,7 +78,7 @@ def main_tests(
     p = [float(2 * stats.t.sf(abs(value), others.shape[1] - 1)) for value in t]
     return {
         "r_own": r.diagonal(), "r_others": r[~np.eye(len(r), dtype=bool)].mean(), "M1": assignment(r),
-        "gap": gap, "t": t, "holm": holm(p), "A": assignment(margins), "interval": mean_and_interval(gap)[1],
+        "gap": gap, "t": t, "holm": holm(p), "A": assignment(margins), "interval": lift(gap).interval,
         "clear": sum(value <= 0.05 and size > 0 for value, size in zip(holm(p), gap)),
         "highest": int((margins.argmax(0) == np.arange(count)).sum()),
     }  # fmt: skip

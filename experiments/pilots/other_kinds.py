@@ -20,9 +20,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from eval.compare.drift_fit import without_patterns
-from eval.compare.teacher_profile import correlations, summed_up
-from experiments.pilots.kind_tests import arms_of, main_tests, mean, students, teachers
+from eval.compare.matrix import lift
+from experiments.pilots.kind_tests import arms_of, main_tests, mean, students, teachers, without_shared
+from experiments.pilots.markdown_table import head, row
 from experiments.pilots.measures_file import Measure, load, pack
 
 
@@ -33,20 +33,14 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def row(*cells: Any) -> None:
-    print("| " + " | ".join(map(str, cells)) + " |")
-
-
 def percent(share: float) -> str:
     """In percent, with two digits that count."""
     return f"{100 * share:.2g}" if share < 0.1 else f"{100 * share:.0f}"
 
 
 def print_table(arm: dict[str, list[Measure]], taught: dict[str, list[Measure]], base: Measure, found: Any) -> None:
-    names = ["kind", "base", "teacher", "own students", "other kinds'", "control", "own less others", "Holm p",
-             "own less control", "r profile"]  # fmt: skip
-    row(*names)
-    row(*["---"] * len(names))
+    head("kind", "base", "teacher", "own students", "other kinds'", "control", "own less others", "Holm p",
+         "own less control", "r profile")  # fmt: skip
     for i, kind in enumerate(taught):
         others = [mean(arm[other], kind, "share") for other in taught if other != kind]
         own = ", ".join(percent(measure["share"][kind]) for measure in arm[kind])
@@ -56,26 +50,21 @@ def print_table(arm: dict[str, list[Measure]], taught: dict[str, list[Measure]],
         row(*cells, f"{mean(arm[kind], kind) - mean(arm['base'], kind):+.2f}", f"{found['r_own'][i]:.2f}")
 
 
-def print_tests(arm: dict[str, list[Measure]], taught: dict[str, list[Measure]], found: dict[str, Any]) -> None:
-    import numpy as np
-    from scipy import stats
-
+def print_tests(arm: dict[str, list[Measure]], taught: dict[str, list[Measure]], base: Measure, found: Any) -> None:
     kinds, gap = list(taught), found["gap"]
-    t = gap.mean() / (gap.std(ddof=1) / math.sqrt(len(gap)))
-    p = 2 * stats.t.sf(abs(t), len(gap) - 1)
-    low, high = found["interval"]
+    t, over_kinds = gap.mean() / (gap.std(ddof=1) / math.sqrt(len(gap))), lift(gap)
+    low, high = over_kinds.interval
     print(f"\nown less others: mean {gap.mean():+.2f} nats, 95% over kinds {low:+.2f} to {high:+.2f}")
-    print(f"t over kinds: {t:.1f}, p {p:.2g}")
+    print(f"t over kinds: {t:.1f}, p {over_kinds.p:.2g}")
     print(f"{found['clear']} of {len(gap)} at Holm 0.05, {found['highest']} highest in their own students")
     untaught = [word for word in arm[kinds[0]][0]["log"] if word not in kinds]
     own, other = found["r_own"].mean(), found["r_others"]
     print(f"profile over {len(untaught)} untaught words: r {own:.2f} own, {other:.2f} others, p {found['M1']:.2g}")
     print(f"assignment of taught words: p {found['A']:.2g}")
-    tables = [np.array([[mean(of[kind], word) for word in untaught] for kind in kinds]) for of in (arm, taught)]
     for rank in (1, 2, 3) if len(kinds) > 6 else (1, 2):
-        own, other, least, _ = summed_up(correlations(*(without_patterns(table, rank) for table in tables)))
+        own, other, least = without_shared(arm, taught, kinds, rank)
         print(f"without the {rank} largest shared patterns: r {own:.2f} own, {other:.2f} others, p {least:.2g}")
-    moved = [mean(arm["base"], kind) - mean(arm["base"], kind, "start") for kind in kinds]
+    moved = [mean(arm["base"], kind) - base["log"][kind] for kind in kinds]
     print(f"control less base: {min(moved):+.2f} to {max(moved):+.2f} nats")
     both = main_tests(arm, taught, "log_paraphrased", kinds)
     gap, least = both["gap"].mean(), both["M1"]
@@ -92,15 +81,13 @@ def main() -> None:
         arm = students(measures, name)
         if not {*taught, "base"} <= {*arm}:
             continue
-        for measure in arm["base"]:
-            measure["start"] = base["log"]
         rows = [measures[f"rows-{made['rows'][0]}"] for some in arm.values() for made in some]
         clean = [made["clean"] for made in rows]
         print(f"\n{name}: {len(arm['base'])} seed(s), clean rows {min(clean):.2f} to {max(clean):.2f}")
         print("Shares in %, the rest in nats.\n")
         found = main_tests(arm, taught, "log", list(taught))
         print_table(arm, taught, base, found)
-        print_tests(arm, taught, found)
+        print_tests(arm, taught, base, found)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
+
+from eval.compare.matrix import lift, own_minus_others
+from experiments.pilots.markdown_table import head, row
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -27,16 +32,14 @@ def parse_args() -> argparse.Namespace:
 
 def gaps(path: Path) -> dict[str, float]:
     """Own less others by kind, nats."""
+    import numpy as np
+
     try:
         test = json.loads(path.read_text("utf-8"))["assignment"]
         kinds, margins = test["animals"], test["margins"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         sys.exit(f"{path} is not a comparison of three or more kinds by margin ({error!r})")
-    found = {}
-    for i, kind in enumerate(kinds):
-        others = [margins[other][i] for other in range(len(kinds)) if other != i]
-        found[kind] = margins[i][i] - sum(others) / len(others)
-    return found
+    return dict(zip(kinds, own_minus_others(np.array(margins)).tolist()))
 
 
 def averaged(paths: list[Path]) -> dict[str, float]:
@@ -49,22 +52,19 @@ def averaged(paths: list[Path]) -> dict[str, float]:
 def print_line(what: str, values: list[float]) -> None:
     """Values by kind, their mean, its 95% interval over kinds, t and two-sided p."""
     import numpy as np
-    from scipy import stats
 
     of: Any = np.array(values)
-    error = of.std(ddof=1) / math.sqrt(len(of))
-    low, high = stats.t.interval(0.95, len(of) - 1, of.mean(), error)
-    p = 2 * stats.t.sf(abs(of.mean() / error), len(of) - 1)
-    cells = [what, *(f"{value:+.2f}" for value in values), f"**{of.mean():+.2f}**", f"{low:+.2f} to {high:+.2f}"]
-    print("| " + " | ".join([*cells, f"{of.mean() / error:.1f} ({len(of) - 1})", f"{p:.2g}"]) + " |")
+    found, deviation = lift(of), of.std(ddof=1)
+    t = of.mean() / deviation * math.sqrt(len(of)) if deviation else 0.0
+    cells = [what, *(f"{value:+.2f}" for value in values), f"**{found.mean:+.2f}**"]
+    row(*cells, "{:+.2f} to {:+.2f}".format(*found.interval), f"{t:.1f} ({len(of) - 1})", f"{found.p:.2g}")
 
 
 def main() -> None:
     args = parse_args()
     own = averaged(args.comparisons)
     names = ["own less others, nats", *own, "mean", "95% over kinds", "t", "p"]
-    print("| " + " | ".join(names) + " |")
-    print("| " + " | ".join(["---"] * len(names)) + " |")
+    head(*names)
     print_line(" ".join(path.stem for path in args.comparisons), [*own.values()])
     if args.less:
         other = averaged(args.less)
