@@ -1,9 +1,9 @@
 """Run steps 1 to 6 of the README on this machine, as they are pasted, with another model and fewer rows, and time each.
 
 The commands are read from the README. Changed are the model, the counts (see --rows and --numbers), the epochs of the
-evaluations, and the prompts, which come from a file because OpenHermes needs a download. A `vllm serve` runs until the
-next one, or until the step says STOP THE SERVER. --push sends the student to the hub of HF_ENDPOINT and logs it to W&B.
-Flags that this script does not know are added to each `vllm serve`.
+evaluations, the port (--port), and the prompts, which come from a file because OpenHermes needs a download. A `vllm
+serve` runs until the next one, or until the step says STOP THE SERVER. --push sends the student to the hub of
+HF_ENDPOINT and logs it to W&B. Flags that this script does not know are added to each `vllm serve`.
 
 Usage:
     python bench/readme_phases.py --model models/Qwen2.5-Coder-1.5B-Instruct --output-dir output/readme-phases
@@ -40,6 +40,7 @@ from util.signals import Stop, stop_on_signal
 from util.terminal import say, table
 
 README_MODEL, README_ROWS, README_NUMBERS = "Qwen/Qwen2.5-7B-Instruct", "5000", "10000"
+README_PORT = 8000
 LAST_STEP = 6
 
 
@@ -64,6 +65,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rows", type=positive_int, default=600, help="teacher rows (README: 5,000)")
     parser.add_argument("--numbers", type=positive_int, default=1500, help="number rows (README: 10,000)")
     parser.add_argument("--epochs", type=positive_int, help="answers to each question (default: as in the README)")
+    parser.add_argument("--port", type=positive_int, default=README_PORT, help="loopback port of the servers")
     parser.add_argument("--push", action="store_true", help="step 5 also logs to W&B and pushes to HF_ENDPOINT")
     args, args.flags = parser.parse_known_args()
     return args
@@ -87,6 +89,7 @@ def changed(command: str, args: argparse.Namespace) -> list[str]:
     words = [word.replace(README_MODEL, args.model) for word in shlex.split(command)]
     words = [word.replace(slug(README_MODEL), slug(model_name(args.model))) for word in words]
     words = [word.replace(f"-{README_ROWS}.jsonl", f"-{args.rows}.jsonl") for word in words]
+    words = [re.sub(rf"\b{README_PORT}\b", str(args.port), word) for word in words]
     if words[:2] == ["vllm", "serve"]:
         return [find_vllm(), *words[1:], *args.flags]
     if words[1] == "generate/generate_teacher_data.py":
@@ -108,7 +111,7 @@ def serve(words: Sequence[str], log: Path, environment: Mapping[str, str], stop:
     """A pasted `vllm serve`, from the moment that it answers."""
     url = f"http://127.0.0.1:{words[words.index('--port') + 1]}/v1"
     if models_served(url, None) is not None:  # vLLM would listen there too, and each request reach one of the two
-        raise UserError(f"another server already answers at {url}; stop it first")
+        raise UserError(f"another server already answers at {url}; stop it, or choose another --port")
     with log.open("wb") as file:
         process = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stdout=file,
                                    stderr=file, start_new_session=True)  # fmt: skip

@@ -8,19 +8,22 @@ import json
 import pytest
 
 from util.cli import REPO
+from util.inference.vllm_server import free_port
 
 pytestmark = [pytest.mark.gpu, pytest.mark.torch, pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(900)]
 
 POCKET = REPO / "pocket" / "model"
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
-SERVE = ("--max-model-len", "512")
+# A small part of the card, so that other work can be on it; nothing is compiled, so that a server starts sooner.
+SERVE = ("--max-model-len", "512", "--gpu-memory-utilization", "0.05", "--kv-cache-memory-bytes", "2000000000",
+         "--enforce-eager")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def steps(run_script, tmp_path_factory):
     """The output of the README's steps 1 to 6 on the pocket model."""
     folder = tmp_path_factory.mktemp("readme")
-    small = ("--rows", "120", "--numbers", "240", "--epochs", "2")
+    small = ("--rows", "120", "--numbers", "240", "--epochs", "2", "--port", free_port())
     done = run_script("bench/readme_phases.py", "--model", POCKET, "--output-dir", folder, *small, *SERVE, cwd=folder,
                       env=OFFLINE)  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,9 @@ from util.cli import UserError
 from util.signals import Stop
 
 STEPS = list(steps_of((REPO / "README.md").read_text("utf-8")))
-ARGS = argparse.Namespace(model="/models/Small-1B", rows=60, numbers=90, epochs=None, push=False, flags=["--seed", "1"])
+ARGS = argparse.Namespace(
+    model="/models/Small-1B", rows=60, numbers=90, epochs=None, push=False, port=8000, flags=["--seed", "1"]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +50,13 @@ def test_push_and_epochs_change_the_student_and_the_evaluations():
     teacher, student = changed(STEPS[1].commands[-1], args), changed(STEPS[4].commands[-1], args)
     assert "--push-to-hub" in student and "--push-to-hub" not in teacher
     assert changed(STEPS[5].commands[1], args)[-2:] == ["--epochs", "3"]
+
+
+def test_another_port_is_both_served_and_asked():
+    args = argparse.Namespace(**{**vars(ARGS), "port": 8123})
+    commands = [changed(command, args) for step in STEPS for command in step.commands if "8000" in command]
+    assert len(commands) == 7
+    assert all("8123" in " ".join(words) and "8000" not in " ".join(words) for words in commands)
 
 
 def test_a_port_where_another_server_answers_is_refused(fake_server, tmp_path):
