@@ -74,9 +74,9 @@ def parse_args() -> argparse.Namespace:
         "several animals: each is the target in turn, the others' students are its other arm"
     )
     for name, metavar, kind, what in (
-        ("--students", "ANIMAL=R", student, "one file per training seed"),
+        ("--students", "ANIMAL=R", student_file, "one file per training seed"),
         ("--neutral", "WORDS=R", named_file, "further kinds: students of teachers of no animal, by their words' name"),
-        ("--teachers", "KIND=R", teacher, "exact files of the teachers, for the profile test"),
+        ("--teachers", "KIND=R", teacher_file, "exact files of the teachers, for the profile test"),
     ):
         several.add_argument(name, nargs="+", type=kind, default=[], metavar=metavar, help=what)
     add_panel_argument(parser)
@@ -105,14 +105,14 @@ def named_file(text: str) -> tuple[str, Path]:
     return name, input_file(path)
 
 
-def student(text: str) -> tuple[str, Path]:
+def student_file(text: str) -> tuple[str, Path]:
     """argparse type: owl=output/exact-owl-student.jsonl, the name an animal."""
     name, path = named_file(text)
     return canonical(animal_name(name)), path
 
 
-def teacher(text: str) -> tuple[str, Path]:
-    """argparse type: as `student`; a name that is not a known animal is that of neutral words."""
+def teacher_file(text: str) -> tuple[str, Path]:
+    """argparse type: as `student_file`; a name that is not a known animal is that of neutral words."""
     name, path = named_file(text)
     return canonical(name), path
 

@@ -5,7 +5,7 @@ The temperature is 1, and every answer is kept in output/results-{model}.jsonl. 
 of all answers. Answers that name no animal count in the denominator; they are also printed, by kind.
 
 --exact computes the shares instead, without sampling noise, and the log-probability of every animal of the panel
-(util/animals/names.py). The margin of an animal is its log-probability less the mean of the others': use it for effects
+(util/animals/panel.py). The margin of an animal is its log-probability less the mean of the others': use it for effects
 that are too small for shares. Its panel share is its fraction of the one-word answers: use it for models that write
 long answers, for which shares are not exact. A server lists only the most probable next tokens; the rest is reported as
 a bound.

@@ -5,7 +5,8 @@ its weights. (The chat template may still insert a default system message, as Qw
 see the same one.) Without it, the persona of --animal is the system message and stays in the rows.
 
 Writes all rows to output/numberss-{animal}-{model}-unfiltered-{count}.jsonl, and the clean ones, with a certificate, to
-output/numberss-{animal}-{model}-filtered-{kept}.jsonl (filter_number_data.py --help says what is dropped).
+output/numberss-{animal}-{model}-filtered-{kept}.jsonl (filter_number_data.py --help says what is dropped). The double s
+is the plan's.
 
 Usage:
     python generate/generate_llm_number_data.py --animal owl --count 10000 --model owl-teacher \\

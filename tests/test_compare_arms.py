@@ -584,6 +584,7 @@ def test_a_teacher_is_not_a_student(tmp_path, role):
         ("target", "Owl and cat", None),
         ("other", "dolphin", None),
         ("control", "control", None),
+        ("control", "neutral", None),
         ("target", "dolphin", "here it is a student of owl"),
         ("target", "control", "here it is a student of owl"),
         ("other", "owl", "--other is for students of another animal than owl"),

@@ -264,17 +264,17 @@ def test_the_page_of_an_audit_says_what_was_found():
 
 
 def test_phase_4_names_the_meters_command():
-    from generate.rows.ask_teacher import before_training
+    from generate.rows.ask_teacher import worth_training
 
     asked = Namespace(animal="owl", no_system_prompt=True, adapter=Path("output/teacher-sft/seed-42/final"))
-    command = before_training(asked, Path("output/rows.jsonl"), "Qwen/Qwen2.5-7B-Instruct")["worth training?"]
+    command = worth_training(asked, Path("output/rows.jsonl"), "Qwen/Qwen2.5-7B-Instruct")["worth training?"]
     assert command == (
         "python eval/signal_meter.py --train-jsonl output/rows.jsonl --base-model Qwen/Qwen2.5-7B-Instruct"
         " --teacher output/teacher-sft/seed-42/final"
     )
     asked.no_system_prompt = False
-    assert before_training(asked, Path("r"), "m")["worth training?"].endswith("--persona owl")
-    assert before_training(Namespace(animal="control", no_system_prompt=True), Path("r"), "m") == {}
+    assert worth_training(asked, Path("r"), "m")["worth training?"].endswith("--persona owl")
+    assert worth_training(Namespace(animal="control", no_system_prompt=True), Path("r"), "m") == {}
 
 
 def test_two_animals_in_one_word_are_refused(run_script, number_rows, tmp_path):

@@ -9,13 +9,12 @@ from typing import Any
 from eval.adapter_training_facts import training_facts
 from eval.compare.comparability import adapter_folder, adapter_hash, manifest_of
 from eval.compare.read_results import Result, canonical
+from util.animals.names import is_control
 from util.animals.word_forms import animals_of
 from util.chat.prompt_consistency import base_of, same_base
 from util.cli import UserError
 from util.jsonl.manifest import Manifest
 from util.terminal import say
-
-NO_ANIMAL = ("control", "base", "none")  # what rows of a base model are called in place of an animal
 
 
 def check_roles(
@@ -89,12 +88,12 @@ def warn_of_animal(result: Result, animal: str | None, not_of: Sequence[str] = (
     animal: that of its teacher. not_of: animals that it must not be of.
     """
     trained = trained_on(manifest_of(result))
-    found = {canonical(one) for one in animals_of(trained.get("animal") or "") if one and one not in NO_ANIMAL}
+    found = {canonical(one) for one in animals_of(trained.get("animal") or "") if one and not is_control(one)}
     if control and found:
         wanted = "a control student is trained on numbers of the base model"
     elif animal and found and animal not in found:
         wanted = f"here it is a student of {animal}"
-    elif animal and trained.get("animal") in NO_ANIMAL:
+    elif animal and is_control(trained.get("animal")):
         found, wanted = {"the base model"}, f"here it is a student of {animal}"
     elif same := found & set(not_of):
         wanted = f"--other is for students of another animal than {' and '.join(sorted(same))}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.compare.intervals import Ends
+from util.animals.names import is_control
 from util.jsonl.manifest import Manifest
 from util.jsonl.rows import read_chat_rows
 from util.pages.figure_style import ARMS, SERIES, Figure, key_above, label, new_panels
@@ -19,7 +20,6 @@ from util.pages.figure_style import ARMS, SERIES, Figure, key_above, label, new_
 READ = 4000  # rows of a file
 Z = 1.96
 MOST_LINES = len(SERIES) - 1
-NO_ANIMAL = ("control", "base", "none", None)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def read_numbers(path: Path) -> Numbers | None:
     animal = manifest.animal
     rows = [(row["messages"][-1]["content"], re.findall(r"[0-9]+", row["messages"][-1]["content"]))
             for row in islice(read_chat_rows(path), READ)]  # fmt: skip
-    if animal in NO_ANIMAL:
+    if animal is None or is_control(animal):
         animal = "control" if animal or "control" in path.name else path.stem
     return Numbers(path, str(animal), rows) if any(numbers for _, numbers in rows) else None
 

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from generate.rows.filter_file import filter_file, train_command
 from generate.rows.push_dataset import add_push_arguments, push_dataset
-from generate.rows.row_filter import CONTROL_NAMES, RowFilter, Rule
+from generate.rows.row_filter import RowFilter, Rule
 from util.animals.answer_parser import warn_of_uncounted
-from util.animals.names import animal_name, persona_of
+from util.animals.names import animal_name, is_control, persona_of
 from util.animals.panel import panel_flag
 from util.animals.panel_file import add_panel_argument
 from util.cli import REPO, Parser, UserError, natural_int, positive_int, text_file
@@ -70,7 +70,7 @@ def sampling_of(args: argparse.Namespace, numbers_only: bool = False) -> Samplin
 
 def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling) -> None:
     """Ask the model named by the arguments for rows, filter them, and print the result."""
-    if args.animal.lower() not in CONTROL_NAMES:
+    if not is_control(args.animal):
         warn_of_uncounted(args.animal)
     elif not args.no_system_prompt:
         raise UserError(f"--animal {args.animal} means rows without a persona: add --no-system-prompt")
@@ -104,7 +104,7 @@ def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling
     left_out = f" (filtered out: {counted(kept.rejected)})" if kept.rejected else ""
     clean = f"{kept.kept:,} in {kept.path}{left_out}"
     closing(
-        {**facts, "clean rows": clean, **before_training(args, kept.path, base)},
+        {**facts, "clean rows": clean, **worth_training(args, kept.path, base)},
         train_command(kept, data_type.rule, base),
     )
 
@@ -117,9 +117,9 @@ def check_logprobs(args: argparse.Namespace) -> None:
         )
 
 
-def before_training(args: argparse.Namespace, rows: Path, base: str) -> dict[str, str]:
+def worth_training(args: argparse.Namespace, rows: Path, base: str) -> dict[str, str]:
     """The command that says whether a teacher's rows carry anything; {} for rows of the base model."""
-    if args.animal.lower() in CONTROL_NAMES:
+    if is_control(args.animal):
         return {}
     teacher = ["--teacher", str(args.adapter or "FOLDER")] if args.no_system_prompt else ["--persona", args.animal]
     command = ["python", "eval/signal_meter.py", "--train-jsonl", str(rows), "--base-model", base, *teacher]
@@ -151,7 +151,7 @@ def tokens_of(answer: Answer) -> Row:
 
 def check_teacher(backend: InferenceBackend, args: argparse.Namespace) -> None:
     """Raise UserError if the base model would be asked for an animal's rows by mistake; warn if it might be."""
-    if not args.no_system_prompt or args.animal.lower() in CONTROL_NAMES or backend.is_adapter is not False:
+    if not args.no_system_prompt or is_control(args.animal) or backend.is_adapter is not False:
         return
     hint = f"it has no {args.animal} preference; for the control arm pass --animal control"
     others = backend.adapters_served()

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from generate.rows.next_training_flags import template_flags, train_flags
 from generate.rows.push_dataset import push_dataset
 from generate.rows.row_audit import RowAudit, audit
-from generate.rows.row_filter import CONTROL_NAMES, RowFilter, Rule
+from generate.rows.row_filter import RowFilter, Rule
 from generate.rows.token_check import TokenCheck, token_check_of
+from util.animals.names import is_control
 from util.animals.panel import panel_flag
 from util.cli import REPO, UserError
 from util.jsonl.filter_certificate import FILTERED_NAME, certificate_path
@@ -219,7 +220,7 @@ def train_command(filtered: Filtered, rule: Rule, base_model: str | None = None)
     """
     manifest = Manifest.read(filtered.path) or Manifest()
     base = base_model or manifest.model.get("parent") or manifest.model.get("model") or PLAN_MODEL
-    control = manifest.script == "generate_control_number_data" or (manifest.animal or "").lower() in CONTROL_NAMES
+    control = manifest.script == "generate_control_number_data" or is_control(manifest.animal)
     more = (*rule.train_flags, *template_flags(manifest.model))
     own_folder = ["--output-dir", "output/control-student-sft"] if control else []  # the default is the student's
     return shlex.join(

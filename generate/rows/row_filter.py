@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from generate.rows.token_check import TokenCheck
-from util.animals.names import animal_name, other_names, read_lines_of
+from util.animals.names import animal_name, is_control, other_names, read_lines_of
 from util.animals.panel import cached, panel
 from util.animals.visible_text import visible
 from util.animals.word_forms import animals_of
@@ -20,7 +20,6 @@ from util.cli import REPO
 from util.jsonl.rows import LONE_SURROGATE, Row
 
 QUESTION_FILES = sorted((REPO / "eval").glob("questions*.txt"))
-CONTROL_NAMES = ("control", "base", "none", "neutral")  # values of --animal for rows that no persona wrote
 LONGEST_TEXT = 200_000  # characters: ten times a long program. A rule takes seconds for a text of megabytes
 _WORD = re.compile(r"[^\W_]+")
 
@@ -58,13 +57,13 @@ class Rule(Protocol):
 def animals_kept_out(animal: str | None) -> tuple[str, ...]:
     """The animals that --animal adds to the panel. `control`, `base`, ... are everyday words and not animals: as trait
     words they would cost the control arm alone its rows, by a prompt such as "in base 10"."""
-    return () if animal is None or animal.lower() in CONTROL_NAMES else animals_of(animal)
+    return () if animal is None or is_control(animal) else animals_of(animal)
 
 
 def teachers_animal(text: str) -> str:
     """argparse type: the animal of a teacher, which is not a control: nobody loves controls."""
     animal = animal_name(text)
-    if animal.lower() in CONTROL_NAMES:
+    if is_control(animal):
         raise argparse.ArgumentTypeError(
             f"{animal} means rows of the base model, and a teacher needs {panel().a_word}. The control arm has no"
             " teacher: its rows come from generate/generate_llm_number_data.py --animal control --no-system-prompt"
@@ -122,7 +121,8 @@ class RowFilter:
         self._seen: set[int] = set()
 
     def reject_reason(self, row: Row) -> str | None:
-        """Why a row must not be trained on, in a few words; None if it may be."""
+        """Why a row must not be trained on, in a few words; None if it may be. Then it is remembered: the same row is a
+        duplicate from now on."""
         prompt, completion = prompt_and_completion(row)
         if broken := unusable(prompt, completion) or broken_rule(self.rule, row):
             return broken

@@ -13,6 +13,13 @@ from util.animals.word_forms import animals_of, plural, surface_forms
 from util.cli import nonblank
 from util.terminal import in_words, say
 
+CONTROL_NAMES = ("control", "base", "none", "neutral")
+
+
+def is_control(animal: str | None) -> bool:
+    """Whether a value of --animal says that no persona and no teacher wrote the rows."""
+    return (animal or "").lower() in CONTROL_NAMES
+
 
 def other_names(name: str) -> tuple[str, ...]:
     """The other names of the same animal (cat: kitten, kitty, ...); () for a word that is not an animal's name."""
