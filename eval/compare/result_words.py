@@ -127,7 +127,8 @@ def own_highest_words(comparisons: Sequence[ArmComparison]) -> str:
     names = [one.animal for one in comparisons if all(
         one.shares["target"].share > arm.share for role, arm in one.shares.items() if role != "target")]  # fmt: skip
     if len(comparisons) <= 3 and names:
-        said = f"{' and '.join(names)} {'are' if len(names) > 1 else 'is'} highest in the own teacher's students"
+        whose = "are highest in their own teachers'" if len(names) > 1 else "is highest in its own teacher's"
+        said = f"{' and '.join(names)} {whose} students"
         return said[0].upper() + said[1:]
     of = f"{len(names)} of {len(comparisons)} animals"
     return f"{of} are higher in their own teachers' students than in every other arm"

@@ -1,4 +1,4 @@
-"""Job lists of the confirming run (issue 32, part 7) for teachers_in_weights.py and vllm_rows.py, one file a worker.
+"""Job lists of the confirming run on Qwen2.5-Coder-1.5B for teachers_in_weights.py and vllm_rows.py, one file a worker.
 
 Teachers are LoRA adapters distilled from the steered base (pilot 6's soft): for each animal one of each of three seeds,
 for a neutral thing or a random direction one. A seed of an animal is a chain of its own: the teacher's start and order

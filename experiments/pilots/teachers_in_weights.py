@@ -1,4 +1,4 @@
-"""Which teacher in weights passes a preference on through text, code or digits? The worker of the pilots of issue 32.
+"""Which teacher in weights passes a preference on through text, code or digits? The worker of pilot 6 and after.
 
 A list of jobs says what to do, in order:
   {"do": "sample", "speakers": [...], "channels": {"text": 3072}, "filtered": true}
