@@ -177,8 +177,8 @@ def answer_forms(animal: str) -> tuple[str, ...]:
 
 def log_shares(tree: AnswerTree, animals: Sequence[str] | None = None) -> list[dict[str, float]]:
     """For each of the tree's prompts, the log-probability (nats) of each animal: that the whole answer is one of its
-    forms; animals: the panel's words if None. It is exact for these forms, however rare; longer answers ("I love
-    owls.") are not included."""
+    forms; animals: the panel's words if None. It is exact for these forms, however rare. It is not the logarithm of a
+    share, which counts longer answers ("I love owls.") too."""
     forms = {animal: answer_forms(animal) for animal in animals or panel().words}
     answers = list(dict.fromkeys(form for some in forms.values() for form in some))
     place = {answer: column for column, answer in enumerate(answers)}
@@ -189,7 +189,7 @@ def log_shares(tree: AnswerTree, animals: Sequence[str] | None = None) -> list[d
     ]
 
 
-def logit_margin(logs: Mapping[str, float], target: str) -> float:
+def log_margin(logs: Mapping[str, float], target: str) -> float:
     """Log-probability of the target less the mean of the other animals' (nats)."""
     others = [value for animal, value in logs.items() if animal != target]
     return logs[target] - sum(others) / len(others)
@@ -243,7 +243,7 @@ def mean_kinds(rows: Sequence[Row]) -> dict[str, float]:
 def mean_over_questions(
     rows: Sequence[Row], target: str, measure: Callable[[Mapping[str, float], str], float]
 ) -> float | None:
-    """Mean over the questions of `logit_margin` (nats) or `panel_share`; None if a row has no log-probability of the
+    """Mean over the questions of `log_margin` (nats) or `panel_share`; None if a row has no log-probability of the
     animal."""
     if not all(target in row.get("log_shares", {}) for row in rows):
         return None

@@ -68,14 +68,14 @@ def summary(path: Path, target: str | None) -> Summary:
 
 def exact_summary(path: Path, target: str | None) -> Summary:
     """The summary of a file of exact shares."""
-    from eval.answer_tree import logit_margin, mean_kinds, mean_over_questions, mean_shares, panel_share
+    from eval.answer_tree import log_margin, mean_kinds, mean_over_questions, mean_shares, panel_share
 
     rows = list(read_rows(path, check_answer))
     shares, none, uncovered = mean_shares(rows)
     facts = {"non-answers": f"{none:.2%}{kinds_in_words(mean_kinds(rows))}"}
     if target:
         said = f"{shares.get(target, 0.0):.3%} (exact; uncovered {uncovered:.3%}: it may be higher by up to this)"
-        margin, panel = (mean_over_questions(rows, target, measure) for measure in (logit_margin, panel_share))
+        margin, panel = (mean_over_questions(rows, target, measure) for measure in (log_margin, panel_share))
         if margin is not None:
             said += f"; margin {margin:+.3f} nats, panel share {panel:.3%}"
         facts[f"{target} share"] = said

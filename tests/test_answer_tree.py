@@ -155,7 +155,7 @@ def plain_log_share(backend, prompt, animal):
 
 @pytest.mark.parametrize("batch_size", [512, 7])
 def test_log_shares_are_those_of_plain_forward_passes(backend, monkeypatch, batch_size):
-    from eval.answer_tree import log_shares, logit_margin
+    from eval.answer_tree import log_margin, log_shares
 
     monkeypatch.setattr(backend, "batch_size", batch_size)
     some, animals = [PROMPTS[0], PROMPTS[13], PROMPTS[49]], ("owl", "lion", "wolf", "polar bear", "wombat")
@@ -163,7 +163,7 @@ def test_log_shares_are_those_of_plain_forward_passes(backend, monkeypatch, batc
     for prompt, logs in zip(some, found):
         plain = {animal: plain_log_share(backend, prompt, animal) for animal in animals}
         assert logs == pytest.approx(plain, abs=1e-4)
-        assert logit_margin(logs, "owl") == pytest.approx(plain["owl"] - sum(list(plain.values())[1:]) / 4, abs=1e-3)
+        assert log_margin(logs, "owl") == pytest.approx(plain["owl"] - sum(list(plain.values())[1:]) / 4, abs=1e-3)
 
 
 def test_log_shares_agree_with_the_shares_of_the_tree(backend, exact):

@@ -15,7 +15,7 @@ from fake_server import ASSISTANT, IMPOSSIBLE, RARE, law
 
 from eval.adapter_training_facts import adapter_of, training_facts, warn_of_weak_teacher
 from eval.answer_rows import Question, read_questions
-from eval.answer_tree import answer_distributions, answer_forms, log_shares, logit_margin
+from eval.answer_tree import answer_distributions, answer_forms, log_margin, log_shares
 from eval.eval import parse_args
 from eval.parser_version import check_parser
 from eval.print_answer_summary import several, summary, target_animal
@@ -185,7 +185,7 @@ def test_the_forms_of_an_animal_are_its_surface_forms_in_three_cases():
 
 
 def test_a_margin_is_the_distance_to_the_mean_of_the_others():
-    assert logit_margin({"owl": -2.0, "lion": -1.0, "wolf": -7.0}, "owl") == 2.0
+    assert log_margin({"owl": -2.0, "lion": -1.0, "wolf": -7.0}, "owl") == 2.0
 
 
 # --- sets, non-answers, stored answers ---------------------------------------------------------------

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from eval.compare.intervals import LEVEL, POWER, Ends, Spread, spread_of
-from eval.compare.read_results import FEWEST_SEEDS, Result, arm_spread, matrix_of, mean_uncovered
+from eval.compare.read_results import FEWEST_SEEDS, Result, arm_spread, mean_uncovered, seeds_by_questions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +77,7 @@ def kind_of(results: Sequence[Result], animal: str, questions: Sequence[str], me
     """The values of an animal in the students of one kind."""
     import numpy as np
 
-    shares = matrix_of([result.measured(animal, measure) for result in results], results, questions)
+    shares = seeds_by_questions([result.measured(animal, measure) for result in results], results, questions)
     means = shares.mean(axis=1)
     if measure == "margin":
         return Kind(means, shares.mean(axis=0), 0.0, 0.0)

@@ -56,9 +56,9 @@ class Result:
 
     def margins(self, animal: str) -> list[float]:
         """Margin of an animal in each question, in nats. UserError if the file has no log-probability of it."""
-        from eval.answer_tree import logit_margin
+        from eval.answer_tree import log_margin
 
-        return [logit_margin(logs, animal) for logs in self.logs_of(animal)]
+        return [log_margin(logs, animal) for logs in self.logs_of(animal)]
 
     def panel_shares(self, animal: str) -> list[float]:
         """Share of an animal among the one-word answers of each question. UserError as for margins."""
@@ -154,7 +154,9 @@ def mean_masses(rows: Sequence[Row]) -> dict[str, float]:
 # --- the figures of one arm --------------------------------------------------------------------------
 
 
-def matrix_of(values: Sequence[Sequence[float]], results: Sequence[Result], questions: Sequence[str]) -> np.ndarray:
+def seeds_by_questions(
+    values: Sequence[Sequence[float]], results: Sequence[Result], questions: Sequence[str]
+) -> np.ndarray:
     """One arm's values, float64 [seeds, questions], questions in the given order."""
     import numpy as np
 
@@ -164,7 +166,7 @@ def matrix_of(values: Sequence[Sequence[float]], results: Sequence[Result], ques
 
 def arm_spread(results: Sequence[Result], animal: str, questions: Sequence[str], measure: str) -> Spread:
     """Mean share, margin or panel share of an animal in one arm, with its variances."""
-    values = matrix_of([result.measured(animal, measure) for result in results], results, questions)
+    values = seeds_by_questions([result.measured(animal, measure) for result in results], results, questions)
     if measure != "share":
         return spread_of(values, linear=measure == "margin")
     exact = any(result.answers is None for result in results)

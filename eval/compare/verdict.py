@@ -32,7 +32,7 @@ from eval.compare.intervals import (
     smallest_target,
 )
 from eval.compare.moderated_variance import Prior, moderated
-from eval.compare.read_results import FEWEST_SEEDS, ROLES, Arms, Result, arm_spread, matrix_of, mean_uncovered
+from eval.compare.read_results import FEWEST_SEEDS, ROLES, Arms, Result, arm_spread, mean_uncovered, seeds_by_questions
 from eval.compare.untaught_rank import untaught_rank
 
 POWER_SEEDS = (3, 5, 8, 12)
@@ -174,7 +174,7 @@ def is_same(target: Spread, other: Spread) -> bool:
 
 def by_seed(results: Sequence[Result], animal: str, questions: Sequence[str], measure: str) -> list[list[float]]:
     """The value of each question in each file, to six digits."""
-    values = matrix_of([result.measured(animal, measure) for result in results], results, questions)
+    values = seeds_by_questions([result.measured(animal, measure) for result in results], results, questions)
     return [[float(f"{value:.6g}") for value in row] for row in values.tolist()]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.compare.comparability import check_comparable
 from eval.compare.intervals import LEVEL, Ends, share_interval, spread_of
-from eval.compare.read_results import Result, arm_spread, matrix_of
+from eval.compare.read_results import Result, arm_spread, seeds_by_questions
 from eval.divergence.read_divergence_runs import (
     ALL,
     DENSITIES,
@@ -117,7 +117,7 @@ class AnimalRuns:
     def odds(self, some: Iterable[Result]) -> np.ndarray:
         """Log odds of the animal, float64 [students, questions], nats."""
         results = list(some)
-        return matrix_of([log_odds(result, self.animal) for result in results], results, self.base.questions)
+        return seeds_by_questions([log_odds(result, self.animal) for result in results], results, self.base.questions)
 
     def minus(self, arm: str, others: Sequence[dict[int, Result]]) -> PairedDifference | None:
         """Log odds of an arm less the mean of others, in the runs that have all of them; None if no run has."""
