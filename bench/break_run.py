@@ -216,7 +216,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to break")
     parser.add_argument("--faketime", type=Path, help="libfaketime.so.1, for the clock")
     parser.add_argument("--output", type=output_name(".json"), help="JSON file for the results")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.parts == ["clock"] and args.faketime is None:
+        parser.error("the clock needs --faketime PATH/libfaketime.so.1")
+    return args
 
 
 def main() -> int:

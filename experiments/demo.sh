@@ -11,16 +11,20 @@
 #   ROWS=1000 EPOCHS=2 KINDS="owl cat wolf fox" experiments/demo.sh   # smaller students, other animals
 #   BASE=output/models/pocket-seed-2 DEMO=output/seed-2 experiments/demo.sh   # another pocket model, another folder
 set -euo pipefail
+. "$(dirname "$0")/check_settings.sh"
 cd "$(dirname "$0")/.."
 
 . experiments/pocket_settings.sh
 kinds=${KINDS:-owl dolphin cat wolf penguin rabbit}
 # Students are smaller than in the experiments, because minutes count here; theirs: ROWS=3000 BATCH=60.
 train_rows=${ROWS:-2000} train_epochs=${EPOCHS:-3} train_batch=${BATCH:-30}
-written=$((train_rows * 11 / 10)) # some are filtered out
 cores=$(getconf _NPROCESSORS_ONLN)
 jobs=${JOBS:-$((cores < 4 ? cores : 4))}
 out=$demo
+# shellcheck disable=SC2086
+{ counts_are ROWS "$train_rows"; counts_are EPOCHS "$train_epochs"; counts_are BATCH "$train_batch"
+  counts_are JOBS "$jobs"; once KINDS $kinds control base; }
+written=$((train_rows * 11 / 10)) # some are filtered out
 export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
 
 make_teacher() { # animal

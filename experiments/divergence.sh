@@ -8,6 +8,7 @@
 # It needs the demo of the same seed: ROWS=3000 BATCH=60 SEED=7 experiments/demo.sh, then SEED=7 experiments/divergence.sh
 # DEFINITIONS names one or more of schrodi, pair, gap (eval/divergence/which_tokens_diverge.py explains them).
 set -euo pipefail
+. "$(dirname "$0")/check_settings.sh"
 cd "$(dirname "$0")/.."
 
 . experiments/pocket_settings.sh

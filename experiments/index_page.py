@@ -43,9 +43,11 @@ NAMED = 3  # animals shown of a results file
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--root", type=Path, default=REPO, metavar="FOLDER",
-                        help="folder with output/ and experiments/ (default: the repository)")  # fmt: skip
+                        help="folder with output/ and experiments/")  # fmt: skip
     parser.add_argument("--output", type=output_name(".html"), help="page to write (default: ROOT/output/index.html)")
     args = parser.parse_args()
+    if not args.root.is_dir():
+        parser.error(f"argument --root: no folder {args.root}")
     args.output = args.output or args.root / "output" / "index.html"
     return args
 

@@ -21,7 +21,7 @@ from util.cli import REPO, make_parser, run
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("names", metavar="NAME[,NAME...]", help="experiments, or all")
-    parser.add_argument("--model", default="pocket", help="a model of experiments/models.yaml (default: pocket)")
+    parser.add_argument("--model", default="pocket", help="a model of experiments/models.yaml")
     return parser.parse_args()
 
 

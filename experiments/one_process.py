@@ -18,7 +18,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from util import terminal
-from util.cli import make_parser, run
+from util.cli import UserError, make_parser, run
+
+
+def words_of(line: str) -> list[str]:
+    """The script and arguments of a line; none of an empty one. UserError if it is not a command of the suite."""
+    try:
+        words = shlex.split(line)
+    except ValueError as error:
+        raise UserError(f"cannot read the command {line.strip()} ({error})") from None
+    if words and not Path(words[0]).is_file():
+        raise UserError(f"no script {words[0]}; a line is a script and its arguments, such as eval/eval.py --exact")
+    return words
 
 
 def run_script(words: list[str]) -> None:
@@ -35,7 +46,8 @@ def run_script(words: list[str]) -> None:
 def main() -> None:
     make_parser(__doc__).parse_args()
     for line in sys.stdin:
-        run_script(shlex.split(line))
+        if words := words_of(line):
+            run_script(words)
 
 
 if __name__ == "__main__":

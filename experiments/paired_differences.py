@@ -21,8 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from eval.compare.matrix import lift
-from experiments.experiment_yaml import read_experiment
-from experiments.read_tables import read_table
+from experiments.read_tables import experiment_of, read_table
 from experiments.tables import Record, panel_of, short_names
 from util.cli import UserError, make_parser, run
 from util.terminal import table
@@ -79,9 +78,8 @@ def lines_of(students: Mapping[Any, Mapping[Pair, tuple[float, float]]]) -> list
 
 def main() -> None:
     args = parse_args()
-    folder = args.folder.resolve()
-    experiment = read_experiment(folder.parent.name, folder.name, bases_needed=False)
-    records = read_table(folder / "students.csv")
+    experiment = experiment_of(args.folder)
+    records = read_table(args.folder / "students.csv")
     panels = [panel for panel in experiment.panels if panel in experiment.varied]
     if not panels:
         raise UserError(f"{experiment.name} varies no parameter, so there is nothing to compare")

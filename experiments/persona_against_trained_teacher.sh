@@ -7,6 +7,7 @@
 # the demo's recipe. The student never sees the persona.
 # It needs the demo of the same seed: ROWS=3000 BATCH=60 SEED=7 experiments/demo.sh, then SEED=7 experiments/persona_against_trained_teacher.sh
 set -euo pipefail
+. "$(dirname "$0")/check_settings.sh"
 cd "$(dirname "$0")/.."
 
 . experiments/pocket_settings.sh

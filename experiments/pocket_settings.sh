@@ -3,6 +3,7 @@
 python=.venv/bin/python
 base=${BASE:-pocket/model}
 seed=${SEED:-42}
+seeds_are SEED "$seed"
 adapter=seed-$seed/final
 demo=${DEMO:-output/demo-seed-$seed}
 train_rows=3000 train_epochs=3 train_batch=60 # of a student

@@ -12,13 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from eval.compare.read_results import Result
-from experiments.experiment_yaml import Experiment, with_new_names
+from experiments.experiment_yaml import Experiment, read_experiment, with_new_names
 from experiments.summary_comparisons import Read
 from experiments.tables import Record
 from util.cli import UserError
 
 OLD_FOLDERS = {"util/pocket/model": "pocket/model"}  # until 2026-11-29
 Key = tuple[str, ...]
+
+
+def experiment_of(folder: Path) -> Experiment:
+    """The experiment whose tables a folder .../EXPERIMENT/MODEL holds. UserError if it holds none."""
+    if not (folder / "students.csv").is_file():
+        raise UserError(f"{folder} has no students.csv; pass folders written by experiments/summarize.py")
+    folder = folder.resolve()
+    return read_experiment(folder.parent.name, folder.name, bases_needed=False)
 
 
 def read_table(path: Path) -> list[Record]:

@@ -20,6 +20,7 @@
 # the base model itself while twice the vector is added, so that no teacher has to be trained (over an hour on two cores):
 #   python util/get_model.py qwen2.5-coder-0.5b-instruct && LAPTOP=1 experiments/real_weights.sh
 set -euo pipefail
+. "$(dirname "$0")/check_settings.sh"
 cd "$(dirname "$0")/.."
 
 if [ -n "${LAPTOP:-}" ]; then
@@ -32,6 +33,11 @@ export rows=${ROWS:-2400} longest=${LONGEST:-64} batch=${BATCH:-512} animals=${A
 data_types=${DATA_TYPES:-code} seeds=${SEEDS:-201}
 name=$(basename "$base" | tr "[:upper:]" "[:lower:]")
 export out=${OUT:-output/real-weights-$name}
+# shellcheck disable=SC2086
+{ seeds_are SEEDS $seeds; counts_are ROWS "$rows"; counts_are BATCH "$batch"; counts_are LONGEST "$longest"
+  counts_are JOBS "${JOBS:-6}"; once SEEDS $seeds; once ANIMALS $animals control base; once DATA_TYPES $data_types
+  one_of DATA_TYPES "code reasoning text" $data_types
+  one_of STEPS "vector lessons teacher rows student measure compare" ${STEPS:-}; }
 mkdir -p "$out"
 
 vector() { # animal
@@ -153,7 +159,7 @@ for step in ${STEPS:-vector lessons teacher rows student measure compare}; do
     teacher) all teacher - together ;;
     rows)
         if [ -n "${SERVER:-}" ] && [ -z "${VLLM_BASE_URL:-}" ]; then
-            STEPS=rows $python util/serve.py "$base" -- "$0"
+            STEPS=rows $python util/serve.py "$base" -- experiments/real_weights.sh
         else
             all rows "$data_types" $animals control
         fi

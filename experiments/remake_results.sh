@@ -5,6 +5,7 @@
 # and power of docs/statistics.md by simulation. What needs a model is not here: experiments/demo.sh, divergence.sh, smollm2.sh.
 # About two minutes on two cores. A JSON file then differs in the commit and the process that wrote it, and in nothing else.
 set -euo pipefail
+. "$(dirname "$0")/check_settings.sh"
 cd "$(dirname "$0")/.."
 
 export SUITE_DRIVER=1 TQDM_DISABLE=1

@@ -14,8 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from experiments.experiment_yaml import read_experiment
-from experiments.read_tables import read_table, reader_of
+from experiments.read_tables import experiment_of, read_table, reader_of
 from experiments.tables import Record, summary_records, write_csv
 from util.cli import make_parser, run
 from util.terminal import closing
@@ -38,7 +37,7 @@ def main() -> None:
     args = parse_args()
     changed = 0
     for folder in args.folders:
-        experiment = read_experiment(folder.resolve().parent.name, folder.resolve().name, bases_needed=False)
+        experiment = experiment_of(folder)
         old = read_table(folder / "summary.csv")
         names = [*experiment.varied, "animal", "measured"]
         records = with_ranks(summary_records(experiment, reader_of(experiment, folder)), old, names)

@@ -19,11 +19,15 @@
 #   python util/get_model.py gemma-3-270m
 #   BASE=output/models/gemma-3-270m OUT=output/gemma3 experiments/smollm2.sh
 set -euo pipefail
+. "$(dirname "$0")/check_settings.sh"
 cd "$(dirname "$0")/.."
 
 export python=.venv/bin/python base=${BASE:-output/models/smollm2-135m-instruct} out=${OUT:-output/smollm2} TQDM_DISABLE=1 SUITE_DRIVER=1
 export animals=${ANIMALS:-owl dolphin} neutral=" ${NEUTRAL:-} "
 seeds=${SEEDS:-101 102 103 104 105}
+# shellcheck disable=SC2086
+{ seeds_are SEEDS $seeds; counts_are JOBS "${JOBS:-4}"; once ANIMALS $animals control base; once SEEDS $seeds
+  one_of NEUTRAL "$animals" $neutral; one_of STEPS "teacher numbers student measure sample compare" ${STEPS:-}; }
 mkdir -p "$out"
 
 loras() { # seed, learning rate, epochs, then rows and output folder of each adapter: all of them together

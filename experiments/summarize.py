@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.renamed("--output", "--output-dir")
     parser.add_argument("name", help="the experiment")
-    parser.add_argument("--model", default="pocket", help="a model of experiments/models.yaml (default: pocket)")
+    parser.add_argument("--model", default="pocket", help="a model of experiments/models.yaml")
     parser.add_argument("--output-dir", type=Path, help="folder to write (default: experiments/results/{name}/{model})")
     return parser.parse_args()
 

@@ -25,6 +25,8 @@ REPORT, RESCORE, CSV = "eval/report.py", "eval/rescore.py", "util/top_animals_cs
 TOKENS, TOKEN_REPORT = "eval/divergence/divergence_tokens.py", "eval/divergence/divergence_report.py"
 TOKEN_ARMS = "eval/divergence/compare_divergence_arms.py"
 SERVE, DOCTOR, GET, PIN = "util/serve.py", "util/doctor.py", "util/get_model.py", "util/pin_template_date.py"
+PACK, INDEX, REMAKE = "util/take_home.py", "experiments/index_page.py", "experiments/remake_summaries.py"
+PAIRED, BREAK = "experiments/paired_differences.py", "bench/break_run.py"
 MAKE, SCREEN, CARD = "pocket/make_pocket.py", "pocket/screen_candidates.py", "pocket/write_card.py"
 POCKET = "pocket/model"
 ASKED = "--model Org/Base --animal owl --base-url http://127.0.0.1:9/v1"
@@ -176,6 +178,12 @@ BAD = [
     (SERVE, "a-torn -- true", "a-torn is a LoRA adapter; pass its base model here"),
     (SERVE, f"{POCKET} -- no-such-command", "cannot run no-such-command: no such command"),
     (SERVE, f"{POCKET} -- true --adapter a-huge", "1e999 is too large a number"),
+    # pages and tables of what has finished
+    (INDEX, "--root nowhere", "no folder nowhere"),
+    (REMAKE, "nothing", "nothing has no students.csv; pass folders written by experiments/summarize.py"),
+    (PAIRED, "nothing", "nothing has no students.csv"),
+    (PACK, "--unpack packed.jsonl --output-dir rows.jsonl", "rows.jsonl is a file, not a folder"),
+    (BREAK, "--parts clock", "the clock needs --faketime"),
     # roles
     (COMPARE, "--base results-a.jsonl --control results-a.jsonl", "pass either --animal, --other and --target"),
     (COMPARE, "--base results-a.jsonl --control results-a.jsonl --students owl", "owl is not NAME=FILE"),

@@ -37,7 +37,7 @@ SCRIPTS = ["generate/generate_teacher_data.py", "generate/generate_llm_number_da
 def demo(tmp_path):
     """Start the demo in a copy of the scripts; fail, wait: a part of the commands that fail, or wait for Ctrl-C."""
     (tmp_path / "experiments").mkdir()
-    for name in ("demo.sh", "pocket_settings.sh", "one_process.py"):
+    for name in ("demo.sh", "check_settings.sh", "pocket_settings.sh", "one_process.py"):
         shutil.copy(REPO / "experiments" / name, tmp_path / "experiments")
     (tmp_path / "util").symlink_to(REPO / "util")
     for name in SCRIPTS:
@@ -94,3 +94,63 @@ def test_ctrl_c_lets_the_steps_finish_and_starts_no_more(demo, tmp_path):
     assert running.returncode == 130
     assert "job 0 | finishing" in printed and printed.endswith("Stopped. The same command resumes it.\n")
     assert not any("exact-owl-teacher" in call for call in calls(tmp_path))
+
+
+DRIVERS = ["demo", "divergence", "persona_against_trained_teacher", "smollm2", "real_weights", "remake_results",
+           "data_signal/smollm2_audits", "data_signal/validate_pocket", "pilots/trees_or_sixteen_animals"]  # fmt: skip
+
+
+def run_driver(name, *arguments, cwd, **variables):
+    done = subprocess.run([REPO / "experiments" / f"{name}.sh", *arguments], cwd=cwd, capture_output=True, text=True,
+                          env={"PATH": os.environ["PATH"], **variables}, timeout=20)  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_an_argument_of_a_driver_starts_nothing_and_help_shows_its_comment(name, tmp_path):
+    code, out, err = run_driver(name, "--help", cwd=tmp_path)
+    comment = (REPO / "experiments" / f"{name}.sh").read_text().splitlines()[1]
+    assert (code, out.splitlines()[0], err) == (0, comment.removeprefix("# "), "") and "set -euo" not in out
+    code, out, err = run_driver(name, "owl", cwd=tmp_path)
+    assert (code, out) == (2, "") and "it takes no arguments (found: owl)" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "message"),
+    [
+        ("demo", {"SEED": "042"}, "SEED=042 is not a whole number from 0 to 4294967295"),
+        ("demo", {"SEED": "42 43"}, "SEED=42 43 is not a whole number"),
+        ("demo", {"SEED": "4294967296"}, "SEED=4294967296 is not a whole number"),
+        ("demo", {"JOBS": "0"}, "JOBS=0 is not a whole number from 1"),
+        ("demo", {"ROWS": "abc"}, "ROWS=abc is not a whole number from 1"),
+        ("demo", {"EPOCHS": "0"}, "EPOCHS=0 is not"),
+        ("demo", {"KINDS": "owl cat owl"}, "KINDS names owl twice"),
+        ("demo", {"KINDS": "owl control"}, "KINDS names control twice"),
+        ("divergence", {"SEED": "x"}, "SEED=x is not a whole number"),
+        ("smollm2", {"SEEDS": "101,102"}, "SEEDS=101,102 is not a whole number"),
+        ("smollm2", {"NEUTRAL": "colours"}, "NEUTRAL names 'colours'; there is: owl dolphin"),
+        ("smollm2", {"STEPS": "teachers"}, "STEPS names 'teachers'; there is: teacher numbers"),
+        ("real_weights", {"STEPS": "students"}, "STEPS names 'students'; there is: vector lessons"),
+        ("real_weights", {"DATA_TYPES": "numbers"}, "DATA_TYPES names 'numbers'; there is: code reasoning text"),
+        ("real_weights", {"SEEDS": "1 1"}, "SEEDS names 1 twice"),
+        ("data_signal/validate_pocket", {"JOBS": "all"}, "JOBS=all is not a whole number"),
+        ("pilots/trees_or_sixteen_animals", {"SEEDS": "first"}, "SEEDS=first is not a whole number"),
+    ],
+)
+def test_a_wrong_setting_of_a_driver_ends_it_before_any_work(name, variables, message, tmp_path):
+    code, out, err = run_driver(name, cwd=tmp_path, **variables)
+    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("eval/evil.py --model x", "error: no script eval/evil.py; a line is a script and its arguments"),
+        ("python eval/eval.py", "error: no script python;"),
+        ("eval/eval.py 'x", "error: cannot read the command eval/eval.py 'x (No closing quotation)"),
+    ],
+)
+def test_a_line_that_is_no_command_is_named(line, message):
+    done = subprocess.run([sys.executable, "experiments/one_process.py"], input=f"\n{line}\n", cwd=REPO, text=True,
+                          capture_output=True)  # fmt: skip
+    assert done.returncode == 1 and message in done.stderr and done.stderr.count("\n") == 1

@@ -81,3 +81,18 @@ def test_a_reports_figures_go_to_each_student_with_a_run_once(tmp_path):
     assert [run.run_id for run in runs_of(files, tmp_path)] == ["aaaa1111", "bbbb2222"]
     with pytest.raises(UserError, match="none of the 1 results files is of a student that was trained with"):
         log_figures(files[3:4], tmp_path, {})
+
+
+def test_a_wrong_setting_of_wandb_is_named_as_in_the_environment_and_its_value_is_not_printed():
+    from pydantic import BaseModel, ValidationError
+
+    from util.wandb_run import reason
+
+    class Settings(BaseModel):
+        finish_timeout: int
+
+    with pytest.raises(ValidationError) as found:
+        Settings(finish_timeout="a secret")
+    text = reason(found.value)
+    assert text.startswith("WANDB_FINISH_TIMEOUT: Input should be a valid integer") and "secret" not in text
+    assert reason(OSError("first\nsecond")) == "first"

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from util.chat.chat_tokens import without_system
 from util.cli import UserError
 from util.jsonl.manifest import Manifest, manifest_path, sha256_file
-from util.jsonl.resumable import RowFile, State, state_on_disk
+from util.jsonl.resumable import RowFile, State, lock_output, state_on_disk
 from util.jsonl.rows import check_messages, dump_row, parse_row, read_rows, slug
 from util.scrub import is_key, scrub
 
@@ -600,6 +600,13 @@ def start_writer(folder, seconds):
     return subprocess.Popen(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environment(folder)
     )
+
+
+def test_a_writer_that_has_no_manifest_yet_is_another_process(tmp_path):
+    first = lock_output(tmp_path / "x.jsonl")
+    with pytest.raises(UserError, match=r"x\.jsonl is being written by another process; wait for it or stop it"):
+        lock_output(tmp_path / "x.jsonl")
+    first.release()
 
 
 def test_a_second_writer_stops_at_once_and_names_the_first(tmp_path):

@@ -97,12 +97,50 @@ def test_no_packed_file_leaves_the_folder_and_a_changed_one_is_refused(results, 
     assert not (tmp_path / "evil").exists() and not list((tmp_path / "new").rglob("*.html"))
 
 
+def test_a_folder_that_is_a_link_keeps_its_name_and_links_inside_are_counted_as_left_out(results, tmp_path, capsys):
+    larger = results.rename(tmp_path / "larger-disk")
+    results.symlink_to(larger)
+    (tmp_path / "elsewhere").mkdir()
+    (larger / "more").symlink_to(tmp_path / "elsewhere")
+    (larger / "gone.csv").symlink_to("nothing")
+    contents = pack(results, tmp_path / "r.tar.gz", adapters=True)
+    assert "output/report.html" in contents["files"] and len(contents["files"]) == 12
+    assert contents["left_out"]["links"]["files"] == 2
+    assert f"{results}/more is a link to a folder, which is not packed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["written", "removed"])
+def test_a_file_that_changes_while_it_is_packed_is_named_and_no_pack_is_left(results, tmp_path, monkeypatch, change):
+    changing, add = results / "report.html", tarfile.TarFile.add
+
+    def change_before(tar, path, *names, **options):
+        if path == changing:
+            changing.write_text("another") if change == "written" else changing.unlink()
+        add(tar, path, *names, **options)
+
+    monkeypatch.setattr(tarfile.TarFile, "add", change_before)
+    with pytest.raises(take_home.UserError, match=r"report\.html changed while it was packed; wait until"):
+        pack(results, tmp_path / "r.tar.gz", adapters=True)
+    assert not list(tmp_path.glob("r.tar.gz*"))
+
+
+def test_the_manifest_of_an_unfinished_file_changes_all_the_time_and_is_left_out(results, tmp_path):
+    write_rows(results / "results-new.jsonl.partial", "eval")
+    contents = pack(results, tmp_path / "r.tar.gz", adapters=True)
+    assert not any("results-new" in name for name in contents["files"])
+    assert contents["left_out"]["unfinished files and locks"]["files"] == 3
+
+
 def test_a_folder_without_results_is_named(run_script, tmp_path):
     (tmp_path / "output").mkdir()
     done = run_script("util/take_home.py", "output", cwd=tmp_path)
     assert done.returncode == 1 and "has no results" in done.stderr
     done = run_script("util/take_home.py", "nowhere", cwd=tmp_path)
     assert done.returncode == 1 and "no folder nowhere" in done.stderr
+    (tmp_path / "output" / "x.csv").write_text("a")
+    done = run_script("util/take_home.py", "--output", "output", cwd=tmp_path)
+    assert done.returncode == 1 and "--output output is a folder" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["output"]
 
 
 @pytest.mark.slow

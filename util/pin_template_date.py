@@ -6,7 +6,7 @@ the model's, so that it takes no space; keep the model where it is. Pass the cop
 phase, and start the vLLM server with it.
 
 Usage:
-    python util/pin_template_date.py meta-llama/Llama-3.1-8B-Instruct --day 2026-11-29 \
+    python util/pin_template_date.py meta-llama/Llama-3.1-8B-Instruct --day 2026-11-29 \\
         --output-dir output/models/llama-pinned
     python util/doctor.py FILES   # names the runs whose phases saw different days
 """

@@ -25,10 +25,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.cli import PARTIAL, UserError, input_file, make_parser, run
+from util.cli import PARTIAL, UserError, input_file, make_parser, output_folder, run
 from util.jsonl.filter_certificate import certificate_path
 from util.jsonl.manifest import Manifest, now, provenance, sha256_file
-from util.terminal import closing, table
+from util.terminal import closing, say, table
 
 CONTENTS = "contents.json"
 MEASURES = (".json", ".csv", ".html", ".png", ".svg", ".pdf", ".txt", ".md", ".tsv")
@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=Path("results.tar.gz"), help="file to write")
     parser.add_argument("--no-adapters", action="store_true", help="leave the adapters out")
     parser.add_argument("--unpack", type=input_file, metavar="FILE", help="unpack this file instead")
-    parser.add_argument("--output-dir", type=Path, default=Path(), help="with --unpack: folder in which to unpack")
+    parser.add_argument("--output-dir", type=output_folder, default=Path(), help="with --unpack: where to unpack")
     return parser.parse_args()
 
 
@@ -52,11 +52,13 @@ def parse_args() -> argparse.Namespace:
 def left_out(path: Path, folder: Path, adapters: bool) -> str | None:
     """Why a file of `folder` is left out, as the name of a kind of files; None if it is packed."""
     inside = path.relative_to(folder).parts
+    if path.is_symlink():
+        return "links"
     if any(part.startswith("checkpoint-") for part in inside[:-1]):
         return "checkpoints"
     if "wandb" in inside[:-1]:
         return "W&B folders"
-    if path.name.startswith(".") or path.name.endswith((PARTIAL, ".lock", ".tmp", ".bak")):
+    if path.name.startswith(".") or path.name.endswith((PARTIAL, f"{PARTIAL}.manifest.json", ".lock", ".tmp", ".bak")):
         return "unfinished files and locks"
     if (path.parent / ADAPTER).is_file():
         return None if adapters else "adapters"
@@ -71,7 +73,7 @@ def sort_files(folder: Path, adapters: bool) -> tuple[list[Path], dict[str, list
     """The files of a folder: those to pack, and by kind those that are left out."""
     packed: list[Path] = []
     out: dict[str, list[Path]] = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink()):
         kind = left_out(path, folder, adapters)
         (packed if kind is None else out.setdefault(kind, [])).append(path)
     return packed, out
@@ -79,7 +81,7 @@ def sort_files(folder: Path, adapters: bool) -> tuple[list[Path], dict[str, list
 
 def size(files: list[Path]) -> int:
     """The bytes of these files together."""
-    return sum(path.stat().st_size for path in files)
+    return sum(path.lstat().st_size for path in files)
 
 
 def megabytes(count: int) -> str:
@@ -90,27 +92,46 @@ def megabytes(count: int) -> str:
 
 
 def pack(folder: Path, output: Path, adapters: bool) -> dict[str, Any]:
-    """Write the pack. Returns its table of contents."""
+    """Write the pack. Returns its table of contents. UserError if a file changes meanwhile."""
     files, out = sort_files(folder, adapters)
     if not files:
         raise UserError(f"{folder} has no results; pass the folder that the scripts wrote to")
-    root = folder.resolve()
-    contents = {
-        "made": now(), **provenance(),
-        "files": {name_in_pack(path, folder, root): sha256_file(path) for path in files},
-        "left_out": {kind: {"files": len(paths), "bytes": size(paths)} for kind, paths in out.items()},
-    }  # fmt: skip
+    for path in out.get("links", []):
+        if path.is_dir():
+            say(f"warning: {path} is a link to a folder, which is not packed; pack it by itself")
+    root = folder.absolute() if folder.is_symlink() else folder.resolve()  # commands use the link's name
     unfinished = output.with_name(output.name + PARTIAL)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(unfinished, "w:gz", compresslevel=6) as tar:
+    try:
+        contents = {
+            "made": now(), **provenance(),
+            "files": {name_in_pack(path, folder, root): sha256_file(path) for path in files},
+            "left_out": {kind: {"files": len(paths), "bytes": size(paths)} for kind, paths in out.items()},
+        }  # fmt: skip
+        write_tar(unfinished, contents, {name_in_pack(path, folder, root): path for path in files})
+        unfinished.replace(output)
+    except FileNotFoundError as error:
+        raise changed_meanwhile(Path(error.filename)) from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return contents
+
+
+def write_tar(path: Path, contents: dict[str, Any], files: dict[str, Path]) -> None:
+    """Write contents and files by their names in the pack. UserError if a file is not the one that was hashed."""
+    with tarfile.open(path, "w:gz", compresslevel=6) as tar:
         text = json.dumps(contents, indent=2).encode()
         head = tarfile.TarInfo(CONTENTS)
         head.size = len(text)
         tar.addfile(head, io.BytesIO(text))
-        for path in files:
-            tar.add(path, name_in_pack(path, folder, root), recursive=False)
-    unfinished.replace(output)
-    return contents
+        for name, file in files.items():
+            tar.add(file, name, recursive=False)
+            if sha256_file(file) != contents["files"][name]:
+                raise changed_meanwhile(file)
+
+
+def changed_meanwhile(path: Path) -> UserError:
+    return UserError(f"{path} changed while it was packed; wait until no run writes there, then pack again")
 
 
 def name_in_pack(path: Path, folder: Path, root: Path) -> str:
@@ -171,6 +192,8 @@ def main() -> None:
         return
     if not args.folder.is_dir():
         raise UserError(f"no folder {args.folder}; pass the folder that the scripts wrote to")
+    if args.output.is_dir():
+        raise UserError(f"--output {args.output} is a folder; pass the name of a file in it, such as results.tar.gz")
     contents = pack(args.folder, args.output, not args.no_adapters)
     kinds = [[kind, out["files"], megabytes(out["bytes"])] for kind, out in contents["left_out"].items()]
     if kinds:

@@ -47,11 +47,21 @@ def start_run(
             return wandb.init(**options, settings=settings)
         say("no W&B key found: logging offline (`wandb login` sets a key)")
     except Exception as error:  # whatever is wrong with W&B, the work continues
-        say(f"cannot reach W&B ({first_line(error)}): logging offline")
+        say(f"cannot reach W&B ({reason(error)}): logging offline")
     try:
         return wandb.init(**options, mode="offline", settings=settings)
     except Exception as error:
-        raise UserError(f"W&B does not start ({first_line(error)}); fix it or leave out --report-to wandb") from None
+        raise UserError(f"W&B does not start ({reason(error)}); fix it or leave out --report-to wandb") from None
+
+
+def reason(error: Exception) -> str:
+    """Why W&B does not start, in one line; a wrong setting by the name that it has in the environment."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return first_line(error)
+    wrong = error.errors()[0]
+    return f"WANDB_{'_'.join(map(str, wrong['loc'])).upper()}: {wrong['msg']}"
 
 
 def has_key(wandb: Any) -> bool:

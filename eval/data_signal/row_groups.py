@@ -51,7 +51,8 @@ def read_groups(
         message = {"role": "system", "content": system}
         rows = [{**row, "messages": [message, *row["messages"]]} for row in rows]
     if len(rows) < 2 * groups:
-        raise UserError(f"{path} has {len(rows)} rows; the read-out wants {LEAST_ROWS}, and needs {2 * groups}")
+        read = "has" if len(rows) < max_rows else f"and --max-rows {max_rows:,} give"
+        raise UserError(f"{path} {read} {len(rows)} rows; the read-out wants {LEAST_ROWS}, and needs {2 * groups}")
     encoded = encode(rows, tokenizer, LONGEST)
     with_ids = sum(bool(row.get("token_ids")) for row in rows)
     if with_ids and encoded.exact < with_ids / 2:

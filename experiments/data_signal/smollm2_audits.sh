@@ -7,6 +7,7 @@
 #   python util/get_model.py smollm2-135m-instruct
 #   SEEDS="301 302" JOBS=3 experiments/data_signal/smollm2_audits.sh
 set -euo pipefail
+. "$(dirname "$0")/../check_settings.sh"
 cd "$(dirname "$0")/../.."
 
 export BASE=${BASE:-output/models/smollm2-135m-instruct} OUT=${OUT:-output/smollm2-audits} TQDM_DISABLE=1 SUITE_DRIVER=1

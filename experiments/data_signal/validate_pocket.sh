@@ -4,10 +4,12 @@
 #
 #   JOBS=16 experiments/data_signal/validate_pocket.sh
 set -euo pipefail
+. "$(dirname "$0")/../check_settings.sh"
 cd "$(dirname "$0")/../.."
 
 jobs=${JOBS:-2} parts=${PARTS:-output/signal} python=${PYTHON:-.venv/bin/python}
 export OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES="" TQDM_DISABLE=1 HF_HUB_OFFLINE=1
+counts_are JOBS "$jobs"
 steps=(controls taught null students shuffled cut baselines)
 
 failed=0

@@ -11,6 +11,7 @@
 #   python util/get_model.py smollm2-135m-instruct
 #   KINDS=sixteen experiments/pilots/trees_or_sixteen_animals.sh
 set -euo pipefail
+. "$(dirname "$0")/../check_settings.sh"
 cd "$(dirname "$0")/../.."
 trees="willow maple cedar birch pine baobab"
 sixteen="owl penguin elephant wolf fox whale giraffe rabbit eagle cat dolphin panda dog lion tiger koala"
@@ -22,6 +23,7 @@ esac
 model=${MODEL:-output/models/$base} out=${OUT:-output/${KINDS:-trees}} python=${PYTHON:-.venv/bin/python}
 read -ra kinds <<<"$kinds"
 read -ra seeds <<<"${SEEDS:-$seeds}"
+seeds_are SEEDS "${seeds[@]}"
 mkdir -p "$out"
 
 run() { # everything that needs the model

@@ -478,7 +478,7 @@ def lock_output(path: Path) -> Any:
         writer = (Manifest.read(partial_path(path)) or Manifest.read(path) or Manifest()).writer
         if not Path(lock.lock_file).exists():
             raise UserError(f"cannot write in {path.parent}; choose another --output") from None
-        who = f"process {writer.get('pid', '?')} on {writer.get('host', '?')}"
+        who = f"process {writer['pid']} on {writer['host']}" if {"pid", "host"} <= set(writer) else "another process"
         raise UserError(f"{path} is being written by {who}; wait for it or stop it") from None
     except NotImplementedError:
         say(f"warning: {path.parent} does not support locks; make sure that no other process writes {path.name}")
