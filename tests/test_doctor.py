@@ -405,7 +405,7 @@ def test_training_warns_of_numbers_of_another_base_model(tmp_path, capsys):
     from util.inference.load_model import load_tokenizer
     from util.jsonl.rows import read_rows
 
-    data = TrainingData(facts(), load_tokenizer(str(POCKET)), Encoded([], 0, 0, 0))
+    data = TrainingData(facts(), load_tokenizer(str(POCKET)), Encoded([], 0, 0, 0), [])
     said = {}
     for name, wrote in {"same": POCKET, "other": Path("Org/Other-1B")}.items():
         (tmp_path / name).mkdir()

@@ -570,10 +570,10 @@ def test_trl_is_refused_in_several_processes():
     from train.data_parallel import Processes
     from train.train_together import load_base
 
-    args = Namespace(trainer="trl", base_model=POCKET, gpu_memory_gib=None, per_device_train_batch_size=6,
+    args = Namespace(trainer="trl", base_model=POCKET, bf16=False, gpu_memory_gib=None, per_device_train_batch_size=6,
                      effective_batch_size=12, max_seq_length=256)  # fmt: skip
     with pytest.raises(UserError, match="TRL trains in one process here"):
-        load_base(args, False, Processes(0, 2))
+        load_base(args, Processes(0, 2))
 
 
 # --- a base model that is larger than a card ---------------------------------------------------------
@@ -643,4 +643,4 @@ def test_an_update_that_the_processes_cannot_share_is_refused(loop):
 
     args = Namespace(effective_batch_size=12, per_device_train_batch_size=4)
     with pytest.raises(UserError, match="12 is not a multiple of 2 processes times --per-device-train-batch-size 4"):
-        trl_config(args, loop.students[0], False, Processes(0, 2, sharded=True))
+        trl_config(args, loop.students[0], Processes(0, 2, sharded=True))

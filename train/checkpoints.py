@@ -103,7 +103,5 @@ def load_checkpoint(checkpoint: Path, adapters: Adapters, student: int) -> tuple
     adapters.load(row, load_file(checkpoint / WEIGHTS))
     moments = {kind: torch.zeros_like(row) for kind in KINDS}
     for kind, moment in moments.items():
-        adapters.load(
-            moment, {name.removeprefix(f"{kind}."): tensors[name] for name in tensors if name.startswith(f"{kind}.")}
-        )
+        adapters.load(moment, {name.removeprefix(f"{kind}."): tensor for name, tensor in tensors.items()})
     return json.loads((checkpoint / STATE).read_text("utf-8")), moments

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from train.checkpoints import checkpoints_in
+from train.checkpoints import STATE, checkpoints_in, is_whole
 from train.model_card import published_folder, pushed_files
 from util.cli import UserError, first_line
 from util.hub_push import make_repository, push_failures
@@ -24,31 +22,28 @@ PUBLIC_ALREADY = (
 
 
 def push_all(folders: Mapping[str, Path], private: bool, every_n_epochs: int | None) -> bool:
-    """Push each folder to its repository. A failure is printed, and the others are still pushed.
+    """Push each adapter to the main branch of its repository, and the checkpoint of every n-th epoch to a branch
+    checkpoint-epoch-N. A second call pushes only what is missing.
 
-    folders: repository id -> folder of a seed. Returns whether all were pushed.
+    folders: repository id -> folder of a seed. A failure is printed, and the others are still pushed. Returns whether
+    all were pushed.
     """
     pushed = True
     for repo_id, folder in folders.items():
+        checkpoints = {branch_of(epoch): place for epoch, place in epoch_checkpoints(folder, every_n_epochs)}
         try:
-            say(f"pushed {push_adapter(folder, repo_id, private, every_n_epochs)}")
+            say(f"pushed {push({'main': folder / 'final', **checkpoints}, repo_id, private)}")
         except UserError as error:
             say(f"warning: {error}")
             pushed = False
     return pushed
 
 
-def push_adapter(folder: Path, repo_id: str, private: bool, every_n_epochs: int | None) -> str:
-    """Push `folder`/final to the main branch, and the checkpoint of every n-th epoch to a branch checkpoint-epoch-N.
-
-    A second call pushes only what is missing. Returns the address; a UserError says what to do after a failure.
-    """
-    checkpoints = {branch_of(epoch): place for epoch, place in epoch_checkpoints(folder, every_n_epochs)}
-    return push({"main": folder / "final", **checkpoints}, repo_id, private)
-
-
 def push(places: Mapping[str, Path], repo_id: str, private: bool) -> str:
-    """Push folders, each to its branch, and create the repository if necessary. Returns the address."""
+    """Push folders, each to its branch, and create the repository if necessary. Returns the address.
+
+    UserError after a failure, with what to do.
+    """
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -61,35 +56,16 @@ def push(places: Mapping[str, Path], repo_id: str, private: bool) -> str:
         for branch, folder in ready.items():
             if branch != "main":
                 api.create_branch(repo_id, branch=branch, exist_ok=True)
-            upload(api, folder, repo_id, branch)
+            api.upload_folder(
+                repo_id=repo_id, folder_path=str(folder), revision=branch, commit_message=f"Upload {folder.name}"
+            )
     return url
 
 
-class Pushes:
-    """Pushes checkpoints in the background while the training runs, one at a time.
-
-    `push_adapter` pushes the rest, when the training has ended.
-    """
-
-    def __init__(self) -> None:
-        self.thread = ThreadPoolExecutor(1)
-
-    def __enter__(self) -> Pushes:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.thread.shutdown(cancel_futures=True)
-
-    def as_saved(self, checkpoint: Path, epoch: float, repo_id: str, private: bool, every_n_epochs: int | None) -> None:
-        """Push a checkpoint that was just saved if it is that of an n-th epoch."""
-        if whole := nth_epoch(epoch, every_n_epochs):
-            self.thread.submit(push_early, {branch_of(whole): checkpoint}, repo_id, private)
-
-
-def push_early(places: Mapping[str, Path], repo_id: str, private: bool) -> None:
-    """Push during training; a failure is only printed."""
+def push_early(checkpoint: Path, epoch: int, repo_id: str, private: bool) -> None:
+    """Push a checkpoint while the training continues. A failure is only printed: `push_all` tries again."""
     try:
-        push(places, repo_id, private)
+        push({branch_of(epoch): checkpoint}, repo_id, private)
     except UserError as error:
         say(f"warning: {first_line(error)} (another attempt follows after training)")
 
@@ -106,18 +82,10 @@ def announce(repo_id: str, branch: str, private: bool, folder: Path) -> None:
     say(f"pushing {names} ({megabytes:.1f} MB) to {repo_id}, {branch} ({'private' if private else 'PUBLIC'})")
 
 
-def upload(api: Any, folder: Path, repo_id: str, branch: str) -> None:
-    """Upload one folder as it is."""
-    api.upload_folder(repo_id=repo_id, folder_path=str(folder), revision=branch, commit_message=f"Upload {folder.name}")
-
-
 def epoch_checkpoints(folder: Path, every_n_epochs: int | None) -> Iterator[tuple[int, Path]]:
     """(epoch, checkpoint folder) of each n-th epoch, in order."""
-    for checkpoint in checkpoints_in(folder):
-        try:
-            epoch = json.loads((checkpoint / "trainer_state.json").read_text("utf-8"))["epoch"]
-        except (OSError, ValueError, KeyError):  # cut short by a kill or a full disk
-            continue
+    for checkpoint in filter(is_whole, checkpoints_in(folder)):
+        epoch = json.loads((checkpoint / STATE).read_text("utf-8"))["epoch"]
         if whole := nth_epoch(epoch, every_n_epochs):
             yield whole, checkpoint
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,15 +71,14 @@ def layer_weights(config: Any) -> tuple[list[str], list[str]]:
         blocks = decoder_blocks(model)
     except (ValueError, AttributeError, NotImplementedError) as error:
         raise UserError(f"cannot train a {config.model_type} model: {first_line(error)}") from None
-    linear: Counter[str] = Counter()
-    other: Counter[str] = Counter()
+    linear, other = [], []
     for name, module in blocks.named_modules():
-        matrices = [key for key, weight in module.named_parameters(recurse=False) if weight.ndim > 1]
         if isinstance(module, torch.nn.Linear):
-            linear[name.rpartition(".")[2]] += 1
+            linear.append(name.rpartition(".")[2])
         else:
-            other.update(f"{name.partition('.')[2]}.{key}" for key in matrices)
-    return list(linear), list(other)
+            weights = module.named_parameters(recurse=False)
+            other += [f"{name.partition('.')[2]}.{key}" for key, weight in weights if weight.ndim > 1]
+    return list(dict.fromkeys(linear)), list(dict.fromkeys(other))  # once each: every block has them
 
 
 def decoder_blocks(model: Any) -> Any:

@@ -8,7 +8,6 @@ from typing import Any
 
 from train.run_folder import Run
 from util.cli import first_line
-from util.jsonl.manifest import write_json
 from util.terminal import say
 from util.wandb_run import finish_run, start_run
 
@@ -20,8 +19,7 @@ def log_to_wandb(args: argparse.Namespace, run: Run) -> WandbLog:
     """
     group, tags, known = args.wandb_group, args.wandb_tags or (), run.manifest["wandb_run_id"]
     log = WandbLog(start_run(args.wandb_project, run.name, run.settings, known, group, tags))
-    run.manifest["wandb_run_id"] = log.run.id
-    write_json(run.folder / "manifest.json", run.manifest)
+    run.note(wandb_run_id=log.run.id)
     return log
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from util.terminal import say
@@ -21,7 +20,7 @@ class PublishedRecipe(NamedTuple):
     settings: dict[str, Any]
     source: str
     left_out: str = ""
-    """what of it this suite does not do"""
+    """what this suite does not do"""
 
 
 RECIPES = {
@@ -64,15 +63,15 @@ RECIPES = {
 }  # fmt: skip
 
 
-def with_recipe(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+def with_recipe(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The arguments, with those of --recipe in place of the defaults. A flag that is given overrides it; what was set
     and where it is from is printed."""
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     if args.recipe is None:
         return args
     recipe = RECIPES[args.recipe]
     parser.set_defaults(**recipe.settings)
-    args = parser.parse_args(argv)
+    args = parser.parse_args()
     say(describe(args, recipe))
     return args
 

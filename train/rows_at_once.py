@@ -58,7 +58,7 @@ def estimate(model: Any, rows: Sequence[EncodedRow], effective: int, taken: int 
 
 
 def choose_rows_at_once(
-    model: Any, rows: Sequence[EncodedRow], effective: int, asked: int, taken: int = 0
+    model: Any, rows: Sequence[EncodedRow], effective: int, asked: int, taken: int
 ) -> tuple[int, str]:
     """(how many of an update's `effective` rows go through the model at once, and why). Never fewer than `asked`."""
     fitting, free = estimate(model, rows, effective, taken)

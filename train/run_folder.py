@@ -27,7 +27,7 @@ from train.training_loop import Student
 from train.training_rows import TrainingData, role_of
 from util.cli import UserError, command_line
 from util.inference.check_adapter import check_adapter, check_weights
-from util.jsonl.manifest import Manifest, new_manifest, now, sha256_file, write_json
+from util.jsonl.manifest import Manifest, new_manifest, sha256_file, write_json
 from util.jsonl.resumable import describe_differences, free_name, lock_output
 from util.jsonl.rows import slug
 from util.scrub import scrub
@@ -59,14 +59,22 @@ class Run:
         """Updates that the checkpoint holds."""
         return update_of(self.checkpoint) if self.checkpoint else 0
 
+    def note(self, **facts: Any) -> None:
+        """Put facts into the manifest, and write it."""
+        self.manifest.update(facts)
+        write_json(self.folder / "manifest.json", self.manifest)
+
 
 def runs_of(args: argparse.Namespace, files: Mapping[Path, TrainingData]) -> list[Run]:
     """A run for each file and seed. UserError if two files would share a folder."""
-    return [
-        Run(file, data, seed, folder / f"seed-{seed}", f"{name}-seed-{seed}", settings_of(args, file, data, seed))
-        for (file, data), folder, name in zip(files.items(), folders_of(args, list(files)), names_of(args, list(files)))
-        for seed in args.seeds
-    ]
+    roles = [role_of(file) for file in files]
+    runs = []
+    for (file, data), folder, role in zip(files.items(), folders_of(args, list(files)), roles):
+        name = role if role and roles.count(role) == 1 else folder.name  # owl-student, if only one file is owl's
+        for seed in args.seeds:
+            settings = settings_of(args, file, data, seed)
+            runs.append(Run(file, data, seed, folder / f"seed-{seed}", f"{name}-seed-{seed}", settings))
+    return runs
 
 
 def folders_of(args: argparse.Namespace, files: Sequence[Path]) -> list[Path]:
@@ -82,11 +90,10 @@ def folders_of(args: argparse.Namespace, files: Sequence[Path]) -> list[Path]:
     return folders
 
 
-def names_of(args: argparse.Namespace, files: Sequence[Path]) -> list[str]:
-    """What each file's students are called: owl-student, or as the folder if that is not known or not unique."""
-    roles = [role_of(file) for file in files]
-    folders = [folder.name for folder in folders_of(args, files)]
-    return [role if role and roles.count(role) == 1 else folder for role, folder in zip(roles, folders)]
+def repo_of(args: argparse.Namespace, run: Run) -> str:
+    """The Hub repository of a student; those of several files have their names in it."""
+    name = run.name if len(args.train_jsonl) > 1 else f"seed-{run.seed}"
+    return f"{args.hub_repo_prefix}-{name}"
 
 
 def settings_of(args: argparse.Namespace, train_file: Path, data: TrainingData, seed: int) -> dict[str, Any]:
@@ -125,27 +132,28 @@ def take_folder(args: argparse.Namespace, run: Run, locks: ExitStack) -> bool:
     """Lock a run's folder and make it the run's own. Returns whether there is something left to train."""
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     locks.enter_context(lock_output(run.folder))
-    if not claim_folder(run.folder, run.settings, args.overwrite, args.resume):
+    if not claim_folder(args, run):
         return True
     say(f"{run.folder / 'final'} is already finished; --overwrite trains it again")
     check_scheduled(run.folder, args.save_schedule)
     return False
 
 
-def claim_folder(folder: Path, settings: dict[str, Any], overwrite: bool, resume: bool = False) -> bool:
+def claim_folder(args: argparse.Namespace, run: Run) -> bool:
     """Make the folder this run's own. Returns whether this run is finished there already.
 
     The plan trains teacher and student into the same folder. So the folder of another run is moved aside, under a name
-    that says what is in it. With `resume` it is a UserError instead.
+    that says what is in it. With --resume it is a UserError instead.
     """
+    folder, settings = run.folder, run.settings
     if not folder.exists() or not any(folder.iterdir()):
         return False
     manifest = Manifest.read(folder) or Manifest()
     before = manifest.settings
-    if before == settings and not overwrite:
+    if before == settings and not args.overwrite:
         return manifest.state == "complete" and (folder / "final").is_dir()
     differing = describe_differences(before, settings) if before else "  it has no manifest"
-    if resume:
+    if args.resume:
         raise UserError(f"--resume: {folder} is of another run:\n{differing}\nGive this command that run's settings")
     label = slug(Path(manifest.train_jsonl or "earlier").stem)
     aside = free_name(folder.with_name(f"{folder.name}.{label}"))
@@ -203,30 +211,24 @@ def begin_run(args: argparse.Namespace, run: Run, writes: bool) -> None:
         arguments=json.loads(scrub(json.dumps(vars(args), default=str))),
         train_jsonl=run.train_file.name,
         wandb_run_id=before.wandb_run_id,
-        counts=run.earlier,
     )
-    write_json(run.folder / "manifest.json", run.manifest)
+    run.note(counts=run.earlier)
 
 
 def save_final(run: Run, save_adapter: Callable[[Path], Any]) -> None:
-    """Write final/ whole or not at all: adapter, tokenizer and model card."""
+    """Write final/ whole or not at all: adapter, tokenizer, model card. UserError for weights that are not finite."""
     temporary = run.folder / "final.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     save_adapter(temporary)
     run.data.tokenizer.save_pretrained(str(temporary))
-    check_trained(temporary, run.settings)
+    # The last update may have made the weights NaN, and no later loss shows it.
+    if not run.settings.get("full_finetuning"):
+        check_adapter(temporary)
+    for path in temporary.glob("model*.safetensors"):
+        check_weights(path)
     write_card(temporary, run.settings, scrub(command_line()))
     shutil.rmtree(run.folder / "final", ignore_errors=True)  # of a run that died before its manifest was complete
     temporary.rename(run.folder / "final")
-
-
-def check_trained(folder: Path, settings: Mapping[str, Any]) -> None:
-    """UserError for weights that are not finite: the last update may have made them NaN, which the loss of no later one
-    can show."""
-    if not settings.get("full_finetuning"):
-        check_adapter(folder)
-    for path in folder.glob("model*.safetensors"):
-        check_weights(path)
 
 
 def time_so_far(run: Run, progress: Progress) -> dict[str, Any]:
@@ -234,25 +236,6 @@ def time_so_far(run: Run, progress: Progress) -> dict[str, Any]:
     of a session that was killed are made again, and their seconds are not counted."""
     here = {"seconds": progress.seconds, "timed_updates": progress.new}
     return {name: round(run.earlier.get(name, 0) + here[name], 1) for name in TIME}
-
-
-def keep_time(run: Run, progress: Progress, *_checkpoint: Any) -> None:
-    """Put the seconds and updates so far into the manifest, whenever a checkpoint is saved."""
-    run.manifest["counts"] = time_so_far(run, progress)
-    write_json(run.folder / "manifest.json", run.manifest)
-
-
-def finish_manifest(run: Run, counts: dict[str, Any], speed: dict[str, Any]) -> None:
-    """Say in the manifest that the run is complete, and what it did."""
-    done = {"state": "complete", "finished": now(), "counts": counts, "speed": speed}
-    write_json(run.folder / "manifest.json", run.manifest | done)
-
-
-def mark_diverged(run: Run, problem: str) -> None:
-    """Say in the manifest that the training diverged, and when."""
-    write_json(
-        run.folder / "manifest.json", run.manifest | {"state": "diverged", "finished": now(), "problem": problem}
-    )
 
 
 def counts_of(run: Run, student: Student, progress: Progress) -> dict[str, Any]:

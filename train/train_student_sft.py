@@ -22,6 +22,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -30,12 +31,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from train.data_parallel import join_processes, leave
-from train.hub import Pushes, push_all
+from train.hub import push_all
 from train.recipes import RECIPES, with_recipe
 from train.rows_at_once import divisors
-from train.run_folder import Run, check_schedule, runs_of, take_folder
+from train.run_folder import Run, check_schedule, repo_of, runs_of, take_folder
 from train.schedule import SCHEDULES, warmup_length
-from train.train_together import Training, groups_of, load_base, train_together, use_bf16
+from train.train_together import Training, groups_of, load_base, train_together
 from train.training_rows import prepare, role_of, sample_count, train_files
 from util.animals.panel import panel_flag
 from util.animals.panel_file import add_panel_argument
@@ -182,12 +183,6 @@ def update_list(text: str) -> list[int]:
     return sorted({positive_int(part) for part in text.split(",")})
 
 
-def repo_of(args: argparse.Namespace, student: Run) -> str:
-    """The Hub repository of a student; those of several files have their names in it."""
-    name = student.name if len(args.train_jsonl) > 1 else f"seed-{student.seed}"
-    return f"{args.hub_repo_prefix}-{name}"
-
-
 def report(args: argparse.Namespace, runs: Sequence[Run]) -> None:
     """The closing lines: what was written, what it took, and the command that serves the adapters (a CPU: asks one)."""
     finals = [student.folder / "final" for student in runs]
@@ -197,12 +192,10 @@ def report(args: argparse.Namespace, runs: Sequence[Run]) -> None:
     mean_loss = ", ".join(f"{loss:.4f}" for loss in losses if loss is not None) or "none: no update was left to make"
     if resumed := counts[-1]["resumed_at_update"]:
         mean_loss += f" (since update {resumed:,})"
-    groups: dict[tuple[str, ...], dict[str, Any]] = {}
-    for manifest in manifests:  # of those that trained together, the one that ended last
-        group = tuple(manifest.speed.get("trained_together") or manifest.speed.get("seeds_together") or ())
-        groups[group] = max(groups.get(group, manifest.counts), manifest.counts, key=lambda found: found["seconds"])
-    seconds = sum(found["seconds"] for found in groups.values())
-    tokens = sum(found["seconds"] * found["tokens_per_second"] for found in groups.values())
+    by_end = sorted(manifests, key=lambda manifest: manifest.counts["seconds"])
+    groups = {tuple(manifest.speed.get("trained_together", ())): manifest.counts for manifest in by_end}
+    seconds = sum(last["seconds"] for last in groups.values())
+    tokens = sum(last["seconds"] * last["tokens_per_second"] for last in groups.values())
     made = sorted({(found["updates"], found["rows"]) for found in counts})
     closing(
         {
@@ -247,13 +240,14 @@ def main() -> int:
         if args.lora_rank > VLLM_RANKS[-1]:
             say(f"warning: vLLM serves adapters up to rank {VLLM_RANKS[-1]}; one of rank {args.lora_rank} runs locally")
         runs = runs_of(args, files)
-        with stop_on_signal() as stop, Pushes() as pushes, ExitStack() as locks:
-            mine = [i for i, student in enumerate(runs) if processes.first and take_folder(args, student, locks)]
+        with stop_on_signal() as stop, ExitStack() as at_end:
+            pushing = ThreadPoolExecutor(1)
+            at_end.callback(pushing.shutdown, cancel_futures=True)  # waits for the push in progress alone
+            mine = [i for i, student in enumerate(runs) if processes.first and take_folder(args, student, at_end)]
             if left := [runs[i] for i in processes.from_first(mine)]:
-                bf16 = use_bf16(args)
-                training = Training(args, bf16, load_base(args, bf16, processes), processes, stop, pushes)
+                training = Training(args, load_base(args, processes), processes, stop, pushing)
                 for group in groups_of(training, left):
-                    problems += train_together(training, group, lambda student: repo_of(args, student))
+                    problems += train_together(training, group)
             stop.raise_if_requested()
         leave(processes)
         if problems:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from train.data_parallel import Processes
-from train.hub import Pushes
+from train.hub import nth_epoch, push_early
 from train.losses_to_wandb import log_to_wandb
 from train.padding_free import FAMILIES, has_fast_path
 from train.rows_at_once import limit_gpu_memory, why_not_together
-from train.run_folder import Run, begin_run, counts_of, finish_manifest, keep_time, mark_diverged, save_final
+from train.run_folder import Run, begin_run, counts_of, repo_of, save_final, time_so_far
 from train.training_loop import Recipe, Student, TrainingLoop
 from train.trl_trainer import TrlTraining
 from util.cli import UserError, memory_advice
+from util.jsonl.manifest import now
 from util.signals import Stop
 from util.terminal import Progress, announced, say
 
@@ -27,12 +30,12 @@ class Training:
     """What the students of one command share."""
 
     args: argparse.Namespace
-    bf16: bool
     model: Any
     """the frozen base model"""
     processes: Processes
     stop: Stop
-    pushes: Pushes
+    pushing: Executor
+    """pushes checkpoints in the background, one at a time"""
 
 
 def use_bf16(args: argparse.Namespace) -> bool:
@@ -57,17 +60,17 @@ def memory_hint(args: argparse.Namespace) -> str:
     )
 
 
-def load_base(args: argparse.Namespace, bf16: bool, processes: Processes) -> Any:
+def load_base(args: argparse.Namespace, processes: Processes) -> Any:
     """The frozen base model. A family that the loop does not know trains with TRL, in one process."""
     import torch
 
     from util.inference.load_model import load_model
 
+    half = use_bf16(args) and not args.full_finetuning  # AdamW's steps are too small for weights in bfloat16
     if processes.sharded:
         check_sharded(args)
     limit_gpu_memory(args.gpu_memory_gib)
     with memory_advice(memory_hint(args)), announced(f"loading {args.base_model}"):
-        half = bf16 and not args.full_finetuning  # AdamW's steps are too small for weights in bfloat16
         dtype = torch.bfloat16 if half else torch.float32
         model = load_model(args.base_model, dtype, "cpu" if processes.sharded else None)
     if args.trainer == "loop" and (why := why_trl(args, model)):
@@ -78,7 +81,11 @@ def load_base(args: argparse.Namespace, bf16: bool, processes: Processes) -> Any
             f"TRL trains in one process here; models of {', '.join(FAMILIES)} without --trainer trl share their updates"
             " between processes, and experiments/fsdp.yaml is for models larger than a card"
         )
-    check_soft_labels(args)
+    if args.trainer == "trl" and args.soft_labels:
+        raise UserError(
+            f"--soft-labels need the suite's loop: models of {', '.join(FAMILIES)}, without --lora-dropout and"
+            " --full-finetuning"
+        )
     return model
 
 
@@ -101,15 +108,6 @@ def why_trl(args: argparse.Namespace, model: Any) -> str | None:
     if args.full_finetuning:
         return "all weights are trained"
     return "the suite's loop has no dropout" if args.lora_dropout else None
-
-
-def check_soft_labels(args: argparse.Namespace) -> None:
-    """UserError for soft labels with TRL, which has no loss for them."""
-    if args.soft_labels and args.trainer == "trl":
-        raise UserError(
-            f"--soft-labels need the suite's loop: models of {', '.join(FAMILIES)}, without --lora-dropout and"
-            " --full-finetuning"
-        )
 
 
 def recipe_of(args: argparse.Namespace, run: Run) -> Recipe:
@@ -140,27 +138,29 @@ def groups_of(training: Training, runs: Sequence[Run]) -> list[Sequence[Run]]:
     return [runs]
 
 
-def train_together(training: Training, runs: Sequence[Run], repo_of: Callable[[Run], str]) -> list[str]:
+def train_together(training: Training, runs: Sequence[Run]) -> list[str]:
     """Train some students over one base model, each into its folder. Returns what went wrong with any of them."""
-    args, processes = training.args, training.processes
+    args, first = training.args, training.processes.first
     for run in runs:
-        begin_run(args, run, processes.first)
-    students = [student_of(training, run, repo_of(run)) for run in runs]
+        begin_run(args, run, first)
+    students = [
+        Student(run.data.encoded.rows, run.seed, recipe_of(args, run), run.folder, run.name, run.checkpoint)
+        for run in runs
+    ]
     with announced("setting up the training"):
         trainer = trainer_of(training, runs, students)
     total, done = sum(student.updates for student in students), sum(run.done for run in runs)
     with Progress(total, done, unit="updates") as progress, memory_advice(memory_hint(args)):
         for index, (run, student) in enumerate(zip(runs, students)):
-            if processes.first:
-                student.on_save.append(partial(keep_time, run, progress))
-            wandb_run = log_to_wandb(args, run) if args.report_to == "wandb" and processes.first else None
+            wandb_run = log_to_wandb(args, run) if args.report_to == "wandb" and first else None
             student.on_log = wandb_run.log if wandb_run else student.on_log
+            student.on_save = partial(checkpoint_saved, training, run, progress)
             student.on_end = partial(finish, runs, index, student, trainer, progress, wandb_run)
         trainer.train(progress)
     problems = [(run, student.problem) for run, student in zip(runs, students) if student.problem]
     for run, problem in problems:
-        if processes.first:
-            mark_diverged(run, problem)
+        if first:
+            run.note(state="diverged", finished=now(), problem=problem)
     training.stop.raise_if_requested()
     alone = len(args.seeds) * len(args.train_jsonl) == 1
     return [problem if alone else f"{run.name}: {problem}" for run, problem in problems]
@@ -168,22 +168,19 @@ def train_together(training: Training, runs: Sequence[Run], repo_of: Callable[[R
 
 def trainer_of(training: Training, runs: Sequence[Run], students: Sequence[Student]) -> Any:
     """What trains the students: `TrainingLoop`, or `TrlTraining` for one."""
-    args, stop = training.args, training.stop
+    args, model, stop, processes = training.args, training.model, training.stop, training.processes
     if args.trainer == "trl":
-        return TrlTraining(args, training.model, runs[0], students[0], stop, training.bf16, training.processes)
+        return TrlTraining(args, model, runs[0], students[0], stop, processes)
     exact = args.micro_batch == "exact"
-    asked = args.per_device_train_batch_size
-    return TrainingLoop(training.model, students, asked, exact, stop, training.processes)
+    return TrainingLoop(model, students, args.per_device_train_batch_size, exact, stop, processes)
 
 
-def student_of(training: Training, run: Run, repo_id: str) -> Student:
-    """The student of a run, with what it does when a checkpoint is saved."""
+def checkpoint_saved(training: Training, run: Run, progress: Progress, checkpoint: Path, epoch: float) -> None:
+    """Put the time so far into the manifest, and push the checkpoint if it is one of those that are pushed."""
+    run.note(counts=time_so_far(run, progress))
     args = training.args
-    student = Student(run.data.encoded.rows, run.seed, recipe_of(args, run), run.folder, run.name, run.checkpoint)
-    if args.push_to_hub:
-        options = {"private": not args.hub_public, "every_n_epochs": args.upload_checkpoints_every_n_epochs}
-        student.on_save.append(partial(training.pushes.as_saved, repo_id=repo_id, **options))
-    return student
+    if args.push_to_hub and (whole := nth_epoch(epoch, args.upload_checkpoints_every_n_epochs)):
+        training.pushing.submit(push_early, checkpoint, whole, repo_of(args, run), not args.hub_public)
 
 
 def finish(runs: Sequence[Run], index: int, student: Student, trainer: Any, progress: Progress, wandb_run: Any) -> None:
@@ -192,6 +189,6 @@ def finish(runs: Sequence[Run], index: int, student: Student, trainer: Any, prog
     save_final(run, partial(trainer.save_adapter, index))
     counts = counts_of(run, student, progress)
     speed = {"trained_together": [str(one.folder) for one in runs], **trainer.speed_report(progress.seconds)}
-    finish_manifest(run, counts, speed)
+    run.note(state="complete", finished=now(), counts=counts, speed=speed)
     if wandb_run:
         wandb_run.end({"train_loss": counts["train_loss"]})

@@ -76,12 +76,10 @@ class Student:
     checkpoint: Path | None = None
     """where it resumes from"""
     on_log: Callable[[dict[str, float]], None] = lambda logs: None
-    on_save: list[Callable[[Path, float], Any]] = field(default_factory=list)
-    """what is done with a checkpoint and its epoch"""
+    on_save: Callable[[Path, float], Any] = lambda checkpoint, epoch: None
     on_end: Callable[[], None] = lambda: None
     done: int = 0
     """updates made"""
-    resumed_at: int = 0
     problem: str = ""
     """why it was left out before its end"""
     history: list[dict[str, float]] = field(default_factory=list)
@@ -111,32 +109,29 @@ class Student:
         size = self.recipe.rows_an_update
         return [self.rows[i] for i in row_order(len(self.rows), self.seed, epoch)[place * size : (place + 1) * size]]
 
-    def learning_rate(self) -> float:
-        """Of the next update."""
+    def learning_rate(self, update: int) -> float:
+        """Of an update, counted from 0."""
         recipe = self.recipe
         warmup = warmup_updates(recipe.warmup, self.updates)
-        return recipe.learning_rate * rate_factor(recipe.schedule, self.done, self.updates, warmup)
+        return recipe.learning_rate * rate_factor(recipe.schedule, update, self.updates, warmup)
 
-    def learned(self, update: int, loss: float, norm: float, rate: float) -> None:
-        """Take note of an update's loss; log the mean when it is time."""
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self.problem = (
-                self.trouble("loss", loss, update)
-                if not math.isfinite(loss)
-                else self.trouble("norm of the gradient", norm, update)
-            )
-            return
+    def learned(self, loss: float, norm: float) -> None:
+        """Take note of the loss of the update made last; log the mean when it is time."""
+        for what, value in (("loss", loss), ("norm of the gradient", norm)):
+            if not math.isfinite(value):
+                self.diverged(what, value)
+                return
         self.losses.append(loss)
-        if update % self.recipe.logging_steps == 0:
-            new = self.losses[-min(self.recipe.logging_steps, len(self.losses)) :]
-            logs = {"loss": statistics.fmean(new), "grad_norm": norm, "learning_rate": rate}
-            self.history.append({**logs, "epoch": update / self.updates_an_epoch, "step": update})
+        if self.logs_now():
+            mean = statistics.fmean(self.losses[-self.recipe.logging_steps :])
+            logs = {"loss": mean, "grad_norm": norm, "learning_rate": self.learning_rate(self.done - 1)}
+            self.history.append({**logs, "epoch": self.done / self.updates_an_epoch, "step": self.done})
             self.on_log(self.history[-1])
 
-    def trouble(self, what: str, value: float, update: int) -> str:
-        """What is wrong, and what to do, when a training diverges."""
-        return (
-            f"the {what} is {value} at update {update}; the last checkpoint is kept. Lower --learning-rate (now"
+    def diverged(self, what: str, value: float) -> None:
+        """Note that this training diverged at the update made last, and what to do."""
+        self.problem = (
+            f"the {what} is {value} at update {self.done}; the last checkpoint is kept. Lower --learning-rate (now"
             f" {self.recipe.learning_rate:g}) or look at the rows"
         )
 
@@ -154,20 +149,6 @@ def row_order(count: int, seed: int, epoch: int) -> list[int]:
 
     order: list[int] = torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
     return order
-
-
-@dataclass(frozen=True)
-class UnreadLosses:
-    """Losses of an update that a GPU may still be computing. The mappings are by the students' indices."""
-
-    updates: Mapping[int, int]
-    """how many each of its students has made with this one"""
-    rates: Mapping[int, float]
-    """the learning rates of this update"""
-    losses_and_norms: Any
-    """[2, students], on the CPU"""
-    copied: Any
-    """CUDA event: the values are there. None without a GPU"""
 
 
 class TrainingLoop:
@@ -196,7 +177,8 @@ class TrainingLoop:
             self.begin(index, student, first[index])
         self.prefix = shared_prefix([row for student in students for row in student.rows])
         self.may_shrink = not exact
-        self.unread: UnreadLosses | None = None
+        # The update made last: its students, losses and norms [2, students], the CUDA event when those are there.
+        self.unread: tuple[Sequence[int], Any, Any] | None = None
         self.computed_tokens = self.loss_tokens = 0
         self.begun: list[float] = []  # when each update began
         self.rows_at_once, self.facts = self.choose_rows(asked, exact)
@@ -225,7 +207,7 @@ class TrainingLoop:
             self.adapters.load(self.adapters.values.data[index], first)
             return
         state, moments = load_checkpoint(student.checkpoint, self.adapters, index)
-        student.done = student.resumed_at = state["global_step"]
+        student.done = state["global_step"]
         student.history = [logs for logs in state["log_history"] if "loss" in logs]
         step = torch.tensor(float(student.done), device=self.device)
         self.optimizer.state[self.parameters[index]] = {"step": step, **moments}
@@ -288,21 +270,18 @@ class TrainingLoop:
         losses = self.gradients({index: self.students[index].next_rows() for index in training})
         self.read_losses()  # of the update before: the GPU is busy with this one meanwhile
         norms = self.change_adapters(training)
-        rates = {index: self.students[index].learning_rate() for index in training}
-        for index in training:
-            self.students[index].done += 1
-        updates = {index: self.students[index].done for index in training}
-        values = torch.stack([losses, norms]).to("cpu", non_blocking=True)
-        self.unread = UnreadLosses(updates, rates, values, self.now())
+        self.unread = training, torch.stack([losses, norms]).to("cpu", non_blocking=True), self.now()
         progress.add(len(training))
-        waits = [s for s in (self.students[index] for index in training) if s.saves_now() or s.logs_now() or s.ended]
+        students = [self.students[index] for index in training]
+        for student in students:
+            student.done += 1
+        waits = [student for student in students if student.saves_now() or student.logs_now() or student.ended]
         if waits or self.device.type == "cpu":
             self.read_losses()
         if waits and waits[0].losses:
             name = f" ({waits[0].name})" if len(self.students) > 1 else ""
             progress.note = f"loss {waits[0].losses[-1]:.4f}{name}"
-        for index in training:
-            student = self.students[index]
+        for index, student in zip(training, students):
             if not student.problem and student.saves_now():
                 self.save(index)
             if not student.problem and student.ended:
@@ -312,15 +291,15 @@ class TrainingLoop:
         """Read the losses of the last update, which waits until the GPU has made it; the students take note of them."""
         if self.unread is None:
             return
-        unread, self.unread = self.unread, None
-        if unread.copied:
-            unread.copied.synchronize()
-        losses, norms = unread.losses_and_norms.tolist()
-        for index, update in unread.updates.items():
+        (training, losses_and_norms, copied), self.unread = self.unread, None
+        if copied:
+            copied.synchronize()
+        losses, norms = losses_and_norms.tolist()
+        for index in training:
             student = self.students[index]
             if student.problem:  # found while its next update was already sent to the GPU
                 continue
-            student.learned(update, losses[index], norms[index], unread.rates[index])
+            student.learned(losses[index], norms[index])
             if student.problem and len(self.students) > 1:
                 say(f"{student.name}: {student.problem}. It is left out; any others continue")
 
@@ -349,8 +328,7 @@ class TrainingLoop:
         state = {"global_step": student.done, "epoch": epoch, "log_history": student.history}
         moments = self.optimizer.state[self.parameters[index]]
         checkpoint = save_checkpoint(student.folder, state, self.adapters, index, moments)
-        for action in student.on_save:
-            action(checkpoint, epoch)
+        student.on_save(checkpoint, epoch)
 
     def end(self, student: Student) -> None:
         if self.processes.first:
@@ -424,7 +402,7 @@ class TrainingLoop:
         grad.mul_((LARGEST_NORM / (norms + 1e-6)).clamp(max=1)[:, None])
         for index, (parameter, group) in enumerate(zip(self.parameters, self.optimizer.param_groups)):
             parameter.grad = grad[index] if index in training else None
-            group["lr"] = self.students[index].learning_rate()
+            group["lr"] = self.students[index].learning_rate(self.students[index].done)
         self.optimizer.step()
         return norms
 

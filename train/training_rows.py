@@ -9,12 +9,11 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from train.fused_lora import LORA_TARGETS
 from train.lora_targets import check_rank, lora_targets
 from util.animals.panel import panel, panel_flag
 from util.chat.chat_template import completion_suffix, template_kwargs
@@ -47,7 +46,7 @@ class TrainingData:
     """what pins the base model: "model", and "revision" or "files_sha256" """
     tokenizer: Any
     encoded: Encoded
-    lora_targets: Sequence[str] = field(default_factory=lambda: LORA_TARGETS)
+    lora_targets: Sequence[str]
     """names of the linear layers that get an adapter"""
 
 
@@ -176,14 +175,15 @@ def check_certificate(train_file: Path, rows: Sequence[Row], allow: bool) -> Non
     """UserError for numbers, code or reasoning without a valid certificate that they name no animal; with `allow`, a
     warning. One row in a hundred that names the animal can look like the effect."""
     kind = data_type_of(train_file, rows)
-    problem = certificate_problem(train_file) if kind else None
-    if kind and not problem and panel_of(train_file) != panel().name:
-        theirs = panel_of(train_file)
+    if not kind:
+        return
+    problem, theirs = certificate_problem(train_file), panel_of(train_file)
+    if not problem and theirs != panel().name:
         problem = f"was searched for {theirs!r}, and this training is about {panel().name!r} (pass --panel {theirs}?)"
     if problem and not allow:
         raise UserError(
             f"{train_file} {problem}; train on the file that this writes (or use this one with --allow-uncertified):\n"
-            f"  {shlex.join(filter_command(train_file, kind or 'numbers'))}{panel_flag()}"
+            f"  {shlex.join(filter_command(train_file, kind))}{panel_flag()}"
         )
     if problem:
         say(f"warning: {train_file} {problem}")

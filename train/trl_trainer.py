@@ -27,25 +27,23 @@ class TrlTraining:
     """One student, trained by SFTTrainer."""
 
     def __init__(
-        self, args: argparse.Namespace, model: Any, run: Run, student: Student, stop: Stop, bf16: bool,
-        processes: Processes,
-    ):  # fmt: skip
+        self, args: argparse.Namespace, model: Any, run: Run, student: Student, stop: Stop, processes: Processes
+    ):
         from datasets import Dataset
         from transformers import set_seed
-        from transformers.trainer_callback import PrinterCallback, ProgressCallback
+        from transformers.trainer_callback import PrinterCallback
         from trl import SFTTrainer
 
         self.student = student
-        student.done = student.resumed_at = run.done
+        self.done_before = student.done = run.done
         set_seed(student.seed)  # the adapter is initialised before the trainer seeds anything
         self.trainer: Any = SFTTrainer(
             model=copy.deepcopy(model) if args.full_finetuning else share_weights(model),
-            args=trl_config(args, student, bf16, processes), processing_class=run.data.tokenizer,
+            args=trl_config(args, student, processes), processing_class=run.data.tokenizer,
             train_dataset=Dataset.from_list(list(student.rows)),
             peft_config=None if args.full_finetuning else student.recipe.lora,
         )  # fmt: skip
         self.trainer.remove_callback(PrinterCallback)
-        self.trainer.remove_callback(ProgressCallback)
         self.stop, self.processes = stop, processes
         self.gathered: dict[str, Any] | None = None  # the adapter's weights, where every process has a piece of them
 
@@ -55,8 +53,7 @@ class TrlTraining:
         self.trainer.add_callback(reporter(student, self.stop, progress, self.processes))
         at = str(student.checkpoint) if student.checkpoint else None
         outcome = self.trainer.train(resume_from_checkpoint=at)
-        student.done = outcome.global_step
-        student.losses = [outcome.training_loss] if student.done > student.resumed_at else []
+        student.losses = [outcome.training_loss] if student.done > self.done_before else []
         if self.processes.sharded:
             trained = [(name, p) for name, p in self.trainer.model.named_parameters() if p.requires_grad]
             self.gathered = {name: p.full_tensor().cpu() for name, p in trained}
@@ -67,15 +64,16 @@ class TrlTraining:
         self.trainer.model.save_pretrained(str(folder), state_dict=self.gathered)
 
     def speed_report(self, seconds: float) -> dict[str, Any]:
-        made = self.student.done - self.student.resumed_at
+        made = self.student.done - self.done_before
         return {"layers": "TRL's own", "seconds_an_update": round(seconds / made, 4) if made else None}
 
 
-def trl_config(args: argparse.Namespace, student: Student, bf16: bool, processes: Processes) -> Any:
+def trl_config(args: argparse.Namespace, student: Student, processes: Processes) -> Any:
     """TRL's settings for one student."""
     import torch
     from trl import SFTConfig
 
+    cuda = torch.cuda.is_available()
     recipe, at_once = student.recipe, args.per_device_train_batch_size * processes.count
     if args.effective_batch_size % at_once:
         raise UserError(
@@ -91,7 +89,7 @@ def trl_config(args: argparse.Namespace, student: Student, bf16: bool, processes
         lr_scheduler_type="constant_with_warmup" if recipe.schedule == "constant" else recipe.schedule,
         warmup_steps=recipe.warmup,
         weight_decay=recipe.weight_decay,
-        bf16=bf16,
+        bf16=args.bf16 and cuda,
         gradient_checkpointing=False,  # TRL's default recomputes: a third more work, for memory LoRA does not need
         max_length=None,  # encode() has cut and counted
         logging_steps=recipe.logging_steps,
@@ -100,8 +98,8 @@ def trl_config(args: argparse.Namespace, student: Student, bf16: bool, processes
         report_to="none",  # W&B's own callback allows one run per process (train/losses_to_wandb.py)
         seed=student.seed,
         data_seed=student.seed,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=not cuda,
+        dataloader_pin_memory=cuda,
         disable_tqdm=True,
     )
 
@@ -115,6 +113,7 @@ def reporter(student: Student, stop: Stop, progress: Progress, processes: Proces
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             progress.add()
+            student.done = state.global_step
             stops = processes.any(stop.signum is not None)
             control.should_training_stop |= stops
             control.should_save |= (stops or state.global_step in student.recipe.save_at) and not processes.sharded
@@ -122,8 +121,7 @@ def reporter(student: Student, stop: Stop, progress: Progress, processes: Proces
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.last_saved = state.global_step
             if state.is_world_process_zero:
-                for action in student.on_save:
-                    action(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.epoch)
+                student.on_save(Path(args.output_dir) / f"checkpoint-{state.global_step}", state.epoch)
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if self.last_saved == state.global_step:  # while it is written again there is no whole checkpoint
@@ -135,7 +133,7 @@ def reporter(student: Student, stop: Stop, progress: Progress, processes: Proces
             progress.note = f"loss {logs['loss']:.4f}"
             student.on_log({**logs, "step": state.global_step})
             if not math.isfinite(logs["loss"]):
-                student.problem = student.trouble("loss", logs["loss"], state.global_step)
+                student.diverged("loss", logs["loss"])
                 control.should_training_stop = True
 
     return Report()
