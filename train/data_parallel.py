@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeVar
@@ -90,14 +90,12 @@ class Processes:
         if self.first:
             yield
             return
-        streams = sys.stdout, sys.stderr
-        sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - loggers keep a reference to it
+        nowhere = Path(os.devnull).open("w")  # noqa: SIM115 - loggers keep a reference to it
         try:
-            yield
+            with redirect_stdout(nowhere), redirect_stderr(nowhere):
+                yield
         except Interrupted as stop:
             sys.exit(128 + stop.signum)
-        finally:
-            sys.stdout, sys.stderr = streams
 
 
 @contextmanager

@@ -275,12 +275,12 @@ class TrainingLoop:
         students = [self.students[index] for index in training]
         for student in students:
             student.done += 1
-        waits = [student for student in students if student.saves_now() or student.logs_now() or student.ended]
-        if waits or self.device.type == "cpu":
+        due = [student for student in students if student.saves_now() or student.logs_now() or student.ended]
+        if due or self.device.type == "cpu":
             self.read_losses()
-        if waits and waits[0].losses:
-            name = f" ({waits[0].name})" if len(self.students) > 1 else ""
-            progress.note = f"loss {waits[0].losses[-1]:.4f}{name}"
+        if due and due[0].losses:
+            name = f" ({due[0].name})" if len(self.students) > 1 else ""
+            progress.note = f"loss {due[0].losses[-1]:.4f}{name}"
         for index, student in zip(training, students):
             if not student.problem and student.saves_now():
                 self.save(index)
@@ -345,24 +345,26 @@ class TrainingLoop:
         import torch
 
         counts = {index: loss_tokens(own) for index, own in rows.items()}
-        # a loss_mask may leave a row nothing to learn
-        mine = {n: [row for row in self.processes.share_of(own) if loss_tokens([row])] for n, own in rows.items()}
-        mine = {index: own for index, own in mine.items() if own}
+        mine = {}
+        for index, own in rows.items():
+            trained = [row for row in self.processes.share_of(own) if loss_tokens([row])]  # a loss_mask may leave none
+            if trained:
+                mine[index] = trained
         while True:
             self.adapters.values.grad.zero_()
             losses = torch.zeros(len(self.students), device=self.device)
             passes = list(self.passes(mine))
             try:
-                for some in passes:
-                    losses.index_add_(0, sent(torch.tensor(list(some)), self.device), self.run_pass(some, counts))
+                for part in passes:
+                    losses.index_add_(0, sent(torch.tensor(list(part)), self.device), self.run_pass(part, counts))
                 break
             except torch.OutOfMemoryError:
                 if not (self.may_shrink or (self.graphs and self.graphs.recorded)):
                     raise
             self.use_less_memory(mine)  # outside `except`, which keeps what the failed pass had computed
             torch.cuda.empty_cache()
-        for some in passes:
-            self.count_tokens(some)
+        for part in passes:
+            self.count_tokens(part)
         self.processes.sum([self.adapters.values.grad, losses])
         return losses
 
@@ -370,7 +372,7 @@ class TrainingLoop:
         """The rows of each pass, at most `rows_at_once`: the updates of several students, or a piece of one's."""
         longest_update = max(map(len, rows.values()), default=1)
         for some in batched(rows.items(), max(1, self.rows_at_once // longest_update)):
-            if len(some) > 1 or len(some[0][1]) <= self.rows_at_once:
+            if len(some) > 1:
                 yield dict(some)
             else:
                 index, own = some[0]
