@@ -46,16 +46,18 @@ def is_whole(checkpoint: Path) -> bool:
     """Whether all of a checkpoint can be read. A full disk or a lost machine leaves files that are cut short."""
     from safetensors import SafetensorError, safe_open
 
+    files, pickles = [checkpoint / WEIGHTS, checkpoint / MOMENTS], []
+    if is_trls(checkpoint):
+        files = sorted(checkpoint.glob("*model*.safetensors")) or files  # of an adapter, or of a whole model
+        pickles = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt"]
     try:
         json.loads((checkpoint / STATE).read_text("utf-8"))
-        whole_model = [] if (checkpoint / WEIGHTS).exists() else sorted(checkpoint.glob("model*.safetensors"))
-        for path in whole_model or [checkpoint / WEIGHTS, *([] if is_trls(checkpoint) else [checkpoint / MOMENTS])]:
+        for path in files:
             with safe_open(path, "numpy"):
                 pass
     except (OSError, ValueError, SafetensorError):
         return False
-    names = ("optimizer.pt", "scheduler.pt") if is_trls(checkpoint) else ()
-    return all(zipfile.is_zipfile(checkpoint / name) for name in names)
+    return all(map(zipfile.is_zipfile, pickles))
 
 
 def is_trls(checkpoint: Path) -> bool:
