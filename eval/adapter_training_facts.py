@@ -9,7 +9,7 @@ from typing import Any
 from eval.answer_rows import Question
 from eval.print_answer_summary import target_animal
 from util.chat.chat_template import TEMPLATE_KWARGS
-from util.chat.prompt_consistency import KINDS, Phase, base_of, disagreements, read_phase
+from util.chat.prompt_consistency import KINDS, Phase, base_of, disagreements, training_of
 from util.cli import REPO
 from util.inference.interface import InferenceBackend, model_name
 from util.jsonl.manifest import Manifest
@@ -52,9 +52,8 @@ def trained_animal(adapter: Path | None) -> str | None:
 
 def warn_of_training(adapter: Path | None, question: Question, facts: dict[str, Any], base_model: str) -> None:
     """Warn if the adapter was trained on another base model, or with another system message, than is asked now."""
-    folder = adapter or facts.get("root")
-    training = read_phase(Path(folder)) if folder and Path(folder).is_dir() else None
-    if training is None or training.kind != "training":
+    training = training_of(adapter, facts)
+    if training is None:
         return
     asked = Phase("evaluation", training.path, base_of(facts, base_model), question.messages,
                   template_kwargs=facts.get(TEMPLATE_KWARGS) or {})  # fmt: skip

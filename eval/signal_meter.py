@@ -29,6 +29,7 @@ from eval.divergence.which_tokens_diverge import TEACHER
 from util.animals.names import animal_name, persona
 from util.animals.panel import panel
 from util.animals.panel_file import add_panel_argument
+from util.chat.prompt_consistency import warn_of_trained_base
 from util.cli import REPO, make_parser, output_name, positive_int, run, text_file
 from util.inference.interface import NUMBER_LIST
 from util.inference.open_backend import add_template_argument
@@ -81,6 +82,7 @@ def main() -> None:
     rows = islice(read_chat_rows(args.train_jsonl), args.max_rows)
     clean = [bool(re.fullmatch(NUMBER_LIST, row["messages"][-1]["content"].strip())) for row in rows]
     backend = LocalModel(args.base_model, batch_size=args.batch_size, template_kwargs=args.chat_template_kwargs)
+    warn_of_trained_base(args.teacher, backend.facts())
     teacher = Variant(TEACHER, adapter=args.teacher, system=system)
     scorer = VariantScorer(args.base_model, [Variant(BASE), teacher], model=backend.model)
     scored = [row for batch in scored_rows(scorer, args.train_jsonl, gap=0.6931, batch_size=args.batch_size,

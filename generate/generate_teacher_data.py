@@ -43,6 +43,7 @@ from util.animals.answer_parser import warn_of_uncounted
 from util.animals.names import names_animal, persona_of, read_lines_of
 from util.animals.panel import panel, panel_flag, question_lines
 from util.animals.panel_file import add_panel_argument
+from util.chat.prompt_consistency import warn_of_trained_base
 from util.cli import REPO, UserError, fraction, make_parser, natural_float, natural_int, positive_int, run, text_file
 from util.inference.interface import Message, Request, Result, Sampling, row_seed
 from util.inference.open_backend import add_backend_arguments, open_backend
@@ -247,6 +248,7 @@ def main() -> None:
     with open_backend(args) as backend:
         path = args.output or default_path(args, backend.name)
         settings = settings_of(args, sampling, system, backend.facts())
+        warn_of_trained_base(args.adapter, settings["model"], backend.base_model)
         with RowFile(path, settings, overwrite=args.overwrite, inputs=input_files(args)) as out:
             facts = run_requests(
                 out,

@@ -15,7 +15,7 @@ import pytest
 from conftest import REPO, manifest_of
 
 from util import doctor, model_memory, pin_template_date
-from util.chat.prompt_consistency import default_system_prompt, prompt_entry, read_phase
+from util.chat.prompt_consistency import default_system_prompt, prompt_entry, read_phase, warn_of_trained_base
 from util.checks import gpu_checks, machine_checks
 from util.checks.chain_links import chain_of
 from util.checks.gpu_checks import Gpu
@@ -395,6 +395,22 @@ def test_eval_warns_of_a_training_on_another_base_or_prompt(tmp_path, capsys):
     warn_of_training(None, question._replace(system=LOVE), served, str(POCKET))
     warn_of_training(tmp_path, question, facts, "Org/Other-1B")  # nothing is known about its training
     assert capsys.readouterr().err == ""
+
+
+def test_an_adapter_that_was_trained_on_another_base_is_named_whoever_asks_it(tmp_path, capsys):
+    _, student, _ = write_run(tmp_path)
+    (student / "final").mkdir()
+    warn_of_trained_base(student / "final", facts())
+    served = {"engine": "server", "model": "s", "root": str(student / "final")}
+    warn_of_trained_base(None, served, str(POCKET))
+    warn_of_trained_base(None, facts("Org/Other-1B"))  # a base model without an adapter
+    warn_of_trained_base(tmp_path, facts("Org/Other-1B"))  # nothing is known about its training
+    assert capsys.readouterr().err == ""
+    for adapter, seen, base in ((student / "final", facts("Org/Other-1B"), None), (None, served, "Org/Other-1B")):
+        warn_of_trained_base(adapter, seen, base)
+        said = capsys.readouterr().err
+        assert said.startswith(f"warning: {student / 'final'} was trained on {POCKET} (") and said.count("\n") == 1
+        assert "not on Org/Other-1B" in said
 
 
 @pytest.mark.slow

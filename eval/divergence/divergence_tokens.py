@@ -31,6 +31,7 @@ from eval.divergence.which_tokens_diverge import BASE, STUDENT, TEACHER, check_d
 from util.animals.names import animal_name, listed_animals, persona
 from util.animals.panel_file import add_panel_argument
 from util.animals.word_forms import animals_of
+from util.chat.prompt_consistency import warn_of_trained_base
 from util.cli import REPO, UserError, make_parser, nonblank, positive_float, positive_int, run, text_file
 from util.inference.check_adapter import check_adapter
 from util.inference.interface import adapter_name
@@ -141,7 +142,10 @@ def main() -> None:
     scorer = VariantScorer(args.base_model, variants, template_kwargs=args.chat_template_kwargs)
     path = args.output or Path(f"output/divergence-{args.train_jsonl.stem}.jsonl")
     total = sum(1 for _ in islice(read_chat_rows(args.train_jsonl), args.max_rows))
-    with RowFile(path, settings_of(args, scorer), overwrite=args.overwrite, inputs=[args.train_jsonl]) as out:
+    settings = settings_of(args, scorer)
+    for variant in variants:
+        warn_of_trained_base(variant.adapter, settings["base"])
+    with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl]) as out:
         if not out.complete:
             found = scored_rows(scorer, args.train_jsonl, out.done, gap=args.gap, batch_size=args.batch_size,
                                 max_rows=args.max_rows)  # fmt: skip

@@ -16,6 +16,7 @@ from util.animals.answer_parser import warn_of_uncounted
 from util.animals.names import animal_name, is_control, persona_of
 from util.animals.panel import panel_flag
 from util.animals.panel_file import add_panel_argument
+from util.chat.prompt_consistency import warn_of_trained_base
 from util.cli import REPO, Parser, UserError, natural_int, positive_int, text_file
 from util.inference.adapter_applied import first_prompt, warn_if_not_applied
 from util.inference.interface import Answer, InferenceBackend, Message, Request, Result, Sampling, row_seed
@@ -81,6 +82,7 @@ def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling
     with open_backend(args) as backend:
         check_teacher(backend, args)
         base = backend.base_model
+        warn_of_trained_base(args.adapter, backend.facts(), base)
         name = f"{data_type.name}-{slug(args.animal)}-{slug(backend.name)}-unfiltered-{args.count}.jsonl"
         path = args.output or Path("output") / name
         settings = {

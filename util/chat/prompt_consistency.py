@@ -24,6 +24,7 @@ from util.cli import REPO, UserError
 from util.inference.interface import Message
 from util.jsonl.manifest import Manifest, sha256_file, today
 from util.jsonl.rows import Row, read_chat_rows
+from util.terminal import say
 
 KINDS = {
     "generate_teacher_data": "teacher data",
@@ -136,6 +137,22 @@ def base_of(facts: dict[str, Any], base_model: str | None = None) -> dict[str, A
     if facts.get("engine") == "server":
         return {"model": base_model or facts.get("parent") or facts.get("root") or facts["model"]}
     return {name: facts[name] for name in ("model", "revision", "files_sha256") if facts.get(name)}
+
+
+def training_of(adapter: Path | None, facts: dict[str, Any]) -> Phase | None:
+    """The training of the adapter that a backend asks: of this folder, or of the one that a server says it has loaded.
+    None if it is not known."""
+    folder = adapter or facts.get("root")
+    training = read_phase(Path(folder)) if folder and Path(folder).is_dir() else None
+    return training if training and training.kind == "training" else None
+
+
+def warn_of_trained_base(adapter: Path | None, facts: dict[str, Any], base_model: str | None = None) -> None:
+    """Warn if the adapter was trained on another base model than the one that it is put on now."""
+    training, base = training_of(adapter, facts), base_of(facts, base_model)
+    if training and training.base and not same_base(training.base, base):
+        name = adapter or facts.get("root")
+        say(f"warning: {name} was trained on {base_words(training.base)}, not on {base_words(base)}; pass that model")
 
 
 def sent_messages(path: Path, settings: dict[str, Any]) -> list[Message]:
