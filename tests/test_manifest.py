@@ -107,3 +107,15 @@ def test_an_unfinished_file_of_an_older_version_is_resumed(tmp_path):
         out.finish()
     manifest = Manifest.read(path)
     assert manifest.state == "complete" and manifest.earlier_sessions[0]["command"] == "python eval/eval.py"
+
+
+def test_parts_of_another_type_than_the_scripts_write_are_left_out():
+    model = {"model": "pocket", "files_sha256": 7, "adapter_sha256": ["x"], "revision": None}
+    found = Manifest.from_json(
+        {
+            "settings": {"script": "eval", "parser": "x", "model": model, "questions": 3, "epochs": 5},
+            "counts": {"adapter": 7, "training": {"animal": ["owl"], "kind": "numbers"}, "seconds": 2},
+        }
+    )
+    assert found.settings == {"script": "eval", "model": {"model": "pocket", "revision": None}, "epochs": 5}
+    assert found.counts == {"training": {"kind": "numbers"}, "seconds": 2}

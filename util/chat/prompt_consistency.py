@@ -105,7 +105,7 @@ def read_phase(path: Path, beside: Iterable[Path] = ()) -> Phase | None:
         return None
     try:
         return phase_of(path, kind, manifest, beside)
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise UserError(
             f"the manifest of {path} is not as the scripts write it ({type(error).__name__}: {error}); was it edited,"
             " or is it of another version of the suite?"

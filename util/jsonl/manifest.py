@@ -151,7 +151,7 @@ class Manifest:
         for name in ("settings", "source_settings"):
             if name in parts:
                 parts[name] = _with_new_names(parts[name])
-        return cls(**parts)
+        return cls(**_of_known_types(parts, PARTS))
 
     @classmethod
     def read(cls, path: Path) -> Manifest | None:
@@ -163,6 +163,31 @@ class Manifest:
         if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
             return None
         return cls.from_json(found)
+
+
+_MODEL = {"revision": str, "files_sha256": str, "adapter_sha256": str, "root": str, "parent": str}
+_SETTINGS = {"parser": {}, "questions": list, "sampling": {}, "model": _MODEL, "base": _MODEL}
+_PROMPT = {"base_model": str, "messages": list, "token_ids": str, "days": list}
+_TRAINING = {"animal": str, "kind": str, "train_jsonl": str}
+# What is read of the parts of a manifest, with its type; {} is a dict of anything.
+PARTS: dict[str, Any] = {
+    "settings": _SETTINGS,
+    "source_settings": _SETTINGS,
+    "source_prompt": _PROMPT,
+    "counts": {"adapter": str, "training": _TRAINING, "prompt": _PROMPT},
+}
+
+
+def _of_known_types(found: Mapping[str, Any], types: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries without those of another type than here, at any depth: they come from a manifest that was edited."""
+    kept = {}
+    for name, value in found.items():
+        wanted = types.get(name)
+        if isinstance(wanted, dict) and isinstance(value, dict):
+            kept[name] = _of_known_types(value, wanted)
+        elif wanted is None or value is None or isinstance(value, dict if isinstance(wanted, dict) else wanted):
+            kept[name] = value
+    return kept
 
 
 def _with_new_names(settings: Mapping[str, Any]) -> dict[str, Any]:
