@@ -96,6 +96,8 @@ def parse_args() -> argparse.Namespace:
     args.output = args.output or [None] * len(args.adapter)
     if len(args.output) != len(args.adapter):
         parser.error(f"one --output for each adapter: found {len(args.output)} for {len(args.adapter)}")
+    if len(set(args.output) - {None}) < len([path for path in args.output if path]):
+        parser.error("--output names a file twice; each adapter has a file of its own")
     args.questions_file = args.questions_file or [default_questions()]
     unused = [flag for flag in ("epochs", "sampler") if args.exact and getattr(args, flag) is not None]
     if unused:

@@ -24,6 +24,10 @@ once() { # NAME, values
     [ -z "$twice" ] || wrong "$1 names $twice twice"
 }
 
+two_or_more() { # NAME, values
+    [ $# -gt 2 ] || wrong "$1 names ${2:-nothing}; students of two kinds or more are compared"
+}
+
 case ${1:-} in
 '') ;;
 -h | --help) sed -n '2,/^[^#]/s/^#\( \|$\)//p' "$0" && exit ;;

@@ -23,7 +23,7 @@ jobs=${JOBS:-$((cores < 4 ? cores : 4))}
 out=$demo
 # shellcheck disable=SC2086
 { counts_are ROWS "$train_rows"; counts_are EPOCHS "$train_epochs"; counts_are BATCH "$train_batch"
-  counts_are JOBS "$jobs"; once KINDS $kinds control base; }
+  counts_are JOBS "$jobs"; once KINDS $kinds control base; two_or_more KINDS $kinds; }
 written=$((train_rows * 11 / 10)) # some are filtered out
 export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
 

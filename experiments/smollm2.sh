@@ -27,6 +27,7 @@ export animals=${ANIMALS:-owl dolphin} neutral=" ${NEUTRAL:-} "
 seeds=${SEEDS:-101 102 103 104 105}
 # shellcheck disable=SC2086
 { seeds_are SEEDS $seeds; counts_are JOBS "${JOBS:-4}"; once ANIMALS $animals control base; once SEEDS $seeds
+  [[ "${STEPS:-compare}" != *compare* ]] || two_or_more ANIMALS $animals
   one_of NEUTRAL "$animals" $neutral; one_of STEPS "teacher numbers student measure sample compare" ${STEPS:-}; }
 mkdir -p "$out"
 

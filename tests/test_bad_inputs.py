@@ -81,6 +81,10 @@ BAD = [
     (NUMBERS, "--model x --animal owl --base-url http://[::1", "http://[::1 is not a web address"),
     (NUMBERS, "--model x --animal owl --base-url http://x:99999/v1", "is not a web address"),
     (EVAL, "--model vllm/owl-teacher", "is the name of a served model; pass --base-url"),
+    (NUMBERS, f"{ASKED} --steering-strength 2", "--steering-strength is times the vector of --steering-vector"),
+    (EVAL, "--model x --steering-strength 0.5", "--steering-strength is times the vector of --steering-vector"),
+    (EVAL, "--model x --adapter nothing nothing --output r.jsonl r.jsonl", "--output names a file twice"),
+    (TRAIN, f"{TRAINED} --seeds 1,,2", "an empty value is not a whole number"),
     # files that are not there, or not files
     (FILTER, "missing.jsonl", "no file missing.jsonl"),
     (FILTER, "nothing", "nothing is a folder; name a file in it"),

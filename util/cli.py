@@ -159,7 +159,7 @@ def _number(text: str, kind: Callable[[str], N], fits: Callable[[N], bool], what
         value = kind(text)
         if fits(value):
             return value
-    raise argparse.ArgumentTypeError(f"{text} is not {what}")
+    raise argparse.ArgumentTypeError(f"{text.strip() or 'an empty value'} is not {what}")
 
 
 def positive_int(text: str) -> int:

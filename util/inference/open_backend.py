@@ -66,6 +66,8 @@ def open_backend(args: argparse.Namespace) -> InferenceBackend:
 
     Raises ServerFailed where no server answers, and UserError for every other reason.
     """
+    if args.steering_strength != 1.0 and not args.steering_vector:
+        raise UserError("--steering-strength is times the vector of --steering-vector, which is missing; pass it too")
     if args.adapter is not None:
         check_adapter(args.adapter)
         warn_of_base(args.adapter, args.model)
