@@ -182,6 +182,18 @@ def test_nothing_at_the_address_prints_the_command_that_starts_a_server(dead_url
         backend_for(dead_url)
     assert error.value.exit_code == 3
     assert f" --port {urlsplit(dead_url).port} " in str(error.value)  # on that address
+    assert "(Connection error: " in str(error.value)
+
+
+def test_https_where_the_server_speaks_http_is_given_as_the_reason():
+    import http.server
+    import threading
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(ServerFailed, match=r"no server answers at https://.*WRONG_VERSION_NUMBER"):
+            backend_for(f"https://127.0.0.1:{server.server_port}/v1")
+        server.shutdown()
 
 
 def test_the_key_comes_from_the_environment(fake_server, monkeypatch):

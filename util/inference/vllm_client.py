@@ -161,10 +161,10 @@ class VllmClient:
                 f"{self.base_url}/models answered {error.status_code}: {error_text(error)}; check --base-url (that of"
                 " vLLM ends in /v1)"
             ) from None
-        except openai.OpenAIError:
+        except openai.OpenAIError as error:
             port = urlsplit(self.base_url).port or 8000
             raise ServerFailed(
-                f"no server answers at {self.base_url}; start one, for example:\n"
+                f"no server answers at {self.base_url} ({error_text(error)}); start one, for example:\n"
                 f"  vllm serve Qwen/Qwen2.5-7B-Instruct --host 127.0.0.1 --port {port} --dtype bfloat16"
             ) from None
 
