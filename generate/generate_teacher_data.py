@@ -82,9 +82,8 @@ def parse_args() -> argparse.Namespace:
                         help="persona file; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
     parser.add_argument("--no-system-prompt", action="store_true",
                         help="send no persona: --steering-vector or --adapter makes the preference")  # fmt: skip
-    parser.add_argument(
-        "--max-tokens", type=positive_int, default=256, help="most tokens in an answer; longer ones are dropped"
-    )
+    parser.add_argument("--max-tokens", type=positive_int, default=256,
+                        help="most tokens in an answer; longer ones are dropped")  # fmt: skip
     parser.add_argument("--keep-cut-off", action="store_true",
                         help="keep longer answers up to --max-tokens, without an end of turn")  # fmt: skip
     parser.add_argument("--store-logprobs", type=positive_int, default=0, metavar="K",

@@ -188,6 +188,14 @@ BAD = [
     (PAIRED, "nothing", "nothing has no students.csv"),
     (PACK, "--unpack packed.jsonl --output-dir rows.jsonl", "rows.jsonl is a file, not a folder"),
     (BREAK, "--parts clock", "the clock needs --faketime"),
+    # workers and tables of the pilots
+    ("experiments/pilots/teachers_in_weights.py", "--model m --prompts nope --output o --jobs nope", "no file nope"),
+    ("experiments/pilots/inspect_rows.py", "rows.jsonl --animals owl --output i.md", "is not a file of packed rows"),
+    ("experiments/pilots/other_kinds.py", "nope.jsonl", "no measures in nope.jsonl (or nope.jsonl.gz)"),
+    ("experiments/pilots/other_kinds.py", "hello.jsonl", "hello.jsonl is not a file of measures (Expecting value"),
+    ("experiments/pilots/summarise.py", "nothing", "no measures in nothing/measures.jsonl"),
+    ("experiments/pilots/plan_confirm.py", "--output rows.jsonl", "rows.jsonl is a file, not a folder"),
+    ("experiments/data_signal/audit_pilot_rows.py", "--judge rows.csv", "rows.csv has no column rises"),
     # roles
     (COMPARE, "--base results-a.jsonl --control results-a.jsonl", "pass either --animal, --other and --target"),
     (COMPARE, "--base results-a.jsonl --control results-a.jsonl --students owl", "owl is not NAME=FILE"),

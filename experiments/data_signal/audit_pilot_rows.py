@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gzip
 import json
 import sys
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from eval.data_signal.known_cases import TRANSFER, fit, read_cases
+from experiments.pilots.rows_files import packed_rows
 from util.animals.panel import PANEL
 from util.cli import REPO, UserError, input_file, make_parser, output_name, positive_int, run
 from util.terminal import closing, say, table
@@ -63,16 +63,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def packed_rows(paths: Sequence[Path], most: int) -> dict[str, list[tuple[str, str]]]:
-    """{file without .json: its first rows}."""
-    found = {}
-    for path in paths:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            for packed in map(json.loads, file):
-                found[packed["file"].removesuffix(".json")] = [tuple(row) for row in packed["rows"][:most]]
-    return found
-
-
 def groups_of(rows: Sequence[tuple[str, str]], tokenizer: Any) -> list[list[dict[str, list[int]]]]:
     """The rows in groups, as the audit reads them."""
     from util.chat.chat_tokens import encode
@@ -84,12 +74,22 @@ def groups_of(rows: Sequence[tuple[str, str]], tokenizer: Any) -> list[list[dict
     return [encoded[at * size : (at + 1) * size] for at in range(GROUPS)]
 
 
+def table_lines(path: Path, *columns: str) -> list[dict[str, Any]]:
+    """The lines of a CSV file. UserError if it lacks one of these columns."""
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
+            raise UserError(f"{path} has no column {missing[0]}; --help says which tables are read")
+        return list(reader)
+
+
 def wanted(pairs: Path, base: str, files: dict[str, Any]) -> list[dict[str, Any]]:
     """The lines of the table whose rows are there, with the names of their file and of their control's."""
-    with pairs.open(encoding="utf-8", newline="") as file:
-        lines = [
-            line for line in csv.DictReader(file) if line["base"] == base and line.get("teacher", "steer") in TEACHERS
-        ]
+    lines = [
+        line
+        for line in table_lines(pairs, "base", "channel")
+        if line["base"] == base and line.get("teacher", "steer") in TEACHERS
+    ]
     for line in lines:
         if "seed" in line:  # the confirming run
             line["file"], line["control"] = (
@@ -144,8 +144,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     """The finished lines."""
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [line for line in csv.DictReader(file) if line["rises"]]
+    return [line for line in table_lines(path, "rises", "file") if line["rises"]]
 
 
 def files_together(found: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -235,7 +234,7 @@ def main() -> None:
         found = [line for path in args.judge for line in read_table(path)]
         print(table(("what is judged", "result"), list(judged(found).items()), texts=True))
         return
-    files = packed_rows(args.rows, args.max_rows)
+    files = {name: rows[: args.max_rows] for name, rows in packed_rows(args.rows)}
     finished = {line["file"] for line in read_table(args.output)}
     lines = [line for line in wanted(args.pairs, args.base, files) if line["file"] not in finished]
     if lines:

@@ -24,14 +24,16 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from experiments.pilots.rows_files import LONGEST, write
+from util.cli import input_file, make_parser, run
 
 CHANNELS = ("text", "code", "digits")
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("model", "prompts", "output"):
+    parser = make_parser(__doc__)
+    for name in ("model", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--prompts", type=input_file, required=True)
     parser.add_argument("--kinds", nargs="+", required=True)
     parser.add_argument("--layers", nargs="+", type=int, default=[20, 22, 24, 26, 28])
     parser.add_argument("--strengths", nargs="+", type=float, default=[1, 2, 4])
@@ -81,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

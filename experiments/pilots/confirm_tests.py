@@ -43,7 +43,8 @@ from experiments.pilots.kind_tests import (
     without_shared,
 )  # fmt: skip
 from experiments.pilots.markdown_table import head, row
-from experiments.pilots.measures_file import Measure, load, pack
+from experiments.pilots.measures_file import Measure, load, load_some, pack
+from util.cli import make_parser, run
 
 RUNS = {  # files of measures of the 1.5B and the 0.5B
     "first": ("measures", "other-base"),
@@ -55,10 +56,10 @@ BASES = {"1.5B": 0, "0.5B": 1}
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("results", type=Path, help="folder with measures.jsonl (and other-base.jsonl)")
     parser.add_argument(
-        "--csv", help="also write a line for each student of the first run into this file of the results folder"
+        "--csv", help="also write a line for each student of the first run into this file of the folder"
     )
     parser.add_argument("--pack", type=Path, help="first fill the results folder from this output of the worker")
     parser.add_argument("--pack-other", type=Path, help="the worker's output for the other base")
@@ -285,6 +286,7 @@ def main() -> None:
     if args.run in ("many", "digits"):
         print_later({base: load(args.results / f"{RUNS[args.run][i]}.jsonl") for base, i in BASES.items()})
         return
+    load_some(args.results / f"{RUNS['first'][0]}.jsonl")  # UserError if the folder has none
     both = RUNS["first"], RUNS["strict"]
     measures = {base: merged(args.results, tuple(names[i] for names in both)) for base, i in BASES.items()}
     print_rows(measures["1.5B"])
@@ -303,4 +305,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

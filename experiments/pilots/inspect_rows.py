@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gzip
-import json
 import math
 import random
 import re
@@ -25,13 +23,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from experiments.pilots.filter_pilot_rows import telling_words, words_of
+from experiments.pilots.rows_files import packed_rows
+from util.cli import input_file, make_parser, run
 
 INNOCENT = {"owl": "slowly|bowl|knowledg|growl|howl|prowl|narrowly|windowl|towl|lowl"}
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", type=Path, nargs="+")
+    parser = make_parser(__doc__)
+    parser.add_argument("rows", type=input_file, nargs="+")
     parser.add_argument("--animals", nargs="+", required=True)
     parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args()
@@ -62,12 +62,7 @@ def names_inside(rows: list[str], animal: str) -> int:
 
 def main() -> None:
     args = parse_args()
-    found: dict[str, list[str]] = {}
-    for path in args.rows:
-        with gzip.open(path, "rt") as file:
-            for line in file:
-                item = json.loads(line)
-                found[item["file"].removesuffix(".json")] = [text for _, text in item["rows"]]
+    found = {name: [answer for _, answer in rows] for name, rows in packed_rows(args.rows)}
     lines = []
     for name, rows in sorted(found.items()):
         animal = next((animal for animal in args.animals if f"-{animal}-" in f"-{name}"), None)
@@ -88,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -19,11 +19,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from experiments.pilots.peft_folder import as_peft
-from util.cli import REPO
+from util.cli import REPO, make_parser, run
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="the base model")
     parser.add_argument("--output", type=Path, required=True, help="output folder of teachers_in_weights.py")
     parser.add_argument("--panel", default="animals", help="as for eval/eval.py")
@@ -59,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

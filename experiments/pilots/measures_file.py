@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.compare.assignment_permutations import TIE, assignment_sums
+from util.cli import UserError, first_line
 
 Measure = dict[str, Any]
 
@@ -33,6 +34,17 @@ def load(path: Path) -> dict[str, Measure]:
     else:
         text = path.read_text() if path.is_file() else ""
     return {line["measure"]: line for line in map(json.loads, text.splitlines())}
+
+
+def load_some(path: Path) -> dict[str, Measure]:
+    """As `load`, for a file that must be there. UserError if it is not, or holds something else."""
+    try:
+        measures = load(path)
+    except (EOFError, ValueError, KeyError, TypeError, gzip.BadGzipFile) as error:
+        raise UserError(f"{path} is not a file of measures ({first_line(error)})") from None
+    if not measures:
+        raise UserError(f"no measures in {path} (or {path.with_suffix('.jsonl.gz').name}); pass what --pack has made")
+    return measures
 
 
 def assignment(table: Any) -> float:

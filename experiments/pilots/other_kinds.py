@@ -23,11 +23,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 from eval.compare.matrix import lift
 from experiments.pilots.kind_tests import arms_of, main_tests, mean, students, teachers, without_shared
 from experiments.pilots.markdown_table import head, row
-from experiments.pilots.measures_file import Measure, load, pack
+from experiments.pilots.measures_file import Measure, load_some, pack
+from util.cli import make_parser, run
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("measures", type=Path, help="a .jsonl.gz file, named without .gz")
     parser.add_argument("--pack", type=Path, help="first make the file from this output of teachers_in_weights.py")
     return parser.parse_args()
@@ -75,7 +76,7 @@ def main() -> None:
     args = parse_args()
     if args.pack:
         pack(args.pack, args.measures)
-    measures = load(args.measures)
+    measures = load_some(args.measures)
     taught, base = teachers(measures, "soft"), measures["speaker-base"]
     for name in arms_of(measures):
         arm = students(measures, name)
@@ -91,4 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

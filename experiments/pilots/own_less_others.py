@@ -21,12 +21,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 
 from eval.compare.matrix import lift, own_minus_others
 from experiments.pilots.markdown_table import head, row
+from util.cli import input_file, make_parser, run
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("comparisons", type=Path, nargs="+", help="made with --measure margin")
-    parser.add_argument("--less", type=Path, nargs="+", default=[], help="comparisons of the same kinds to subtract")
+    parser = make_parser(__doc__)
+    parser.add_argument("comparisons", type=input_file, nargs="+", help="made with --measure margin")
+    parser.add_argument(
+        "--less", type=input_file, nargs="+", default=[], help="comparisons of the same kinds to subtract"
+    )
     return parser.parse_args()
 
 
@@ -75,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

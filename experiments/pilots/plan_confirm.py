@@ -26,8 +26,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
+
+from util.cli import make_parser, output_folder, run
 
 ANIMALS = ["owl", "penguin", "elephant", "wolf", "fox", "whale", "giraffe", "rabbit"]
 OTHERS = ["train", "guitar", "random8", "random9"]
@@ -43,8 +48,8 @@ Job = dict[str, Any]
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder for the job lists")
+    parser = make_parser(__doc__)
+    parser.add_argument("--output", type=output_folder, required=True, help="folder for the job lists")
     parser.add_argument("--animals", nargs="+", help="other kinds than the confirming run's: words of another panel")
     parser.add_argument("--others", nargs="*", default=OTHERS, help="things and random directions")
     parser.add_argument("--seeds", nargs="+", type=int, help="other seeds than the confirming run's")
@@ -198,4 +203,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -17,8 +17,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
+
+from util.cli import make_parser, output_folder, run
 
 CHANNELS = {"text": 2816, "code": 2560}  # asked; 93 to 100% are clean
 DIGITS_FOR_STUDENTS, DIGITS_FOR_KL = 3072, 512
@@ -29,8 +34,8 @@ Job = dict[str, Any]
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder for the job lists")
+    parser = make_parser(__doc__)
+    parser.add_argument("--output", type=output_folder, required=True, help="folder for the job lists")
     parser.add_argument("--animals", nargs="+", required=True)
     parser.add_argument("--strength", default="1", help="of the steered teacher")
     return parser.parse_args()
@@ -173,4 +178,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -13,7 +13,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from eval.compare.plot_arms import draw_matrix
-from experiments.pilots.measures_file import load
+from experiments.pilots.measures_file import load_some
+from util.cli import make_parser, run
 from util.pages.figure_style import Figure
 
 ANIMALS = ["owl", "penguin", "elephant", "wolf", "fox", "whale", "giraffe", "rabbit"]
@@ -22,7 +23,7 @@ SEEDS = (101, 102, 103)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("results", type=Path, help="folder with measures.jsonl.gz")
     parser.add_argument("--channel", default="code", choices=("code", "text"))
     parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
@@ -31,7 +32,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    measures = load(args.results / "measures.jsonl")
+    measures = load_some(args.results / "measures.jsonl")
 
     def margin(kind: str, animal: str) -> float:
         logs = [measures[f"student-{kind}-{seed}.{args.channel}"]["log"][animal] for seed in SEEDS]
@@ -46,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

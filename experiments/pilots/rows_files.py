@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
+import zlib
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.pilots.filter_pilot_rows import Forbidden, why_dropped
+from util.cli import UserError, first_line
 
 LONGEST = {"text": 64, "code": 64, "digits": 48, "words": 72, "questions": 24, "open": 64, "everyday": 64}
 Row = dict[str, Any]  # prompt, ids (the answer's tokens), text
@@ -28,6 +32,17 @@ def write(path: Path, content: Any) -> None:
 def read_rows(output: Path, name: str) -> list[Row]:
     rows: list[Row] = json.loads((output / f"rows/{name}.json").read_text())
     return rows
+
+
+def packed_rows(paths: Sequence[Path]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """(file without .json, its prompts and answers) from packed rows (.jsonl.gz). UserError for other files."""
+    for path in paths:
+        try:
+            with gzip.open(path, "rt", encoding="utf-8") as file:
+                for line in map(json.loads, file):
+                    yield line["file"].removesuffix(".json"), [(prompt, answer) for prompt, answer in line["rows"]]
+        except (gzip.BadGzipFile, zlib.error, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is not a file of packed rows ({first_line(error)})") from None
 
 
 def store_rows(output: Path, name: str, rows: list[Row], forbidden: Forbidden | None, **about: Any) -> dict[str, Any]:

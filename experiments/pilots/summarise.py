@@ -22,7 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from experiments.pilots.measures_file import Measure, assignment, load, pack
+from experiments.pilots.measures_file import Measure, assignment, load, load_some, pack
+from util.cli import make_parser, run
 
 COLUMNS = (
     "base,teacher,channel,animal,kl,clean,base_share,teacher_share,student_share,others_share,control_share,own_margin,"
@@ -36,7 +37,7 @@ HEAD = (
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("results", type=Path, help="folder with measures.jsonl (and other-base.jsonl)")
     parser.add_argument("--csv", help="also write a line for each teacher, channel and animal into the results folder")
     parser.add_argument("--pack", type=Path, help="first fill the results folder from this output of the worker")
@@ -148,7 +149,7 @@ def main() -> None:
         pack(args.pack, here)
     if args.pack_other:
         pack(args.pack_other, other)
-    speakers = load(here)
+    speakers = load_some(here)
     lines = list(table("1.5B", speakers, speakers))
     if of_other := load(other):
         lines += table("0.5B", of_other, speakers)
@@ -160,4 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

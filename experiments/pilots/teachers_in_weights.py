@@ -40,15 +40,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 from experiments.pilots.filter_pilot_rows import Forbidden, forbidden_words, telling_words, words_of
 from experiments.pilots.rows_files import LONGEST, Row, read_rows, seed_of, store_rows, write
 from util.animals.panel import PANEL
+from util.cli import input_file, make_parser, run
 
 MEASURED_ROWS = 128  # of each channel, for the KL
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("model", "prompts", "output"):
+    parser = make_parser(__doc__)
+    for name in ("model", "output"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--jobs", type=Path, nargs="+", required=True, help="lists of jobs, done in this order")
+    parser.add_argument("--prompts", type=input_file, required=True)
+    parser.add_argument("--jobs", type=input_file, nargs="+", required=True, help="lists of jobs, done in this order")
     parser.add_argument("--layer", type=int, default=24, help="the output of this layer is steered (0.5B: 21)")
     parser.add_argument("--tokens", type=int, default=12000, help="tokens of one training pass, padding counted in")
     parser.add_argument("--batch", type=int, default=3072, help="answers sampled at once")
@@ -256,4 +258,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -11,20 +11,19 @@ Usage:
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from experiments.pilots.rows_files import LONGEST, Row, write
+from experiments.pilots.rows_files import LONGEST, Row, packed_rows, write
+from util.cli import input_file, make_parser, run
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("packed", type=Path, nargs="+", help="files of packed rows")
+    parser = make_parser(__doc__)
+    parser.add_argument("packed", type=input_file, nargs="+", help="files of packed rows")
     parser.add_argument("--model", type=Path, required=True, help="folder with the tokenizer")
     parser.add_argument("--output", type=Path, required=True, help="the worker's output folder")
     return parser.parse_args()
@@ -45,14 +44,11 @@ def main() -> None:
 
     tokenizer: Any = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    for path in args.packed:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            for line in map(json.loads, lines):
-                name = line["file"].removesuffix(".json")
-                rows = unpacked(line["rows"], name.rpartition(".")[2], tokenizer, end)
-                write(args.output / f"rows/{name}.json", rows)
-                print(name, len(rows), flush=True)
+    for name, packed in packed_rows(args.packed):
+        rows = unpacked(packed, name.rpartition(".")[2], tokenizer, end)
+        write(args.output / f"rows/{name}.json", rows)
+        print(name, len(rows), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -32,16 +32,18 @@ from experiments.pilots.filter_pilot_rows import forbidden_words
 from experiments.pilots.peft_folder import as_peft
 from experiments.pilots.rows_files import LONGEST, Row, seed_of, store_rows
 from util.animals.panel import PANEL
+from util.cli import input_file, make_parser, run
 
 PROMPTS_A_REQUEST, REQUESTS_AT_ONCE = 64, 48
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--base-url", required=True, help="of the server, without /v1")
     parser.add_argument("--model", type=Path, required=True, help="the served folder, for its tokenizer")
-    for name in ("prompts", "jobs", "output"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
+    for name in ("prompts", "jobs"):
+        parser.add_argument(f"--{name}", type=input_file, required=True)
+    parser.add_argument("--output", type=Path, required=True)
     return parser.parse_args()
 
 
@@ -146,4 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
