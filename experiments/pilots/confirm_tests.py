@@ -43,7 +43,7 @@ from experiments.pilots.kind_tests import (
     without_shared,
 )  # fmt: skip
 from experiments.pilots.markdown_table import head, row
-from experiments.pilots.measures_file import Measure, load, load_some, pack
+from experiments.pilots.measures_file import Measure, load, pack
 from util.cli import make_parser, run
 
 RUNS = {  # files of measures of the 1.5B and the 0.5B
@@ -58,14 +58,10 @@ BASES = {"1.5B": 0, "0.5B": 1}
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("results", type=Path, help="folder with measures.jsonl (and other-base.jsonl)")
-    parser.add_argument(
-        "--csv", help="also write a line for each student of the first run into this file of the folder"
-    )
+    parser.add_argument("--csv", help="also write a line for each student of the first run into this file")
     parser.add_argument("--pack", type=Path, help="first fill the results folder from this output of the worker")
     parser.add_argument("--pack-other", type=Path, help="the worker's output for the other base")
-    parser.add_argument(
-        "--run", choices=RUNS, default="first", help="what is packed; many and digits are also printed alone"
-    )
+    parser.add_argument("--run", choices=RUNS, default="first", help="what is packed; many and digits print no other")
     return parser.parse_args()
 
 
@@ -104,8 +100,7 @@ def print_animals(measures: dict[str, dict[str, Measure]], channel: str) -> None
         return
     found = main_tests(arm, taught)
     of_other = main_tests(other, taught)["gap"] if set(ANIMALS) <= set(other) else [math.nan] * len(ANIMALS)
-    print(f"\n{channel} (shares in %, the rest in nats)")
-    print()
+    print(f"\n{channel} (shares in %, the rest in nats)\n")
     head("animal", "base", "teachers", "own students", "other animals'", "neutral and random", "control",
          "own less others", "t (6)", "Holm p", "own less control", "r profile", "0.5B: own less others")  # fmt: skip
     for i, animal in enumerate(ANIMALS):
@@ -120,10 +115,8 @@ def print_animals(measures: dict[str, dict[str, Measure]], channel: str) -> None
         cells += [f"{found['holm'][i]:.2g}", f"{mean(arm[animal], animal) - mean(control, animal):+.2f}"]
         row(*cells, f"{found['r_own'][i]:.2f}", f"{of_other[i]:+.2f}")
     print(f"\n{channel}: M1 p {found['M1']:.2g}, A p {found['A']:.2g}, {found['clear']} of 8 animals at Holm 0.05")
-    apart = min(
-        min(m["log"][animal] for m in arm[animal]) - max(m["log"][animal] for k in arm if k != animal for m in arm[k])
-        for animal in ANIMALS
-    )
+    rivals = {animal: max(m["log"][animal] for k in arm if k != animal for m in arm[k]) for animal in ANIMALS}
+    apart = min(min(m["log"][animal] for m in arm[animal]) - rivals[animal] for animal in ANIMALS)
     print(f"every own student is above every other student, by {apart:.2f} nats or more")
     if not math.isnan(of_other[0]):
         left = lift(found["gap"] - of_other)
@@ -286,9 +279,7 @@ def main() -> None:
     if args.run in ("many", "digits"):
         print_later({base: load(args.results / f"{RUNS[args.run][i]}.jsonl") for base, i in BASES.items()})
         return
-    load_some(args.results / f"{RUNS['first'][0]}.jsonl")  # UserError if the folder has none
-    both = RUNS["first"], RUNS["strict"]
-    measures = {base: merged(args.results, tuple(names[i] for names in both)) for base, i in BASES.items()}
+    measures = {base: merged(args.results, (RUNS["first"][i], RUNS["strict"][i])) for base, i in BASES.items()}
     print_rows(measures["1.5B"])
     print_tests(measures)
     print_patterns(measures)

@@ -10,7 +10,7 @@ from eval.compare.drift_fit import without_patterns
 from eval.compare.intervals import holm
 from eval.compare.matrix import lift
 from eval.compare.teacher_profile import correlations, summed_up
-from experiments.pilots.measures_file import Measure, assignment, load
+from experiments.pilots.measures_file import Measure, assignment, load, load_some
 
 ANIMALS = ["owl", "penguin", "elephant", "wolf", "fox", "whale", "giraffe", "rabbit"]
 OTHERS = ["train", "guitar", "random8", "random9"]
@@ -115,8 +115,8 @@ def after(measures: dict[str, dict[str, Measure]], update: str) -> dict[str, dic
 
 
 def merged(results: Path, names: tuple[str, ...]) -> dict[str, Measure]:
-    """The measures of several files; the first file that has one counts."""
+    """The measures of several files; the first file that has one counts. UserError if none of them is there."""
     found: dict[str, Measure] = {}
     for name in reversed(names):
         found |= load(results / f"{name}.jsonl")
-    return found
+    return found or load_some(results / f"{names[0]}.jsonl")
