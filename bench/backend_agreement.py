@@ -31,7 +31,7 @@ from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
 from util.cli import REPO, make_parser, positive_int, run
 from util.inference.check_adapter import check_adapter
 from util.inference.interface import InferenceBackend
-from util.inference.open_backend import open_backend
+from util.inference.open_backend import backend_arguments, open_backend
 from util.inference.vllm_server import START_SECONDS, server
 from util.jsonl.manifest import provenance, write_json
 from util.signals import Stop, stop_on_signal
@@ -67,8 +67,8 @@ def messages_of(args: argparse.Namespace) -> list[list[dict[str, str]]]:
 
 def backend(args: argparse.Namespace, together: int, url: str | None = None) -> InferenceBackend:
     """A backend that is asked `together` prompts at once."""
-    return open_backend(argparse.Namespace(model=args.model, adapter=args.adapter, base_url=url, timeout=600.0,
-                                           max_concurrency=together, batch_size=together))  # fmt: skip
+    return open_backend(backend_arguments(args.model, adapter=args.adapter, base_url=url,
+                                          max_concurrency=together, batch_size=together))  # fmt: skip
 
 
 def ask_server(args: argparse.Namespace, stop: Stop) -> tuple[list[list[int]], dict[str, Listed]]:

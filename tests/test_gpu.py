@@ -20,13 +20,18 @@ SERVE = ("--max-model-len", "512", "--gpu-memory-utilization", "0.05", "--kv-cac
 
 
 @pytest.fixture(scope="module")
-def steps(run_script, tmp_path_factory):
+def steps(start_script, tmp_path_factory):
     """The output of the README's steps 1 to 6 on the pocket model."""
     folder = tmp_path_factory.mktemp("readme")
     small = ("--rows", "120", "--numbers", "240", "--epochs", "2", "--port", free_port())
-    done = run_script("bench/readme_phases.py", "--model", POCKET, "--output-dir", folder, *small, *SERVE, cwd=folder,
-                      env=OFFLINE)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    # not run_script: it checks the closing lines of one script, and this one prints those of every step
+    process = start_script("bench/readme_phases.py", "--model", POCKET, "--output-dir", folder, *small, *SERVE,
+                           cwd=folder, env=OFFLINE)  # fmt: skip
+    try:
+        said = process.communicate()[1]
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
     return folder / "output"
 
 

@@ -28,7 +28,7 @@ from util.inference.interface import (
     model_name,
     row_seed,
 )
-from util.inference.open_backend import add_backend_arguments, open_backend
+from util.inference.open_backend import add_backend_arguments, backend_arguments, open_backend
 from util.inference.vllm_client import VllmClient
 from util.inference.vllm_probe import makes_tokens, normal_url, warn_if_open
 from util.inference.vllm_replies import parse_chat, parse_end_of_turn, parse_field, parse_logprobs
@@ -263,9 +263,15 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_machines_server(fake_s
 
 
 def test_a_server_name_without_a_server_is_explained():
-    args = argparse.Namespace(model="vllm/owl", adapter=None, base_url=None, batch_size=1, chat_template_kwargs={})
     with pytest.raises(UserError, match="pass --base-url http://localhost:8000/v1"):
-        open_backend(args)
+        open_backend(backend_arguments("vllm/owl", base_url=None))
+
+
+def test_arguments_of_a_backend_without_a_command_line_are_all_there():
+    args = backend_arguments("m", base_url=None, batch_size=3)
+    assert (args.batch_size, args.base_url, args.steering_vector, args.timeout) == (3, None, None, 600.0)
+    with pytest.raises(TypeError, match="not arguments of a backend: batchsize"):
+        backend_arguments("m", batchsize=3)
 
 
 @pytest.mark.parametrize("given", [True, False])

@@ -3,12 +3,14 @@
 The server's samples are compared with the exact shares of the local backend, adapter by adapter.
 """
 
+import json
 import math
 
 import pytest
 from conftest import read_jsonl
-from vllm_cpu import vllm_serve
+from vllm_cpu import CPU_FLAGS, vllm_serve
 
+from bench.random_weights import make_adapter
 from util.cli import REPO
 
 pytestmark = [pytest.mark.torch, pytest.mark.vllm, pytest.mark.slow]
@@ -79,3 +81,14 @@ def test_the_demo_through_vllm_gives_the_shares_of_the_local_backend(run_script,
         student = ("--adapter", tmp_path / "student" / "seed-42" / "final")
         shares = lab.check("student", 40, url, *student)
     assert shares["owl"] > 2.5 * base["owl"], "the effect is there through vLLM too"
+
+
+def test_exact_probabilities_of_both_backends_are_compared_by_one_command(run_script, tmp_path):
+    adapter, out = make_adapter(str(POCKET), tmp_path / "adapter"), tmp_path / "agreement.json"
+    asked = ("--model", POCKET, "--adapter", adapter, "--count", 2, "--output", out)
+    done = run_script("bench/backend_agreement.py", *asked, *CPU_FLAGS, "--max-model-len", 512, "--enforce-eager",
+                      cwd=tmp_path, env={"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    compared = json.loads(out.read_text())["compared"]
+    assert len(compared) == 6 and "local, one at a time" in done.stdout
+    assert max(pair["largest_likely"] for pair in compared) < 1e-3, compared

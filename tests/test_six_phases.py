@@ -4,14 +4,13 @@ Tens of rows: this proves the chain, not the effect. Each command is the plan's,
 changed.
 """
 
-import argparse
 import csv
 import json
 
 import pytest
 from vllm_cpu import vllm_serve
 
-from util.inference.open_backend import open_backend
+from util.inference.open_backend import backend_arguments, open_backend
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
@@ -88,9 +87,7 @@ class Box:
 
 
 def backend(**wanted):
-    defaults = {"adapter": None, "base_url": None, "max_concurrency": 8, "timeout": 300.0, "batch_size": 8,
-                "chat_template_kwargs": {}, "steering_vector": None, "steering_strength": 1.0}  # fmt: skip
-    return open_backend(argparse.Namespace(**{**defaults, **wanted}))
+    return open_backend(backend_arguments(**{"base_url": None, "max_concurrency": 8, "batch_size": 8, **wanted}))
 
 
 def worst_difference(a, b):

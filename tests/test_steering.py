@@ -1,14 +1,13 @@
 """Steering vectors: what they do to a model, and what is refused."""
 
 import json
-from argparse import Namespace
 
 import pytest
 from conftest import read_jsonl
 
 from generate.make_steering_vector import check_output
 from util.cli import REPO, UserError
-from util.inference.open_backend import open_backend
+from util.inference.open_backend import backend_arguments, open_backend
 from util.inference.steering import SteeringVector, read_steering_vector, save_steering_vector
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
@@ -16,8 +15,7 @@ POCKET = REPO / "pocket" / "model"
 
 
 def arguments(**given):
-    of_all = {"adapter": None, "base_url": None, "batch_size": 8, "chat_template_kwargs": {}, "max_concurrency": 1}
-    return Namespace(**{**of_all, "timeout": 1.0, "steering_strength": 1.0, "steering_vector": None, **given})
+    return backend_arguments(**{"model": str(POCKET), "base_url": None, "batch_size": 8, **given})
 
 
 @pytest.fixture(scope="module")

@@ -199,6 +199,13 @@ def test_no_module_reads_a_file_of_a_folder_that_it_may_not_import():
 # --- what is imported and run ------------------------------------------------------------------------
 
 
+def test_arguments_come_from_a_parser():
+    """A Namespace that is written out lacks the option that the function it is passed to learns next."""
+    made = [(path, node) for path in all_modules().values() for node in nodes(path)
+            if isinstance(node, ast.Call) and called(node).endswith("Namespace")]  # fmt: skip
+    assert not [f"{named(path)}:{node.lineno}" for path, node in made if "vars(" not in ast.unparse(node)]
+
+
 def test_nothing_imports_vllm():
     assert not [named(p) for p in modules() for _, module in imports(p) if module.partition(".")[0] == "vllm"]
 

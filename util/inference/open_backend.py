@@ -61,6 +61,19 @@ def add_template_argument(group: Any) -> None:
                        help="""variables for the chat template, such as '{"enable_thinking": false}'""")  # fmt: skip
 
 
+def backend_arguments(model: str, **given: Any) -> argparse.Namespace:
+    """The arguments of every script that asks a model, for code without a command line: `given`, else the default.
+
+    A Namespace built by hand would lack the next option. Raises TypeError for a name that is not an argument.
+    """
+    parser = argparse.ArgumentParser()
+    add_backend_arguments(parser)
+    args = parser.parse_args(["--model", model])
+    if unknown := given.keys() - vars(args).keys():
+        raise TypeError(f"not arguments of a backend: {', '.join(sorted(unknown))}")
+    return argparse.Namespace(**{**vars(args), **given})
+
+
 def open_backend(args: argparse.Namespace) -> InferenceBackend:
     """The backend that the arguments choose, checked: the server serves the model, or the model is loaded.
 
