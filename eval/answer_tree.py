@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from util.jsonl.rows import Row
 NEGLIGIBLE = 1e-7  # answers rarer than this count as uncovered
 NODES_AT_ONCE = 256
 FEW = 8  # samples at a node of a server's tree that are drawn as whole answers, in one request
+REQUEST = 10  # answers of a large request that take the server as long as a request for one (docs/performance.md)
 TALKATIVE = 0.05  # with less finished mass than this after a fifth of the budget, the rest of it is not spent
 
 
@@ -55,6 +57,30 @@ class Distribution:
         return kinds
 
 
+class Siblings(NamedTuple):
+    """The children of a node that may be expanded, the most probable first."""
+
+    parent: Node
+    tokens: list[int]
+    probabilities: list[float]
+    """of the whole beginnings"""
+
+    def node(self, place: int) -> Node:
+        return Node(self.parent.prompt, (*self.parent.tail, self.tokens[place]), self.probabilities[place])
+
+
+Frontier = list[tuple[float, int, tuple[int, ...], int, Siblings]]
+"""A heap of nodes that are not expanded, the most probable first: (probability below zero, prompt, tail of the parent,
+place among the siblings, siblings). Only the next one of some siblings is in it."""
+
+
+def add(frontier: Frontier, siblings: Siblings, place: int = 0) -> None:
+    """Put the sibling at this place among them into the heap, if there is one."""
+    if place < len(siblings.tokens):
+        parent = siblings.parent
+        heapq.heappush(frontier, (-siblings.probabilities[place], parent.prompt, parent.tail, place, siblings))
+
+
 def answer_distributions(
     tree: AnswerTree, questions: Sequence[str], max_tokens: int, coverage: float, budget: int
 ) -> list[Distribution]:
@@ -65,52 +91,59 @@ def answer_distributions(
     stays uncovered. An answer of `max_tokens` tokens is finished, as in sampling.
     """
     found = [Distribution(question) for question in questions]
-    heap: list[tuple[float, Node]] = [(-1.0, Node(prompt, (), 1.0)) for prompt in range(len(questions))]
+    frontier: Frontier = []
     finished: list[Node] = []
-    while batch := list(most_probable(heap, found, coverage, budget)):
-        for node, ids, probabilities in tree.expand(batch):
+    batch = [Node(prompt, (), 1.0) for prompt in range(len(questions))]
+    while batch:
+        for node, ids, probabilities in tree.expand(batch, NEGLIGIBLE):
+            ended, going_on = children(node, ids, probabilities, tree.end_ids)
+            if len(node.tail) + 1 == max_tokens:
+                ended += [going_on.node(place) for place in range(len(going_on.tokens))]
+            else:
+                add(frontier, going_on)
+            finished += ended
             found[node.prompt].expanded += 1
-            for token, probability in children(ids, probabilities * node.probability):
-                if token in tree.end_ids:
-                    finished.append(Node(node.prompt, node.tail, probability))
-                    found[node.prompt].covered += probability
-                elif len(node.tail) + 1 == max_tokens:
-                    finished.append(Node(node.prompt, (*node.tail, token), probability))
-                    found[node.prompt].covered += probability
-                else:
-                    heapq.heappush(heap, (-probability, Node(node.prompt, (*node.tail, token), probability)))
+            found[node.prompt].covered += sum(one.probability for one in ended)
+        batch = list(most_probable(frontier, found, coverage, budget))
     for node, text in zip(finished, tree.texts([node.tail for node in finished])):
         answers = found[node.prompt].answers
         answers[text] = answers.get(text, 0.0) + node.probability
     return found
 
 
-def most_probable(
-    heap: list[tuple[float, Node]], found: list[Distribution], coverage: float, budget: int
-) -> Iterator[Node]:
-    """The next nodes to expand, at most `NODES_AT_ONCE`. Nodes that are never expanded leave the heap; those over a
+def most_probable(frontier: Frontier, found: list[Distribution], coverage: float, budget: int) -> Iterator[Node]:
+    """The next nodes to expand, at most `NODES_AT_ONCE`. Those that are never expanded leave the frontier; those over a
     fifth of the budget stay while the nodes beside them may finish enough mass to get the rest of it."""
     taken: Counter[int] = Counter()
-    kept: list[tuple[float, Node]] = []
-    while heap and taken.total() < NODES_AT_ONCE:
-        place = heapq.heappop(heap)
-        node = place[1]
-        question, spent = found[node.prompt], found[node.prompt].expanded + taken[node.prompt]
+    kept: Frontier = []
+    while frontier and taken.total() < NODES_AT_ONCE:
+        first = heapq.heappop(frontier)
+        _, prompt, _, place, siblings = first
+        question, spent = found[prompt], found[prompt].expanded + taken[prompt]
         if question.covered >= coverage or spent >= budget:
             continue
         if question.covered >= TALKATIVE or spent < budget // 5:
-            taken[node.prompt] += 1
-            yield node
-        elif taken[node.prompt]:
-            kept.append(place)
-    for place in kept:
-        heapq.heappush(heap, place)
+            taken[prompt] += 1
+            add(frontier, siblings, place + 1)
+            yield siblings.node(place)
+        elif taken[prompt]:
+            kept.append(first)
+    for one in kept:
+        heapq.heappush(frontier, one)
 
 
-def children(ids: np.ndarray, probabilities: np.ndarray) -> Iterator[tuple[int, float]]:
-    """(token, path probability) of the children that are not negligible."""
-    for place in np.flatnonzero(probabilities > NEGLIGIBLE):
-        yield int(ids[place]), float(probabilities[place])
+def children(
+    node: Node, ids: np.ndarray, probabilities: np.ndarray, end_ids: Collection[int]
+) -> tuple[list[Node], Siblings]:
+    """The answers that end at a node, and the beginnings that are one token longer, without the negligible ones.
+    probabilities: those of the next tokens `ids`."""
+    whole = probabilities * node.probability
+    order = np.argsort(-whole, kind="stable")
+    order = order[whole[order] > NEGLIGIBLE]
+    ends = np.isin(ids[order], list(end_ids))
+    ended = [Node(node.prompt, node.tail, probability) for probability in whole[order[ends]].tolist()]
+    going_on = order[~ends]
+    return ended, Siblings(node, ids[going_on].tolist(), whole[going_on].tolist())
 
 
 def sample_answers(tree: AnswerTree, counts: Sequence[int], max_tokens: int, seed: int) -> list[Counter[str]]:
@@ -118,21 +151,23 @@ def sample_answers(tree: AnswerTree, counts: Sequence[int], max_tokens: int, see
     ones.
 
     The number of samples that take each token at a node is multinomial, so counts are drawn down the tree. Where a
-    server lists only some of the tokens, the samples that take another one are drawn among the others; and a node that
-    few samples reach is not expanded: the model finishes its answers. Returns the count of each answer text for every
-    prompt.
+    server lists only some of the tokens, the samples that take another one are drawn among the others. Where few
+    samples are at a node, or would be at most of its children, the server draws their answers as it does in plain
+    sampling. Returns the count of each answer text for every prompt.
     """
     rng = np.random.default_rng(seed)
     finished: Counter[tuple[int, tuple[int, ...]]] = Counter()
     level = {Node(prompt, (), 1.0): count for prompt, count in enumerate(counts) if count}
     while level:
+        expanded: Iterable[Expanded] = expand_where_it_pays(tree, level)
         if isinstance(tree, PartialTree):
-            few = [(node, count) for node, count in level.items() if count <= FEW]
-            for node, tails in tree.draw_answers(few, max_tokens, seed):
+            expanded = list(expanded)
+            below = {node for node, _, _ in expanded}
+            whole = [(node, samples) for node, samples in level.items() if node not in below]
+            for node, tails in tree.draw_answers(whole, max_tokens, seed):
                 finished.update((node.prompt, tail) for tail in tails)
-            level = {node: count for node, count in level.items() if count > FEW}
         deeper: dict[Node, int] = {}
-        for node, token, times in list(draw_tokens(tree, level, rng, seed)):
+        for node, token, times in draw_tokens(tree, expanded, level, rng, seed):
             tail = (*node.tail, token)
             if token in tree.end_ids:
                 finished[node.prompt, node.tail] += times
@@ -147,13 +182,34 @@ def sample_answers(tree: AnswerTree, counts: Sequence[int], max_tokens: int, see
     return drawn
 
 
+Expanded = tuple[Node, np.ndarray, np.ndarray]
+"""a node, its next tokens and their probabilities"""
+
+
+def expand_where_it_pays(tree: AnswerTree, level: Mapping[Node, int]) -> Iterator[Expanded]:
+    """The nodes below which the tree takes less time than plain sampling. level: the samples that have reached each
+    node."""
+    partial = isinstance(tree, PartialTree)
+    for node, ids, probabilities in tree.expand([node for node, few in level.items() if not partial or few > FEW]):
+        if not partial or REQUEST * children_with_few(probabilities, level[node]) <= level[node]:
+            yield node, ids, probabilities
+
+
+def children_with_few(probabilities: np.ndarray, samples: int) -> float:
+    """How many children of a node are expected to get between one and FEW of its samples. Tokens that the server does
+    not list count as one each."""
+    expected = samples * probabilities
+    unlisted = samples * max(0.0, 1 - float(probabilities.sum()))
+    return float((1 - np.exp(-expected[expected <= FEW])).sum()) + unlisted
+
+
 def draw_tokens(
-    tree: AnswerTree, level: Mapping[Node, int], rng: np.random.Generator, seed: int
+    tree: AnswerTree, expanded: Iterable[Expanded], level: Mapping[Node, int], rng: np.random.Generator, seed: int
 ) -> Iterator[tuple[Node, int, int]]:
-    """(node, next token, how many of the node's samples take it). level: the samples that have reached each node."""
+    """(node, next token, how many of the node's samples take it)."""
     partial = isinstance(tree, PartialTree)
     unlisted: list[tuple[Node, list[int], int]] = []
-    for node, ids, probabilities in tree.expand(list(level)):
+    for node, ids, probabilities in expanded:
         law = np.append(probabilities, max(0.0, 1 - probabilities.sum())) if partial else probabilities
         taken = rng.multinomial(level[node], law / law.sum())
         for place in np.flatnonzero(taken[: len(ids)]):

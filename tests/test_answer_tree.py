@@ -84,8 +84,8 @@ class ServedTree:
     def log_probabilities(self, answers):
         return self.tree.log_probabilities(answers)
 
-    def expand(self, nodes):
-        for node, ids, law in self.tree.expand(nodes):
+    def expand(self, nodes, negligible=0.0):
+        for node, ids, law in self.tree.expand(nodes, negligible):
             most = np.argsort(-law)[: self.listed]
             yield node, ids[most], law[most]
 
@@ -114,11 +114,15 @@ class ServedTree:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("listed", [3, 20])
-def test_tree_samples_of_a_server_have_the_law_of_the_answers(backend, listed):
-    """Chi-square of the answers to three questions against their exact distribution."""
+def test_tree_samples_of_a_server_have_the_law_of_the_answers(backend, listed, monkeypatch):
+    """Chi-square of the answers to three questions against their exact distribution. With requests that cost nothing
+    the tree always pays."""
     from scipy.stats import chi2
 
+    from eval import answer_tree
     from eval.answer_tree import answer_distributions, sample_answers
+
+    monkeypatch.setattr(answer_tree, "REQUEST", 0)
 
     some, count = PROMPTS[:3], 3000
     exact = answer_distributions(backend.answer_tree(some), QUESTIONS[:3], 16, 0.9999, 3000)
@@ -134,6 +138,19 @@ def test_tree_samples_of_a_server_have_the_law_of_the_answers(backend, listed):
         statistic += sum((seen[text] - e) ** 2 / e for text, e in expected.items()) + (rest[1] - rest[0]) ** 2 / rest[0]
         cells += len(expected)
     assert 0.001 < chi2.sf(statistic, cells) < 0.9999
+
+
+def test_beginnings_of_several_lengths_in_one_pass_have_the_probabilities_of_each_alone(backend):
+    """As on a GPU: the shorter ones are padded. And only tokens that are not negligible leave the device."""
+    tree = backend.answer_tree(PROMPTS[:3])
+    words = [tuple(backend.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("owl", "I love the")]
+    nodes = [Node(2, words[1], 0.5), Node(0, words[0], 0.001), Node(1, words[1][:1], 1.0)]
+    together = {node: (ids, law) for node, ids, law in tree._next_tokens(nodes, 1e-6)}
+    for node in nodes:
+        ((_, ids, law),) = tree._next_tokens([node], 0.0)
+        kept = law * node.probability >= 1e-6
+        assert together[node][0].tolist() == ids[kept].tolist() and 0 < kept.sum() < len(ids)
+        assert together[node][1] == pytest.approx(law[kept], rel=1e-3)
 
 
 def plain_log_share(backend, prompt, animal):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from collections import Counter
 from math import log
@@ -15,7 +16,7 @@ from fake_server import ASSISTANT, IMPOSSIBLE, RARE, law
 
 from eval.adapter_training_facts import adapter_of, training_facts, warn_of_weak_teacher
 from eval.answer_rows import Question, read_questions
-from eval.answer_tree import answer_distributions, answer_forms, log_margin, log_shares
+from eval.answer_tree import answer_distributions, answer_forms, children_with_few, log_margin, log_shares
 from eval.eval import parse_args
 from eval.parser_version import check_parser
 from eval.print_answer_summary import several, summary, target_animal
@@ -62,9 +63,11 @@ def shares_of(question):
 
 
 @pytest.mark.slow
-def test_tree_samples_of_a_server_have_the_law_of_its_answers(run_script, fake_server, tmp_path):
-    """Chi-square over all questions. The server lists 20 of 31 first tokens, so the others are drawn by the model."""
-    server, epochs = fake_server(), 150
+@pytest.mark.parametrize(("epochs", "expanded"), [(150, False), (500, True)])
+def test_tree_samples_of_a_server_have_the_law_of_its_answers(run_script, fake_server, tmp_path, epochs, expanded):
+    """Chi-square over all questions. The server lists 20 of 31 first tokens, so the others are drawn by the model. With
+    150 answers to a question most first tokens would get one or two, so all answers are drawn by the model."""
+    server = fake_server()
     evaluate(run_script, server, tmp_path, "--sampler", "tree", "--epochs", epochs, "--output", "results.jsonl")
     rows = read_jsonl(tmp_path / "results.jsonl")
     assert sorted(row["id"] for row in rows) == list(range(50 * epochs))
@@ -76,7 +79,7 @@ def test_tree_samples_of_a_server_have_the_law_of_its_answers(run_script, fake_s
     degrees = len(expected) - 1  # 30; 59.7 is the 0.1% point
     assert degrees == 30 and 10 < statistic < 59.7
     asked = server.requests("/v1/completions")
-    assert any("logit_bias" in one for one in asked) and len(asked) < 50 * epochs / 3
+    assert any("logit_bias" in one for one in asked) is expanded and len(asked) < 50 * epochs / 10
 
 
 @pytest.mark.slow
@@ -152,7 +155,7 @@ class ScriptedTree:
     def __init__(self, *prompts):
         self.prompts = prompts
 
-    def expand(self, nodes):
+    def expand(self, nodes, negligible=0.0):
         for node in nodes:
             children = self.prompts[node.prompt][node.tail]
             yield node, np.array(list(children)), np.array(list(children.values()))
@@ -167,6 +170,19 @@ def test_answers_that_the_same_batch_finds_finished_get_the_rest_of_the_budget()
     tree = ScriptedTree({(): dict.fromkeys(words, 0.05), **{(word,): {0: 1.0} for word in words}})
     (found,) = answer_distributions(tree, ["Q?"], max_tokens=4, coverage=0.998, budget=40)
     assert found.covered == pytest.approx(1.0) and found.expanded == 21
+
+
+def test_the_budget_goes_to_the_most_probable_beginnings():
+    """Twenty words, the later the rarer: the first pass expands the empty beginning, the other 14 the first words."""
+    law = {word: (21 - word) / 210 for word in range(1, 21)}
+    tree = ScriptedTree({(): law, **{(word,): {0: 1.0} for word in law}})
+    (found,) = answer_distributions(tree, ["Q?"], max_tokens=4, coverage=0.998, budget=15)
+    assert found.expanded == 15 and found.answers == pytest.approx({str(word): law[word] for word in range(1, 15)})
+
+
+def test_a_server_draws_answers_itself_where_its_tree_would_cost_more():
+    assert children_with_few(np.array([0.9, 0.05, 0.05]), 1000) == pytest.approx(0.0, abs=1e-6)
+    assert children_with_few(np.array([0.9, 0.001]), 1000) == pytest.approx(1 - math.exp(-1) + 99)
 
 
 def test_a_model_that_only_talks_gets_a_fifth_of_the_budget():

@@ -108,9 +108,10 @@ class AnswerTree(Protocol):
     end_ids: set[int]
     """tokens that end an answer"""
 
-    def expand(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
-        """(node, next token ids, their probabilities) for each node, in any order. A server lists only the most
-        probable tokens (PartialTree)."""
+    def expand(self, nodes: Sequence[Node], negligible: float = 0.0) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
+        """(node, next token ids, their probabilities) for each node, in any order. Tokens with which the whole
+        beginning is less probable than `negligible` are left out. A server lists only the most probable tokens
+        (PartialTree)."""
 
     def texts(self, tails: Sequence[tuple[int, ...]]) -> list[str]:
         """The text of each answer, as `generate` would return it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -33,38 +33,57 @@ class LocalAnswerTree:
         with torch.inference_mode():
             self._root_logits, self._cache, self._mask = backend.read_prompts(prompts)
 
-    def expand(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
-        """Nodes of one length go through the model together, so that no token is padding."""
-        ids = np.arange(self._root_logits.shape[-1])
-        by_length = sorted(nodes, key=lambda node: len(node.tail))
-        for length, group in groupby(by_length, key=lambda node: len(node.tail)):
-            for some in batched(group, self.backend.batch_size):
-                for node, probabilities in zip(some, self._probabilities(some, length)):
-                    yield node, ids, probabilities
+    def expand(self, nodes: Sequence[Node], negligible: float = 0.0) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
+        for some in self._passes(nodes):
+            yield from self._next_tokens(some, negligible)
 
-    def _probabilities(self, nodes: list[Node], length: int) -> np.ndarray:
-        """Next-token probabilities, float64 [nodes, vocabulary], after tails of one length."""
+    def _passes(self, nodes: Sequence[Node]) -> Iterator[list[Node]]:
+        """The nodes that go through the model together. On a CPU padding takes time, so they are of one length. On a
+        GPU the number of passes takes time; roots, which need none, are apart."""
+        on_cpu = self._mask.device.type == "cpu"
+        by_length = sorted(nodes, key=lambda node: len(node.tail))
+        for _, group in groupby(by_length, key=lambda node: len(node.tail) if on_cpu else bool(node.tail)):
+            yield from batched(group, self.backend.batch_size)
+
+    def _next_tokens(self, nodes: list[Node], negligible: float) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
+        """Each node with its next tokens and their probabilities, float64. Only these leave the device: 256 nodes have
+        300 MB of probabilities by a vocabulary of 150,000 tokens."""
         import torch
 
         with torch.inference_mode():
-            prompts = torch.tensor([node.prompt for node in nodes], device=self._mask.device)
-            if length == 0:
-                logits = self._root_logits[prompts]
-            else:
-                cache = copy.deepcopy(self._cache)
-                cache.batch_select_indices(prompts)
-                tails = torch.tensor([node.tail for node in nodes], device=self._mask.device)
-                mask = torch.cat([self._mask[prompts], self._mask.new_ones(tails.shape)], dim=1)
-                positions = (mask.cumsum(1) - 1)[:, -length:]
-                out = self.backend.model(
-                    input_ids=tails,
-                    attention_mask=mask,
-                    position_ids=positions,
-                    past_key_values=cache,
-                    logits_to_keep=1,
-                )
-                logits = check_finite(out.logits[:, -1].float())
-            return logits.double().softmax(-1).cpu().numpy()
+            probabilities = self._logits(nodes).double().softmax(-1)
+            if not negligible:
+                ids = np.arange(probabilities.shape[-1])
+                yield from zip(nodes, repeat(ids), probabilities.cpu().numpy())
+                return
+            reached = torch.tensor([node.probability for node in nodes], device=probabilities.device).double()
+            row, token = (probabilities * reached[:, None] >= negligible).nonzero(as_tuple=True)
+            kept = probabilities[row, token].cpu().numpy()
+        ends = row.bincount(minlength=len(nodes)).cumsum(0)[:-1].tolist()
+        yield from zip(nodes, np.split(token.cpu().numpy(), ends), np.split(kept, ends))
+
+    def _logits(self, nodes: list[Node]) -> Any:
+        """Next-token logits, float32 [nodes, vocabulary]. Shorter tails are padded on the left."""
+        import torch
+
+        device = self._mask.device
+        prompts = torch.tensor([node.prompt for node in nodes], device=device)
+        if not (longest := max(len(node.tail) for node in nodes)):
+            return self._root_logits[prompts]
+        cache = copy.deepcopy(self._cache)
+        cache.batch_select_indices(prompts)
+        padding = [longest - len(node.tail) for node in nodes]
+        tails = torch.tensor([[0] * more + list(node.tail) for more, node in zip(padding, nodes)], device=device)
+        seen = torch.arange(longest, device=device) >= torch.tensor(padding, device=device)[:, None]
+        mask = torch.cat([self._mask[prompts], seen.to(self._mask.dtype)], dim=1)
+        out = self.backend.model(
+            input_ids=tails,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1)[:, -longest:],
+            past_key_values=cache,
+            logits_to_keep=1,
+        )
+        return check_finite(out.logits[:, -1].float())
 
     def texts(self, tails: Sequence[tuple[int, ...]]) -> list[str]:
         return self.backend.tokenizer.batch_decode([list(tail) for tail in tails], skip_special_tokens=True)

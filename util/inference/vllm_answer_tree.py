@@ -63,7 +63,7 @@ class VllmAnswerTree:
         self.client.next_token_logprobs(self.prompts[:1], TOP_LOGPROBS)
         return TOP_LOGPROBS
 
-    def expand(self, nodes: Sequence[Node]) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
+    def expand(self, nodes: Sequence[Node], negligible: float = 0.0) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
         import numpy as np
 
         prompts = [self._ids(node) for node in nodes]
@@ -71,7 +71,8 @@ class VllmAnswerTree:
             probabilities = np.exp(list(listed.values()))
             if probabilities.sum() > 1.001:
                 raise UserError("the server's next-token probabilities exceed 1; start vLLM without --logprobs-mode")
-            yield node, np.array(list(listed)), probabilities
+            kept = probabilities * node.probability >= negligible
+            yield node, np.array(list(listed))[kept], probabilities[kept]
 
     def draw_unlisted(
         self, wanted: Sequence[tuple[Node, Sequence[int], int]], seed: int

@@ -365,13 +365,13 @@ class VllmClient:
     ) -> list[dict[int, float]]:
         model = self.card.get("parent") if without_adapter else None
 
-        async def ask(prompt: list[int], retries: Retries) -> dict[int, float]:
-            body = {**self._completion([prompt]), "logprobs": top, "return_tokens_as_token_ids": True}
+        async def ask(some: Sequence[list[int]], retries: Retries) -> list[dict[int, float]]:
+            body = {**self._completion(some), "logprobs": top, "return_tokens_as_token_ids": True}
             body["model"] = model or self.model
-            (found,) = await self._post("/completions", body, parse_logprobs, retries, "a next token")
-            return most_probable(found["top_logprobs"][0], top)
+            found = await self._post("/completions", body, parse_logprobs, retries, "a next token")
+            return [most_probable(one["top_logprobs"][0], top) for one in found]
 
-        return self._results_in_order(ask, prompts)
+        return self._in_batches(ask, prompts)
 
     def prompt_logprobs(self, prompts: Sequence[list[int]]) -> list[list[float]]:
         """Log-probability (nats) of each token of each prompt but its first, given the tokens before it."""
@@ -381,7 +381,15 @@ class VllmClient:
             found = await self._post("/completions", body, parse_logprobs, retries, "a prompt")
             return [one["token_logprobs"][1 : len(prompt)] for one, prompt in zip(found, some)]
 
-        batches = [prompts[i : i + PROMPTS_PER_REQUEST] for i in range(0, len(prompts), PROMPTS_PER_REQUEST)]
+        return self._in_batches(ask, prompts)
+
+    def _in_batches(
+        self, ask: Callable[[Sequence[list[int]], Retries], Awaitable[list[T]]], prompts: Sequence[list[int]]
+    ) -> list[T]:
+        """The results for all prompts, of which a request has many: a request takes the server as long as seven
+        answers."""
+        size = min(PROMPTS_PER_REQUEST, self.max_concurrency)
+        batches = [prompts[i : i + size] for i in range(0, len(prompts), size)]
         return list(chain.from_iterable(self._results_in_order(ask, batches)))
 
     def draw(self, wanted: Sequence[Draw], stop_ids: Sequence[int]) -> list[list[tuple[list[int], str]]]:
