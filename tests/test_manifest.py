@@ -113,7 +113,14 @@ def test_parts_of_another_type_than_the_scripts_write_are_left_out():
     model = {"model": "pocket", "files_sha256": 7, "adapter_sha256": ["x"], "revision": None}
     found = Manifest.from_json(
         {
-            "settings": {"script": "eval", "parser": "x", "model": model, "questions": 3, "epochs": 5},
+            "settings": {
+                "script": "eval",
+                "parser": "x",
+                "animal": ["owl"],
+                "model": model,
+                "questions": 3,
+                "epochs": 5,
+            },
             "counts": {"adapter": 7, "training": {"animal": ["owl"], "kind": "numbers"}, "seconds": 2},
         }
     )

@@ -121,7 +121,7 @@ def phase_of(path: Path, kind: str, manifest: Manifest, beside: Iterable[Path]) 
     base = base_of(manifest.model, seen.get("base_model"))
     needed = SETTINGS_READ.get(kind, {})
     wrong = [name for name, kinds in needed.items() if not isinstance(settings[name], kinds)]
-    if wrong or not isinstance(base.get("model", ""), str):
+    if wrong or (kind == "evaluation" and not base.get("model")):
         raise TypeError(", ".join(wrong or ["model"]))
     given = manifest.model.get(TEMPLATE_KWARGS) or {}
     phase = Phase(kind, path, base, [], ids, settings, tuple(manifest.prompt_days), template_kwargs=given)

@@ -165,8 +165,8 @@ class Manifest:
         return cls.from_json(found)
 
 
-_MODEL = {"revision": str, "files_sha256": str, "adapter_sha256": str, "root": str, "parent": str}
-_SETTINGS = {"parser": {}, "questions": list, "sampling": {}, "model": _MODEL, "base": _MODEL}
+_MODEL = {"model": str, "revision": str, "files_sha256": str, "adapter_sha256": str, "root": str, "parent": str}
+_SETTINGS = {"animal": str, "parser": {}, "questions": list, "sampling": {}, "model": _MODEL, "base": _MODEL}
 _PROMPT = {"base_model": str, "messages": list, "token_ids": str, "days": list}
 _TRAINING = {"animal": str, "kind": str, "train_jsonl": str}
 # What is read of the parts of a manifest, with its type; {} is a dict of anything.
