@@ -31,7 +31,7 @@ experiment:
 	@util/make_env.sh run
 	@experiments/make_snakemake_env.sh
 	experiments/snakemake.sh --cores $(CORES) --resources gpu=$(GPUS) --rerun-incomplete --keep-incomplete \
-		--keep-going --rerun-triggers mtime params --config name=$(NAME) model=$(MODEL)
+		--keep-going --rerun-triggers mtime params --config "name=$(NAME)" "model=$(MODEL)"
 
 report:
 	@util/make_env.sh run

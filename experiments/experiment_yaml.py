@@ -18,6 +18,7 @@ from util.cli import REPO, UserError
 from util.inference.interface import model_name
 
 FOLDER = REPO / "experiments"
+OTHER_FILES = ("models", "sky", "fsdp")  # .yaml files that are not experiments
 CHOICES = {
     "teacher_data": ("persona", "one-word"), "data_type": ("numbers", "code", "reasoning"),
     "shuffle": ("none", "row", "file", "sorted", "one-format"), "hop": (1, 2, 3, 4, 5),
@@ -77,11 +78,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def experiments() -> list[str]:
     """The names of all experiments."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem not in ("models", "sky"))
+    return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem not in OTHER_FILES)
 
 
 def read_experiments(names: str, model: str) -> list[Experiment]:
     """The experiments of 'teacher_strength,mixing', or of 'all' (those that have runs for the model)."""
+    if not names.strip():
+        raise UserError("no experiment is named; is a shell variable unset? NAME=all runs all of them")
+    known(model, read_yaml(FOLDER / "models.yaml"), "model")
     if names != "all":
         return [read_experiment(name, model) for name in names.split(",")]
     return [read_experiment(name, model) for name in experiments() if model in read_yaml(FOLDER / f"{name}.yaml")]

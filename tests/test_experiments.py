@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from experiments import experiment_yaml, growth, tables
-from experiments.experiment_yaml import parse_experiment, read_experiment, read_experiments, read_yaml
+from experiments.experiment_yaml import experiments, parse_experiment, read_experiment, read_experiments, read_yaml
 from experiments.run_paths import PARAMETERS
 from tests.conftest import REPO
 from util.cli import UserError
@@ -175,6 +175,13 @@ def test_an_unknown_experiment_key_and_model():
         parse([{}], panel=["rows"])
     with pytest.raises(UserError, match="has no runs for smollm2"):
         read_experiments("scaling", "smollm2")
+    with pytest.raises(UserError, match="no experiment is named; is a shell variable unset"):
+        read_experiments("", "pocket")
+    with pytest.raises(UserError, match="unknown model 'smolm2'; did you mean smollm2"):
+        read_experiments("all", "smolm2")
+    with pytest.raises(UserError, match="unknown experiment 'fsdp'"):  # settings of accelerate
+        read_experiments("fsdp", "pocket")
+    assert "fsdp" not in experiments() and "mixing" in experiments()
 
 
 def test_a_file_that_is_no_experiment_is_named():
