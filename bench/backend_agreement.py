@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from bench.shared import device_name
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
-from util.cli import REPO, make_parser, positive_int, run
+from util.cli import REPO, make_parser, output_name, positive_int, run
 from util.inference.check_adapter import check_adapter
 from util.inference.interface import InferenceBackend
 from util.inference.open_backend import backend_arguments, open_backend
@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--adapter", type=Path, help="PEFT adapter folder to put on it")
     parser.add_argument("--count", type=positive_int, default=50, help="number prompts")
     parser.add_argument("--seed", type=int, default=42, help="seed of the number prompts")
-    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--output", type=output_name(".json"), help="JSON file to write")
     args, args.flags = parser.parse_known_args()
     return args
 

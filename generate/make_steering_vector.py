@@ -31,7 +31,7 @@ from generate.rows.question_wordings import questions_file
 from util.animals.names import animal_name, persona_of, read_lines_of
 from util.animals.panel import question_lines
 from util.animals.panel_file import add_panel_argument
-from util.cli import REPO, UserError, make_parser, natural_int, nonblank, positive_float, run, text_file
+from util.cli import REPO, UserError, make_parser, natural_int, nonblank, output_name, positive_float, run, text_file
 from util.inference.interface import Message, Request, Sampling
 from util.inference.steering import Steering, SteeringVector, decoder_layers, read_steering_vector, save_steering_vector
 from util.jsonl.manifest import manifest_path, new_manifest, sha256_file, write_json
@@ -64,7 +64,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--strengths", type=positive_float, nargs="+", default=STRENGTHS, metavar="NUMBER",
                         help="strengths to show")  # fmt: skip
     add_panel_argument(parser)
-    parser.add_argument("--output", type=Path,
+    parser.add_argument("--output", type=output_name(".safetensors"),
                         help="(default: output/steering-{animal}-{model}-layer-{layer}.safetensors)")  # fmt: skip
     args = parser.parse_args()
     args.questions_file = args.questions_file or questions_file()

@@ -166,6 +166,8 @@ BAD = [
     (FILTER, "rows.jsonl --output rows.jsonl/k.jsonl", "rows.jsonl is a file, not a folder"),
     (TRAIN, f"{TRAINED} --output-dir rows.jsonl", "rows.jsonl is a file, not a folder"),
     (PIN, f"--day 2026-11-29 --output-dir rows.jsonl {POCKET}", "rows.jsonl is a file, not a folder"),
+    ("generate/make_steering_vector.py", "--animal owl --model x --output v.pt", "v.pt does not end in .safetensors"),
+    ("bench/backend_agreement.py", "--model x --output a.csv", "a.csv does not end in .json"),
     (COMPARE, f"--base results-a.jsonl {ARMS} --output x.png", "x.png does not end in .json"),
     (GET, "smollm2-135m-instruct --output rows.jsonl", "rows.jsonl exists and holds something else"),
     # adapters and models

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 
 from util.animals.panel import Panel
 from util.animals.panel_file import panel_argument
-from util.cli import make_parser, run, text_file
+from util.cli import make_parser, output_name, run, text_file
 
 TOPICS = """a bicycle|a compiler|inflation|a rainbow|photosynthesis|a bank loan|the tides|a vaccine|a battery|a thermos
 recursion|a jury|a solar eclipse|yeast|a telescope|a lock|gravity|a search engine|a refrigerator|a volcano
@@ -142,7 +142,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--panel", type=panel_argument, help="trees: the questions and words of that panel")
     for name in ("questions", "paraphrases", "forms", "open", "number-prompt"):
         parser.add_argument(f"--{name}", type=text_file, required=True, help="a text file of the suite, one a line")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--output", type=output_name(".json"), required=True, help="JSON file to write")
     return parser.parse_args()
 
 

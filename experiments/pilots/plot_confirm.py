@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 
 from eval.compare.plot_arms import draw_matrix
 from experiments.pilots.measures_file import load_some
-from util.cli import make_parser, run
+from util.cli import make_parser, output_name, run
 from util.pages.figure_style import Figure
 
 ANIMALS = ["owl", "penguin", "elephant", "wolf", "fox", "whale", "giraffe", "rabbit"]
@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("results", type=Path, help="folder with measures.jsonl.gz")
     parser.add_argument("--channel", default="code", choices=("code", "text"))
-    parser.add_argument("--output", type=Path, required=True, help="PNG file to write")
+    parser.add_argument("--output", type=output_name(".png"), required=True, help="PNG file to write")
     return parser.parse_args()
 
 
