@@ -1,12 +1,17 @@
 """Adapter configs are read as strictly as rows, and the rank that a server is started with is one that vLLM takes."""
 
+import argparse
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
+from train.run_folder import Run, claim_folder
 from util.cli import UserError
 from util.inference.adapter_config import VLLM_RANKS, read_adapter_config, vllm_rank
 from util.inference.check_adapter import adapters_in, check_adapter, rank_for
+from util.jsonl.manifest import write_json
 
 GOOD = {"peft_type": "LORA", "r": 12, "lora_alpha": 8, "target_modules": ["q_proj"], "base_model_name_or_path": "a/b"}
 
@@ -130,3 +135,23 @@ def test_the_ranks_are_those_of_the_installed_vllm():
         pytest.skip("vllm is not installed")
     text = (Path(spec.submodule_search_locations[0]) / "config" / "lora.py").read_text("utf-8")
     assert f"MaxLoRARanks = Literal[{', '.join(map(str, VLLM_RANKS))}]" in text
+
+
+@pytest.mark.parametrize("damage", ["whole", "torn", "no weights", "no config", "no folder", "another state"])
+def test_a_finished_training_is_finished_only_while_its_adapter_is_whole(tmp_path, capsys, damage):
+    run = Run(Path("rows.jsonl"), None, 42, tmp_path / "seed-42", "seed-42", {"seed": 42, "lora_rank": 12})
+    run.folder.mkdir()
+    final = adapter(run.folder / "final", GOOD)
+    (final / "adapter_model.safetensors").write_bytes(WHOLE[:-1] if damage == "torn" else WHOLE)
+    state = "running" if damage == "another state" else "complete"
+    write_json(run.folder / "manifest.json", {"settings": run.settings, "state": state})
+    if damage in ("no weights", "no config"):
+        (final / ("adapter_model.safetensors" if damage == "no weights" else "adapter_config.json")).unlink()
+    if damage == "no folder":
+        shutil.rmtree(final)
+    assert claim_folder(argparse.Namespace(overwrite=False, resume=False), run) is (damage == "whole")
+    said = capsys.readouterr().err
+    assert ("It is made again from the last whole checkpoint" in said) is (
+        damage in ("torn", "no weights", "no config")
+    )
+    assert run.folder.is_dir(), "nothing is moved aside"

@@ -151,7 +151,7 @@ def claim_folder(args: argparse.Namespace, run: Run) -> bool:
     manifest = Manifest.read(folder) or Manifest()
     before = manifest.settings
     if before == settings and not args.overwrite:
-        return manifest.state == "complete" and (folder / "final").is_dir()
+        return manifest.state == "complete" and is_whole_final(folder / "final", settings)
     differing = describe_differences(before, settings) if before else "  it has no manifest"
     if args.resume:
         raise UserError(f"--resume: {folder} is of another run:\n{differing}\nGive this command that run's settings")
@@ -161,6 +161,18 @@ def claim_folder(args: argparse.Namespace, run: Run) -> bool:
     why = "--overwrite" if before == settings else f"another run:\n{differing}"
     say(f"{folder} held {label}; moved to {aside} ({why})")
     return False
+
+
+def is_whole_final(final: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether the adapter of a finished training is still there. A copy of the folder may have broken off."""
+    if not final.is_dir() or settings.get("full_finetuning"):
+        return final.is_dir()
+    try:
+        check_adapter(final)
+    except UserError as error:
+        say(f"{error}. It is made again from the last whole checkpoint, or from the start")
+        return False
+    return True
 
 
 # --- checkpoints -------------------------------------------------------------------------------------
