@@ -4,10 +4,11 @@ import argparse
 import errno
 import os
 import time
+from pathlib import Path
 
 import pytest
 
-from util.cli import UserError, exit_code_and_message, input_file, make_parser, output_name, some_file
+from util.cli import UserError, exit_code_and_message, input_file, make_parser, output_folder, output_name, some_file
 from util.inference.vllm_probe import normal_url
 from util.terminal import Progress, announced, closing
 
@@ -116,6 +117,15 @@ def test_an_input_that_cannot_be_read_is_named_and_another_output_is_not_advised
 def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(tmp_path):
     code, text = exit_code_and_message(denied(tmp_path / "new.jsonl"))
     assert code == 1 and f"Permission denied ({tmp_path / 'new.jsonl'}): fix its permissions or choose another" in text
+
+
+def test_an_output_that_cannot_be_written_is_known_before_the_work(tmp_path, monkeypatch):
+    assert output_name(".json")(str(tmp_path / "new" / "a.json")) == tmp_path / "new" / "a.json"
+    assert output_folder(str(tmp_path / "new")) == tmp_path / "new" and not (tmp_path / "new").exists()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # a drive that is mounted to be read
+    for kind, path in ((output_name(".json"), tmp_path / "new" / "a.json"), (output_folder, tmp_path / "new"),
+                       (output_folder, tmp_path)):  # fmt: skip
+        assert refused(kind, path) == f"cannot write in {tmp_path}; choose another place or fix its permissions"
 
 
 def test_an_error_of_the_suite_itself_keeps_its_traceback():
