@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from pathlib import Path
 
 import pytest
 from test_compare_arms import compare_two
@@ -107,6 +108,18 @@ def test_a_folder_that_is_a_link_keeps_its_name_and_links_inside_are_counted_as_
     assert "output/report.html" in contents["files"] and len(contents["files"]) == 12
     assert contents["left_out"]["links"]["files"] == 2
     assert f"{results}/more is a link to a folder, which is not packed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("folder", "packed"),
+    [("output/student-sft", "output/student-sft"), ("./output", "output"), (".", "box"), ("../box/output", "output")],
+)
+def test_files_are_packed_by_the_path_that_commands_name(results, tmp_path, monkeypatch, folder, packed):
+    monkeypatch.chdir(results.parent)
+    found = pack(Path(folder), tmp_path / "r.tar.gz", adapters=True)["files"]
+    assert {name for name in found if not name.startswith(f"{packed}/")} == set()
+    unpack(tmp_path / "r.tar.gz", tmp_path / "home")
+    assert len([path for path in (tmp_path / "home" / packed).rglob("*") if path.is_file()]) == len(found)
 
 
 @pytest.mark.parametrize("change", ["written", "removed"])

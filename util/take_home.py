@@ -3,7 +3,7 @@
 Packed are manifests, measures (results, comparisons, pages, tables, pictures), certified training rows with their
 certificates, and final adapters. Left out are other rows (teacher data, unfiltered rows), checkpoints, W&B folders and
 logs; what is left out is listed with its size. Every packed file has its SHA-256 in the pack, and unpacking checks it.
-Unpacked, the folder has the same name, so that the commands of a report or a comparison run there as they ran here.
+Unpacked, the folder has the same path, so that the commands of a report or a comparison run there as they ran here.
 
 Usage:
     python util/take_home.py output --output results.tar.gz
@@ -99,16 +99,15 @@ def pack(folder: Path, output: Path, adapters: bool) -> dict[str, Any]:
     for path in out.get("links", []):
         if path.is_dir():
             say(f"warning: {path} is a link to a folder, which is not packed; pack it by itself")
-    root = folder.absolute() if folder.is_symlink() else folder.resolve()  # commands use the link's name
     unfinished = output.with_name(output.name + PARTIAL)
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         contents = {
             "made": now(), **provenance(),
-            "files": {name_in_pack(path, folder, root): sha256_file(path) for path in files},
+            "files": {name_in_pack(path, folder): sha256_file(path) for path in files},
             "left_out": {kind: {"files": len(paths), "bytes": size(paths)} for kind, paths in out.items()},
         }  # fmt: skip
-        write_tar(unfinished, contents, {name_in_pack(path, folder, root): path for path in files})
+        write_tar(unfinished, contents, {name_in_pack(path, folder): path for path in files})
         unfinished.replace(output)
     except FileNotFoundError as error:
         raise changed_meanwhile(Path(error.filename)) from None
@@ -134,9 +133,13 @@ def changed_meanwhile(path: Path) -> UserError:
     return UserError(f"{path} changed while it was packed; wait until no run writes there, then pack again")
 
 
-def name_in_pack(path: Path, folder: Path, root: Path) -> str:
-    """output/results.jsonl of the folder /box/sl/output."""
-    return PurePosixPath(root.name, *path.relative_to(folder).parts).as_posix()
+def name_in_pack(path: Path, folder: Path) -> str:
+    """A file's name by the folder as it was given, as commands name it: output/four_arms/compare.json. A folder given
+    from the root, or from above this one, has its own name alone: output/results.jsonl of /box/sl/output."""
+    named = folder.parts
+    if folder.is_absolute() or not named or ".." in named:
+        named = ((folder if folder.is_symlink() else folder.resolve()).name,)
+    return PurePosixPath(*named, *path.relative_to(folder).parts).as_posix()
 
 
 # --- unpacking -----------------------------------------------------------------------------------------
