@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Every table, comparison and figure of experiments/results that committed measurements give, made again (make results).
 #
-# SmolLM2's, the demo's and five kinds' from measures.tar.xz, the experiments' summaries from their tables, and the sizes
-# and power of docs/statistics.md by simulation. What needs a model is not here: experiments/demo.sh, divergence.sh, smollm2.sh.
+# SmolLM2's, the demo's, five kinds' and the pocket pair's from measures.tar.xz, the experiments' summaries from their
+# tables, and the sizes and power of docs/statistics.md by simulation. What needs a model is not here: demo.sh,
+# divergence.sh, smollm2.sh, pocket_width.sh without STEPS=compare.
 # About two minutes on two cores. A JSON file then differs in the commit and the process that wrote it, and in nothing else.
 set -euo pipefail
 . "$(dirname "$0")/check_settings.sh"
@@ -74,6 +75,9 @@ tar xf $results/pocket-kinds/measures.tar.xz -C output
 for measure in share margin; do
     compare_pocket "$five" pocket-kinds-301-1000-rows $measure $results/pocket-kinds/$measure
 done
+
+tar xf $results/pocket-width/measures.tar.xz -C output
+STEPS=compare RESULTS=$results/pocket-width experiments/pocket_width.sh >/dev/null
 
 # Real weights: the recipe as commands, six trees, and sixteen animals on SmolLM2. qwen2.5-1.5b's other tables are printed by
 # experiments/pilots/confirm_tests.py, which its page names.

@@ -29,7 +29,7 @@ CLEAN = {
     "code": re.compile(r"([a-z]+ (=( [a-z]+ [-+*])?|\+=|-=) [0-9]{1,3}\n)+print\([a-z]+\)"),
     "reasoning": re.compile(r"([A-Z][a-z0-9 :]+\. )+[A-Z][a-z ]+ [0-9]{1,3}\."),
 }
-LONGEST_ANSWER = {"numbers": 32, "code": 120, "reasoning": 120}  # tokens; ten numbers with separators and end are 20
+LONGEST_ANSWER = {"numbers": 48, "code": 120, "reasoning": 120}  # tokens; ten numbers are 20, digit by digit 40
 LONGEST_NAME = 8  # tokens of a one-word answer
 
 

@@ -97,7 +97,8 @@ def test_ctrl_c_lets_the_steps_finish_and_starts_no_more(demo, tmp_path):
 
 
 DRIVERS = ["demo", "divergence", "persona_against_trained_teacher", "smollm2", "real_weights", "remake_results",
-           "data_signal/smollm2_audits", "data_signal/validate_pocket", "pilots/trees_or_sixteen_animals"]  # fmt: skip
+           "data_signal/smollm2_audits", "data_signal/validate_pocket", "pilots/trees_or_sixteen_animals",
+           "pocket_width"]  # fmt: skip
 
 
 def run_driver(name, *arguments, cwd, **variables):
@@ -135,6 +136,7 @@ def test_an_argument_of_a_driver_starts_nothing_and_help_shows_its_comment(name,
         ("real_weights", {"STEPS": "students"}, "STEPS names 'students'; there is: vector lessons"),
         ("real_weights", {"DATA_TYPES": "numbers"}, "DATA_TYPES names 'numbers'; there is: code reasoning text"),
         ("real_weights", {"SEEDS": "1 1"}, "SEEDS names 1 twice"),
+        ("pocket_width", {"STEPS": "demo"}, "STEPS names 'demo'; there is: compare"),
         ("data_signal/validate_pocket", {"JOBS": "all"}, "JOBS=all is not a whole number"),
         ("pilots/trees_or_sixteen_animals", {"SEEDS": "first"}, "SEEDS=first is not a whole number"),
     ],

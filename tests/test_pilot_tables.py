@@ -30,6 +30,15 @@ def test_the_tables_of_other_kinds_are_made_again(name):
     assert len(rows) > 7 and all(row in (REPO / page).read_text("utf-8") for row in rows)
 
 
+def test_the_page_has_the_tables_of_the_pocket_pair():
+    page, made = (
+        (REPO / path).read_text("utf-8")
+        for path in ("docs/results-pocket.md", "experiments/results/pocket-width/tables.md")
+    )
+    rows = re.findall(r"^\| .*\|$", made, re.MULTILINE)
+    assert len(rows) > 20 and all(row in page for row in rows)
+
+
 def comparison(path, margins):
     kinds = ["owl", "cat", "fox"]
     path.write_text(json.dumps({"assignment": {"animals": kinds, "margins": margins}}))

@@ -14,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from eval.data_signal.known_cases import TRANSFER, Case, Rule, fit, left_one_out, read_cases
+from eval.data_signal.known_cases import TRANSFER, Case, Rule, fit, left_one_out, middles, read_cases
 from util.cli import REPO, make_parser, output_name, run
 from util.jsonl.manifest import write_atomically
 from util.pages.figure_style import MUTED, SERIES, Figure, key_above, new_panels
@@ -50,6 +50,20 @@ def draw(cases: Sequence[Case], rule: Rule, correlations: dict[str, float], widt
     return figure
 
 
+def right_by_kl(cases: Sequence[Case]) -> int:
+    """How many cases a limit of KL alone judges rightly, each by the limit of the others."""
+
+    def wrong(limit: float, some: Sequence[Case]) -> int:
+        return sum((case.kl >= limit) != case.passed for case in some)
+
+    right = 0
+    for place, case in enumerate(cases):
+        others = [*cases[:place], *cases[place + 1 :]]
+        limit = min(middles(one.kl for one in others), key=lambda limit: (wrong(limit, others), -limit))
+        right += not wrong(limit, [case])
+    return right
+
+
 def main() -> None:
     args = parse_args()
     from scipy.stats import spearmanr
@@ -60,7 +74,7 @@ def main() -> None:
     correlations = {
         name: float(spearmanr([getattr(case, name) for case in cases], effects).statistic) for name in ("kl", "width")
     }
-    title = "Rows pass a preference on if they move far enough and are wide enough"
+    title = "What rows passed on, by how far they move and how wide they are"
     picture = Figure(lambda width: draw(cases, rule, correlations, width), title, "One point is one kind of rows.")
     write_atomically(args.output, picture.png())
     closing({
@@ -68,6 +82,7 @@ def main() -> None:
         "limits": f"KL {rule.kl:.4f} nats a token, {rule.width:.1f} effective tokens",
         "left one out": f"{sum(right)} of {len(right)} right, wrong: "
                         + ("; ".join(str(case) for case, is_right in zip(cases, right) if not is_right) or "none"),
+        "KL alone": f"{right_by_kl(cases)} of {len(cases)} right with each left out",
         "Spearman": f"KL {correlations['kl']:.2f}, width {correlations['width']:.2f}",
     })  # fmt: skip
 
