@@ -2,8 +2,8 @@
 
 Two figures of the rows decide: how far the teacher moves them (KL to the base, nats a token), and how wide they are
 (effective number of different tokens, exp of the entropy of their tokens). Digits of Qwen, which are narrow, passed
-nothing on although they moved far; digits of small models did pass something on. Both limits are fitted to the table, so
-it is also judged with each case left out.
+nothing on although they moved far; digits of small models did pass something on. Both limits are fitted to the table,
+so it is also judged with each case left out.
 """
 
 from __future__ import annotations
