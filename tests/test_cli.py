@@ -128,8 +128,18 @@ def test_an_output_that_cannot_be_written_is_known_before_the_work(tmp_path, mon
         assert refused(kind, path) == f"cannot write in {tmp_path}; choose another place or fix its permissions"
 
 
+def test_after_a_ctrl_c_at_once_nobody_is_promised_that_the_work_is_resumed():
+    code, text = exit_code_and_message(KeyboardInterrupt())
+    assert code == 130 and text.startswith("stopped at once. What was written is on disk; run again:\n  python ")
+
+
 def test_an_error_of_the_suite_itself_keeps_its_traceback():
-    for error in (ValueError("bug"), OSError(errno.ECHILD, "odd"), ModuleNotFoundError("no", name="util.x")):
+    for error in (
+        ValueError("bug"),
+        OSError(errno.ECHILD, "odd"),
+        ModuleNotFoundError("no", name="util.x"),
+        ModuleNotFoundError("no", name="experiments.x"),
+    ):
         assert exit_code_and_message(error) == (1, "")
 
 

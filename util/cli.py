@@ -24,6 +24,7 @@ if sys.platform == "win32":
     sys.exit("Windows is not supported: run this in WSL (wsl --install)")
 
 REPO = Path(__file__).resolve().parents[1]
+SUITE = ("util", "generate", "train", "eval", "pocket", "experiments", "bench")  # its folders of modules
 # What to do about an error of the operating system that is not a bug.
 STORAGE_ERRORS = {
     errno.ENOSPC: "free some space",
@@ -345,7 +346,7 @@ def exit_code_and_message(error: BaseException) -> tuple[int, str]:
     if isinstance(error, StoppedAtOnce):
         return 128 + error.signum, f"stopped by {error}. What was written is on disk; run again:{again}"
     if isinstance(error, KeyboardInterrupt):
-        return 130, f"stopped at once. What was written is on disk; resume with:{again}"
+        return 130, f"stopped at once. What was written is on disk; run again:{again}"
     if isinstance(error, ModuleNotFoundError) and is_installed_package(error.name):
         return 1, f"error: the package {error.name} is missing; run: make setup"
     if is_unreadable_input(error):
@@ -362,7 +363,7 @@ def exit_code_and_message(error: BaseException) -> tuple[int, str]:
 
 def is_installed_package(name: str | None) -> bool:
     """Whether a missing module is a package to install, and not a part of the suite (which is a bug)."""
-    return name is not None and name.partition(".")[0] not in ("util", "generate", "train", "eval")
+    return name is not None and name.partition(".")[0] not in SUITE
 
 
 def is_unreadable_input(error: BaseException) -> TypeGuard[OSError]:
