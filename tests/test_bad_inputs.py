@@ -180,6 +180,8 @@ BAD = [
     (NUMBERS, f"{ASKED} --adapter a-torn", "is not a whole safetensors file; copy the adapter again"),
     (SERVE, "x", "no command; put `--` and the command to run after the model and flags"),
     (SERVE, "rows.jsonl -- true", "rows.jsonl is a file; pass the folder of the model"),
+    (SERVE, "output/models/gone -- true", "no folder output/models/gone; util/get_model.py fetches some models into"),
+    (SERVE, "vllm/owl-teacher/x -- true", "is the name of a served model"),
     (SERVE, "nothing -- true", "nothing holds no model (no config.json)"),
     (SERVE, "a-torn -- true", "a-torn is a LoRA adapter; pass its base model here"),
     (SERVE, f"{POCKET} -- no-such-command", "cannot run no-such-command: no such command"),

@@ -82,10 +82,13 @@ def check_folder(model: str) -> None:
             )
     elif path.is_file():
         raise UserError(f"{model} is a file; pass the folder of the model")
-    elif path.is_absolute() or (len(path.parts) > 1 and Path(path.parts[0]).is_dir()):
-        raise UserError(f"no folder {model}{folders_nearby(path)}")
     elif model.startswith("vllm/"):
         raise UserError(f"{model} is the name of a served model; pass its base model's hub id or folder")
+    elif "://" in model:  # of a store that vLLM reads
+        return
+    elif path.is_absolute() or len(path.parts) > 2 or (len(path.parts) == 2 and Path(path.parts[0]).is_dir()):
+        fetched = "; util/get_model.py fetches some models into output/models" if path.parent.name == "models" else ""
+        raise UserError(f"no folder {model}{folders_nearby(path)}{fetched}")
 
 
 def folders_nearby(path: Path) -> str:
