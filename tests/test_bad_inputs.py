@@ -169,6 +169,7 @@ BAD = [
     ("generate/make_steering_vector.py", "--animal owl --model x --output v.pt", "v.pt does not end in .safetensors"),
     ("bench/backend_agreement.py", "--model x --output a.csv", "a.csv does not end in .json"),
     (COMPARE, f"--base results-a.jsonl {ARMS} --output x.png", "x.png does not end in .json"),
+    (GET, f"smollm2-135m-instruct --output {POCKET}", "holds another model than HuggingFaceTB/SmolLM2-135M-Instruct"),
     (GET, "smollm2-135m-instruct --output rows.jsonl", "rows.jsonl exists and holds something else"),
     # adapters and models
     (NUMBERS, f"{ASKED} --adapter rows.jsonl", "no folder rows.jsonl"),

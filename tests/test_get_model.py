@@ -99,9 +99,14 @@ def test_gemmas_turns_put_the_system_message_before_the_first_question():
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
-    assert not is_there(tmp_path) and not is_there(tmp_path / "new")
+    source = SOURCES["smollm2-135m-instruct"]
+    assert not is_there(tmp_path, source) and not is_there(tmp_path / "new", source)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="holds something else; pass another --output"):
-        is_there(tmp_path)
+        is_there(tmp_path, source)
     (tmp_path / "model.safetensors").touch()
-    assert is_there(tmp_path)
+    assert is_there(tmp_path, source)
+    (tmp_path / "README.md").write_text(card(source, 5), "utf-8")
+    assert is_there(tmp_path, source)
+    with pytest.raises(UserError, match="holds another model than google/gemma-3-270m; pass another --output"):
+        is_there(tmp_path, SOURCES["gemma-3-270m"])

