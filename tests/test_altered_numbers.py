@@ -142,6 +142,11 @@ def test_mixing_replaces_the_share_by_answers_to_the_same_prompts(files, run_scr
     assert refused.returncode == 1
     assert "200 rows should be replaced, but only 180 prompts are in both files" in refused.stderr
     assert "--share is called --replaced-share now" in refused.stderr
+    more = run_script(*asked, "--replaced-share", "0.25", "--count", "500", "--output", "all.jsonl", cwd=files)
+    assert more.returncode == 0 and "numbers-teacher.jsonl has no more than 200 rows; --count is 500" in more.stderr
+    (files / "copy.jsonl").write_bytes((files / "numbers-teacher.jsonl").read_bytes())
+    copy = run_script(*asked[:-1], "copy.jsonl", "--replaced-share", "0.25", "--output", "two.jsonl", cwd=files)
+    assert copy.returncode == 1 and "are the same file" in copy.stderr
     assert not list(files.glob("numbers-teacher-unbiased-*"))
 
 

@@ -30,7 +30,7 @@ from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import sha256_file
 from util.jsonl.resumable import RowFile, add_output_arguments
 from util.jsonl.rows import Row, check_numbered, read_chat_rows
-from util.terminal import closing
+from util.terminal import closing, say
 
 
 def parse_args() -> argparse.Namespace:
@@ -69,15 +69,17 @@ def mixed(teacher: list[Row], unbiased: dict[int, Row], share: float, seed: int)
 
 def main() -> None:
     args = parse_args()
-    if args.unbiased.resolve() == args.train_jsonl.resolve():
+    hashes = sha256_file(args.train_jsonl), sha256_file(args.unbiased)
+    if hashes[0] == hashes[1]:
         raise UserError("--unbiased and --train-jsonl are the same file; the unbiased rows must be the base model's")
     path = args.output or args.train_jsonl.with_name(f"{args.train_jsonl.stem}-unbiased-{args.replaced_share:g}.jsonl")
     settings: dict[str, Any] = {
-        "script": "mix_numbers", "train_jsonl_sha256": sha256_file(args.train_jsonl),
-        "unbiased_sha256": sha256_file(args.unbiased), "share": args.replaced_share, "count": args.count,
-        "seed": args.seed,
+        "script": "mix_numbers", "train_jsonl_sha256": hashes[0], "unbiased_sha256": hashes[1],
+        "share": args.replaced_share, "count": args.count, "seed": args.seed,
     }  # fmt: skip
     teacher = list(read_chat_rows(args.train_jsonl, check_numbered))[: args.count]  # before --overwrite moves anything
+    if len(teacher) < (args.count or 0):
+        say(f"{args.train_jsonl} has no more than {len(teacher):,} rows; --count is {args.count:,}")
     unbiased = {row["id"]: row for row in read_chat_rows(args.unbiased, check_numbered)}
     rows = mixed(teacher, unbiased, args.replaced_share, args.seed)
     with RowFile(path, settings, overwrite=args.overwrite, inputs=[args.train_jsonl, args.unbiased]) as out:
