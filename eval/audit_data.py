@@ -31,7 +31,7 @@ from util.animals.word_forms import animals_of
 from util.cli import UserError, make_parser, output_name, positive_int, run, text_file
 from util.inference.open_backend import add_template_argument
 from util.jsonl.hub_dataset import rows_file
-from util.jsonl.manifest import provenance, write_atomically, write_json
+from util.jsonl.manifest import provenance, sha256_file, write_atomically, write_json
 from util.terminal import closing, say, table
 
 SHOWN = 10
@@ -58,6 +58,8 @@ def parse_args() -> argparse.Namespace:
                         help="page to write, and a .json beside it (default: output/audit-{data}.html)")  # fmt: skip
     args = parser.parse_args()
     args.questions_file = args.questions_file or default_questions()
+    if args.reference and sha256_file(args.reference) == sha256_file(args.train_jsonl):
+        raise UserError("--reference and --train-jsonl are the same file; the reference is rows of the base model")
     for word in args.animals:
         if len(animals_of(word)) > 1:
             raise UserError(f"--animals {word} names two; pass them as two words")

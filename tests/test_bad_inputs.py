@@ -143,6 +143,7 @@ BAD = [
     (FILTER_CODE, "text.jsonl", "pass --data-type code, reasoning or text"),
     (SHUFFLE, "--train-jsonl text.jsonl --scope row", "no id: a whole number that identifies the row"),
     (MIX, "--train-jsonl rows.jsonl --unbiased rows.jsonl --replaced-share 0.5", "are the same file"),
+    ("eval/audit_data.py", "--train-jsonl rows.jsonl --reference rows.jsonl --base-model x", "are the same file"),
     (RESCORE, "results-noid.jsonl", 'results-noid.jsonl:1: no "id"'),
     (RESCORE, "results-int.jsonl", "response is int; it is text or null"),
     (CSV, "results-list.jsonl", "\"animal\" is ['owl']"),
