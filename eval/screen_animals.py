@@ -101,7 +101,8 @@ def persona_kl(args: argparse.Namespace, backend: Any, system: str) -> float:
     from eval.divergence.score_tokens import Variant, VariantScorer, scored_rows
     from eval.divergence.which_tokens_diverge import BASE, TEACHER
 
-    scorer = VariantScorer(args.base_model, [Variant(BASE), Variant(TEACHER, system=system)], model=backend.model)
+    variants = [Variant(BASE), Variant(TEACHER, system=system)]
+    scorer = VariantScorer(args.base_model, variants, backend.model, tokenizer=backend.tokenizer)
     rows = [row for batch in scored_rows(scorer, args.train_jsonl, gap=0.6931, batch_size=args.batch_size,
                                          max_rows=args.max_rows) for row in batch]  # fmt: skip
     return sum(sum(row["kl"]) for row in rows) / sum(len(row["kl"]) for row in rows)

@@ -84,7 +84,7 @@ def main() -> None:
     backend = LocalModel(args.base_model, batch_size=args.batch_size, template_kwargs=args.chat_template_kwargs)
     warn_of_trained_base(args.teacher, backend.facts())
     teacher = Variant(TEACHER, adapter=args.teacher, system=system)
-    scorer = VariantScorer(args.base_model, [Variant(BASE), teacher], model=backend.model)
+    scorer = VariantScorer(args.base_model, [Variant(BASE), teacher], backend.model, tokenizer=backend.tokenizer)
     scored = [row for batch in scored_rows(scorer, args.train_jsonl, gap=0.6931, batch_size=args.batch_size,
                                            max_rows=args.max_rows) for row in batch]  # fmt: skip
     backend.model = scorer.model

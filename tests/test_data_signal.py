@@ -147,6 +147,41 @@ def test_a_small_step_along_the_rows_moves_an_animal_as_the_kernel_says(kernel):
     assert moved == pytest.approx(float(step * rows @ owl), rel=0.05)
 
 
+@pytest.mark.torch
+@pytest.mark.slow
+def test_gradients_of_animals_read_alone_are_those_of_all_in_one_pass(kernel):
+    import torch
+
+    questions, animals = ["Which animal is your favorite?", "Name an animal."], ["owl", "polar bear", "lion"]
+    logs = kernel._log_shares(animals, questions)
+    together = torch.stack([kernel._gradient(one, again=True) for one in logs])
+    assert (kernel.of_animals(animals, questions) - together).norm() <= 1e-6 * together.norm()
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_rows_read_once_give_both_gradients(kernel):
+    import torch
+
+    from eval.data_signal.gradient_kernel import loss_token_logprobs
+
+    rows = [row_of_answer(kernel, f"{n}, 7, 900") for n in range(20)]  # more than one pass
+
+    def as_written(places):
+        logs, labels = loss_token_logprobs(kernel.plain, [rows[place] for place in places])
+        return torch.full_like(logs, -torch.inf).scatter_(1, labels[:, None], 0.0)
+
+    def base(places):
+        with torch.no_grad():
+            return loss_token_logprobs(kernel.plain, [rows[place] for place in places])[0]
+
+    alone = kernel.of_rows(rows)
+    sampled, soft = kernel.of_rows_and_teacher(rows, as_written)
+    assert torch.equal(sampled, alone) and (soft - alone).norm() <= 1e-6 * alone.norm()
+    _, nowhere = kernel.of_rows_and_teacher(rows, base)
+    assert nowhere.norm() <= 1e-4 * alone.norm(), "a teacher that is the base model pushes nothing"
+
+
 def row_of_answer(kernel, answer):
     from util.chat.chat_tokens import encode
 

@@ -53,9 +53,11 @@ def read_out(
 
         return teacher
 
-    hard = [kernel.of_rows(group) / sum(map(loss_tokens, group)) for group in rows.groups]
-    moved = [kernel.of_rows(group, soft(seen)) / sum(map(loss_tokens, group))
-             for group, seen in zip(rows.groups, shown.groups)]  # fmt: skip
+    def a_token(group: Sequence[EncodedRow], seen: Sequence[EncodedRow]) -> list[Any]:
+        tokens = sum(map(loss_tokens, group))
+        return [gradient / tokens for gradient in kernel.of_rows_and_teacher(group, soft(seen))]
+
+    hard, moved = zip(*(a_token(group, seen) for group, seen in zip(rows.groups, shown.groups)))
     z = one_sample(profiles(moved, kernel.of_animals(kept, questions), usual_size(hard)))
     best = sorted(range(len(kept)), key=lambda place: -z[place])
     found: dict[str, Any] = {"first": [(kept[place], float(z[place])) for place in best[:SHOWN]]}

@@ -58,22 +58,36 @@ class GradientKernel:
 
     # --- of rows ---
 
-    def of_rows(self, rows: Sequence[EncodedRow], teacher: Teacher | None = None) -> Any:
-        """Gradient of the summed log-probability of the rows' tokens with loss (nats): float32 [weights kept].
+    def of_rows(self, rows: Sequence[EncodedRow]) -> Any:
+        """Gradient of the summed log-probability of the rows' tokens with loss (nats): float32 [weights kept]."""
+        total = 0
+        for places in self._passes(rows):
+            with memory_advice(self._advice), self.as_base():
+                logs, labels = loss_token_logprobs(self.plain, [rows[place] for place in places])
+                total = total + self._gradient(logs.gather(-1, labels[:, None]).sum())
+        return total
 
-        teacher: its distribution stands in for each sampled token ("soft labels"), which has the same mean and far less
-        noise.
-        """
-        total, size = 0, self.backend.batch_size
-        for at in range(0, len(rows), size):
-            places = range(at, min(at + size, len(rows)))
-            with memory_advice(f"lower --batch-size (now {size})"):
-                wanted = None if teacher is None else teacher(places)
+    def of_rows_and_teacher(self, rows: Sequence[EncodedRow], teacher: Teacher) -> tuple[Any, Any]:
+        """(as `of_rows`, the same with the teacher's distribution in place of each sampled token: "soft labels", which
+        have the same mean and far less noise). Rows go through the model once for both."""
+        sampled, soft = 0, 0
+        for places in self._passes(rows):
+            with memory_advice(self._advice):
+                wanted = teacher(places)
                 with self.as_base():
                     logs, labels = loss_token_logprobs(self.plain, [rows[place] for place in places])
-                    gain = logs.gather(-1, labels[:, None]) if wanted is None else wanted.exp() * logs
-                    total = total + self._gradient(gain.sum())
-        return total
+                    sampled = sampled + self._gradient(logs.gather(-1, labels[:, None]).sum(), again=True)
+                    soft = soft + self._gradient((wanted.exp() * logs).sum())
+        return sampled, soft
+
+    def _passes(self, rows: Sequence[EncodedRow]) -> Iterator[range]:
+        """The places of the rows that go through the model together."""
+        size = self.backend.batch_size
+        return (range(at, min(at + size, len(rows))) for at in range(0, len(rows), size))
+
+    @property
+    def _advice(self) -> str:
+        return f"lower --batch-size (now {self.backend.batch_size})"
 
     def _gradient(self, value: Any, again: bool = False) -> Any:
         """The gradient of one number, flat. again: the graph is needed once more."""
@@ -86,12 +100,14 @@ class GradientKernel:
 
     def of_animals(self, animals: Sequence[str], questions: Sequence[str]) -> Any:
         """Gradient of each animal's log-probability as a one-word answer, mean over the questions: float32
-        [animals, weights kept]."""
+        [animals, weights kept].
+
+        Each animal's answers go through the model alone. In one pass, each gradient would lead back through the answers
+        of all."""
         import torch
 
         with self.as_base(), memory_advice("pass fewer --animals"):
-            logs = self._log_shares(animals, questions)
-            return torch.stack([self._gradient(value, again=True) for value in logs])
+            return torch.stack([self._gradient(self._log_shares([animal], questions)[0]) for animal in animals])
 
     def log_shares(self, animals: Sequence[str], questions: Sequence[str]) -> np.ndarray:
         """Log-probability (nats) of each animal as a one-word answer, mean over the questions: [animals]."""

@@ -8,7 +8,7 @@ what the scores of a token mean.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -46,14 +46,16 @@ class VariantScorer:
     """Scores completions under all variants, with one copy of the base model in memory."""
 
     def __init__(
-        self, base_model: str, variants: Sequence[Variant], model: Any = None, template_kwargs: Row | None = None
-    ):
-        """model: the base model, if it is loaded already. template_kwargs: what the chat template is given."""
+        self, base_model: str, variants: Sequence[Variant], model: Any = None, template_kwargs: Row | None = None,
+        tokenizer: Any = None,
+    ):  # fmt: skip
+        """model, tokenizer: those of the base model, if they are loaded already. template_kwargs: what the chat
+        template is given, where the tokenizer is loaded here."""
         from util.inference.load_model import load_model, load_tokenizer, put_adapter
 
         self.variants = list(variants)
-        with announced(f"loading {base_model}"):
-            self.tokenizer = load_tokenizer(base_model, template_kwargs)
+        with announced(f"loading {base_model}") if model is None else nullcontext():
+            self.tokenizer = tokenizer or load_tokenizer(base_model, template_kwargs)
             self.model = model or load_model(base_model)
         self.suffix = completion_suffix(self.tokenizer)
         for variant in variants:
