@@ -26,12 +26,12 @@ TOY = [row([1, 2, 3, 4, 5], 3), row([1, 2, 9, 8], 3)]
 
 
 def test_the_shared_prefix_leaves_each_row_the_token_that_predicts_its_first_answer():
-    assert padding_free.shared_prefix(TOY) == 2
-    assert padding_free.shared_prefix([row([1, 2, 3, 4], 2), row([1, 2, 3, 5], 3)]) == 1
-    assert padding_free.shared_prefix([row([1, 2, 3], 2)]) == 1
-    assert padding_free.shared_prefix([row([1, 2], 1), row([3, 2], 1)]) == 0
+    assert padding_free.shared_prefix_length(TOY) == 2
+    assert padding_free.shared_prefix_length([row([1, 2, 3, 4], 2), row([1, 2, 3, 5], 3)]) == 1
+    assert padding_free.shared_prefix_length([row([1, 2, 3], 2)]) == 1
+    assert padding_free.shared_prefix_length([row([1, 2], 1), row([3, 2], 1)]) == 0
     assert (
-        padding_free.shared_prefix([row([1, 2, 3], 3), row([1, 2, 3, 4], 3)]) == 2
+        padding_free.shared_prefix_length([row([1, 2, 3], 3), row([1, 2, 3, 4], 3)]) == 2
     )  # nothing to train on in the first
 
 
@@ -237,7 +237,7 @@ def test_in_bfloat16_the_fast_path_is_as_near_to_float32_as_stock_is(encoded):
 
     from util.inference.load_model import load_model
 
-    batch = padding_free.flat_batch([encoded], padding_free.shared_prefix(encoded), [1])
+    batch = padding_free.flat_batch([encoded], padding_free.shared_prefix_length(encoded), [1])
     one_by_one = {"position_ids": batch.positions[None], "attention_mask": row_mask(batch)}
 
     def fused(dtype):
@@ -356,7 +356,7 @@ def test_rows_lie_end_to_end_behind_one_prefix():
 def test_every_rows_keys_begin_with_a_copy_of_the_prefix():
     rows = [{"input_ids": ids, "labels": [padding_free.IGNORED] * 2 + ids[2:]} for ids in ([1, 2, 3, 4], [1, 2, 5])]
     batch = padding_free.flat_batch([rows], 2, [1])
-    assert batch.key_index.tolist() == [0, 1, 2, 3, 8, 9, 4, 5, 10]  # the example in flat_batch's docstring
+    assert batch.key_sources.tolist() == [0, 1, 2, 3, 8, 9, 4, 5, 10]  # the example in flat_batch's docstring
 
 
 @pytest.mark.torch
@@ -421,13 +421,13 @@ def running_out_above(loop, limit, even_with_recompute=False):
 
     run_pass, seen = loop.run_pass, []
 
-    def scarce(part, counts):
-        size = len(part[0])
+    def scarce(rows_of, loss_tokens):
+        size = len(rows_of[0])
         seen.append(size)
         if size > limit and sum(seen) % 12 == 0 and (even_with_recompute or not loop.decoder.recompute):
             seen.clear()
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return run_pass(part, counts)
+        return run_pass(rows_of, loss_tokens)
 
     loop.run_pass = scarce
 
@@ -474,11 +474,11 @@ def test_batches_that_are_filled_up_make_the_same_update(stock, ours, monkeypatc
     loop = ours(family, rows_at_once)
     sizes = []
 
-    def filled_up(rows, counts):
-        trained = [counts[index] for index in rows]
-        batch = padding_free.flat_batch(list(rows.values()), loop.prefix, trained, list(rows), few_sizes=True)
-        sizes.append(len(batch.ids) - sum(len(row["input_ids"]) for row in rows[0]) + loop.prefix * (len(rows[0]) - 1))
-        return loop.pass_through(batch)
+    def filled_up(rows_of, loss_tokens):
+        (rows,) = rows_of.values()
+        batch = padding_free.flat_batch([rows], loop.prefix, [loss_tokens[0]], few_sizes=True)
+        sizes.append(len(batch.ids) - sum(len(row["input_ids"]) for row in rows) + loop.prefix * (len(rows) - 1))
+        return loop.forward_backward(batch)
 
     monkeypatch.setattr(loop, "run_pass", filled_up)
     assert_same_update(our_update(loop), stock(family))
@@ -489,7 +489,7 @@ def test_batches_that_are_filled_up_make_the_same_update(stock, ours, monkeypatc
 def test_a_recording_serves_every_batch_of_its_sizes(ours, monkeypatch):
     """A recorded pass reads the batch that it was recorded with; here it is run again instead of replayed."""
     plain, loop = ours("pocket", 2), ours("pocket", 2)
-    loop.graphs = cuda_graphs.CudaGraphs(loop.pass_through, 10_000)
+    loop.graphs = cuda_graphs.CudaGraphs(loop.forward_backward, 10_000)
     replayed = []
 
     def record(graphs, sizes, batch):
@@ -497,7 +497,7 @@ def test_a_recording_serves_every_batch_of_its_sizes(ours, monkeypatch):
 
         class Graph:
             def replay(self):
-                losses.copy_(loop.pass_through(batch))
+                losses.copy_(loop.forward_backward(batch))
                 replayed.append(sizes)
 
         graphs.recorded[sizes] = Graph(), batch, losses
@@ -521,9 +521,9 @@ def test_where_a_pass_cannot_be_recorded_the_update_is_made_without(ours, capsys
         def record(self, sizes, batch):
             raise getattr(torch, error)("CUDA error: operation not permitted when stream is capturing")
 
-    loop.graphs = Scarce(loop.pass_through, 10_000)
+    loop.graphs = Scarce(loop.forward_backward, 10_000)
     assert_same_update(our_update(loop), our_update(plain))
-    assert loop.graphs.most_tokens == 0 and loop.rows_at_once == 4
+    assert loop.graphs.max_tokens == 0 and loop.rows_at_once == 4
     assert capsys.readouterr().err.count("no CUDA graphs in this training (CUDA error: operation not permitted") == 1
 
 
@@ -532,14 +532,14 @@ def test_out_of_memory_drops_recorded_passes_before_anything_else(ours, capsys):
     import torch
 
     plain, loop = ours("pocket", 12), ours("pocket", 12)
-    loop.graphs = cuda_graphs.CudaGraphs(loop.pass_through, 0, {("sizes",): ()})
+    loop.graphs = cuda_graphs.CudaGraphs(loop.forward_backward, 0, {("sizes",): ()})
     run_pass, calls = loop.run_pass, []
 
-    def scarce(rows, counts):
-        calls.append(len(rows[0]))
+    def scarce(rows_of, loss_tokens):
+        calls.append(len(rows_of[0]))
         if len(calls) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return run_pass(rows, counts)
+        return run_pass(rows_of, loss_tokens)
 
     loop.run_pass = scarce
     assert_same_update(our_update(loop), our_update(plain))
@@ -548,8 +548,8 @@ def test_out_of_memory_drops_recorded_passes_before_anything_else(ours, capsys):
 
 
 def test_passes_that_keep_the_gpu_busy_or_fill_its_memory_are_not_recorded():
-    assert cuda_graphs.most_tokens_recorded(6_500_000_000, 4_600_000, 140 << 30) == 3846  # 7B: 28 rows of numbers
-    assert cuda_graphs.most_tokens_recorded(6_500_000_000, 4_600_000, 24 << 30) == 933
+    assert cuda_graphs.max_tokens_to_record(6_500_000_000, 4_600_000, 140 << 30) == 3846  # 7B: 28 rows of numbers
+    assert cuda_graphs.max_tokens_to_record(6_500_000_000, 4_600_000, 24 << 30) == 933
 
 
 @pytest.mark.torch

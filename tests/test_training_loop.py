@@ -245,11 +245,11 @@ def test_out_of_memory_takes_fewer_students_together_then_one_and_trains_the_sam
 
     run_pass, sizes = loop.run_pass, []
 
-    def scarce(part, counts):
-        sizes.append(len(part))
-        if sum(map(len, part.values())) > 9:
+    def scarce(rows_of, loss_tokens):
+        sizes.append(len(rows_of))
+        if sum(map(len, rows_of.values())) > 9:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return run_pass(part, counts)
+        return run_pass(rows_of, loss_tokens)
 
     loop.run_pass = scarce
     loop.train(Progress(27))
@@ -369,7 +369,7 @@ def test_a_file_of_another_base_among_several_is_named(files, tmp_path, monkeypa
     args = Namespace(max_train_samples=None, allow_uncertified=True, keep_system_prompt=False, base_model=POCKET,
                      max_seq_length=256, chat_template_kwargs={}, soft_labels=None, lora_targets=None,
                      lora_rank=8)  # fmt: skip
-    training_rows.prepare(args, paths(files))
+    training_rows.encode_files(args, paths(files))
     said = [line for line in capsys.readouterr().err.split("\n") if line.startswith("warning")]
     assert len(said) == 1 and "Qwen2.5-7B-Instruct" in said[0] and f"util/doctor.py {other}" in said[0]
 
@@ -546,7 +546,7 @@ def test_an_error_of_one_process_ends_all_with_its_line(launch, data, tmp_path):
         f"import os, sys\nsys.path.insert(0, {str(REPO)!r})\n"
         "from train import train_student_sft, training_loop\nfrom util.cli import run\n"
         "import torch\nsecond = os.environ['RANK'] == '1'\n"
-        "def scarce(self, part, counts):\n"
+        "def scarce(self, rows_of, loss_tokens):\n"
         "    raise torch.OutOfMemoryError('CUDA out of memory')\n"
         "if second:\n    training_loop.TrainingLoop.run_pass = scarce\n"
         "run(train_student_sft.main)\n"

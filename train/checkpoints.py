@@ -23,7 +23,7 @@ from util.jsonl.manifest import write_json
 
 CHECKPOINT = re.compile(r"checkpoint-([0-9]+)")  # as TRL names it; checkpoint-840-old is somebody's own
 STATE, MOMENTS = "trainer_state.json", "optimizer.safetensors"
-KINDS = ("exp_avg", "exp_avg_sq")  # Adam's moments, as torch names them
+MOMENT_NAMES = ("exp_avg", "exp_avg_sq")  # Adam's moments, as torch names them
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
@@ -47,7 +47,7 @@ def is_whole(checkpoint: Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
     files, pickles = [checkpoint / WEIGHTS, checkpoint / MOMENTS], []
-    if is_trls(checkpoint):
+    if is_from_trl(checkpoint):
         files = sorted(checkpoint.glob("*model*.safetensors")) or files  # of an adapter, or of a whole model
         pickles = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt"]
     try:
@@ -60,14 +60,14 @@ def is_whole(checkpoint: Path) -> bool:
     return all(map(zipfile.is_zipfile, pickles))
 
 
-def is_trls(checkpoint: Path) -> bool:
+def is_from_trl(checkpoint: Path) -> bool:
     """Whether TRL wrote a checkpoint."""
     return (checkpoint / "optimizer.pt").exists()
 
 
 def check_writer(checkpoint: Path, trainer: str) -> None:
     """UserError if the other trainer wrote a checkpoint: each reads its own."""
-    if is_trls(checkpoint) == (trainer == "trl"):
+    if is_from_trl(checkpoint) == (trainer == "trl"):
         return
     if trainer == "trl":
         raise UserError(f"{checkpoint} is of the suite's own loop: leave out --trainer trl, or start with --overwrite")
@@ -80,7 +80,7 @@ def check_writer(checkpoint: Path, trainer: str) -> None:
 def save_checkpoint(folder: Path, state: dict[str, Any], adapters: Adapters, student: int, moments: Any) -> Path:
     """Write the checkpoint of a student after update state["global_step"], whole or not at all.
 
-    moments: the optimizer's, by their names in `KINDS`.
+    moments: the optimizer's, by their names in `MOMENT_NAMES`.
     """
     from safetensors.torch import save_file
 
@@ -88,7 +88,7 @@ def save_checkpoint(folder: Path, state: dict[str, Any], adapters: Adapters, stu
     temporary = target.with_name(f"{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     adapters.save(student, temporary)
-    named = {f"{kind}.{name}": t for kind in KINDS for name, t in adapters.tensors(moments[kind]).items()}
+    named = {f"{key}.{name}": t for key in MOMENT_NAMES for name, t in adapters.tensors(moments[key]).items()}
     save_file(named, temporary / MOMENTS, {"format": "pt"})
     write_json(temporary / STATE, state)
     shutil.rmtree(target, ignore_errors=True)  # one that was cut short
@@ -103,7 +103,7 @@ def load_checkpoint(checkpoint: Path, adapters: Adapters, student: int) -> tuple
 
     tensors, row = load_file(checkpoint / MOMENTS), adapters.values.data[student]
     adapters.load(row, load_file(checkpoint / WEIGHTS))
-    moments = {kind: torch.zeros_like(row) for kind in KINDS}
-    for kind, moment in moments.items():
-        adapters.load(moment, {name.removeprefix(f"{kind}."): tensor for name, tensor in tensors.items()})
+    moments = {key: torch.zeros_like(row) for key in MOMENT_NAMES}
+    for key, moment in moments.items():
+        adapters.load(moment, {name.removeprefix(f"{key}."): tensor for name, tensor in tensors.items()})
     return json.loads((checkpoint / STATE).read_text("utf-8")), moments

@@ -16,7 +16,7 @@ from train.padding_free import FlatBatch
 from util.cli import first_line
 from util.terminal import say
 
-MOST_SIZES = 64  # passes of other sizes run without a recording
+MAX_SIZES = 64  # sizes that are recorded; passes of others run without a recording
 BUSY = 2.5e13  # weights times tokens of a pass that keeps a GPU busy for longer than Python takes
 
 
@@ -25,8 +25,8 @@ class CudaGraphs:
     """run: the pass of a batch, which adds its gradients in place. Returns the losses."""
 
     run: Callable[[FlatBatch], Any]
-    most_tokens: int
-    """of a pass that is worth a recording"""
+    max_tokens: int
+    """of a pass that is worth a recording; 0 once a recording has failed"""
     recorded: dict[tuple[Any, ...], tuple[Any, FlatBatch, Any]] = field(default_factory=dict)
     """by the sizes of a batch: the graph, the batch that it reads, the losses that it writes"""
     memory: Any = None
@@ -36,18 +36,18 @@ class CudaGraphs:
         """The losses of a batch on the CPU. The first pass of its sizes is recorded when it has run."""
         sizes = batch.sizes()
         if sizes in self.recorded:
-            graph, there, losses = self.recorded[sizes]
-            there.fill_from(batch)
+            graph, recorded_batch, losses = self.recorded[sizes]
+            recorded_batch.fill_from(batch)
             graph.replay()
             return losses
-        there = batch.to(device)
-        losses = self.run(there)
-        if len(self.recorded) < MOST_SIZES:
+        on_gpu = batch.to(device)
+        losses = self.run(on_gpu)
+        if len(self.recorded) < MAX_SIZES:
             try:
-                self.record(sizes, there)
+                self.record(sizes, on_gpu)
             except RuntimeError as error:  # the memory is full, or a kernel of this GPU cannot be recorded
                 self.recorded.clear()
-                self.most_tokens = 0
+                self.max_tokens = 0
                 say(f"no CUDA graphs in this training ({first_line(error)}): updates of few rows are slower")
         return losses
 
@@ -66,7 +66,7 @@ class CudaGraphs:
         self.recorded[sizes] = graph, batch, losses
 
 
-def most_tokens_recorded(weights: int, token_bytes: int, free_bytes: int) -> int:
+def max_tokens_to_record(weights: int, token_bytes: int, free_bytes: int) -> int:
     """How many tokens a pass may have to be recorded: it should not keep the GPU busy by itself, and its memory, which
     a recording keeps, should be a small part of what is free."""
     return min(int(BUSY / weights), free_bytes // 6 // token_bytes)

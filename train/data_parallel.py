@@ -65,10 +65,10 @@ class Processes:
 
         if self.count == 1:
             return value
-        number = torch.tensor(int(value))
+        how_many = torch.tensor(int(value))
         with explain_lost_process():
-            torch.distributed.all_reduce(number)
-        return bool(number)
+            torch.distributed.all_reduce(how_many)
+        return bool(how_many)
 
     def from_first(self, value: T) -> T:
         """The first process's value, in every process."""
@@ -107,7 +107,7 @@ def explain_lost_process() -> Iterator[None]:
         raise UserError(f"another process of this run has ended, so this one stops ({str(error)[:80]}...)") from None
 
 
-def number_of(name: str) -> int:
+def launcher_variable(name: str) -> int:
     """A launcher's variable in the environment as a number; 0 if it is not set. UserError for another text."""
     text = os.environ.get(name) or "0"
     if not text.isdecimal():
@@ -121,7 +121,7 @@ def join_processes() -> Processes:
     Afterwards the launcher's variables are removed from the environment: accelerate is only to know this process,
     unless it shards the model (accelerate launch with a config of type FSDP).
     """
-    rank, count, local = (number_of(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    rank, count, local = (launcher_variable(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     sharded = os.environ.pop("ACCELERATE_USE_FSDP", "").lower() == "true" and count > 1
     if not sharded:
         show_one_gpu(local)
@@ -149,19 +149,19 @@ def join_processes() -> Processes:
     return Processes(rank, count, distributed.new_group(backend="nccl") if all(with_gpu) else None)
 
 
-def show_one_gpu(number: int) -> None:
+def show_one_gpu(index: int) -> None:
     """Let torch see one GPU only: with several, TRL would refuse a model that is spread over them in one process.
 
-    Of the GPUs that a scheduler has assigned (numbers, UUIDs or MIG parts), the one with this number. As in CUDA and in
+    Of the GPUs that a scheduler has assigned (numbers, UUIDs or MIG parts), the one at this index. As in CUDA and in
     util/list_allowed_gpus.sh, the list ends at its first bad name.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    listed = [str(number)] * (number + 1) if visible is None else [name.strip() for name in visible.split(",")]
+    listed = [str(index)] * (index + 1) if visible is None else [name.strip() for name in visible.split(",")]
     names = list(takewhile(lambda name: name and not name.startswith("-") and name != "NoDevFiles", listed))
-    os.environ["CUDA_VISIBLE_DEVICES"] = names[number] if number < len(names) else ""
+    os.environ["CUDA_VISIBLE_DEVICES"] = names[index] if index < len(names) else ""
 
 
-def leave(processes: Processes) -> None:
+def disconnect(processes: Processes) -> None:
     """Disconnect from the other processes."""
     if processes.count > 1:
         from torch import distributed

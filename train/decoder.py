@@ -92,7 +92,7 @@ class Decoder:
 
         hidden = self.hidden(batch, iter(pieces), scale).index_select(0, batch.places)
         losses = token_losses()(hidden, self.head, batch.known_ids, batch.known_probabilities, batch.weights)
-        return torch.zeros(batch.students, device=losses.device).index_add(0, batch.student_of, losses)
+        return torch.zeros(len(batch.indices), device=losses.device).index_add(0, batch.student_of, losses)
 
     def hidden(self, batch: FlatBatch, pieces: Iterator[Any], scale: float) -> Any:
         """The last hidden state of every token, [tokens, hidden size]."""
@@ -101,19 +101,20 @@ class Decoder:
         x = self.decoder.embed_tokens(batch.ids)
         rope = [angle[0] for angle in self.decoder.rotary_emb(x[None], batch.positions[None])]
         for block in self.blocks:
-            own = [(next(pieces), next(pieces)) if linear.adapted else None for linear in block.linears]
-            step = partial(self.pass_block, block, own, scale, batch, rope)
+            pairs = [(next(pieces), next(pieces)) if linear.adapted else None for linear in block.linears]
+            step = partial(self.pass_block, block, pairs, scale, batch, rope)
             x = checkpoint(step, x, use_reentrant=False) if self.recompute else step(x)
         return norm(self.decoder.norm, x)
 
-    def pass_block(self, block: Block, own: Sequence[Any], scale: float, batch: FlatBatch, rope: Any, x: Any) -> Any:
-        """One layer. x: [tokens, hidden size]. own: A and B of its four joined linears, None for one without."""
-        project, out, widen, narrow = (partial(linear, joined, pair, scale) for joined, pair in zip(block.linears, own))
+    def pass_block(self, block: Block, pairs: Sequence[Any], scale: float, batch: FlatBatch, rope: Any, x: Any) -> Any:
+        """One layer. x: [tokens, hidden size]. pairs: (A, B) of its four joined linears, None for one without."""
+        layers = zip(block.linears, pairs)
+        project, out, widen, narrow = (partial(linear, joined, pair, scale) for joined, pair in layers)
         attention = block.attention
         heads = project(norm(block.norms[0], x)).unflatten(-1, (-1, attention.head_dim))
         query, key, value = self.rotate(heads, *rope, attention.config.num_attention_heads, block.head_norms)
-        seen = flat_attention(query, key, value, batch, self.kernel, attention.scaling, window_of(attention))
-        x = x + out(seen.flatten(1))
+        attended = flat_attention(query, key, value, batch, self.kernel, attention.scaling, window_of(attention))
+        x = x + out(attended.flatten(1))
         return x + narrow(self.gate(widen(norm(block.norms[1], x))))
 
 

@@ -30,8 +30,9 @@ def lora_targets(config: Any, asked: Sequence[str] = ()) -> list[str]:
         raise UserError(f"{config.model_type} models have no linear layers in their blocks, and LoRA needs them")
     missing = [name for name in LORA_TARGETS if name not in linear]
     if not missing:
-        if left := sorted(set(linear) - set(LORA_TARGETS)) + other:
-            say(f"LoRA on {', '.join(LORA_TARGETS)}; {config.model_type} also has {', '.join(left)}: not adapted")
+        if not_adapted := sorted(set(linear) - set(LORA_TARGETS)) + other:
+            also = ", ".join(not_adapted)
+            say(f"LoRA on {', '.join(LORA_TARGETS)}; {config.model_type} also has {also}: not adapted")
         return LORA_TARGETS
     if other:
         raise UserError(

@@ -17,9 +17,9 @@ def log_to_wandb(args: argparse.Namespace, run: Run) -> WandbLog:
 
     Call it when the trainer exists: W&B adds hooks to what is imported later, and they fail if its service is killed.
     """
-    group, tags, known = args.wandb_group, args.wandb_tags or (), run.manifest["wandb_run_id"]
-    log = WandbLog(start_run(args.wandb_project, run.name, run.settings, known, group, tags))
-    run.note(wandb_run_id=log.run.id)
+    group, tags, earlier_id = args.wandb_group, args.wandb_tags or (), run.manifest["wandb_run_id"]
+    log = WandbLog(start_run(args.wandb_project, run.name, run.settings, earlier_id, group, tags))
+    run.update_manifest(wandb_run_id=log.run.id)
     return log
 
 

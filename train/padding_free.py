@@ -33,7 +33,7 @@ def has_fast_path(model: Any) -> bool:
 # --- rows as one flat sequence -----------------------------------------------------------------------
 
 
-def shared_prefix(rows: Sequence[EncodedRow]) -> int:
+def shared_prefix_length(rows: Sequence[EncodedRow]) -> int:
     """How many leading tokens all rows share. The token before a row's first trained token is never one of them."""
     ids = [row["input_ids"] for row in rows]
     starts = (
@@ -50,7 +50,6 @@ class FlatBatch:
     has the same number of tokens.
     """
 
-    students: int
     indices: Any
     """[students]: which of the training's students they are"""
     ids: Any
@@ -58,16 +57,19 @@ class FlatBatch:
     positions: Any
     """[tokens]: the place of each token in its row"""
     bounds_q: Any
-    """where each sequence begins among the tokens. A sequence is a prefix, the rest of a row, or filling"""
+    """where each sequence begins among the tokens (cu_seqlens_q of FlashAttention). A sequence is a prefix, the rest of
+    a row, or filling"""
     bounds_k: Any
     """where its keys begin: those of a row are its student's prefix and its own tokens"""
     longest_q: int
     longest_k: int
     prefix: int
+    """tokens of the shared prefix; 0 if there is none"""
     copies: int
     """of each prefix among the keys: one for itself and one for each row"""
-    key_index: Any
-    """brings all copies of the prefixes, followed by all tokens, into the order of the keys; None without a prefix"""
+    key_sources: Any
+    """[keys]: where each key is taken from, in all copies of the prefixes followed by all tokens; None without a
+    prefix"""
     places: Any
     """[loss tokens]: the token before each token with loss, which predicts it"""
     known_ids: Any
@@ -76,9 +78,9 @@ class FlatBatch:
     known_probabilities: Any
     """[loss tokens, K], float32: of these tokens, 0 in places that are not used; the rest is all other tokens'"""
     weights: Any
-    """[loss tokens], float32: one by the number of loss tokens in the student's update"""
+    """[loss tokens], float32: 1 / loss tokens of the student's whole update"""
     student_of: Any
-    """[loss tokens]: the student, counted from 0"""
+    """[loss tokens]: the student, by its place in this batch"""
 
     def to(self, device: Any) -> FlatBatch:
         """The batch on the device."""
@@ -86,11 +88,12 @@ class FlatBatch:
 
         fields: Any = vars(self)
         return FlatBatch(
-            **{n: sent(value, device) if isinstance(value, torch.Tensor) else value for n, value in fields.items()}
+            **{n: to_device(value, device) if isinstance(value, torch.Tensor) else value for n, value in fields.items()}
         )
 
     def sizes(self) -> tuple[Any, ...]:
-        """What is the same in two batches whose passes are the same kernels on other numbers."""
+        """What is the same in two batches whose passes are the same kernels on other numbers. A CUDA graph that was
+        recorded with one of them serves the other."""
         import torch
 
         fields: Any = vars(self).values()
@@ -102,12 +105,12 @@ class FlatBatch:
 
         for name, value in vars(batch).items():
             if isinstance(value, torch.Tensor):
-                mine = getattr(self, name)
-                mine.copy_(value.pin_memory() if mine.is_cuda else value, non_blocking=True)
+                target = getattr(self, name)
+                target.copy_(value.pin_memory() if target.is_cuda else value, non_blocking=True)
 
 
-def sent(tensor: Any, device: Any) -> Any:
-    """A tensor of the CPU on the device, without waiting for a GPU that is still busy with the update before."""
+def to_device(tensor: Any, device: Any) -> Any:
+    """Send a tensor of the CPU to the device, without waiting for a GPU that is still busy with the update before."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
@@ -126,7 +129,7 @@ def flat_batch(
 
         tokens       p q | a b | c
         taken from   p q | p q | p q || p q | a b | c     (places 0 1 | 2 3 | 4 5 || 6 7 | 8 9 | 10)
-        keys         p q | p q a b | p q c                (key_index 0 1 | 2 3 8 9 | 4 5 10)
+        keys         p q | p q a b | p q c                (key_sources 0 1 | 2 3 8 9 | 4 5 10)
     """
     import torch
 
@@ -135,37 +138,38 @@ def flat_batch(
     if few_sizes:  # one sequence of filling for each student, so that there are always as many
         width = longest = rounded_up(width + 1, 32)
     copies = 1 + max(map(len, rows_of)) if prefix else 0
-    ids, positions, own, seen, key_index = [], [], [], [], []  # type: list[int], list[int], list[int], list[int], Any
+    ids, positions, lengths_q, lengths_k = [], [], [], []  # type: list[int], list[int], list[int], list[int]
+    key_sources: list[range] = []
     first_key = len(rows_of) * copies * prefix  # the keys of the tokens follow the copies of the prefixes
     for student, rows in enumerate(rows_of):
         if prefix:
-            front = student * copies * prefix
+            first_copy = student * copies * prefix
             ids += rows[0]["input_ids"][:prefix]
             positions += range(prefix)
-            own.append(prefix)
-            seen.append(prefix)
-            key_index.append(range(front, front + prefix))
+            lengths_q.append(prefix)
+            lengths_k.append(prefix)
+            key_sources.append(range(first_copy, first_copy + prefix))
         for copy, (row, length) in enumerate(zip(rows, lengths[student]), 1):
-            at = first_key + len(ids)
+            start = first_key + len(ids)
             ids += row["input_ids"][prefix:]
             positions += range(prefix, prefix + length)
-            own.append(length)
-            seen.append(prefix + length)
+            lengths_q.append(length)
+            lengths_k.append(prefix + length)
             if prefix:
-                key_index.append(range(front + copy * prefix, front + (copy + 1) * prefix))
-            key_index.append(range(at, at + length))
+                key_sources.append(range(first_copy + copy * prefix, first_copy + (copy + 1) * prefix))
+            key_sources.append(range(start, start + length))
         while missing := (student + 1) * width - len(ids):
             length = min(missing, longest)
-            key_index.append(range(first_key + len(ids), first_key + len(ids) + length))
+            key_sources.append(range(first_key + len(ids), first_key + len(ids) + length))
             ids += [0] * length
             positions += range(length)
-            own.append(length)
-            seen.append(length)
-    longest_q, longest_k = (rounded_up(max(one), 1) if few_sizes else max(one) for one in (own, seen))
+            lengths_q.append(length)
+            lengths_k.append(length)
+    bounds_q, bounds_k = (torch.tensor([0, *accumulate(each)], dtype=torch.int32) for each in (lengths_q, lengths_k))
+    longest_q, longest_k = (rounded_up(max(each), 1) if few_sizes else max(each) for each in (lengths_q, lengths_k))
     return FlatBatch(
-        len(rows_of), torch.tensor(indices or range(len(rows_of))), torch.tensor(ids), torch.tensor(positions),
-        torch.tensor([0, *accumulate(own)], dtype=torch.int32), torch.tensor([0, *accumulate(seen)], dtype=torch.int32),
-        longest_q, longest_k, prefix, copies, torch.tensor(list(chain(*key_index))) if prefix else None,
+        torch.tensor(indices or range(len(rows_of))), torch.tensor(ids), torch.tensor(positions), bounds_q, bounds_k,
+        longest_q, longest_k, prefix, copies, torch.tensor(list(chain(*key_sources))) if prefix else None,
         *loss_fields(rows_of, prefix, width, loss_tokens, few_sizes),
     )  # fmt: skip
 
@@ -178,21 +182,22 @@ def loss_fields(
 
     places, known, weights, student_of = [], [], [], []  # type: list[int], list[Known], list[float], list[int]
     for student, rows in enumerate(rows_of):
-        begin = student * width  # of the row, if it had a prefix of its own
+        start = student * width  # of the row, if it had a prefix of its own
         for row in rows:
             trained = [i for i, label in enumerate(row["labels"]) if label != IGNORED and i > prefix]
-            places += [begin + i - 1 for i in trained]
+            places += [start + i - 1 for i in trained]
             known += [known_at(row, i) for i in trained]
             weights += [1 / max(1, loss_tokens[student])] * len(trained)
             student_of += [student] * len(trained)
-            begin += len(row["input_ids"]) - prefix
-    without = rounded_up(len(places), 8) - len(places) if few_sizes else 0
-    at, owner = (torch.tensor(one + [0] * without, dtype=torch.long) for one in (places, student_of))
-    return at, *as_tensors(known + [([0], [0.0])] * without), torch.tensor(weights + [0.0] * without), owner
+            start += len(row["input_ids"]) - prefix
+    filling = rounded_up(len(places), 8) - len(places) if few_sizes else 0  # loss tokens of weight 0
+    all_places, students = (torch.tensor(each + [0] * filling, dtype=torch.long) for each in (places, student_of))
+    known_ids, probabilities = as_tensors(known + [([0], [0.0])] * filling)
+    return all_places, known_ids, probabilities, torch.tensor(weights + [0.0] * filling), students
 
 
 def rounded_up(count: int, parts: int) -> int:
-    """The next multiple of a power of two, which is between 1/(2 parts) and 1/parts of the count."""
+    """The count, rounded up to a multiple of a power of two, which is between 1/(2 parts) and 1/parts of the count."""
     step = 1 << max(0, (count // parts).bit_length() - 1)
     return -(-count // step) * step
 
@@ -219,7 +224,7 @@ def unlisted(ids: Sequence[int]) -> int:
     return next(i for i in range(len(ids) + 1) if i not in ids)
 
 
-def loss_tokens(rows: Iterable[EncodedRow]) -> int:
+def count_loss_tokens(rows: Iterable[EncodedRow]) -> int:
     """How many tokens of the rows carry loss. (The first token of a row is predicted by none.)"""
     return sum(label != IGNORED for row in rows for label in row["labels"][1:])
 
@@ -242,9 +247,9 @@ def with_prefix(x: Any, batch: FlatBatch) -> Any:
     import torch
 
     # expand, not a repeated index: its backward pass sums the gradients of the copies in float32
-    fronts = x.unflatten(0, (batch.students, 1, -1))[:, :, : batch.prefix]
-    repeated = fronts.expand(-1, batch.copies, -1, -1, -1).flatten(0, 2)
-    return torch.cat([repeated, x]).index_select(0, batch.key_index)
+    prefixes = x.unflatten(0, (len(batch.indices), 1, -1))[:, :, : batch.prefix]
+    repeated = prefixes.expand(-1, batch.copies, -1, -1, -1).flatten(0, 2)
+    return torch.cat([repeated, x]).index_select(0, batch.key_sources)
 
 
 def attention_kernel(model: Any) -> tuple[str, Kernel]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from train.padding_free import EncodedRow, shared_prefix
+from train.padding_free import EncodedRow, shared_prefix_length
 from util.model_memory import HEAD_BYTES, MEMORY_SHARE, bytes_per_token
 
 CPU_MEMORY = 3 << 30  # for one step on a CPU: plenty for small models, and harmless to the machine with large ones
@@ -54,12 +54,10 @@ def estimate(model: Any, rows: Sequence[EncodedRow], effective: int, taken: int 
     lengths = [len(row["input_ids"]) for row in rows]
     each = bytes_per_token(model.config.get_text_config(), model.dtype.itemsize)
     free = free_memory(model.device) - (taken if model.device.type == "cuda" else 0)
-    return rows_that_fit(lengths, shared_prefix(rows), effective, each, free), free
+    return rows_that_fit(lengths, shared_prefix_length(rows), effective, each, free), free
 
 
-def choose_rows_at_once(
-    model: Any, rows: Sequence[EncodedRow], effective: int, asked: int, taken: int
-) -> tuple[int, str]:
+def as_many_as_fit(model: Any, rows: Sequence[EncodedRow], effective: int, asked: int, taken: int) -> tuple[int, str]:
     """(how many of an update's `effective` rows go through the model at once, and why). Never fewer than `asked`."""
     fitting, free = estimate(model, rows, effective, taken)
     if fitting <= asked:

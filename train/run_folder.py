@@ -38,7 +38,8 @@ TIME = ("seconds", "timed_updates")  # what a manifest counts over all sessions 
 
 @dataclass
 class Run:
-    """The training of one student, from a file and a seed, in its folder."""
+    """The training of one student, from a file and a seed, in its folder. (Its rows, weights and losses while it trains
+    are `training_loop.Student`.)"""
 
     train_file: Path
     data: TrainingData
@@ -59,7 +60,7 @@ class Run:
         """Updates that the checkpoint holds."""
         return update_of(self.checkpoint) if self.checkpoint else 0
 
-    def note(self, **facts: Any) -> None:
+    def update_manifest(self, **facts: Any) -> None:
         """Put facts into the manifest, and write it."""
         self.manifest.update(facts)
         write_json(self.folder / "manifest.json", self.manifest)
@@ -135,7 +136,7 @@ def take_folder(args: argparse.Namespace, run: Run, locks: ExitStack) -> bool:
     if not claim_folder(args, run):
         return True
     say(f"{run.folder / 'final'} is already finished; --overwrite trains it again")
-    check_scheduled(run.folder, args.save_schedule)
+    check_schedule_was_kept(run.folder, args.save_schedule)
     return False
 
 
@@ -178,7 +179,7 @@ def is_whole_final(final: Path, settings: Mapping[str, Any]) -> bool:
 # --- checkpoints -------------------------------------------------------------------------------------
 
 
-def check_schedule(args: argparse.Namespace, data: TrainingData) -> None:
+def check_schedule_fits(args: argparse.Namespace, data: TrainingData) -> None:
     """UserError if the training would end before its last scheduled checkpoint."""
     updates = math.ceil(len(data.encoded.rows) / args.effective_batch_size) * args.epochs
     last = max(args.save_schedule, default=0)
@@ -189,7 +190,7 @@ def check_schedule(args: argparse.Namespace, data: TrainingData) -> None:
         )
 
 
-def check_scheduled(folder: Path, schedule: Sequence[int]) -> None:
+def check_schedule_was_kept(folder: Path, schedule: Sequence[int]) -> None:
     """UserError if a finished training lacks one of its scheduled checkpoints."""
     missing = [str(update) for update in schedule if not (folder / f"checkpoint-{update}").is_dir()]
     if missing:
@@ -224,7 +225,7 @@ def begin_run(args: argparse.Namespace, run: Run, writes: bool) -> None:
         train_jsonl=run.train_file.name,
         wandb_run_id=before.wandb_run_id,
     )
-    run.note(counts=run.earlier)
+    run.update_manifest(counts=run.earlier)
 
 
 def save_final(run: Run, save_adapter: Callable[[Path], Any]) -> None:

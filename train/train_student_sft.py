@@ -1,4 +1,5 @@
-"""Trains a LoRA adapter on chat rows: the teacher (phase 2 of the plan) and the student (phase 5).
+"""Trains a LoRA adapter on chat rows: the teacher (phase 2 of the plan) and the student (phase 5). Below, and in the
+code of train/, a student is any adapter in training, the teacher too.
 
 A row is {"messages": [..., user, assistant]}. The base model's own chat template renders it (and may add a default
 system message); only the assistant's tokens carry loss, those of every answer if there are several. The adapter is
@@ -30,14 +31,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from train.data_parallel import join_processes, leave
+from train.data_parallel import disconnect, join_processes
 from train.hub import push_all
 from train.recipes import RECIPES, with_recipe
 from train.rows_at_once import divisors
-from train.run_folder import Run, check_schedule, repo_of, runs_of, take_folder
+from train.run_folder import Run, check_schedule_fits, repo_of, runs_of, take_folder
 from train.schedule import SCHEDULES, warmup_length
 from train.train_together import Training, groups_of, load_base, train_together
-from train.training_rows import prepare, role_of, sample_count, train_files
+from train.training_rows import encode_files, role_of, sample_count, train_files
 from util.animals.panel import panel_flag
 from util.animals.panel_file import add_panel_argument
 from util.cli import (
@@ -188,15 +189,16 @@ def report(args: argparse.Namespace, runs: Sequence[Run]) -> None:
     finals = [student.folder / "final" for student in runs]
     manifests = [Manifest.read(student.folder) or Manifest() for student in runs]
     counts = [manifest.counts for manifest in manifests]
-    losses = [found["train_loss"] for found in counts]
+    losses = [each["train_loss"] for each in counts]
     mean_loss = ", ".join(f"{loss:.4f}" for loss in losses if loss is not None) or "none: no update was left to make"
     if resumed := counts[-1]["resumed_at_update"]:
         mean_loss += f" (since update {resumed:,})"
-    by_end = sorted(manifests, key=lambda manifest: manifest.counts["seconds"])
-    groups = {tuple(manifest.speed.get("trained_together", ())): manifest.counts for manifest in by_end}
+    # Each manifest has the time of all that trained together, up to its own end: the last one has the group's.
+    by_seconds = sorted(manifests, key=lambda manifest: manifest.counts["seconds"])
+    groups = {tuple(manifest.speed.get("trained_together", ())): manifest.counts for manifest in by_seconds}
     seconds = sum(last["seconds"] for last in groups.values())
     tokens = sum(last["seconds"] * last["tokens_per_second"] for last in groups.values())
-    made = sorted({(found["updates"], found["rows"]) for found in counts})
+    made = sorted({(each["updates"], each["rows"]) for each in counts})
     closing(
         {
             "wrote": ", ".join(map(str, finals)),
@@ -234,22 +236,24 @@ def main() -> int:
         if args.push_to_hub:
             check_repo_id(f"{args.hub_repo_prefix}-seed-{args.seeds[0]}", "--hub-repo-prefix")
         with announced(f"reading {', '.join(args.train_jsonl)}"):
-            files = prepare(args, train_files(args.train_jsonl))
+            files = encode_files(args, train_files(args.train_jsonl))
         for data in files.values():
-            check_schedule(args, data)
+            check_schedule_fits(args, data)
         if args.lora_rank > VLLM_RANKS[-1]:
             say(f"warning: vLLM serves adapters up to rank {VLLM_RANKS[-1]}; one of rank {args.lora_rank} runs locally")
         runs = runs_of(args, files)
         with stop_on_signal() as stop, ExitStack() as at_end:
             pushing = ThreadPoolExecutor(1)
             at_end.callback(pushing.shutdown, cancel_futures=True)  # waits for the push in progress alone
-            mine = [i for i, student in enumerate(runs) if processes.first and take_folder(args, student, at_end)]
-            if left := [runs[i] for i in processes.from_first(mine)]:
+            # The first process decides for all which folders are still to be trained: only it locks and moves them.
+            found = [i for i, student in enumerate(runs) if processes.first and take_folder(args, student, at_end)]
+            unfinished = [runs[i] for i in processes.from_first(found)]
+            if unfinished:
                 training = Training(args, load_base(args, processes), processes, stop, pushing)
-                for group in groups_of(training, left):
+                for group in groups_of(training, unfinished):
                     problems += train_together(training, group)
             stop.raise_if_requested()
-        leave(processes)
+        disconnect(processes)
         if problems:
             raise UserError("\n".join(problems))
         if not processes.first:

@@ -129,9 +129,13 @@ def groups_of(training: Training, runs: Sequence[Run]) -> list[Sequence[Run]]:
         return [runs]
     args, names = training.args, ", ".join(run.name for run in runs)
     rows = [row for run in runs for row in run.data.encoded.rows]
-    share = math.ceil(args.effective_batch_size / training.processes.count)
-    why = "--trainer trl" if args.trainer == "trl" else None
-    if why := why or why_not_together(training.model, rows, share, len(runs), args.micro_batch == "exact"):
+    rows_a_process = math.ceil(args.effective_batch_size / training.processes.count)
+    exact = args.micro_batch == "exact"
+    if args.trainer == "trl":
+        why: str | None = "--trainer trl"
+    else:
+        why = why_not_together(training.model, rows, rows_a_process, len(runs), exact)
+    if why:
         say(f"{len(runs)} students, one after the other ({why}): {names}")
         return [[run] for run in runs]
     say(f"{len(runs)} students, together over one base model (--micro-batch exact: one after the other): {names}")
@@ -154,13 +158,13 @@ def train_together(training: Training, runs: Sequence[Run]) -> list[str]:
         for index, (run, student) in enumerate(zip(runs, students)):
             wandb_run = log_to_wandb(args, run) if args.report_to == "wandb" and first else None
             student.on_log = wandb_run.log if wandb_run else student.on_log
-            student.on_save = partial(checkpoint_saved, training, run, progress)
-            student.on_end = partial(finish, runs, index, student, trainer, progress, wandb_run)
+            student.on_save = partial(after_checkpoint, training, run, progress)
+            student.on_finish = partial(save_finished, runs, index, student, trainer, progress, wandb_run)
         trainer.train(progress)
     problems = [(run, student.problem) for run, student in zip(runs, students) if student.problem]
     for run, problem in problems:
         if first:
-            run.note(state="diverged", finished=now(), problem=problem)
+            run.update_manifest(state="diverged", finished=now(), problem=problem)
     training.stop.raise_if_requested()
     alone = len(args.seeds) * len(args.train_jsonl) == 1
     return [problem if alone else f"{run.name}: {problem}" for run, problem in problems]
@@ -175,20 +179,22 @@ def trainer_of(training: Training, runs: Sequence[Run], students: Sequence[Stude
     return TrainingLoop(model, students, args.per_device_train_batch_size, exact, stop, processes)
 
 
-def checkpoint_saved(training: Training, run: Run, progress: Progress, checkpoint: Path, epoch: float) -> None:
+def after_checkpoint(training: Training, run: Run, progress: Progress, checkpoint: Path, epoch: float) -> None:
     """Put the time so far into the manifest, and push the checkpoint if it is one of those that are pushed."""
-    run.note(counts=time_so_far(run, progress))
+    run.update_manifest(counts=time_so_far(run, progress))
     args = training.args
     if args.push_to_hub and (whole := nth_epoch(epoch, args.upload_checkpoints_every_n_epochs)):
         training.pushing.submit(push_early, checkpoint, whole, repo_of(args, run), not args.hub_public)
 
 
-def finish(runs: Sequence[Run], index: int, student: Student, trainer: Any, progress: Progress, wandb_run: Any) -> None:
-    """Save a student that has made its last update."""
+def save_finished(
+    runs: Sequence[Run], index: int, student: Student, trainer: Any, progress: Progress, wandb_run: Any
+) -> None:
+    """Save the final adapter of a student that has made its last update, and complete its manifest."""
     run = runs[index]
     save_final(run, partial(trainer.save_adapter, index))
     counts = counts_of(run, student, progress)
     speed = {"trained_together": [str(one.folder) for one in runs], **trainer.speed_report(progress.seconds)}
-    run.note(state="complete", finished=now(), counts=counts, speed=speed)
+    run.update_manifest(state="complete", finished=now(), counts=counts, speed=speed)
     if wandb_run:
         wandb_run.end({"train_loss": counts["train_loss"]})

@@ -1,8 +1,9 @@
 """The training loop: LoRA adapters of any number of students, over one frozen base model.
 
-A student is one file of rows and one seed. Its adapter is the one that TRL's SFTTrainer gives for them alone: the same
-first weights, order of rows, loss, clipping, AdamW and schedule (tests compare all of it; train/trl_trainer.py is that
-reference). What students share are the passes through the base model. One update (`TrainingLoop.update`):
+A student is one adapter in training, from one file of rows and one seed. (A teacher in training is one too.) Each is
+the adapter that TRL's SFTTrainer gives for its file and seed alone: the same first weights, order of rows, loss,
+clipping, AdamW and schedule (tests compare all of it; train/trl_trainer.py is that reference). What students share are
+the passes through the base model. One update (`TrainingLoop.update`):
 
 1. Every student that is still training takes the rows of its next update, in TRL's order.
 2. The rows of all go through the base model in as few passes as memory allows, each student's with its own adapter.
@@ -24,15 +25,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from train.checkpoints import load_checkpoint, save_checkpoint
-from train.cuda_graphs import CudaGraphs, most_tokens_recorded
+from train.cuda_graphs import CudaGraphs, max_tokens_to_record
 from train.data_parallel import Processes
 from train.decoder import Decoder
 from train.fused_lora import Adapters, first_weights
-from train.padding_free import EncodedRow, FlatBatch, flat_batch, loss_tokens, sent, shared_prefix
-from train.rows_at_once import choose_rows_at_once, free_memory
+from train.padding_free import EncodedRow, FlatBatch, count_loss_tokens, flat_batch, shared_prefix_length, to_device
+from train.rows_at_once import as_many_as_fit, free_memory
 from train.schedule import rate_factor, warmup_updates
 from util.batches import batched
 from util.cli import UserError
@@ -41,6 +42,10 @@ from util.signals import Stop
 from util.terminal import Progress, say
 
 LARGEST_NORM = 1.0  # of a gradient, as TRL clips it
+USEFUL_FLOPS_FORMULA = (
+    "4 x linear parameters of the frozen layers a token computed + 4 x output head a loss token:"
+    " forward and input gradient; LoRA, attention, recompute and padding not counted"
+)
 
 
 @dataclass(frozen=True)
@@ -77,14 +82,16 @@ class Student:
     """where it resumes from"""
     on_log: Callable[[dict[str, float]], None] = lambda logs: None
     on_save: Callable[[Path, float], Any] = lambda checkpoint, epoch: None
-    on_end: Callable[[], None] = lambda: None
+    on_finish: Callable[[], None] = lambda: None
+    """called after the last update, unless the training diverged"""
     done: int = 0
     """updates made"""
     problem: str = ""
     """why it was left out before its end"""
     history: list[dict[str, float]] = field(default_factory=list)
+    """what was logged, also before it was resumed: checkpoints hold it"""
     losses: list[float] = field(default_factory=list)
-    """of the updates since it began or was resumed"""
+    """of every update since it started or was resumed"""
 
     @property
     def updates_an_epoch(self) -> int:
@@ -96,12 +103,13 @@ class Student:
         return self.updates_an_epoch * self.recipe.epochs
 
     @property
-    def ended(self) -> bool:
+    def finished(self) -> bool:
         return self.done == self.updates
 
     @property
     def trains(self) -> bool:
-        return not self.ended and not self.problem
+        """Whether it takes part in the next update."""
+        return not self.finished and not self.problem
 
     def next_rows(self) -> list[EncodedRow]:
         """The rows of the next update. The last one of an epoch may have fewer."""
@@ -115,11 +123,11 @@ class Student:
         warmup = warmup_updates(recipe.warmup, self.updates)
         return recipe.learning_rate * rate_factor(recipe.schedule, update, self.updates, warmup)
 
-    def learned(self, loss: float, norm: float) -> None:
-        """Take note of the loss of the update made last; log the mean when it is time."""
+    def note_loss(self, loss: float, norm: float) -> None:
+        """Note the loss and the gradient's norm of the update made last; log the mean loss when it is time."""
         for what, value in (("loss", loss), ("norm of the gradient", norm)):
             if not math.isfinite(value):
-                self.diverged(what, value)
+                self.note_divergence(what, value)
                 return
         self.losses.append(loss)
         if self.logs_now():
@@ -128,8 +136,8 @@ class Student:
             self.history.append({**logs, "epoch": self.done / self.updates_an_epoch, "step": self.done})
             self.on_log(self.history[-1])
 
-    def diverged(self, what: str, value: float) -> None:
-        """Note that this training diverged at the update made last, and what to do."""
+    def note_divergence(self, what: str, value: float) -> None:
+        """Note in `problem` that the update made last gave a value that is not finite, and what the user can do."""
         self.problem = (
             f"the {what} is {value} at update {self.done}; the last checkpoint is kept. Lower --learning-rate (now"
             f" {self.recipe.learning_rate:g}) or look at the rows"
@@ -151,8 +159,21 @@ def row_order(count: int, seed: int, epoch: int) -> list[int]:
     return order
 
 
+class UnreadLosses(NamedTuple):
+    """The losses of an update that the GPU may still be computing."""
+
+    training: Sequence[int]
+    """indices of the students that made the update"""
+    losses_and_norms: Any
+    """[2, students], on the CPU; norms are those of the gradients before clipping"""
+    copied: Any
+    """the CUDA event after which they are there; None without a GPU"""
+
+
 class TrainingLoop:
     """Trains students together over one base model (a model of `train.padding_free.FAMILIES`).
+
+    Everywhere below, a student's index is its place in `students`, and `rows_of` holds rows by that index.
 
     asked: rows that the user knows to fit in memory at once.
     exact: take that number, neither more nor fewer.
@@ -169,19 +190,19 @@ class TrainingLoop:
             raise ValueError("students that train together have one recipe")
         self.stop, self.processes = stop or Stop(), processes or Processes()
         self.dtype, self.device = model.dtype, model.device
-        first = [first_weights(model, self.recipe.lora, student.seed) for student in students]
+        first_adapters = [first_weights(model, self.recipe.lora, student.seed) for student in students]
         self.decoder = Decoder(model, self.recipe.lora.target_modules)
         self.adapters = Adapters(self.decoder.linears, self.recipe.lora, len(students), self.device)
         self.parameters, self.optimizer = self.make_optimizer()
         for index, student in enumerate(self.students):
-            self.begin(index, student, first[index])
-        self.prefix = shared_prefix([row for student in students for row in student.rows])
-        self.may_shrink = not exact
-        # The update made last: its students, losses and norms [2, students], the CUDA event when those are there.
-        self.unread: tuple[Sequence[int], Any, Any] | None = None
+            self.start_or_resume(index, student, first_adapters[index])
+        self.prefix = shared_prefix_length([row for student in students for row in student.rows])
+        self.may_shrink = not exact  # rows_at_once, when the GPU's memory runs out
+        self.unread_losses: UnreadLosses | None = None
         self.computed_tokens = self.loss_tokens = 0
-        self.begun: list[float] = []  # when each update began
-        self.rows_at_once, self.facts = self.choose_rows(asked, exact)
+        self.update_starts: list[float] = []  # time.perf_counter() when each update began
+        self.rows_at_once, why = self.choose_rows_at_once(asked, exact)
+        self.facts = self.facts_of_setup(asked, why)
         self.graphs = self.make_graphs()
 
     @property
@@ -199,12 +220,12 @@ class TrainingLoop:
         rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
         return parameters, torch.optim.AdamW(groups, lr=rate, weight_decay=decay, fused=True)
 
-    def begin(self, index: int, student: Student, first: Mapping[str, Any]) -> None:
-        """Give a student its first weights, or those of its checkpoint."""
+    def start_or_resume(self, index: int, student: Student, first_adapter: Mapping[str, Any]) -> None:
+        """Give a student its first weights, or the weights, moments and history of its checkpoint."""
         import torch
 
         if student.checkpoint is None:
-            self.adapters.load(self.adapters.values.data[index], first)
+            self.adapters.load(self.adapters.values.data[index], first_adapter)
             return
         state, moments = load_checkpoint(student.checkpoint, self.adapters, index)
         student.done = state["global_step"]
@@ -212,28 +233,32 @@ class TrainingLoop:
         step = torch.tensor(float(student.done), device=self.device)
         self.optimizer.state[self.parameters[index]] = {"step": step, **moments}
 
-    def choose_rows(self, asked: int, exact: bool) -> tuple[int, dict[str, Any]]:
-        """(how many rows go through the base model at once, what was chosen and why, for the manifests)."""
+    def choose_rows_at_once(self, asked: int, exact: bool) -> tuple[int, str]:
+        """(how many rows go through the base model in one pass, why so many). The choice is printed."""
         effective, count = self.recipe.rows_an_update, len(self.students)
-        rows_here = math.ceil(effective / self.processes.count) * count
+        update_rows = math.ceil(effective / self.processes.count) * count  # of all students, in this process
         at_once, why = asked, "--micro-batch exact"
         if not exact:
             rows = [row for student in self.students for row in student.rows]
             taken = self.adapters.values.numel() * (8 + 2 * self.dtype.itemsize)  # Adam's moments, copies and gradients
-            at_once, why = choose_rows_at_once(self.decoder.model, rows, rows_here, asked, taken)
+            at_once, why = as_many_as_fit(self.decoder.model, rows, update_rows, asked, taken)
         adapters = f" for each of {count} adapters" if count > 1 else ""
         shared = f", shared by {self.processes.count} processes" if self.processes.count > 1 else ""
         reason = f" ({why})" if at_once != asked else ""
-        every = "all " if at_once == rows_here else ""
+        every = "all " if at_once == update_rows else ""
         say(f"each update: {effective} rows{adapters}{shared}; {every}{at_once} at once{reason}")
+        return at_once, why
+
+    def facts_of_setup(self, asked: int, why: str) -> dict[str, Any]:
+        """What the manifests say about speed that is known before the first update. asked, why: of the rows at once."""
         compiled = ", compiled SwiGLU and rotary embedding" if self.device.type == "cuda" else ""
-        return at_once, {
+        return {
             "layers": f"no padding, joined LoRA linears, fused norms{compiled}",
             "attention": self.decoder.attention,
             "shared_prefix_tokens": self.prefix,
             "rows_at_once_asked": asked,
             "rows_at_once_why": why,
-            "adapters_together": count,
+            "adapters_together": len(self.students),
             "processes": self.processes.count,
         }
 
@@ -243,15 +268,15 @@ class TrainingLoop:
             return None
         weights = sum(layer.weight.numel() for layer in self.decoder.linears)
         token_bytes = bytes_per_token(self.decoder.model.config.get_text_config(), self.dtype.itemsize)
-        return CudaGraphs(self.pass_through, most_tokens_recorded(weights, token_bytes, free_memory(self.device)))
+        return CudaGraphs(self.forward_backward, max_tokens_to_record(weights, token_bytes, free_memory(self.device)))
 
     # --- the loop ---
 
     def train(self, progress: Progress) -> None:
         """Train every student to its end, or until a signal arrives."""
         for student in self.students:
-            if student.ended:  # its last checkpoint was its end
-                self.end(student)
+            if student.finished:  # it was stopped after its last checkpoint, before its final adapter was saved
+                self.finish(student)
         while training := [index for index, student in enumerate(self.students) if student.trains]:
             self.update(training, progress)
             if self.should_stop():
@@ -266,16 +291,18 @@ class TrainingLoop:
         """One update of the students that are still training, given by their indices."""
         import torch
 
-        self.begun.append(time.perf_counter())
+        self.update_starts.append(time.perf_counter())
         losses = self.gradients({index: self.students[index].next_rows() for index in training})
         self.read_losses()  # of the update before: the GPU is busy with this one meanwhile
         norms = self.change_adapters(training)
-        self.unread = training, torch.stack([losses, norms]).to("cpu", non_blocking=True), self.now()
+        losses_and_norms = torch.stack([losses, norms]).to("cpu", non_blocking=True)
+        self.unread_losses = UnreadLosses(training, losses_and_norms, self.record_event())
         progress.add(len(training))
         students = [self.students[index] for index in training]
         for student in students:
             student.done += 1
-        due = [student for student in students if student.saves_now() or student.logs_now() or student.ended]
+        # A log needs the losses, and a checkpoint or final adapter has to be one of a student that did not diverge.
+        due = [student for student in students if student.saves_now() or student.logs_now() or student.finished]
         if due or self.device.type == "cpu":
             self.read_losses()
         if due and due[0].losses:
@@ -284,27 +311,27 @@ class TrainingLoop:
         for index, student in zip(training, students):
             if not student.problem and student.saves_now():
                 self.save(index)
-            if not student.problem and student.ended:
-                self.end(student)
+            if not student.problem and student.finished:
+                self.finish(student)
 
     def read_losses(self) -> None:
         """Read the losses of the last update, which waits until the GPU has made it; the students take note of them."""
-        if self.unread is None:
+        if self.unread_losses is None:
             return
-        (training, losses_and_norms, copied), self.unread = self.unread, None
-        if copied:
-            copied.synchronize()
-        losses, norms = losses_and_norms.tolist()
-        for index in training:
+        unread, self.unread_losses = self.unread_losses, None
+        if unread.copied:
+            unread.copied.synchronize()
+        losses, norms = unread.losses_and_norms.tolist()
+        for index in unread.training:
             student = self.students[index]
             if student.problem:  # found while its next update was already sent to the GPU
                 continue
-            student.learned(losses[index], norms[index])
+            student.note_loss(losses[index], norms[index])
             if student.problem and len(self.students) > 1:
                 say(f"{student.name}: {student.problem}. It is left out; any others continue")
 
-    def now(self) -> Any:
-        """A CUDA event at what was sent to the GPU last; None without a GPU."""
+    def record_event(self) -> Any:
+        """A CUDA event that comes after all work sent to the GPU so far; None without a GPU."""
         import torch
 
         if self.device.type != "cuda":
@@ -330,9 +357,10 @@ class TrainingLoop:
         checkpoint = save_checkpoint(student.folder, state, self.adapters, index, moments)
         student.on_save(checkpoint, epoch)
 
-    def end(self, student: Student) -> None:
+    def finish(self, student: Student) -> None:
+        """Let a student that has made its last update save its final adapter."""
         if self.processes.first:
-            student.on_end()
+            student.on_finish()
 
     def save_adapter(self, index: int, folder: Path) -> None:
         """Write a student's adapter as PEFT does."""
@@ -340,53 +368,66 @@ class TrainingLoop:
 
     # --- an update ---
 
-    def gradients(self, rows: Mapping[int, Sequence[EncodedRow]]) -> Any:
-        """Put the gradients of some students' updates into the adapters. Returns the losses of all, [students]."""
+    def gradients(self, rows_of: Mapping[int, Sequence[EncodedRow]]) -> Any:
+        """Put the gradients of some students' updates into the adapters. Returns the losses of all, [students].
+
+        rows_of: the rows of each student's whole update. This process computes its share of them.
+        """
         import torch
 
-        counts = {index: loss_tokens(own) for index, own in rows.items()}
-        mine = {}
-        for index, own in rows.items():
-            trained = [row for row in self.processes.share_of(own) if loss_tokens([row])]  # a loss_mask may leave none
-            if trained:
-                mine[index] = trained
+        # of the whole update, in all processes and passes: the loss is a mean over these
+        loss_tokens = {index: count_loss_tokens(rows) for index, rows in rows_of.items()}
+        share_of = {index: self.share_with_loss(rows) for index, rows in rows_of.items()}
+        share_of = {index: rows for index, rows in share_of.items() if rows}
         while True:
             self.adapters.values.grad.zero_()
             losses = torch.zeros(len(self.students), device=self.device)
-            passes = list(self.passes(mine))
+            passes = list(self.split_into_passes(share_of))
             try:
-                for part in passes:
-                    losses.index_add_(0, sent(torch.tensor(list(part)), self.device), self.run_pass(part, counts))
+                for rows_of_pass in passes:
+                    indices = to_device(torch.tensor(list(rows_of_pass)), self.device)
+                    losses.index_add_(0, indices, self.run_pass(rows_of_pass, loss_tokens))
                 break
             except torch.OutOfMemoryError:
                 if not (self.may_shrink or (self.graphs and self.graphs.recorded)):
                     raise
-            self.use_less_memory(mine)  # outside `except`, which keeps what the failed pass had computed
+            self.use_less_memory(share_of)  # outside `except`, which keeps what the failed pass had computed
             torch.cuda.empty_cache()
-        for part in passes:
-            self.count_tokens(part)
+        for rows_of_pass in passes:
+            self.count_tokens(rows_of_pass)
         self.processes.sum([self.adapters.values.grad, losses])
         return losses
 
-    def passes(self, rows: Mapping[int, list[EncodedRow]]) -> Iterator[dict[int, list[EncodedRow]]]:
+    def share_with_loss(self, rows: Sequence[EncodedRow]) -> list[EncodedRow]:
+        """This process's share of a student's rows, without those that a loss_mask leaves no token to train on."""
+        return [row for row in self.processes.share_of(rows) if count_loss_tokens([row])]
+
+    def split_into_passes(
+        self, rows_of: Mapping[int, Sequence[EncodedRow]]
+    ) -> Iterator[Mapping[int, Sequence[EncodedRow]]]:
         """The rows of each pass, at most `rows_at_once`: the updates of several students, or a piece of one's."""
-        longest_update = max(map(len, rows.values()), default=1)
-        for some in batched(rows.items(), max(1, self.rows_at_once // longest_update)):
+        longest_update = max(map(len, rows_of.values()), default=1)
+        for some in batched(rows_of.items(), max(1, self.rows_at_once // longest_update)):
             if len(some) > 1:
                 yield dict(some)
             else:
-                index, own = some[0]
-                yield from ({index: piece} for piece in batched(own, self.rows_at_once))
+                index, rows = some[0]
+                yield from ({index: piece} for piece in batched(rows, self.rows_at_once))
 
-    def run_pass(self, rows: Mapping[int, Sequence[EncodedRow]], counts: Mapping[int, int]) -> Any:
-        """Forward and backward pass of some students' rows, each with its own adapter. Returns their losses."""
-        tokens = sum(len(row["input_ids"]) for own in rows.values() for row in own)
-        graphs = self.graphs if self.graphs and tokens <= self.graphs.most_tokens else None
-        trained = [counts[index] for index in rows]
-        batch = flat_batch(list(rows.values()), self.prefix, trained, list(rows), few_sizes=bool(graphs))
-        return graphs(batch, self.device) if graphs else self.pass_through(batch.to(self.device))
+    def run_pass(self, rows_of: Mapping[int, Sequence[EncodedRow]], loss_tokens: Mapping[int, int]) -> Any:
+        """Put the rows of one pass into a batch and run it, on a GPU as a CUDA graph if it is small enough.
 
-    def pass_through(self, batch: FlatBatch) -> Any:
+        loss_tokens: of each student's whole update. Returns the losses of the pass's students.
+        """
+        tokens = sum(len(row["input_ids"]) for rows in rows_of.values() for row in rows)
+        graphs = self.graphs if self.graphs and tokens <= self.graphs.max_tokens else None
+        batch = flat_batch(
+            list(rows_of.values()), self.prefix, [loss_tokens[index] for index in rows_of], list(rows_of),
+            few_sizes=bool(graphs),
+        )  # fmt: skip
+        return graphs(batch, self.device) if graphs else self.forward_backward(batch.to(self.device))
+
+    def forward_backward(self, batch: FlatBatch) -> Any:
         """Forward and backward pass of a batch: adds the gradients to those of the adapters, returns the losses."""
         import torch
 
@@ -399,7 +440,7 @@ class TrainingLoop:
         """Clip each student's gradient and make its optimizer step. Returns the norms before clipping, [students]."""
         import torch
 
-        grad = self.adapters.values.grad.mul_(self.adapters.trained)
+        grad = self.adapters.values.grad.mul_(self.adapters.trained)  # the zeros between the blocks of B stay zero
         norms = torch.linalg.vector_norm(grad, dim=1)
         grad.mul_((LARGEST_NORM / (norms + 1e-6)).clamp(max=1)[:, None])
         for index, (parameter, group) in enumerate(zip(self.parameters, self.optimizer.param_groups)):
@@ -408,7 +449,7 @@ class TrainingLoop:
         self.optimizer.step()
         return norms
 
-    def use_less_memory(self, rows: Mapping[int, Sequence[EncodedRow]]) -> None:
+    def use_less_memory(self, rows_of: Mapping[int, Sequence[EncodedRow]]) -> None:
         """After out of memory: no CUDA graphs; then half as many rows at once; with one row, gradient checkpointing;
         then UserError."""
         if self.graphs and self.graphs.recorded:
@@ -422,7 +463,7 @@ class TrainingLoop:
             self.decoder.recompute = True
             say("out of GPU memory with one row at once: continuing with gradient checkpointing (slower)")
         else:
-            longest = max(len(row["input_ids"]) for own in rows.values() for row in own)
+            longest = max(len(row["input_ids"]) for rows in rows_of.values() for row in rows)
             raise UserError(
                 f"out of GPU memory with one row of up to {longest} tokens, even with gradient checkpointing: lower"
                 " --max-seq-length, or take a larger GPU or a smaller base model; checkpoints are kept"
@@ -430,13 +471,14 @@ class TrainingLoop:
 
     # --- speed ---
 
-    def count_tokens(self, rows: Mapping[int, Sequence[EncodedRow]]) -> None:
-        for own in rows.values():
-            self.computed_tokens += sum(len(row["input_ids"]) for row in own) - self.prefix * (len(own) - 1)
-            self.loss_tokens += loss_tokens(own)
+    def count_tokens(self, rows_of: Mapping[int, Sequence[EncodedRow]]) -> None:
+        """Count the tokens of a pass, for `useful_flops`. Each student's prefix is computed once."""
+        for rows in rows_of.values():
+            self.computed_tokens += sum(len(row["input_ids"]) for row in rows) - self.prefix * (len(rows) - 1)
+            self.loss_tokens += count_loss_tokens(rows)
 
     def useful_flops(self) -> float:
-        """The arithmetic that the updates so far needed at least in this process, by the formula `FLOPS`."""
+        """The arithmetic that the updates so far needed at least in this process, by `USEFUL_FLOPS_FORMULA`."""
         frozen = sum(layer.weight.numel() for layer in self.decoder.linears)
         return 4.0 * (frozen * self.computed_tokens + self.decoder.head.numel() * self.loss_tokens)
 
@@ -446,19 +488,13 @@ class TrainingLoop:
         seconds: of the training so far. The seconds of one update are the median, which the first updates and
         checkpoints do not move (None if fewer than two updates were made).
         """
-        apart = [after - before for before, after in pairwise(self.begun)]
+        update_seconds = [after - before for before, after in pairwise(self.update_starts)]
         flops = self.useful_flops() * self.processes.count
         return {
             **self.facts,
-            "seconds_an_update": round(statistics.median(apart), 4) if apart else None,
+            "seconds_an_update": round(statistics.median(update_seconds), 4) if update_seconds else None,
             "rows_at_once": self.rows_at_once,
             "recompute": self.decoder.recompute,
             "useful_tflops": round(flops / max(seconds, 1e-9) / 1e12, 4),
-            "useful_flops_formula": FLOPS,
+            "useful_flops_formula": USEFUL_FLOPS_FORMULA,
         }
-
-
-FLOPS = (
-    "4 x linear parameters of the frozen layers a token computed + 4 x output head a loss token:"
-    " forward and input gradient; LoRA, attention, recompute and padding not counted"
-)

@@ -134,7 +134,7 @@ def check_trainable(row: Row) -> str | None:
     return None
 
 
-def prepare(args: argparse.Namespace, files: Sequence[Path]) -> dict[Path, TrainingData]:
+def encode_files(args: argparse.Namespace, files: Sequence[Path]) -> dict[Path, TrainingData]:
     """Read, check and encode the rows of every file. A mistake in any of them or in the model's name ends the run."""
     from util.inference.load_model import load_config, load_tokenizer, model_facts
 

@@ -51,14 +51,15 @@ class TrlTraining:
         """Train the student to its end, or until a signal arrives."""
         student = self.student
         self.trainer.add_callback(reporter(student, self.stop, progress, self.processes))
-        at = str(student.checkpoint) if student.checkpoint else None
-        outcome = self.trainer.train(resume_from_checkpoint=at)
+        checkpoint = str(student.checkpoint) if student.checkpoint else None
+        outcome = self.trainer.train(resume_from_checkpoint=checkpoint)
         student.losses = [outcome.training_loss] if student.done > self.done_before else []
         if self.processes.sharded:
+            # every process takes part in gathering, and only the first one saves
             trained = [(name, p) for name, p in self.trainer.model.named_parameters() if p.requires_grad]
             self.gathered = {name: p.full_tensor().cpu() for name, p in trained}
-        if student.ended and not student.problem and self.trainer.is_world_process_zero():
-            student.on_end()
+        if student.finished and not student.problem and self.trainer.is_world_process_zero():
+            student.on_finish()
 
     def save_adapter(self, _index: int, folder: Path) -> None:
         self.trainer.model.save_pretrained(str(folder), state_dict=self.gathered)
@@ -133,7 +134,7 @@ def reporter(student: Student, stop: Stop, progress: Progress, processes: Proces
             progress.note = f"loss {logs['loss']:.4f}"
             student.on_log({**logs, "step": state.global_step})
             if not math.isfinite(logs["loss"]):
-                student.diverged("loss", logs["loss"])
+                student.note_divergence("loss", logs["loss"])
                 control.should_training_stop = True
 
     return Report()
