@@ -34,7 +34,7 @@ from util.inference.interface import InferenceBackend
 from util.inference.open_backend import backend_arguments, open_backend
 from util.inference.vllm_server import START_SECONDS, server
 from util.jsonl.manifest import provenance, write_json
-from util.signals import Stop, stop_on_signal
+from util.stop_signals import Stop, stop_on_signal
 from util.terminal import say, table
 
 MANY = 64

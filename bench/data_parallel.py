@@ -26,7 +26,7 @@ from bench.shared import device_name, write_number_file
 from util.cli import REPO, UserError, make_parser, positive_int, run
 from util.inference.vllm_server import run_command
 from util.jsonl.manifest import Manifest, provenance, write_json
-from util.signals import Stop, stop_on_signal
+from util.stop_signals import Stop, stop_on_signal
 from util.terminal import say, table
 
 ROWS_AN_UPDATE = 60

@@ -35,7 +35,7 @@ from bench.shared import device_name
 from util.cli import REPO, UserError, make_parser, positive_float, positive_int, run
 from util.inference.vllm_server import START_SECONDS, find_vllm, run_command, server
 from util.jsonl.manifest import provenance, write_json
-from util.signals import Stop, stop_on_signal
+from util.stop_signals import Stop, stop_on_signal
 from util.terminal import duration, say, table
 
 TARGET_MINUTES, PLANNED_MINUTES = 25, 150

@@ -36,7 +36,7 @@ from util.inference.vllm_probe import models_served
 from util.inference.vllm_server import START_SECONDS, Running, find_vllm, run_command
 from util.jsonl.manifest import provenance, write_json
 from util.jsonl.rows import slug
-from util.signals import Stop, stop_on_signal
+from util.stop_signals import Stop, stop_on_signal
 from util.terminal import say, table
 
 README_MODEL, README_ROWS, README_NUMBERS = "Qwen/Qwen2.5-7B-Instruct", "5000", "10000"

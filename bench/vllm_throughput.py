@@ -46,7 +46,7 @@ from util.inference.interface import Sampling
 from util.inference.vllm_client import VllmClient
 from util.inference.vllm_server import START_SECONDS, server, takes_adapters
 from util.jsonl.manifest import provenance, write_json
-from util.signals import Stop, stop_on_signal
+from util.stop_signals import Stop, stop_on_signal
 from util.terminal import say, table
 
 TARGETS = {

@@ -809,7 +809,7 @@ class TestLocalBackend:
         import signal
 
         from util.inference import local_model
-        from util.signals import Interrupted, stop_on_signal
+        from util.stop_signals import Interrupted, stop_on_signal
 
         model = local_model.LocalModel(str(REPO / "pocket" / "model"), batch_size=4)
         whole = {r.request.ids: r.answers for r in model.generate(asked(8), Sampling(12))}

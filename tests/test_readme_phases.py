@@ -10,7 +10,7 @@ from conftest import REPO
 from bench import readme_phases
 from bench.readme_phases import changed, steps_of
 from util.cli import UserError
-from util.signals import Stop
+from util.stop_signals import Stop
 
 STEPS = list(steps_of((REPO / "README.md").read_text("utf-8")))
 ARGS = argparse.Namespace(

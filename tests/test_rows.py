@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from util.chat.chat_tokens import without_system
 from util.cli import UserError
+from util.hide_secrets import is_key, scrub
 from util.jsonl.manifest import Manifest, manifest_path, sha256_file
 from util.jsonl.resumable import RowFile, State, lock_output, state_on_disk
 from util.jsonl.rows import check_messages, dump_row, parse_row, read_rows, slug
-from util.scrub import is_key, scrub
 
 SETTINGS = {"seed": 42, "model": {"name": "m", "adapter": None}, "epochs": 3}
 ODD_TEXTS = (

@@ -285,7 +285,7 @@ def test_a_stop_after_the_last_update_loses_nothing(data, tmp_path, monkeypatch,
     """Without checkpoints everything would have to be done again."""
     from train import train_student_sft as script
     from train.training_loop import TrainingLoop
-    from util.signals import Interrupted
+    from util.stop_signals import Interrupted
 
     gradients = TrainingLoop.gradients
 

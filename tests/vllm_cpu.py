@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from util.inference.vllm_server import Running, free_port
-from util.signals import Stop
+from util.stop_signals import Stop
 
 START_SECONDS = 300
 # float32, because bfloat16 is very slow on CPUs without AVX-512. No chunked prefill, because a request with a seed that

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from util.cli import UserError, first_line
-from util.signals import Interrupted
+from util.stop_signals import Interrupted
 
 T = TypeVar("T")
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")

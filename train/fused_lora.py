@@ -169,8 +169,8 @@ def lora_linear() -> Callable[..., Any]:
     class LoraLinear(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, x: Any, weight: Any, bias: Any, scale: float, a: Any, b: Any) -> Any:
-            each = x.view(len(a), -1, x.shape[-1])
-            low = torch.bmm(each, a.transpose(1, 2))
+            x_of = x.view(len(a), -1, x.shape[-1])  # [students, tokens of one, inputs]
+            low = torch.bmm(x_of, a.transpose(1, 2))  # [students, tokens of one, width]: of low rank
             if scale != 1:
                 low *= scale
             out = torch.nn.functional.linear(x, weight, bias)
@@ -183,8 +183,8 @@ def lora_linear() -> Callable[..., Any]:
         def backward(ctx: Any, grad: Any) -> Any:
             x, weight, a, b, low = ctx.saved_tensors
             grad = grad.contiguous()
-            each = grad.view(len(a), -1, grad.shape[-1])
-            grad_low = torch.bmm(each, b)
+            grad_of = grad.view(len(a), -1, grad.shape[-1])
+            grad_low = torch.bmm(grad_of, b)
             if ctx.scale != 1:
                 grad_low *= ctx.scale
             grad_x = None
@@ -192,6 +192,6 @@ def lora_linear() -> Callable[..., Any]:
                 grad_x = grad @ weight
                 grad_x.view(len(a), -1, grad_x.shape[-1]).baddbmm_(grad_low, a)
             grad_a = torch.bmm(grad_low.transpose(1, 2), x.view(len(a), -1, x.shape[-1]))
-            return grad_x, None, None, None, grad_a, torch.bmm(each.transpose(1, 2), low)
+            return grad_x, None, None, None, grad_a, torch.bmm(grad_of.transpose(1, 2), low)
 
     return LoraLinear.apply

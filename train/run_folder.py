@@ -26,11 +26,11 @@ from train.model_card import write_card
 from train.training_loop import Student
 from train.training_rows import TrainingData, role_of
 from util.cli import UserError, command_line
+from util.hide_secrets import scrub
 from util.inference.check_adapter import check_adapter, check_weights
 from util.jsonl.manifest import Manifest, new_manifest, sha256_file, write_json
 from util.jsonl.resumable import describe_differences, free_name, lock_output
 from util.jsonl.rows import slug
-from util.scrub import scrub
 from util.terminal import Progress, say
 
 TIME = ("seconds", "timed_updates")  # what a manifest counts over all sessions of a training

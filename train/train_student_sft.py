@@ -57,7 +57,7 @@ from util.hide_local_paths import check_repo_id
 from util.inference.adapter_config import VLLM_RANKS, vllm_rank
 from util.inference.open_backend import add_template_argument
 from util.jsonl.manifest import Manifest
-from util.signals import stop_on_signal
+from util.stop_signals import stop_on_signal
 from util.terminal import announced, closing, duration, say
 
 EXIT_NOT_PUSHED = 4

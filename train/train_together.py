@@ -21,7 +21,7 @@ from train.training_loop import Recipe, Student, TrainingLoop
 from train.trl_trainer import TrlTraining
 from util.cli import UserError, memory_advice
 from util.jsonl.manifest import now
-from util.signals import Stop
+from util.stop_signals import Stop
 from util.terminal import Progress, announced, say
 
 

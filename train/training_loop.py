@@ -38,7 +38,7 @@ from train.schedule import rate_factor, warmup_updates
 from util.batches import batched
 from util.cli import UserError
 from util.model_memory import bytes_per_token
-from util.signals import Stop
+from util.stop_signals import Stop
 from util.terminal import Progress, say
 
 LARGEST_NORM = 1.0  # of a gradient, as TRL clips it
@@ -212,7 +212,10 @@ class TrainingLoop:
         return float(lora.lora_alpha / (math.sqrt(lora.r) if lora.use_rslora else lora.r))
 
     def make_optimizer(self) -> tuple[list[Any], Any]:
-        """(each student's row of the adapters as a parameter, AdamW with a group for each)."""
+        """(each student's row of the adapters as a parameter, AdamW with a group for each).
+
+        A parameter without a gradient is left as it is, so a student that has finished or diverged changes no more.
+        """
         import torch
 
         parameters = [torch.nn.Parameter(row) for row in self.adapters.values.data]

@@ -19,7 +19,7 @@ from train.fused_lora import share_weights
 from train.run_folder import Run
 from train.training_loop import Student
 from util.cli import UserError
-from util.signals import Stop
+from util.stop_signals import Stop
 from util.terminal import Progress
 
 

@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard, TypeVar
 
-from util.scrub import is_key, scrub
-from util.signals import Interrupted, StoppedAtOnce, clean_up_on_signal
+from util.hide_secrets import is_key, scrub
+from util.stop_signals import Interrupted, StoppedAtOnce, clean_up_on_signal
 from util.terminal import printable, say
 
 if sys.platform == "win32":

@@ -27,7 +27,7 @@ from util.cli import UserError, make_parser, positive_float, run
 from util.inference.check_adapter import adapters_in, check_adapter, rank_for
 from util.inference.load_model import check_folder
 from util.inference.vllm_server import FLAGS, RANK, START_SECONDS, run_command, server
-from util.signals import stop_on_signal
+from util.stop_signals import stop_on_signal
 from util.terminal import say
 
 RESTARTS = 2

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from util.scrub import scrub
+from util.hide_secrets import scrub
 
 PLAIN_PROGRESS_SECONDS = 30.0
 FIRST_ESTIMATE_SECONDS = 10.0  # before that, the rate says little about the time left

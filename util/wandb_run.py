@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from util.cli import UserError, first_line
-from util.scrub import scrub
+from util.hide_secrets import scrub
 from util.terminal import say
 
 INIT_SECONDS = 30

@@ -23,7 +23,7 @@ from util.inference.vllm_client import VllmClient
 from util.inference.vllm_server import Running, find_vllm
 from util.jsonl.resumable import RowFile
 from util.jsonl.rows import Row
-from util.signals import Stop
+from util.stop_signals import Stop
 from util.terminal import say
 
 BARE_CLIENT, VLLM_BENCH = "bare client", "vllm bench serve"

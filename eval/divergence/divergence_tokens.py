@@ -40,7 +40,7 @@ from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import adapter_sha256, manifest_path, sha256_file, write_json
 from util.jsonl.resumable import RowFile, add_output_arguments
 from util.jsonl.rows import read_chat_rows, read_rows
-from util.signals import stop_on_signal
+from util.stop_signals import stop_on_signal
 from util.terminal import Progress, closing, say
 
 

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from util.checks.gpu_checks import Check, Gpu, check_usable_gpus, find_gpus, gpu_checks, usable_gpus
 from util.cli import REPO
+from util.hide_secrets import scrub
 from util.inference.vllm_probe import is_open_to_the_world, models_served, normal_url, server_key
-from util.scrub import scrub
 
 PYTHON = (3, 10)
 LOW_DISK_GB = 5

@@ -27,7 +27,7 @@ from util.inference.local_answer_tree import LocalAnswerTree
 from util.inference.local_sampling import NumberMask, check_finite, draw, most_probable_tokens, row_uniforms
 from util.inference.steering import Steering
 from util.jsonl.manifest import adapter_sha256
-from util.signals import raise_if_stopped
+from util.stop_signals import raise_if_stopped
 from util.terminal import announced
 
 COMPACT_AT = 0.75  # drop finished rows from the cache once this share of rows is left

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from util.cli import UserError, input_file, json_object, nonblank, positive_float, positive_int
+from util.hide_secrets import scrub
 from util.inference.adapter_config import read_adapter_config
 from util.inference.check_adapter import check_adapter
 from util.inference.interface import InferenceBackend
 from util.jsonl.manifest import Manifest
-from util.scrub import scrub
 from util.terminal import say
 
 BASE_URL = "VLLM_BASE_URL"  # environment variable; util/serve.py sets it

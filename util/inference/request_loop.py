@@ -11,7 +11,7 @@ from util.inference.interface import InferenceBackend, Request, Result, Sampling
 from util.jsonl.manifest import today
 from util.jsonl.resumable import RowFile
 from util.jsonl.rows import Row
-from util.signals import stop_on_signal
+from util.stop_signals import stop_on_signal
 from util.terminal import Progress, duration, say
 
 

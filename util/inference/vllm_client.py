@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from util.chat.chat_template import folded, template_facts
 from util.cli import UserError
+from util.hide_secrets import scrub
 from util.inference.adapter_config import read_adapter_config, vllm_rank
 from util.inference.interface import (
     NEUTRAL_SAMPLING,
@@ -50,7 +51,6 @@ from util.inference.vllm_replies import (
 )
 from util.inference.vllm_retries import RefusedRequest, Retries, wants_key
 from util.jsonl.manifest import adapter_sha256
-from util.scrub import scrub
 from util.terminal import say
 
 PROMPTS_PER_REQUEST = 50

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from util.cli import UserError
-from util.scrub import scrub
+from util.hide_secrets import scrub
 from util.terminal import say
 
 REPLY_SECONDS = 3

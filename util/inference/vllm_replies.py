@@ -11,9 +11,9 @@ from itertools import chain
 from typing import Any
 
 from util.cli import UserError
+from util.hide_secrets import scrub
 from util.inference.interface import Answer, NotFinite
 from util.jsonl.rows import are_token_ids
-from util.scrub import scrub
 
 BROKEN_REPLY = (ValueError, KeyError, TypeError, RecursionError)  # what reading a broken or hostile reply raises
 LONGEST_ERROR = 300  # characters

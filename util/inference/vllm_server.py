@@ -18,7 +18,7 @@ from util.cli import UserError
 from util.inference.adapter_config import SUITE_RANK
 from util.inference.hub_files import longest_context, model_config
 from util.inference.vllm_probe import makes_tokens, models_served, server_key
-from util.signals import Stop
+from util.stop_signals import Stop
 from util.terminal import announced, say
 
 START_SECONDS = 1800.0  # a first start downloads the weights

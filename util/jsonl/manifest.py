@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from util.cli import REPO, command_line
-from util.scrub import scrub, scrub_json
+from util.hide_secrets import scrub, scrub_json
 
 SCHEMA_VERSION = 1
 PACKAGES = (

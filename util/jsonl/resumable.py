@@ -36,9 +36,9 @@ from pathlib import Path
 from typing import Any
 
 from util.cli import PARTIAL, UserError, path_text
+from util.hide_secrets import scrub_json
 from util.jsonl.manifest import Manifest, manifest_path, new_manifest, sha256_file, sync_folder, write_json, write_lines
 from util.jsonl.rows import Row, dump_row, parse_row, read_lines, row_problem
-from util.scrub import scrub_json
 from util.terminal import counted, say
 
 FSYNC_SECONDS = 2.0
