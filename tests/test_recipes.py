@@ -9,7 +9,7 @@ import pytest
 from conftest import REPO, manifest_of
 from tiny_models import make_tiny_model
 
-from train.recipes import RECIPES
+from train.published_recipes import RECIPES
 from util.cli import UserError
 
 POCKET = REPO / "pocket" / "model"

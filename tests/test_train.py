@@ -311,9 +311,9 @@ def test_a_checkpoint_is_not_written_twice(data, tmp_path, monkeypatch):
     saved = []
     save = TrainingLoop.save
 
-    def counted(loop, number):
-        saved.append(loop.students[number].done)
-        save(loop, number)
+    def counted(loop, index):
+        saved.append(loop.students[index].done)
+        save(loop, index)
 
     monkeypatch.setattr(TrainingLoop, "save", counted)
     monkeypatch.setattr(sys, "argv", [SCRIPT, *SMALL, "--train-jsonl", str(data), "--save-schedule", "2,3"])

@@ -198,8 +198,8 @@ def test_one_student_that_diverges_leaves_the_others_as_they_would_be(loop, toge
     loop.train(Progress(27))
     assert "at update 4" in spoilt.problem and "the last checkpoint is kept" in spoilt.problem
     assert [student.done for student in loop.students] == [9, 4, 9]
-    for number, seed in ((0, 11), (2, 37)):
-        loop.save_adapter(number, tmp_path / str(seed))
+    for index, seed in ((0, 11), (2, 37)):
+        loop.save_adapter(index, tmp_path / str(seed))
         assert_same(tmp_path / str(seed), together / f"seed-{seed}" / "final")
 
 
@@ -256,8 +256,8 @@ def test_out_of_memory_takes_fewer_students_together_then_one_and_trains_the_sam
     assert "out of GPU memory with 36 rows at once: continuing with 18" in capsys.readouterr().err
     assert loop.rows_at_once == 9
     assert sizes[:3] == [3, 1, 1] and set(sizes[3:]) == {1}  # 18 rows: one update of 12; 9 rows: a part of one
-    for number, seed in enumerate((11, 23, 37)):
-        loop.save_adapter(number, tmp_path / str(seed))
+    for index, seed in enumerate((11, 23, 37)):
+        loop.save_adapter(index, tmp_path / str(seed))
         assert_same(tmp_path / str(seed), together / f"seed-{seed}" / "final")
 
 
@@ -458,11 +458,11 @@ def test_what_a_batch_system_leaves_in_the_environment_is_one_clear_line(environ
 def test_each_process_takes_one_of_the_gpus_that_it_was_assigned(monkeypatch, visible, seen):
     from train.data_parallel import show_one_gpu
 
-    for number, expected in enumerate(seen):
+    for index, expected in enumerate(seen):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible or "")
         if visible is None:
             monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-        show_one_gpu(number)
+        show_one_gpu(index)
         assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
 
 

@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from train.data_parallel import disconnect, join_processes
 from train.hub import push_all
-from train.recipes import RECIPES, with_recipe
+from train.published_recipes import RECIPES, with_recipe
 from train.rows_at_once import divisors
 from train.run_folder import Run, check_schedule_fits, repo_of, runs_of, take_folder
 from train.schedule import SCHEDULES, warmup_length
