@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from train.run_folder import Run, claim_folder
+from train.run_folder import Run, is_finished, move_other_run_aside
 from util.cli import UserError
 from util.inference.adapter_config import VLLM_RANKS, read_adapter_config, vllm_rank
 from util.inference.check_adapter import adapters_in, check_adapter, rank_for
@@ -149,9 +149,10 @@ def test_a_finished_training_is_finished_only_while_its_adapter_is_whole(tmp_pat
         (final / ("adapter_model.safetensors" if damage == "no weights" else "adapter_config.json")).unlink()
     if damage == "no folder":
         shutil.rmtree(final)
-    assert claim_folder(argparse.Namespace(overwrite=False, resume=False), run) is (damage == "whole")
+    assert is_finished(run) is (damage == "whole")
     said = capsys.readouterr().err
     assert ("It is made again from the last whole checkpoint" in said) is (
         damage in ("torn", "no weights", "no config")
     )
-    assert run.folder.is_dir(), "nothing is moved aside"
+    move_other_run_aside(argparse.Namespace(overwrite=False, resume=False), run)
+    assert run.folder.is_dir(), "it is this very run"

@@ -130,29 +130,37 @@ def settings_of(args: argparse.Namespace, train_file: Path, data: TrainingData, 
 
 
 def take_folder(args: argparse.Namespace, run: Run, locks: ExitStack) -> bool:
-    """Lock a run's folder and make it the run's own. Returns whether there is something left to train."""
+    """Lock a run's folder and make it the run's own. Returns whether there is something left to train.
+
+    The plan trains teacher and student into the same folder, so the folder of another run is moved aside.
+    """
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     locks.enter_context(lock_output(run.folder))
-    if not claim_folder(args, run):
+    if args.overwrite or not is_finished(run):
+        move_other_run_aside(args, run)
         return True
     say(f"{run.folder / 'final'} is already finished; --overwrite trains it again")
     check_schedule_was_kept(run.folder, args.save_schedule)
     return False
 
 
-def claim_folder(args: argparse.Namespace, run: Run) -> bool:
-    """Make the folder this run's own. Returns whether this run is finished there already.
+def is_finished(run: Run) -> bool:
+    """Whether a run with these settings has ended in this folder, and its final adapter is still whole."""
+    manifest = Manifest.read(run.folder) or Manifest()
+    ended = manifest.settings == run.settings and manifest.state == "complete"
+    return ended and is_whole_final(run.folder / "final", run.settings)
 
-    The plan trains teacher and student into the same folder. So the folder of another run is moved aside, under a name
-    that says what is in it. With --resume it is a UserError instead.
-    """
+
+def move_other_run_aside(args: argparse.Namespace, run: Run) -> None:
+    """Rename the folder if it holds a run of other settings, or --overwrite is given. Its new name says what is in it.
+    With --resume another run is a UserError instead."""
     folder, settings = run.folder, run.settings
     if not folder.exists() or not any(folder.iterdir()):
-        return False
+        return
     manifest = Manifest.read(folder) or Manifest()
     before = manifest.settings
     if before == settings and not args.overwrite:
-        return manifest.state == "complete" and is_whole_final(folder / "final", settings)
+        return
     differing = describe_differences(before, settings) if before else "  it has no manifest"
     if args.resume:
         raise UserError(f"--resume: {folder} is of another run:\n{differing}\nGive this command that run's settings")
@@ -161,7 +169,6 @@ def claim_folder(args: argparse.Namespace, run: Run) -> bool:
     folder.rename(aside)
     why = "--overwrite" if before == settings else f"another run:\n{differing}"
     say(f"{folder} held {label}; moved to {aside} ({why})")
-    return False
 
 
 def is_whole_final(final: Path, settings: Mapping[str, Any]) -> bool:
