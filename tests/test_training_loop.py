@@ -514,6 +514,12 @@ def test_a_stop_reaches_both_processes_and_is_printed_once(data, tmp_path):
     assert len(list(out.glob("checkpoint-*/trainer_state.json"))) == 2  # the scheduled one, and that of the stop
 
 
+def test_a_signal_that_arrives_while_processes_ask_each_other_stops_all_after_the_next_update(loop, monkeypatch):
+    """A process that stopped alone would end, and the others would fail in their next sum and save nothing."""
+    monkeypatch.setattr(loop.processes, "any", lambda arrived: setattr(loop.stop, "signum", signal.SIGTERM) or arrived)
+    assert [loop.should_stop(), loop.should_stop()] == [False, True]
+
+
 def test_the_bench_of_processes_compares_their_adapters(run_script, tmp_path):
     command = ("bench/data_parallel.py", "--model", POCKET, "--output-dir", tmp_path / "bench")
     done = run_script(*command, "--processes", 1, 2, "--updates", 3, cwd=tmp_path, timeout=300)

@@ -344,10 +344,14 @@ class TrainingLoop:
         return event
 
     def should_stop(self) -> bool:
-        """Whether a signal arrived, in any process."""
-        if self.processes.any(self.stop.signum is not None):
+        """Whether a signal arrived in any process.
+
+        All processes get the same answer: a signal that arrives while they ask each other counts after the next update.
+        """
+        arrived = self.processes.any(self.stop.signum is not None)
+        if arrived:
             self.stop.signum = self.stop.signum or signal.SIGTERM
-        return self.stop.signum is not None
+        return arrived
 
     def save(self, index: int) -> None:
         """Write a checkpoint of a student."""
