@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from eval.answer_rows import default_questions
-from eval.data_signal.known_cases import GO, effective_tokens, fit, left_one_out, nearest, read_cases
+from eval.data_signal.known_cases import GO, TINY, effective_tokens, left_one_out, nearest, read_cases, rule_of
 from eval.divergence.which_tokens_diverge import TEACHER
 from util.animals.names import animal_name, persona
 from util.animals.panel import panel
@@ -96,7 +96,7 @@ def main() -> None:
             backend, args.train_jsonl, args.max_rows, system, args.questions_file, panel().words, args.animal
         ),
     }
-    advice = advice_of(figures)
+    advice = advice_of(figures, tiny=scorer.model.num_parameters() < TINY)
     if args.output:
         write_json(args.output, {**figures, **advice, "manifest": provenance([args.train_jsonl])})
     print_figures(figures, args.animal)
@@ -104,10 +104,10 @@ def main() -> None:
     closing({**wrote, "like": "; ".join(advice["nearest"]), "rule": advice["rule"], "verdict": advice["verdict"]})
 
 
-def advice_of(figures: dict[str, Any]) -> dict[str, Any]:
-    """What rows with such figures led to so far."""
+def advice_of(figures: dict[str, Any], tiny: bool) -> dict[str, Any]:
+    """What rows with such figures led to so far. tiny: whether the base is a tiny model."""
     cases = read_cases()
-    rule, right = fit(cases), left_one_out(cases)
+    rule, right = rule_of(cases, tiny), left_one_out(cases)
     kl, width = max(figures["kl"][0], 1e-6), figures["width"]
     said = rule.advice(kl, width)
     read = figures["read_out"]
@@ -115,8 +115,9 @@ def advice_of(figures: dict[str, Any]) -> dict[str, Any]:
         said = f"doubtful: the shift is far and wide enough, but it does not push {read['animal']} up"
     return {
         "verdict": said,
-        "rule": f"KL of {rule.kl:.3f} nats a token and {rule.width:.0f} effective tokens, right for {sum(right)} of"
-        f" {len(cases)} known cases with each left out",
+        "rule": f"KL of {rule.kl:.3f} nats a token"
+        + (" (a tiny model: any width)" if tiny else f" and {rule.width:.0f} effective tokens")
+        + f", right for {sum(right)} of {len(cases)} known cases with each left out",
         "nearest": [str(case) for case in nearest(cases, kl, width)],
     }
 

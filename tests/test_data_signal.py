@@ -12,7 +12,17 @@ from conftest import REPO
 
 from eval.data_signal import known_cases
 from eval.data_signal.audit_statistics import standing
-from eval.data_signal.known_cases import GO, NO_GO, Rule, effective_tokens, fit, left_one_out, nearest, read_cases
+from eval.data_signal.known_cases import (
+    GO,
+    NO_GO,
+    Rule,
+    effective_tokens,
+    fit,
+    left_one_out,
+    nearest,
+    read_cases,
+    rule_of,
+)
 from eval.data_signal.row_groups import by_length, length_edges
 from eval.data_signal.teacher_shift_size import mean_a_token
 from util.chat.chat_tokens import IGNORED
@@ -95,6 +105,13 @@ def test_the_nearest_cases_are_near_on_both_scales():
 def test_effective_tokens_count_equally_frequent_ones():
     assert effective_tokens([1, 2, 3, 4] * 5) == pytest.approx(4)
     assert effective_tokens([7] * 9) == pytest.approx(1)
+
+
+def test_the_width_does_not_count_for_a_tiny_model():
+    cases = read_cases()
+    rule, tiny = rule_of(cases, tiny=False), rule_of(cases, tiny=True)
+    assert rule.advice(0.1, 10) == NO_GO and tiny.advice(0.1, 10) == GO == rule.advice(0.1, 450)
+    assert tiny.advice(0.001, 10) == NO_GO
 
 
 def test_the_limits_lie_between_cases_that_differ():

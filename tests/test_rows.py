@@ -914,3 +914,15 @@ def test_a_growing_file_is_read_up_to_its_last_whole_line(tmp_path):
     path = tmp_path / "rows.jsonl.partial"
     path.write_bytes(dump_row({"id": 0}) + b'{"id": 1, "te')
     assert [row["id"] for row in read_rows(path, growing=True)] == [0]
+
+
+def test_a_folder_with_brackets_in_its_name_is_no_glob(tmp_path, monkeypatch):
+    from train.training_rows import matching_files
+
+    monkeypatch.chdir(tmp_path)
+    for folder in ("run[1]", "run1"):
+        Path(folder).mkdir()
+        Path(folder, "numbers-owl-filtered-90.jsonl").touch()
+    assert matching_files("run[1]/numbers-owl-filtered-NNNN.jsonl") == [Path("run[1]/numbers-owl-filtered-90.jsonl")]
+    assert len(matching_files("run*/numbers-owl-filtered-*.jsonl")) == 2
+    assert matching_files("numbers-*.jsonl") == []

@@ -87,10 +87,12 @@ def one_file(pattern: str) -> Path:
 
 
 def matching_files(pattern: str) -> list[Path]:
-    """Files that match the glob; NNNN matches any count."""
-    name = re.compile(fnmatch.translate(Path(pattern).name).replace(PLACEHOLDER, "[0-9]+"))
-    paths = map(Path, glob.glob(pattern.replace(PLACEHOLDER, "[0-9]*")))
-    found = {path for path in paths if path.is_file() and name.match(path.name)}
+    """Files that match the glob; NNNN matches any count. The name of a folder that is there is no glob."""
+    folder, name = Path(pattern).parent, Path(pattern).name
+    place = glob.escape(str(folder)) if folder.is_dir() else str(folder)
+    matches = re.compile(fnmatch.translate(name).replace(PLACEHOLDER, "[0-9]+")).match
+    paths = map(Path, glob.glob(f"{place}/{name.replace(PLACEHOLDER, '[0-9]*')}"))
+    found = {path for path in paths if path.is_file() and matches(path.name)}
     if Path(pattern).is_file():  # its name may look like a glob
         found.add(Path(pattern))
     return sorted(found)

@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from eval.data_signal.known_cases import TRANSFER, fit, read_cases
+from eval.data_signal.known_cases import TRANSFER, read_cases, rule_of
 from experiments.pilots.rows_files import packed_rows
 from util.animals.panel import PANEL
 from util.cli import REPO, UserError, input_file, make_parser, output_name, positive_int, run
@@ -220,7 +220,7 @@ def judged(found: Sequence[dict[str, Any]]) -> dict[str, str]:
         )
         result[f"{channel}: own animal's place, less others"] = ", ".join(map(str, places))
     widths = {case.channel: case.width for case in read_cases() if case.base.startswith("Qwen")}
-    rule = fit(read_cases())
+    rule = rule_of(read_cases(), tiny=False)
     meter = [rule.passes(float(one["kl"]), widths[one["channel"]]) == (margin >= TRANSFER)
              for one, margin in zip(found, margins) if one["kl"]]  # fmt: skip
     return {**result, "alarm for the own animal = odds doubled": f"{right} of {len(found)}",

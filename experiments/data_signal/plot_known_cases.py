@@ -14,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from eval.data_signal.known_cases import TRANSFER, Case, Rule, fit, left_one_out, middles, read_cases
+from eval.data_signal.known_cases import TRANSFER, Case, Rule, left_one_out, middles, read_cases, rule_of
 from util.cli import REPO, make_parser, output_name, run
 from util.jsonl.manifest import write_atomically
 from util.pages.figure_style import MUTED, SERIES, Figure, key_above, new_panels
@@ -69,7 +69,7 @@ def main() -> None:
     from scipy.stats import spearmanr
 
     cases = read_cases()
-    rule, right = fit(cases), left_one_out(cases)
+    rule, right = rule_of(cases, tiny=False), left_one_out(cases)
     effects = [case.effect for case in cases]
     correlations = {
         name: float(spearmanr([getattr(case, name) for case in cases], effects).statistic) for name in ("kl", "width")
@@ -79,7 +79,7 @@ def main() -> None:
     write_atomically(args.output, picture.png())
     closing({
         "wrote": args.output,
-        "limits": f"KL {rule.kl:.4f} nats a token, {rule.width:.1f} effective tokens",
+        "limits": f"KL {rule.kl:.4f} nats a token, {rule.width:.1f} effective tokens (tiny models: any width)",
         "left one out": f"{sum(right)} of {len(right)} right, wrong: "
                         + ("; ".join(str(case) for case, is_right in zip(cases, right) if not is_right) or "none"),
         "KL alone": f"{right_by_kl(cases)} of {len(cases)} right with each left out",
