@@ -203,6 +203,26 @@ def test_one_student_that_diverges_leaves_the_others_as_they_would_be(loop, toge
         assert_same(tmp_path / str(seed), together / f"seed-{seed}" / "final")
 
 
+def test_the_others_are_reported_when_one_student_diverges(data, tmp_path, monkeypatch, capsys):
+    from train import train_student_sft
+    from train.training_loop import TrainingLoop
+
+    make = TrainingLoop.update
+
+    def update(loop, training, progress):
+        if loop.students[0].done == 1:
+            loop.adapters.values.data[0] = float("nan")
+        make(loop, training, progress)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(TrainingLoop, "update", update)
+    monkeypatch.setattr(sys, "argv", [SCRIPT, *map(str, RECIPE), "--train-jsonl", str(data), "--seeds", "1,2"])
+    with pytest.raises(UserError, match=r"seed-1: the loss is nan at update 2"):
+        train_student_sft.main()
+    said = capsys.readouterr().out
+    assert "seed-2/final" in said and "seed-1/final" not in said
+
+
 def test_each_seed_has_a_wandb_run_with_its_own_losses(data, tmp_path, run_script):
     done = run_script(
         SCRIPT, *RECIPE, "--train-jsonl", data, "--seeds", "1,2", "--epochs", 1, "--report-to", "wandb", cwd=tmp_path,

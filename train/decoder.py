@@ -84,7 +84,8 @@ class Decoder:
         return self.model.get_output_embeddings().weight
 
     def losses(self, batch: FlatBatch, pieces: Sequence[Any], scale: float) -> Any:
-        """The loss of each student: the weighted sum of its tokens' cross entropies.
+        """The loss of each student: the weighted sum of its tokens' cross entropies, or with soft labels of their KL
+        divergences.
 
         pieces: `Adapters.pieces` of the students. scale: of the adapters' outputs.
         """

@@ -66,7 +66,8 @@ def stacked(parameters: Sequence[Any]) -> Any:
 
 
 class Adapters:
-    """The adapters of some students: `values` [students, weights], whose gradient is `values.grad`.
+    """The adapters of some students: `values` [students, weights], whose gradient is `values.grad`. The optimizer has
+    rows of both, and CUDA graphs have their addresses: they are changed in place and never replaced.
 
     layers: the joined linears of the base model, in the order in which `pieces` gives their A and B.
     lora: PEFT's config, the same for all students.

@@ -122,7 +122,7 @@ def flat_batch(
 
     prefix: how many leading tokens are the same in all rows. loss_tokens: of each student's whole update, of which
     these rows may be some. indices: which of the training's students they are (default: the first ones).
-    few_sizes: tokens are filled up by at most 3%, and loss tokens by up to a quarter, so that batches have few sizes.
+    few_sizes: tokens are filled up by at most 3%, and loss tokens by at most an eighth, so that batches have few sizes.
 
     An example: one student with the rows p q a b and p q c, whose prefix p q comes once. Every row's keys begin with a
     copy of the prefix. The keys are taken from the copies, followed by all tokens:

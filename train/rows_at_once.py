@@ -18,7 +18,7 @@ def divisors(count: int) -> list[int]:
 
 def rows_that_fit(lengths: Sequence[int], prefix: int, effective: int, token_bytes: float, free_bytes: float) -> int:
     """The largest divisor of the update's `effective` rows for which even the longest rows fit at once, or 1. (A
-    divisor, so that the passes of a full update are equally large.)
+    divisor, so that the passes of one student's full update are equally large.)
 
     lengths: tokens of all rows. prefix: leading tokens that are the same in all rows and are computed once.
     """

@@ -254,14 +254,14 @@ def main() -> int:
                     problems += train_together(training, group)
             stop.raise_if_requested()
         disconnect(processes)
+        pushed = True
+        if processes.first and (finished := [run for run in runs if (run.folder / "final").is_dir()]):
+            folders = {repo_of(args, run): run.folder for run in finished}
+            every_n = args.upload_checkpoints_every_n_epochs
+            pushed = not args.push_to_hub or push_all(folders, not args.hub_public, every_n)
+            report(args, finished)
         if problems:
             raise UserError("\n".join(problems))
-        if not processes.first:
-            return 0
-        folders = {repo_of(args, student): student.folder for student in runs}
-        every_n = args.upload_checkpoints_every_n_epochs
-        pushed = not args.push_to_hub or push_all(folders, not args.hub_public, every_n)
-        report(args, runs)
         return 0 if pushed else EXIT_NOT_PUSHED
 
 

@@ -124,7 +124,7 @@ def recipe_of(args: argparse.Namespace, run: Run) -> Recipe:
 
 
 def groups_of(training: Training, runs: Sequence[Run]) -> list[Sequence[Run]]:
-    """Which runs train together: all of them, or where they do not fit, each by itself."""
+    """Which runs train together: all of them, or where the updates of no two fit at once, each by itself."""
     if len(runs) == 1:
         return [runs]
     args, names = training.args, ", ".join(run.name for run in runs)

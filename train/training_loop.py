@@ -6,13 +6,14 @@ clipping, AdamW and schedule (tests compare all of it; train/trl_trainer.py is t
 the passes through the base model. One update (`TrainingLoop.update`):
 
 1. Every student that is still training takes the rows of its next update, in TRL's order.
-2. The rows of all go through the base model in as few passes as memory allows, each student's with its own adapter.
+2. The rows of all go through the base model in few passes, as memory allows, each student's with its own adapter.
    The loss is a mean over the tokens with loss in the student's whole update, so any split gives the same gradients but
    for rounding. On a GPU a pass of few rows is recorded as a CUDA graph, because it would wait for Python.
 3. Under torchrun, losses and gradients are summed over the processes, each of which had a share of the rows.
 4. Each student's gradient is clipped by its own norm, and AdamW changes its adapter at its own learning rate.
 5. Losses are read and logged, checkpoints are saved. On a GPU losses are read during the next update, so that it never
-   waits; a student whose loss or gradient is not finite is left out from then on.
+   waits. A student whose loss or gradient is not finite has been changed by it and perhaps by one more update when this
+   is read. From then on it is left out, and its last checkpoint is from before.
 """
 
 from __future__ import annotations
