@@ -21,7 +21,7 @@ TABLE = Path(__file__).with_name("known-cases.csv")
 TRANSFER = math.log(2)  # nats: the animal's odds are twice those in other animals' students
 DOUBTFUL = 1.5  # within this factor of a limit
 NEAREST = 3
-TINY = 10_000_000  # parameters; a pocket model has half a million
+TINY = 10_000_000  # parameters; a pocket model has one million
 GO, NO_GO, UNSURE = "go", "no-go", "doubtful"
 
 
