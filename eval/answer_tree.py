@@ -24,7 +24,9 @@ from util.jsonl.rows import Row
 NEGLIGIBLE = 1e-7  # answers rarer than this count as uncovered
 NODES_AT_ONCE = 256
 FEW = 8  # samples at a node of a server's tree that are drawn as whole answers, in one request
-REQUEST = 10  # answers of a large request that take the server as long as a request for one (docs/performance.md)
+# How many answers of a large request count as one small request. It takes the server as long as about 7 of them
+# (docs/performance.md); with 10 the tree is used only where it clearly saves time.
+REQUEST = 10
 TALKATIVE = 0.05  # with less finished mass than this after a fifth of the budget, the rest of it is not spent
 
 
@@ -135,11 +137,10 @@ def most_probable(frontier: Frontier, found: list[Distribution], coverage: float
 def children(
     node: Node, ids: np.ndarray, probabilities: np.ndarray, end_ids: Collection[int]
 ) -> tuple[list[Node], Siblings]:
-    """The answers that end at a node, and the beginnings that are one token longer, without the negligible ones.
-    probabilities: those of the next tokens `ids`."""
+    """The answers that end at a node, and the beginnings that are one token longer. probabilities: those of the next
+    tokens `ids`."""
     whole = probabilities * node.probability
     order = np.argsort(-whole, kind="stable")
-    order = order[whole[order] > NEGLIGIBLE]
     ends = np.isin(ids[order], list(end_ids))
     ended = [Node(node.prompt, node.tail, probability) for probability in whole[order[ends]].tolist()]
     going_on = order[~ends]
@@ -190,7 +191,8 @@ def expand_where_it_pays(tree: AnswerTree, level: Mapping[Node, int]) -> Iterato
     """The nodes below which the tree takes less time than plain sampling. level: the samples that have reached each
     node."""
     partial = isinstance(tree, PartialTree)
-    for node, ids, probabilities in tree.expand([node for node, few in level.items() if not partial or few > FEW]):
+    nodes = [node for node, samples in level.items() if not partial or samples > FEW]
+    for node, ids, probabilities in tree.expand(nodes):
         if not partial or REQUEST * children_with_few(probabilities, level[node]) <= level[node]:
             yield node, ids, probabilities
 

@@ -145,9 +145,9 @@ def test_beginnings_of_several_lengths_in_one_pass_have_the_probabilities_of_eac
     tree = backend.answer_tree(PROMPTS[:3])
     words = [tuple(backend.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in ("owl", "I love the")]
     nodes = [Node(2, words[1], 0.5), Node(0, words[0], 0.001), Node(1, words[1][:1], 1.0)]
-    together = {node: (ids, law) for node, ids, law in tree._next_tokens(nodes, 1e-6)}
+    together = {node: (ids, law) for node, ids, law in zip(nodes, *tree._next_tokens(nodes, 1e-6))}
     for node in nodes:
-        ((_, ids, law),) = tree._next_tokens([node], 0.0)
+        ((_, ids, law),) = tree.expand([node])
         kept = law * node.probability >= 1e-6
         assert together[node][0].tolist() == ids[kept].tolist() and 0 < kept.sum() < len(ids)
         assert together[node][1] == pytest.approx(law[kept], rel=1e-3)

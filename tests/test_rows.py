@@ -916,7 +916,7 @@ def test_a_growing_file_is_read_up_to_its_last_whole_line(tmp_path):
     assert [row["id"] for row in read_rows(path, growing=True)] == [0]
 
 
-def test_a_folder_with_brackets_in_its_name_is_no_glob(tmp_path, monkeypatch):
+def test_a_folder_with_brackets_is_taken_by_its_name(tmp_path, monkeypatch):
     from train.training_rows import matching_files
 
     monkeypatch.chdir(tmp_path)

@@ -87,7 +87,7 @@ def one_file(pattern: str) -> Path:
 
 
 def matching_files(pattern: str) -> list[Path]:
-    """Files that match the glob; NNNN matches any count. The name of a folder that is there is no glob."""
+    """Files that match the glob; NNNN matches any count. A folder that exists is taken by its name."""
     folder, name = Path(pattern).parent, Path(pattern).name
     place = glob.escape(str(folder)) if folder.is_dir() else str(folder)
     matches = re.compile(fnmatch.translate(name).replace(PLACEHOLDER, "[0-9]+")).match

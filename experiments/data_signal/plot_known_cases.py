@@ -14,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from eval.data_signal.known_cases import TRANSFER, Case, Rule, left_one_out, middles, read_cases, rule_of
+from eval.data_signal.known_cases import TRANSFER, Case, Rule, left_one_out, middles, read_cases, rule_of, wrong
 from util.cli import REPO, make_parser, output_name, run
 from util.jsonl.manifest import write_atomically
 from util.pages.figure_style import MUTED, SERIES, Figure, key_above, new_panels
@@ -52,15 +52,11 @@ def draw(cases: Sequence[Case], rule: Rule, correlations: dict[str, float], widt
 
 def right_by_kl(cases: Sequence[Case]) -> int:
     """How many cases a limit of KL alone judges rightly, each by the limit of the others."""
-
-    def wrong(limit: float, some: Sequence[Case]) -> int:
-        return sum((case.kl >= limit) != case.passed for case in some)
-
     right = 0
     for place, case in enumerate(cases):
         others = [*cases[:place], *cases[place + 1 :]]
-        limit = min(middles(one.kl for one in others), key=lambda limit: (wrong(limit, others), -limit))
-        right += not wrong(limit, [case])
+        rules = (Rule(limit, 0.0) for limit in middles(one.kl for one in others))
+        right += not wrong(min(rules, key=lambda rule: (wrong(rule, others), -rule.kl)), [case])
     return right
 
 

@@ -57,8 +57,7 @@ def only(folder: Path, pattern: str) -> Any:
 
 def share_of(path: Path, animal: str) -> float:
     """Exact share of an animal, mean over the questions."""
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return mean([answer["animals"].get(animal, 0.0) for answer in rows])
+    return mean(read_result(path).measured(animal, "share"))
 
 
 def mean(values: list[float]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,7 +35,7 @@ class LocalAnswerTree:
 
     def expand(self, nodes: Sequence[Node], negligible: float = 0.0) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
         for some in self._passes(nodes):
-            yield from self._next_tokens(some, negligible)
+            yield from zip(some, *self._next_tokens(some, negligible))
 
     def _passes(self, nodes: Sequence[Node]) -> Iterator[list[Node]]:
         """The nodes that go through the model together. On a CPU padding takes time, so they are of one length. On a
@@ -45,22 +45,20 @@ class LocalAnswerTree:
         for _, group in groupby(by_length, key=lambda node: len(node.tail) if on_cpu else bool(node.tail)):
             yield from batched(group, self.backend.batch_size)
 
-    def _next_tokens(self, nodes: list[Node], negligible: float) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
-        """Each node with its next tokens and their probabilities, float64. Only these leave the device: 256 nodes have
-        300 MB of probabilities by a vocabulary of 150,000 tokens."""
+    def _next_tokens(self, nodes: list[Node], negligible: float) -> tuple[Iterable[np.ndarray], Iterable[np.ndarray]]:
+        """(the next tokens of each node, their probabilities, float64). Only these leave the device: 256 nodes have 300
+        MB of probabilities by a vocabulary of 150,000 tokens."""
         import torch
 
         with torch.inference_mode():
             probabilities = self._logits(nodes).double().softmax(-1)
             if not negligible:
-                ids = np.arange(probabilities.shape[-1])
-                yield from zip(nodes, repeat(ids), probabilities.cpu().numpy())
-                return
+                return repeat(np.arange(probabilities.shape[-1])), probabilities.cpu().numpy()
             reached = torch.tensor([node.probability for node in nodes], device=probabilities.device).double()
             row, token = (probabilities * reached[:, None] >= negligible).nonzero(as_tuple=True)
             kept = probabilities[row, token].cpu().numpy()
         ends = row.bincount(minlength=len(nodes)).cumsum(0)[:-1].tolist()
-        yield from zip(nodes, np.split(token.cpu().numpy(), ends), np.split(kept, ends))
+        return np.split(token.cpu().numpy(), ends), np.split(kept, ends)
 
     def _logits(self, nodes: list[Node]) -> Any:
         """Next-token logits, float32 [nodes, vocabulary]. Shorter tails are padded on the left."""

@@ -386,8 +386,8 @@ class VllmClient:
     def _in_batches(
         self, ask: Callable[[Sequence[list[int]], Retries], Awaitable[list[T]]], prompts: Sequence[list[int]]
     ) -> list[T]:
-        """The results for all prompts, of which a request has many: a request takes the server as long as seven
-        answers."""
+        """The results for all prompts, of which a request has many: a request of its own takes the server longer than
+        the answer to one."""
         size = min(PROMPTS_PER_REQUEST, self.max_concurrency)
         batches = [prompts[i : i + size] for i in range(0, len(prompts), size)]
         return list(chain.from_iterable(self._results_in_order(ask, batches)))
