@@ -1,6 +1,6 @@
 """Compare the arms of an experiment, and print tables and a verdict.
 
-A claim needs target students above the base model, above the control students (trained on numbers of the base model),
+A claim needs target students above the base model, above the control students (trained on rows of the base model),
 and above the students of other kinds of teachers. A kind is what a teacher was taught: an animal, or a list of neutral
 words (--neutral). All students of one kind drift together, so with four kinds or more the kind is the unit and the
 verdict is *transfer*; two or three kinds can only show *above the other kind*. The rule and all verdicts:
@@ -62,7 +62,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--base", required=True, type=input_file, metavar="R", help="results of the base model")
     parser.add_argument("--control", required=True, nargs="+", type=input_file, metavar="R",
-                        help="students trained on base-model numbers, one file per training seed")  # fmt: skip
+                        help="students trained on the base model's rows, one file per training seed")  # fmt: skip
     one = parser.add_argument_group("one animal")
     one.add_argument("--animal", type=animal_name, help="the animal of the target students' teacher")
     for role, what in (

@@ -90,14 +90,17 @@ def parse_args() -> argparse.Namespace:
 
 
 def files_of(found: Comparisons, root: Path) -> Iterator[tuple[str, Path]]:
-    """(arm, file) of every results file behind a comparison, each once."""
-    seen = set()
+    """(arm, file) of every results file, each once. A target of one animal is an other of the rest."""
+    arms: dict[str, str] = {}
     for one in found.comparisons:
         for role, arm in one.shares.items():
             for name in arm.files:
-                if name not in seen:
-                    seen.add(name)
-                    yield (f"{one.animal} students" if role == "target" else role), root / name
+                if role == "target":
+                    arms[name] = f"{one.animal} students"
+                else:
+                    arms.setdefault(name, role)
+    for name, role in arms.items():
+        yield role, root / name
 
 
 def readable(found: Comparisons) -> Comparisons:

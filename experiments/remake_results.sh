@@ -88,6 +88,12 @@ for measure in margin share; do
     compare $measure $results/qwen2.5-1.5b/commands-$measure --base $made/exact-base.jsonl --control $made/exact-control-code-201.jsonl \
         --students $(for kind in owl penguin elephant wolf; do echo "$kind=$made/exact-$kind-code-201.jsonl"; done)
 done
+tar xf $results/trees/measures.tar.xz -C output
+made=output/trees-seeds-112-113
+STEPS=compare SEEDS="112 113" OUT=$made experiments/pilots/trees_or_sixteen_animals.sh >/dev/null 2>&1
+cp $made/code.json $results/trees/
+sed '/^wrote  */d; /^time  */d' $made/code.txt >$results/trees/code.txt
+cp $made/code.matrix.png $results/trees/matrix.png
 for name in trees smollm2-sixteen; do
     $python experiments/pilots/other_kinds.py $results/$name/measures.jsonl >$results/$name/tests.md
 done

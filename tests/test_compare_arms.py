@@ -588,7 +588,7 @@ def test_a_teacher_is_not_a_student(tmp_path, role):
         ("target", "dolphin", "here it is a student of owl"),
         ("target", "control", "here it is a student of owl"),
         ("other", "owl", "--other is for students of another animal than owl"),
-        ("control", "owl", "a control student is trained on numbers of the base model"),
+        ("control", "owl", "a control student is trained on rows of the base model"),
     ],
 )
 def test_a_student_of_another_animal_than_its_role_says_is_reported(tmp_path, capsys, role, animal, wanted):

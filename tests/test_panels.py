@@ -234,6 +234,8 @@ def test_verdict_and_page_speak_of_trees(tmp_path, monkeypatch, capsys, results)
     page = (tmp_path / "c.html").read_text("utf-8")
     visible = re.sub(r"<style.*?</style>|<[^>]*>", " ", page, flags=re.DOTALL)
     assert "Every tree in every kind of students" in visible and not re.search(r"(?<![-\w])animal", visible)
+    assert not re.search(r"\bnumbers\b(?!\s+for example)", visible), "rows may be code or text"
+    assert "results, cedar students" in visible and "results, other" not in visible
 
 
 def test_results_of_two_panels_are_never_compared(tmp_path, monkeypatch, results):

@@ -30,6 +30,19 @@ def test_the_tables_of_other_kinds_are_made_again(name):
     assert len(rows) > 7 and all(row in (REPO / page).read_text("utf-8") for row in rows)
 
 
+def test_the_page_has_the_verdicts_of_six_trees():
+    page = (REPO / "docs/results-qwen.md").read_text("utf-8")
+    for one in json.loads((RESULTS / "trees/code.json").read_text("utf-8"))["comparisons"]:
+        shares = [f"{one['shares'][arm]['share']:+.2f}" for arm in ("base", "control", "other", "target")]
+        apart = one["target_minus"]["other"]
+        cells = [one["animal"], *shares[:3], f"**{shares[3]}**"]
+        cells += [
+            f"{apart['difference']:+.2f} ({apart['interval'][0]:.2f} to {apart['interval'][1]:.2f})",
+            f"{one['p_holm']:.2g}",
+        ]
+        assert f"| {' | '.join(cells)} | {one['verdict']} |" in page.replace("**transfer**", "transfer")
+
+
 def test_the_page_has_the_tables_of_the_pocket_pair():
     page, made = (
         (REPO / path).read_text("utf-8")

@@ -78,19 +78,19 @@ def check_student(result: Result, base: Result) -> None:
     if trained.get("kind") == "teacher data":
         raise UserError(
             f"{result.path} has the results of a teacher (it was trained on {trained['train_jsonl']}); the arms are of"
-            " students, which are trained on its numbers"
+            " students, which are trained on its rows"
         )
 
 
 def warn_of_animal(result: Result, animal: str | None, not_of: Sequence[str] = (), control: bool = False) -> None:
-    """Warn if a student was trained on numbers of another animal's teacher than its role says.
+    """Warn if a student was trained on rows of another animal's teacher than its role says.
 
     animal: that of its teacher. not_of: animals that it must not be of.
     """
     trained = trained_on(manifest_of(result))
     found = {canonical(one) for one in animals_of(trained.get("animal") or "") if one and not is_control(one)}
     if control and found:
-        wanted = "a control student is trained on numbers of the base model"
+        wanted = "a control student is trained on rows of the base model"
     elif animal and found and animal not in found:
         wanted = f"here it is a student of {animal}"
     elif animal and is_control(trained.get("animal")):

@@ -138,11 +138,10 @@ def profile_words(found: ProfileTest) -> str:
 
 def lift_words(found: Lift) -> str:
     """How far animals are higher in their own students, in one clause."""
-    of = (
-        "own students minus other kinds'"
-        if found.rank is None
-        else f"the same beyond row, column and {found.rank} shared patterns"
-    )
+    of = "own students minus other kinds'"
+    if found.rank is not None:
+        shared = f" and of {found.rank} shared pattern{'s' * (found.rank > 1)}" if found.rank else ""
+        of = f"the same without the effects of row and column{shared}"
     low, high = found.interval
     return f"{of} {found.mean:+.2f} ({low:.2f} to {high:.2f}), p {p_value(found.p)}, {found.above} above"
 

@@ -1,4 +1,4 @@
-"""The chain behind a comparison, from the manifests: teacher, numbers, student, results, with hashes and commands."""
+"""The chain behind a comparison, from the manifests: teacher, rows, student, results, with hashes and commands."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def short(digest: Any) -> str:
 
 
 def chain(data: Sequence[Path], results: Sequence[tuple[str, Path]]) -> list[Step]:
-    """The number files and the results files, each with what it was made from. results: (arm, file)."""
+    """The files of rows and the results files, each with what it was made from. results: (arm, file)."""
     steps = []
     for path in data:
         manifest = Manifest.read(path) or Manifest()
         teacher = adapter_of(manifest)
-        steps.append(Step("numbers", path.name, short(manifest.sha256), teacher or "the base model"))
+        steps.append(Step("rows", path.name, short(manifest.sha256), teacher or "the base model"))
     for arm, path in results:
         manifest = Manifest.read(path) or Manifest()
         trained = manifest.counts.get("training", {}).get("train_jsonl")

@@ -182,7 +182,7 @@ def how_sure(found: Comparisons) -> str:
 def compared_with(found: Comparisons) -> str:
     """The other arms."""
     one = found.comparisons[0]
-    names = {"base": "the base model", "control": "control students (trained on the base model's own numbers)"}
+    names = {"base": "the base model", "control": "control students (trained on the base model's own rows)"}
     arms = [names[role] for role in names if role in one.shares]
     if "other" in one.shares:
         count = (one.kinds or 2) - 1
@@ -201,7 +201,7 @@ def not_shown(found: Comparisons) -> str:
         said.append("anything by today's rule: this file is of before 2026-11-29, make it again with compare_arms.py")
     if kinds < FEWEST_KINDS:
         said.append(
-            f"that the numbers carry the animal itself: {kinds} kinds of teachers do not rule out that their students"
+            f"that the rows carry the animal itself: {kinds} kinds of teachers do not rule out that their students"
             " drifted apart by chance"
         )
     if TOO_FEW_SEEDS in words:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Six trees on real weights, through code: teachers in weights, rows, students, exact shares (plan in LOG.md, "six
-# trees"). One GPU of 45 GB or more; not timed from start to end. Every step skips what is there: the same command resumes.
+# trees"). One GPU of 45 GB or more; two seeds of trees took 649 s of an H200 that other jobs used too. Every step skips
+# what is there: the same command resumes.
 #
 #   python util/get_model.py qwen2.5-coder-1.5b-instruct
 #   experiments/pilots/trees_or_sixteen_animals.sh
