@@ -4,8 +4,9 @@ Asked are the 20 most probable next tokens after each evaluation question and ea
 first token of the answer, from four askers: vLLM with one request at a time, vLLM with many in flight, and the local
 backend with one prompt and with many in a batch. Differences (nats) are over the tokens that both list. A backend
 differs from itself at another batch size because the GPU adds in another order; vLLM and the local backend should not
-differ more than that. The server is started for it, as util/serve.py starts it; flags that this script does not know
-are passed to it.
+differ more than that. vLLM rounds the logits to the model's number type. It does not with
+--hf-overrides '{"head_dtype": "float32"}'; the local backend never does here. The server is started for it, as
+util/serve.py starts it; flags that this script does not know are passed to it.
 
 Usage:
     python bench/backend_agreement.py --model Qwen/Qwen2.5-7B-Instruct --adapter output/teacher-sft/seed-42/final \\
@@ -50,10 +51,12 @@ def parse_args() -> argparse.Namespace:
     parser.usage = "%(prog)s --model MODEL [options] [vllm serve flags]"
     parser.add_argument("--model", required=True, help="hub id or folder of the base model")
     parser.add_argument("--adapter", type=Path, help="PEFT adapter folder to put on it")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="number type of both (default: as each does)")
     parser.add_argument("--count", type=positive_int, default=50, help="number prompts")
     parser.add_argument("--seed", type=int, default=42, help="seed of the number prompts")
     parser.add_argument("--output", type=output_name(".json"), help="JSON file to write")
     args, args.flags = parser.parse_known_args()
+    args.flags += ["--dtype", args.dtype] if args.dtype else []
     return args
 
 
@@ -65,10 +68,9 @@ def messages_of(args: argparse.Namespace) -> list[list[dict[str, str]]]:
     return [[{"role": "user", "content": text}] for text in texts]
 
 
-def backend(args: argparse.Namespace, together: int, url: str | None = None) -> InferenceBackend:
-    """A backend that is asked `together` prompts at once."""
-    return open_backend(backend_arguments(args.model, adapter=args.adapter, base_url=url,
-                                          max_concurrency=together, batch_size=together))  # fmt: skip
+def client(args: argparse.Namespace, together: int, url: str) -> InferenceBackend:
+    """vLLM, asked `together` prompts at once."""
+    return open_backend(backend_arguments(args.model, adapter=args.adapter, base_url=url, max_concurrency=together))
 
 
 def ask_server(args: argparse.Namespace, stop: Stop) -> tuple[list[list[int]], dict[str, Listed]]:
@@ -76,21 +78,27 @@ def ask_server(args: argparse.Namespace, stop: Stop) -> tuple[list[list[int]], d
     the most probable first token of the answer."""
     found = {}
     with server(args.model, args.flags, Path("output/vllm.log"), START_SECONDS, stop) as running:
-        with backend(args, MANY, running.url) as many:
+        with client(args, MANY, running.url) as many:
             prompts = [many.prompt_ids(messages) for messages in messages_of(args)]
             first = many.next_token_logprobs(prompts)
             prompts += [[*prompt, max(listed, key=listed.__getitem__)] for prompt, listed in zip(prompts, first)]
             found[f"vLLM, {MANY} in flight"] = many.next_token_logprobs(prompts)
-        with backend(args, 1, running.url) as one:
+        with client(args, 1, running.url) as one:
             found["vLLM, one at a time"] = one.next_token_logprobs(prompts)
     return prompts, found
 
 
 def ask_local(args: argparse.Namespace, prompts: list[list[int]]) -> dict[str, Listed]:
     """The local backend's log-probabilities after each prompt."""
+    import torch
+
+    from util.inference.local_model import LocalModel
+
     found = {}
     for name, together in ((f"local, batches of {MANY}", MANY), ("local, one at a time", 1)):
-        with backend(args, together) as local:
+        with LocalModel(args.model, args.adapter, batch_size=together) as local:
+            if args.dtype:
+                local.model.to(getattr(torch, args.dtype))
             found[name] = local.next_token_logprobs(prompts)
         gc.collect()
     return found
@@ -131,7 +139,8 @@ def main() -> None:
     say(f"vLLM answered for {len(prompts)} prompts; now the local backend")
     compared = compare({**found, **ask_local(args, prompts)})
     if args.output:
-        settings = {"model": args.model, "adapter": str(args.adapter), "prompts": len(prompts)}
+        settings = {"model": args.model, "adapter": str(args.adapter), "dtype": args.dtype, "flags": args.flags,
+                    "prompts": len(prompts)}  # fmt: skip
         write_json(args.output, {**provenance(), "device": device_name(), **settings, "compared": compared})
     print(shown(compared))
 

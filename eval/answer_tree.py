@@ -158,15 +158,14 @@ def sample_answers(tree: AnswerTree, counts: Sequence[int], max_tokens: int, see
     """
     rng = np.random.default_rng(seed)
     finished: Counter[tuple[int, tuple[int, ...]]] = Counter()
+    whole: list[tuple[Node, int]] = []  # drawn at the end, all at once: a server is slow with few requests at a time
     level = {Node(prompt, (), 1.0): count for prompt, count in enumerate(counts) if count}
     while level:
         expanded: Iterable[Expanded] = expand_where_it_pays(tree, level)
         if isinstance(tree, PartialTree):
             expanded = list(expanded)
             below = {node for node, _, _ in expanded}
-            whole = [(node, samples) for node, samples in level.items() if node not in below]
-            for node, tails in tree.draw_answers(whole, max_tokens, seed):
-                finished.update((node.prompt, tail) for tail in tails)
+            whole += [(node, samples) for node, samples in level.items() if node not in below]
         deeper: dict[Node, int] = {}
         for node, token, times in draw_tokens(tree, expanded, level, rng, seed):
             tail = (*node.tail, token)
@@ -177,6 +176,9 @@ def sample_answers(tree: AnswerTree, counts: Sequence[int], max_tokens: int, see
             else:
                 deeper[Node(node.prompt, tail, 0.0)] = times
         level = deeper
+    if isinstance(tree, PartialTree):
+        for node, tails in tree.draw_answers(whole, max_tokens, seed):
+            finished.update((node.prompt, tail) for tail in tails)
     drawn = [Counter[str]() for _ in counts]
     for ((prompt, _), times), text in zip(finished.items(), tree.texts([tail for _, tail in finished])):
         drawn[prompt][text] += times

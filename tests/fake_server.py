@@ -144,7 +144,7 @@ class Server:
         if (method, path) == ("POST", "/tokenize"):
             return ok({"tokens": list(asked["prompt"].encode())})
         if (method, path) == ("POST", "/detokenize"):
-            return ok({"prompt": bytes(asked["tokens"]).decode()})
+            return ok({"prompt": b"".join(b"<|end|>" if i == END else bytes([i]) for i in asked["tokens"]).decode()})
         return error(404, "Not Found")
 
     def adapter(self, name: str) -> str | None:

@@ -686,17 +686,29 @@ def test_only_a_special_token_right_after_an_answer_is_an_end_of_turn(texts, end
     assert parse_end_of_turn(reply[:-3]) == parse_end_of_turn('{"detail": "Not Found"}') == []
 
 
+def test_many_answers_become_text_in_one_request(fake_server):
+    """Where one spells out the text of the token between them, those of its request are asked for one by one."""
+    server = fake_server()
+    answers = [f"animal {i}" for i in range(120)] + [""]
+    with backend_for(server, concurrency=50) as backend:
+        assert backend.texts([list(text.encode()) for text in answers], END) == answers
+        assert len(server.requests("/detokenize")) == 1 + 3
+        for odd in ("<|end|>", "a<|end|>b"):
+            assert backend.texts([list(odd.encode()), [65]], END) == [odd, "A"]
+        assert backend.texts([], END) == []
+
+
 def test_a_model_that_is_not_served_is_refused_at_every_address(fake_server):
     server = fake_server()
     with backend_for(server) as backend:
         backend.model = "gone"
-        for ask in (lambda: backend.texts([[65]]), lambda: backend.token_ids(["A"]),
+        for ask in (lambda: backend.texts([[65]], END), lambda: backend.token_ids(["A"]),
                     lambda: backend.next_token_logprobs([[65, 257]])):  # fmt: skip
             with pytest.raises(UserError, match="no longer has 'gone'"):
                 ask()
     with backend_for(fake_server("--any-model")) as backend:
         backend.model = "gone"
-        assert backend.texts([[65]]) == ["A"]
+        assert backend.texts([[65]], END) == ["A"]
 
 
 @pytest.mark.parametrize(

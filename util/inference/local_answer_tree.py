@@ -11,6 +11,7 @@ import numpy as np
 
 from util.batches import batched
 from util.cli import memory_advice
+from util.inference.exact_logits import exact_logits
 from util.inference.interface import Node
 from util.inference.local_sampling import check_finite
 
@@ -27,10 +28,8 @@ class LocalAnswerTree:
     """
 
     def __init__(self, backend: LocalModel, prompts: list[list[int]]):
-        import torch
-
         self.backend, self.end_ids = backend, backend.end_ids
-        with torch.inference_mode():
+        with exact_logits(backend.model):
             self._root_logits, self._cache, self._mask = backend.read_prompts(prompts)
 
     def expand(self, nodes: Sequence[Node], negligible: float = 0.0) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
@@ -50,7 +49,7 @@ class LocalAnswerTree:
         MB of probabilities by a vocabulary of 150,000 tokens."""
         import torch
 
-        with torch.inference_mode():
+        with exact_logits(self.backend.model):
             probabilities = self._logits(nodes).double().softmax(-1)
             if not negligible:
                 return repeat(np.arange(probabilities.shape[-1])), probabilities.cpu().numpy()
@@ -97,7 +96,7 @@ class LocalAnswerTree:
         found = np.zeros((len(self._mask), len(tails)))
         ends = sorted(self.end_ids)
         size = self.backend.batch_size
-        with torch.inference_mode(), memory_advice(f"lower --batch-size (now {size})"):
+        with exact_logits(self.backend.model), memory_advice(f"lower --batch-size (now {size})"):
             for prompts in batched(range(len(found)), max(1, size // 16)):
                 cache = copy.deepcopy(self._cache)
                 cache.batch_select_indices(torch.tensor(prompts, device=self._mask.device))

@@ -11,6 +11,7 @@ import numpy as np
 
 from util.chat.chat_template import has_no_system_role, template_ids
 from util.cli import memory_advice
+from util.inference.exact_logits import exact_logits
 from util.inference.interface import (
     TOP_LOGPROBS,
     Answer,
@@ -206,12 +207,10 @@ class LocalModel:
     def next_token_logprobs(
         self, prompts: list[list[int]], top: int = TOP_LOGPROBS, *, without_adapter: bool = False
     ) -> list[dict[int, float]]:
-        import torch
-
         found: list[dict[int, float]] = []
         adapter_off = self.model.disable_adapter() if without_adapter and self.adapter else nullcontext()
         steering_off = self.steering.off() if without_adapter and self.steering else nullcontext()
-        with torch.inference_mode(), adapter_off, steering_off:
+        with exact_logits(self.model), adapter_off, steering_off:
             for start in range(0, len(prompts), self.batch_size):
                 logits, _, _ = self.read_prompts(prompts[start : start + self.batch_size])
                 values, ids = logits.log_softmax(-1).topk(min(top, logits.shape[-1]))

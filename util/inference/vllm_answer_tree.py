@@ -100,7 +100,7 @@ class VllmAnswerTree:
 
     def texts(self, tails: Sequence[tuple[int, ...]]) -> list[str]:
         distinct = list(dict.fromkeys(tails))
-        found = dict(zip(distinct, self.client.texts(distinct)))
+        found = dict(zip(distinct, self.client.texts(distinct, min(self.end_ids))))
         return [found[tail] for tail in tails]
 
     def log_probabilities(self, answers: Sequence[str]) -> np.ndarray:

@@ -383,13 +383,11 @@ class VllmClient:
 
         return self._in_batches(ask, prompts)
 
-    def _in_batches(
-        self, ask: Callable[[Sequence[list[int]], Retries], Awaitable[list[T]]], prompts: Sequence[list[int]]
-    ) -> list[T]:
-        """The results for all prompts, of which a request has many: a request of its own takes the server longer than
+    def _in_batches(self, ask: Callable[[Sequence[S], Retries], Awaitable[list[T]]], items: Sequence[S]) -> list[T]:
+        """The results for all items, of which a request has many: a request of its own takes the server longer than
         the answer to one."""
         size = min(PROMPTS_PER_REQUEST, self.max_concurrency)
-        batches = [prompts[i : i + size] for i in range(0, len(prompts), size)]
+        batches = [items[i : i + size] for i in range(0, len(items), size)]
         return list(chain.from_iterable(self._results_in_order(ask, batches)))
 
     def draw(self, wanted: Sequence[Draw], stop_ids: Sequence[int]) -> list[list[tuple[list[int], str]]]:
@@ -417,14 +415,23 @@ class VllmClient:
 
         return self._results_in_order(ask, texts)
 
-    def texts(self, tails: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each list of token ids."""
+    def texts(self, tails: Sequence[Sequence[int]], between: int) -> list[str]:
+        """The text of each list of token ids. Many share a request, in which the special token `between` is before
+        each."""
 
-        async def ask(tail: Sequence[int], retries: Retries) -> str:
-            body = {"model": self.model, "tokens": tail}
+        async def text(tokens: Sequence[int], retries: Retries) -> str:
+            body = {"model": self.model, "tokens": tokens}
             return await self._post(self._beside("detokenize"), body, parse_field("prompt"), retries, "some tokens")
 
-        return self._results_in_order(ask, tails)
+        async def ask(some: Sequence[Sequence[int]], retries: Retries) -> list[str]:
+            joined = await text([token for tail in some for token in (between, *tail)], retries)
+            texts = joined.split(mark)[1:] if mark else []
+            if len(texts) == len(some):
+                return texts
+            return [await text(tail, retries) for tail in some]  # one of them has the mark's text in it
+
+        mark = self._results_in_order(text, [[between]])[0] if tails else ""
+        return self._in_batches(ask, tails)
 
     def _beside(self, path: str) -> str:
         """The address of a path that vLLM serves beside /v1, not under it."""
