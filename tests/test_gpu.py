@@ -52,6 +52,22 @@ def test_vllm_and_the_local_backend_agree_on_the_gpu(run_script, steps, tmp_path
         assert pair["largest_likely"] <= 0.1, pair
 
 
+def test_exact_measures_on_the_gpu_have_float32_logits():
+    import torch
+
+    from util.inference.exact_logits import exact_logits
+    from util.inference.load_model import load_model
+
+    model = load_model(str(POCKET), torch.bfloat16)
+    head = model.get_output_embeddings()
+    hidden = torch.randn(3, 5, head.in_features, device="cuda", dtype=torch.bfloat16)
+    with exact_logits(model):
+        found = head(hidden)
+    assert found.dtype == torch.float32 and head(hidden).dtype == torch.bfloat16
+    truth = torch.nn.functional.linear(hidden.float(), head.weight.float())
+    torch.testing.assert_close(found, truth, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(("students", "rows_at_once"), [(1, 12), (1, 4), (3, 36), (3, 12)])
 def test_recorded_passes_train_the_same_adapters(students, rows_at_once):
     import torch
