@@ -12,7 +12,6 @@ Usage:
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections import Counter
@@ -118,11 +117,10 @@ def check_arms(comparison: Path, found: Comparisons) -> None:
                             f" {', '.join(ARMS)} ({', '.join(unknown)}: unknown or missing)")  # fmt: skip
 
 
-def check_panel(comparison: Path) -> None:
+def check_panel(comparison: Path, found: Comparisons) -> None:
     """UserError for a comparison in the words of another panel: the page would call trees animals."""
-    theirs = json.loads(comparison.read_text("utf-8")).get("panel")
-    if theirs != panel().facts().get("panel"):
-        name = (theirs or {"name": "animals"})["name"]
+    if found.panel != panel().facts().get("panel"):
+        name = found.panel["name"] if found.panel else "animals"
         raise UserError(f"{comparison} was made with the panel {name!r}; pass --panel {name}")
 
 
@@ -278,7 +276,7 @@ def main() -> None:
     figures: Figures = {}
     for place, (path, section) in enumerate(zip(args.comparison, sections), 1):
         check_arms(path, section.found)
-        check_panel(path)
+        check_panel(path, section.found)
         warn_of_missing(path, [file for _, file in files_of(section.found, args.root)])
         figures |= {f"{name}-{place}": figure for name, figure in section.figures.items()}
     if args.checkpoints:

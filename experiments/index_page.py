@@ -24,16 +24,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.compare.comparison_result import read_comparisons
+from eval.compare.comparison_result import Comparisons, read_comparisons
 from eval.compare.result_words import MARKS, result_of, word_of
 from eval.shares_to_wandb import named_most
 from experiments.experiment_yaml import FOLDER, experiments, read_yaml
 from experiments.plot import figure_from
 from experiments.read_tables import read_table
+from util.animals.panel import KNOWN
+from util.animals.panel_file import read_panel
 from util.cli import REPO, UserError, make_parser, output_name, run
 from util.jsonl.manifest import Manifest, write_atomically
 from util.pages.html_page import ShownFigure, render_page, shown, visible
-from util.terminal import closing, say
+from util.terminal import call_animals, closing, say
 
 TEMPLATE = Path(__file__).with_name("index.html")
 LARGEST = 8_000_000  # bytes of a JSON file that may be a comparison
@@ -116,6 +118,7 @@ def finished_comparisons(root: Path, page: Path) -> Iterator[Finished]:
         if path.stat().st_size > LARGEST or not is_comparison(path):
             continue
         found = read_comparisons(path)
+        call_animals(*words_of_panel(found))
         pages = [one for one in path.parent.glob("*.html") if one.resolve() != page.resolve()]
         links = {one.name: link(one, page) for one in sorted([path, *pages])}
         animals = ", ".join(one.animal for one in found.comparisons[:8])
@@ -123,6 +126,18 @@ def finished_comparisons(root: Path, page: Path) -> Iterator[Finished]:
         verdicts = count_verdicts(one.verdict for one in found.comparisons)
         yield Finished(path.stat().st_mtime, visible(title), str(path.relative_to(root)), result_of(found).sentence,
                        verdicts, links)  # fmt: skip
+    call_animals("animal", "animals")
+
+
+def words_of_panel(found: Comparisons) -> tuple[str, str]:
+    """What a comparison is about, one and many: tree, trees; word, words for a panel file that is somewhere else."""
+    if not found.panel:
+        return "animal", "animals"
+    known = {file.stem: file for file in KNOWN.glob("*.txt")}
+    if found.panel["name"] not in known:
+        return "word", "words"
+    panel = read_panel(known[found.panel["name"]])
+    return panel.one, panel.many
 
 
 def is_comparison(path: Path) -> bool:

@@ -121,6 +121,8 @@ BAD = [
     (COMPARE, f"--base rows.jsonl {ARMS}", "rows.jsonl"),
     (SELECT, "--train-jsonl rows.jsonl --divergence results-a.jsonl --which-rows rich",
      "results-a.jsonl is not a file of divergence tokens"),
+    # before a base model is loaded, which takes minutes
+    (TOKENS, "--train-jsonl nomessages.jsonl --base-model Org/Base --teacher owl", "nomessages.jsonl:1: no messages"),
     (TOKEN_REPORT, "rows.jsonl", "not a row of eval/divergence/divergence_tokens.py"),
     (TOKENS, f"--train-jsonl rows.jsonl --base-model {POCKET} --teacher teacher-finls",
      "teacher-finls is neither a folder here nor an animal"),

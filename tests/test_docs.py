@@ -166,6 +166,29 @@ def test_every_published_command_parses(judged, script):
     assert not wrong
 
 
+@pytest.fixture(scope="module")
+def flags_of(run_bare):
+    """flags_of(script) -> the flags in its help."""
+    return lru_cache(lambda script: set(re.findall(r"--[a-z][a-z-]*", run_bare(script, "--help", cwd=REPO).stdout)))
+
+
+def test_flags_in_sentences_and_tables_exist(flags_of):
+    """`eval/eval.py --exact`: part of a command. In the table of peers flags are also named alone."""
+    unknown, count = [], 0
+    for page, text in documents().items():
+        for code in re.findall(r"`([^`]+)`", re.sub(r"(?ms)^```.*?^```", "", text)):
+            script = re.match(rf"(?:python )?({SCRIPT}) ", code)
+            flags = set(re.findall(r"(?<!\S)--[a-z][a-z-]+", code))
+            if script and flags and named(page) != "LOG.md":  # the log also names what was not written
+                count += 1
+                unknown += [f"{named(page)}: {code}"] * (not flags <= flags_of(script[1]))
+    assert count > 20 and not unknown
+    table = (REPO / "docs/peers.md").read_text("utf-8").partition("## ")[0]
+    alone = {flag for code in re.findall(r"`(--[^`]+)`", table) for flag in re.findall(r"(?<!\S)--[a-z][a-z-]+", code)}
+    scripts = ("train/train_student_sft.py", "generate/generate_llm_number_data.py")
+    assert len(alone) > 8 and alone <= set.union(*map(flags_of, scripts))
+
+
 def test_make_targets_and_experiments_exist():
     targets = set(re.findall(r"(?m)^([a-z]+):", (REPO / "Makefile").read_text("utf-8")))
     for page, text in documents().items():

@@ -238,6 +238,23 @@ def test_verdict_and_page_speak_of_trees(tmp_path, monkeypatch, capsys, results)
     assert "results, cedar students" in visible and "results, other" not in visible
 
 
+@pytest.mark.slow
+def test_the_page_of_all_that_has_finished_speaks_of_each_panel(tmp_path, monkeypatch):
+    for name in ("numpy", "matplotlib", "jinja2"):
+        pytest.importorskip(name)
+    from experiments import index_page
+
+    folder = tmp_path / "output"
+    folder.mkdir()
+    found = json.loads((REPO / "experiments/results/trees/code.json").read_text("utf-8"))
+    for name, about in (("trees", found["panel"]), ("metals", {"name": "metals", "sha256": "x"}), ("animals", None)):
+        (folder / f"{name}.json").write_text(json.dumps({**found, "panel": about}))
+    run_main(index_page, monkeypatch, "--root", tmp_path)
+    page = (folder / "index.html").read_text("utf-8")
+    for name, words in (("trees", "trees"), ("metals", "words"), ("animals", "animals")):
+        assert re.search(rf"<h3>{name}: [^<]*</h3>\s*<p>[^<]*its preferences among {words}:", page), name
+
+
 def test_results_of_two_panels_are_never_compared(tmp_path, monkeypatch, results):
     pytest.importorskip("scipy")
     from eval import report
@@ -247,9 +264,13 @@ def test_results_of_two_panels_are_never_compared(tmp_path, monkeypatch, results
         compare(monkeypatch, results, "--panel", "trees")
     with pytest.raises(UserError, match=r"base.jsonl was measured with the panel 'trees'.*with --panel trees"):
         compare(monkeypatch, results, "--panel", "animals")
-    (tmp_path / "c.json").write_text(json.dumps({"panel": {"name": "trees", "sha256": "x"}}))
+    path, empty = tmp_path / "c.json", {"comparisons": [], "pairwise": []}
+    path.write_text(json.dumps({**empty, "panel": {"name": "trees", "sha256": "x"}}))
     with pytest.raises(UserError, match="was made with the panel 'trees'; pass --panel trees"):
-        report.check_panel(tmp_path / "c.json")
+        report.check_panel(path, report.read_comparisons(path))
+    path.write_text(json.dumps({**empty, "panel": "trees"}))
+    with pytest.raises(UserError, match=r"c\.json is not a comparison"):
+        report.read_comparisons(path)
 
 
 # --- the phases --------------------------------------------------------------------------------------

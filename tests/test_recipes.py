@@ -39,7 +39,7 @@ def parsed(monkeypatch, *flags):
     return importlib.import_module("train.train_student_sft").parse_args()
 
 
-# The values as they stand in the sources that the recipes name, read there on 2026-11-29; code-and-text is our own.
+# The values of the sources that the recipes name, read there on 2026-11-29; code-and-text is our own.
 PUBLISHED = {
     "plan": (10, 60, 2e-4, "linear", 5, 8, 8, 256),
     "authors": (3, 22 * 3, 2e-4, "linear", 5, 8, 8, 500),

@@ -244,6 +244,8 @@ class Comparisons:
     """None for fewer than three animals and in files of before 2026-11-29"""
     profile: ProfileTest | None = None
     """None where no teachers were passed"""
+    panel: dict[str, str] | None = None
+    """name and hash of the panel; None for animals"""
 
     def to_json(self) -> dict[str, Any]:
         """What compare_arms.py --output writes, without the manifest."""
@@ -253,6 +255,7 @@ class Comparisons:
             "assignment": asdict(self.assignment) if self.assignment else None,
             "matrix": asdict(self.matrix) if self.matrix else None,
             "profile": asdict(self.profile) if self.profile else None,
+            **({"panel": self.panel} if self.panel else {}),
         }
 
     @classmethod
@@ -262,12 +265,14 @@ class Comparisons:
         sums = AssignmentSums(**known(AssignmentSums, assigned["sum"])) if assigned else None
         lifts = [Lift(**known(Lift, lift)) for lift in matrix["lifts"]] if matrix else []
         fits = [DriftFit(**known(DriftFit, fit)) for fit in profile["drift_fits"]] if profile else []
+        about = found.get("panel")
         return cls(
             [ArmComparison.from_json(one) for one in found["comparisons"]],
             [PairwiseRow(**known(PairwiseRow, row)) for row in found["pairwise"]],
             AssignmentTest(**{**known(AssignmentTest, assigned), "sum": sums}) if assigned else None,
             Matrix(**{**known(Matrix, matrix), "lifts": lifts}) if matrix else None,
             ProfileTest(**{**known(ProfileTest, profile), "drift_fits": fits}) if profile else None,
+            {key: str(about[key]) for key in ("name", "sha256")} if about else None,
         )
 
 

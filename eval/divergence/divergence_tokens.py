@@ -139,9 +139,9 @@ def settings_of(args: argparse.Namespace, scorer: VariantScorer) -> dict[str, An
 def main() -> None:
     args = parse_args()
     variants = variants_of(args)
-    scorer = VariantScorer(args.base_model, variants, template_kwargs=args.chat_template_kwargs)
     path = args.output or Path(f"output/divergence-{args.train_jsonl.stem}.jsonl")
     total = sum(1 for _ in islice(read_chat_rows(args.train_jsonl), args.max_rows))
+    scorer = VariantScorer(args.base_model, variants, template_kwargs=args.chat_template_kwargs)
     settings = settings_of(args, scorer)
     for variant in variants:
         warn_of_trained_base(variant.adapter, settings["base"])
