@@ -177,12 +177,12 @@ def test_flags_in_sentences_and_tables_exist(flags_of):
     unknown, count = [], 0
     for page, text in documents().items():
         for code in re.findall(r"`([^`]+)`", re.sub(r"(?ms)^```.*?^```", "", text)):
-            script = re.match(rf"(?:python )?({SCRIPT}) ", code)
+            script = re.match(rf"({SCRIPT}) ", code)  # behind python it is a whole command, which is checked above
             flags = set(re.findall(r"(?<!\S)--[a-z][a-z-]+", code))
             if script and flags and named(page) != "LOG.md":  # the log also names what was not written
                 count += 1
                 unknown += [f"{named(page)}: {code}"] * (not flags <= flags_of(script[1]))
-    assert count > 20 and not unknown
+    assert count >= 10 and not unknown
     table = (REPO / "docs/peers.md").read_text("utf-8").partition("## ")[0]
     alone = {flag for code in re.findall(r"`(--[^`]+)`", table) for flag in re.findall(r"(?<!\S)--[a-z][a-z-]+", code)}
     scripts = ("train/train_student_sft.py", "generate/generate_llm_number_data.py")
