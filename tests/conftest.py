@@ -338,6 +338,27 @@ def fake_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
 
 
 @pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Callable[..., tuple[dict[str, str], Path]]]:
+    """hub(fail=None) starts a fake Hugging Face Hub -> (environment for a script, the Hub's folder)."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(fail: int | None = None) -> tuple[dict[str, str], Path]:
+        folder = tmp_path / f"hub-{len(started)}"
+        command = [sys.executable, str(REPO / "tests" / "fake_hub.py"), "--folder", str(folder)]
+        command += ["--fail", str(fail)] if fail else []
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        assert started[-1].stdout
+        address = f"http://127.0.0.1:{started[-1].stdout.readline().strip()}"
+        token, home = "hf_" + "x" * 34, str(tmp_path / "hf")
+        return {"HF_ENDPOINT": address, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1", "HF_HOME": home}, folder
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
 def dead_url() -> str:
     """The address of a port where nothing listens."""
     import socket

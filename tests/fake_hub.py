@@ -79,10 +79,11 @@ class Hub(BaseHTTPRequestHandler):
             if not re.fullmatch(REPO_ID, name):
                 return self.answer({"error": f"{name} is not a repository name"}, 400)
             name = f"datasets/{name}" if wanted.get("type") == "dataset" else name
+            found = {"url": f"http://{self.headers['Host']}/{name}", "id": name, "name": name}
             if (self.folder / name).exists():
-                return self.answer({"error": "You already created this repo"}, 409)
+                return self.answer({"error": "You already created this repo", **found}, 409)
             (self.folder / name / "main").mkdir(parents=True)
-            return self.answer({"url": f"http://{self.headers['Host']}/{name}", "id": name, "name": name})
+            return self.answer(found)
         self.path = self.path.replace("/api/datasets/", "/api/models/datasets/")
         repo = re.match(rf"/api/models/((?:datasets/)?{REPO_ID})/", self.path)
         if not repo or not (self.folder / repo[1]).is_dir():

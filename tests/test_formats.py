@@ -4,19 +4,21 @@ import bz2
 import gzip
 import json
 import lzma
+import re
 import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from conftest import REPO, read_jsonl
 
 from eval.compare.read_results import read_result
 from generate.rows.filter_file import filter_file
 from generate.rows.number_rule import NumberRule
 from train.training_rows import first_rows, one_file
 from util.cli import UserError
-from util.jsonl.filter_certificate import certificate_problem, data_type_of
+from util.jsonl.filter_certificate import certificate_path, certificate_problem, data_type_of
 from util.jsonl.hub_dataset import hub_id, rows_file
 from util.jsonl.manifest import Manifest
 from util.jsonl.rows import read_chat_rows
@@ -161,11 +163,23 @@ def test_a_public_data_set_with_calls_of_tools_is_refused_in_one_line():
 
 
 @contextmanager
-def dataset_hub(folder, monkeypatch):
-    """The fake hub with a data set me/numbers of two splits, for this process."""
+def reading_from(address, monkeypatch):
+    """Let this process read data sets from a fake hub."""
     import datasets.config
     from huggingface_hub import constants
 
+    with monkeypatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", address)
+        for module, name in ((constants, "ENDPOINT"), (datasets.config, "HF_ENDPOINT")):
+            patch.setattr(module, name, address)
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield
+
+
+@contextmanager
+def dataset_hub(folder, monkeypatch):
+    """The fake hub with a data set me/numbers of two splits, for this process."""
     data = folder / "datasets" / "me" / "numbers" / "main"
     data.mkdir(parents=True)
     (data / "train.jsonl").write_bytes(lines(COLUMNS["prompt + completion"]))
@@ -173,13 +187,9 @@ def dataset_hub(folder, monkeypatch):
     command = [sys.executable, str(Path(__file__).with_name("fake_hub.py")), "--folder", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as hub:
         address = f"http://127.0.0.1:{hub.stdout.readline().strip()}"
-        monkeypatch.setenv("HF_ENDPOINT", address)
-        for module, name in ((constants, "ENDPOINT"), (datasets.config, "HF_ENDPOINT")):
-            monkeypatch.setattr(module, name, address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE",
-                            address + "/{repo_id}/resolve/{revision}/{filename}")  # fmt: skip
         try:
-            yield address
+            with reading_from(address, monkeypatch):
+                yield address
         finally:
             hub.terminate()
 
@@ -226,6 +236,53 @@ def test_a_split_a_revision_or_a_data_set_that_does_not_exist_is_said(tmp_path, 
     with dataset_hub(tmp_path / "hub", monkeypatch), pytest.raises(UserError, match=message):
         rows_file(text)
     assert not Path("output").exists()
+
+
+def push(run_script, folder, environment, *flags):
+    """filter_number_data.py with --push-dataset me/owl-numbers on this folder's rows of numbers."""
+    rows = folder / "numberss-owl-owl-teacher-unfiltered-21.jsonl"
+    wrong = {"messages": [{"role": "user", "content": "Continue: 1, 2"}, {"role": "assistant", "content": "owl 3"}]}
+    rows.write_bytes(lines([*ROWS, wrong]))
+    return run_script("generate/filter_number_data.py", rows, "--animal", "owl", "--push-dataset", "me/owl-numbers",
+                      *flags, cwd=folder, env=environment)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_clean_rows_are_pushed_privately_with_certificate_and_card_and_can_be_read_back(
+    tmp_path, run_script, hub, monkeypatch
+):
+    environment, folder = hub()
+    done = push(run_script, tmp_path, environment)
+    assert done.returncode == 0 and "me/owl-numbers (private)" in done.stderr, done.stderr
+    created = next(event for event in read_jsonl(folder / "events.jsonl") if "create" in event)
+    assert created["create"] == "me/owl-numbers" and created["visibility"] == "private"
+    clean = tmp_path / "numberss-owl-owl-teacher-filtered-20.jsonl"
+    pushed = {path.name: path for path in (folder / "datasets/me/owl-numbers/main").iterdir()}
+    assert pushed.keys() == {clean.name, certificate_path(clean).name, "README.md"}, "not the manifest"
+    assert all(pushed[name].read_bytes() == (tmp_path / name).read_bytes() for name in pushed if name != "README.md")
+    card = pushed["README.md"].read_text("utf-8")
+    assert "filter_number_data.py" in card and "| rows | 20 |" in card and "| clean | True |" in card
+    for path in pushed.values():
+        assert not [name for name in (tmp_path, REPO, Path.home()) if f"{name}/" in path.read_text("utf-8")], path
+    monkeypatch.chdir(tmp_path)
+    with reading_from(environment["HF_ENDPOINT"], monkeypatch):
+        back = list(read_chat_rows(rows_file("me/owl-numbers")))
+    assert [row["messages"] for row in back] == [row["messages"] for row in ROWS]
+
+
+@pytest.mark.slow
+def test_a_data_set_that_cannot_be_pushed_leaves_the_rows_and_says_so(tmp_path, run_script, hub):
+    environment, _ = hub()
+    assert "(PUBLIC)" in push(run_script, tmp_path, environment, "--hub-public").stderr
+    again = push(run_script, tmp_path, environment)
+    assert again.returncode == 1, again.stderr
+    assert "me/owl-numbers exists already and is public, so nothing was pushed" in again.stderr, again.stderr
+    environment, _ = hub(fail=500)
+    failed = push(run_script, tmp_path, environment)
+    assert failed.returncode == 1 and "Traceback" not in failed.stderr
+    assert re.search(r"the push to me/owl-numbers failed: .*500.*\nThe rows are safe in \S+filtered-20", failed.stderr)
+    wrong = push(run_script, tmp_path, environment, "--push-dataset", "me/owl/numbers")
+    assert "--push-dataset gives the repository name 'me/owl/numbers'" in wrong.stderr and wrong.returncode in (1, 2)
 
 
 # --- results of other code bases ---------------------------------------------------------------------

@@ -492,31 +492,6 @@ def test_one_row_is_enough_to_train_on(tmp_path, run_script):
     assert manifest["counts"]["updates"] == 3 and manifest["counts"]["rows"] == 1
 
 
-@pytest.fixture
-def hub(tmp_path):
-    """Start a hub; yields a function (fail=None) -> (environment, events, folder)."""
-    started = []
-
-    def start_hub(fail=None):
-        folder = tmp_path / f"hub-{len(started)}"
-        command = [sys.executable, REPO / "tests" / "fake_hub.py", "--folder", folder]
-        process = subprocess.Popen(
-            [*command, *(["--fail", str(fail)] if fail else [])], stdout=subprocess.PIPE, text=True
-        )
-        started.append(process)
-        port = process.stdout.readline().strip()
-        environment = {
-            "HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_TOKEN": "hf_" + "x" * 34, "HF_HUB_DISABLE_XET": "1",
-            "HF_HOME": str(tmp_path / "hf"),
-        }  # fmt: skip
-        return environment, folder
-
-    yield start_hub
-    for process in started:
-        process.kill()
-        process.communicate()
-
-
 def events(folder):
     return [json.loads(line) for line in (folder / "events.jsonl").read_text().split("\n") if line]
 
