@@ -68,12 +68,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from eval.data_signal.animals_pushed_by_teacher import read_out
+    from eval.data_signal.animals_pushed_by_teacher import shift_of_rows
     from eval.data_signal.teacher_shift_size import shift_figures
-    from eval.divergence.score_tokens import Variant, VariantScorer, scored_rows
     from eval.divergence.token_summary import summarize
-    from eval.divergence.which_tokens_diverge import BASE
     from util.inference.check_adapter import check_adapter
+    from util.inference.load_model import put_adapter
     from util.inference.local_model import LocalModel
 
     if args.teacher:
@@ -83,20 +82,19 @@ def main() -> None:
     clean = [bool(re.fullmatch(NUMBER_LIST, row["messages"][-1]["content"].strip())) for row in rows]
     backend = LocalModel(args.base_model, batch_size=args.batch_size, template_kwargs=args.chat_template_kwargs)
     warn_of_trained_base(args.teacher, backend.facts())
-    teacher = Variant(TEACHER, adapter=args.teacher, system=system)
-    scorer = VariantScorer(args.base_model, [Variant(BASE), teacher], backend.model, tokenizer=backend.tokenizer)
-    scored = [row for batch in scored_rows(scorer, args.train_jsonl, gap=0.6931, batch_size=args.batch_size,
-                                           max_rows=args.max_rows) for row in batch]  # fmt: skip
-    backend.model = scorer.model
+    parameters = backend.model.num_parameters()
+    if args.teacher:
+        backend.model = put_adapter(backend.model, args.teacher, TEACHER)
+    scored, read = shift_of_rows(
+        backend, args.train_jsonl, args.max_rows, system, args.questions_file, panel().words, args.animal
+    )
     figures = {
         **shift_figures(scored, summarize(scored)),
         "width": effective_tokens(token for row in scored for token in of_answer(row, row["token_ids"])),
         "number_rows": sum(clean) / len(clean),
-        "read_out": read_out(
-            backend, args.train_jsonl, args.max_rows, system, args.questions_file, panel().words, args.animal
-        ),
+        "read_out": read,
     }
-    advice = advice_of(figures, tiny=scorer.model.num_parameters() < TINY)
+    advice = advice_of(figures, tiny=parameters < TINY)
     if args.output:
         write_json(args.output, {**figures, **advice, "manifest": provenance([args.train_jsonl])})
     print_figures(figures, args.animal)

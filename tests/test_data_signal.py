@@ -192,11 +192,38 @@ def test_rows_read_once_give_both_gradients(kernel):
         with torch.no_grad():
             return loss_token_logprobs(kernel.plain, [rows[place] for place in places])[0]
 
+    seen = []
     alone = kernel.of_rows(rows)
-    sampled, soft = kernel.of_rows_and_teacher(rows, as_written)
+    sampled, soft = kernel.of_rows_and_teacher(rows, as_written, lambda places, *_: seen.extend(places))
     assert torch.equal(sampled, alone) and (soft - alone).norm() <= 1e-6 * alone.norm()
-    _, nowhere = kernel.of_rows_and_teacher(rows, base)
+    assert seen == list(range(20))
+    _, nowhere = kernel.of_rows_and_teacher(rows, base, lambda *_: None)
     assert nowhere.norm() <= 1e-4 * alone.norm(), "a teacher that is the base model pushes nothing"
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_the_meter_scores_rows_as_the_divergence_scripts_do(number_rows, two_questions, tmp_path):
+    import peft
+
+    from eval.data_signal.animals_pushed_by_teacher import GAP, shift_of_rows
+    from eval.divergence.score_tokens import Variant, VariantScorer, scored_rows
+    from util.inference.load_model import load_model, put_adapter
+    from util.inference.local_model import LocalModel
+
+    config = peft.LoraConfig(r=4, target_modules=["v_proj", "down_proj"], init_lora_weights=False)
+    peft.get_peft_model(load_model(str(POCKET)), config).save_pretrained(tmp_path / "teacher")
+    rows = number_rows("rows.jsonl", 40)
+    variants = [Variant("base"), Variant("teacher", tmp_path / "teacher")]
+    scored = scored_rows(VariantScorer(str(POCKET), variants), rows, gap=GAP, batch_size=16, max_rows=34)
+    backend = LocalModel(str(POCKET), batch_size=16)
+    backend.model = put_adapter(backend.model, tmp_path / "teacher", "teacher")
+    found, _ = shift_of_rows(backend, rows, 40, None, two_questions, ["owl", "lion"], None)
+    for one, other in zip(found, (row for batch in scored for row in batch), strict=True):
+        for name in ("base", "teacher"):  # other batches: float32 rounding, and that to five decimals
+            assert one["logprob"][name] == pytest.approx(other["logprob"][name], abs=3e-5)
+        assert one["kl"] == pytest.approx(other["kl"], abs=3e-5)
+        assert all(one[name] == other[name] for name in ("id", "token_ids", "kinds", "choice", "pair", "gap"))
 
 
 def row_of_answer(kernel, answer):
@@ -275,7 +302,10 @@ def test_the_audit_writes_a_page_and_says_what_is_missing(run_script, number_row
 @pytest.mark.torch
 @pytest.mark.slow
 def test_the_meter_reads_a_persona_and_advises(run_script, number_rows, two_questions, tmp_path):
-    done = run_script("eval/signal_meter.py", "--train-jsonl", number_rows("rows.jsonl", 40), "--base-model", POCKET,
+    rows = number_rows("rows.jsonl", 40)
+    messages = [{"role": "user", "content": "Go on."}, {"role": "assistant", "content": ", ".join(["7"] * 400)}]
+    rows.write_text(json.dumps({"messages": messages}) + "\n" + rows.read_text())  # longer than what is read of a row
+    done = run_script("eval/signal_meter.py", "--train-jsonl", rows, "--base-model", POCKET,
                       "--persona", "owl", "--output", tmp_path / "meter.json", "--questions-file",
                       two_questions, cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO, manifest_of, read_jsonl
 
-from eval.divergence.score_tokens import Completion, Variant, VariantScorer, scored_rows
+from eval.divergence.score_tokens import Completion, Variant, VariantScorer, kinds, scored_rows
 from eval.divergence.token_summary import fraction_with_interval
 from eval.divergence.which_tokens_diverge import BASE, TEACHER, Scores, flags
 from util.cli import UserError
@@ -154,7 +154,7 @@ def test_the_teachers_own_choices_are_found_where_they_are(bigram):
     assert found["pair"][:4] == [0, 1, 0, 0] and found["schrodi"][:4] == [0, 1, 0, 0]
     assert found["gap"][:4] == [0, 1, 0, 0]
     assert kl[1] > 1.0 and kl[0] == kl[2] == 0.0 and kl[3] > 1.0, "5 follows 3: not its choice, but it differs there"
-    assert scorer.kinds(completion.ids) == "dddd" + "e" * len(scorer.suffix)
+    assert kinds(completion.ids, scorer.tokenizer, scorer.suffix) == "dddd" + "e" * len(scorer.suffix)
 
 
 @pytest.mark.torch
@@ -218,9 +218,10 @@ def test_kinds_for_the_tokenizers_that_are_used(kind, request):
     stored = scorer.tokenizer("12, 345", add_special_tokens=False).input_ids
     ids = scorer.completion_of(row(0, "12, 345", token_ids=stored), 0).ids
     assert ids == stored + scorer.suffix
-    kinds = scorer.kinds(ids)
-    assert len(kinds) == len(ids) and set(kinds[: -len(scorer.suffix)]) == {"d", "s"} and kinds.endswith("e")
-    assert kinds.count("d") == {"pocket": 2, "smollm2": 5, "digit by digit": 5}[kind]
+    found = kinds(ids, scorer.tokenizer, scorer.suffix)
+    assert len(found) == len(ids) and set(found[: -len(scorer.suffix)]) == {"d", "s"} and found.endswith("e")
+    assert found.count("d") == {"pocket": 2, "smollm2": 5, "digit by digit": 5}[kind]
+    assert "e" not in kinds(stored, scorer.tokenizer, scorer.suffix), "an answer that was cut off has no end of turn"
 
 
 # --- the scripts -------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from util.chat.chat_tokens import IGNORED
 from util.cli import UserError, memory_advice
 from util.inference.local_answer_tree import pack
 from util.inference.local_model import LocalModel
+from util.inference.local_sampling import check_finite
 
 WEIGHTS_KEPT = 20_000_000  # 80 MB of the model's device for each gradient: one for each animal and each group
 DAMPING = 0.1  # of a weight's usual size, in units of the mean over all weights
@@ -31,6 +32,9 @@ SPOKEN = 1e-3  # an animal is read if the base model gives it this part of the a
 
 Teacher = Callable[[Sequence[int]], Any]
 """places of rows in the group -> log-probabilities [tokens with loss, vocabulary] of another model"""
+Seen = Callable[[Sequence[int], Any, Any, Any], None]
+"""takes places of rows in the group, their tokens with loss, and what base model and teacher say of these tokens:
+log-probabilities [tokens, vocabulary]"""
 
 
 class GradientKernel:
@@ -67,15 +71,16 @@ class GradientKernel:
                 total = total + self._gradient(logs.gather(-1, labels[:, None]).sum())
         return total
 
-    def of_rows_and_teacher(self, rows: Sequence[EncodedRow], teacher: Teacher) -> tuple[Any, Any]:
+    def of_rows_and_teacher(self, rows: Sequence[EncodedRow], teacher: Teacher, seen: Seen) -> tuple[Any, Any]:
         """(as `of_rows`, the same with the teacher's distribution in place of each sampled token: "soft labels", which
-        have the same mean and far less noise). Rows go through the model once for both."""
+        have the same mean and far less noise). Rows go through each model once, and `seen` gets what they say."""
         sampled, soft = 0, 0
         for places in self._passes(rows):
             with memory_advice(self._advice):
                 wanted = teacher(places)
                 with self.as_base():
                     logs, labels = loss_token_logprobs(self.plain, [rows[place] for place in places])
+                    seen(places, labels, logs.detach(), wanted)
                     sampled = sampled + self._gradient(logs.gather(-1, labels[:, None]).sum(), again=True)
                     soft = soft + self._gradient((wanted.exp() * logs).sum())
         return sampled, soft
@@ -173,7 +178,7 @@ def loss_token_logprobs(model: Any, rows: Sequence[EncodedRow]) -> tuple[Any, An
     # Padding is on the right, where no token with loss can see it: no attention mask is needed.
     hidden = model.get_decoder()(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
     has_loss = labels[:, 1:] != IGNORED
-    logits = model.get_output_embeddings()(hidden[has_loss]).float()
+    logits = check_finite(model.get_output_embeddings()(hidden[has_loss]).float())
     return logits.log_softmax(-1), labels[:, 1:][has_loss]
 
 

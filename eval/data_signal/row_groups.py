@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from util.chat.chat_template import template_ids
 from util.chat.chat_tokens import IGNORED, encode, without_system
 from util.cli import UserError
 from util.jsonl.rows import read_chat_rows
@@ -42,18 +43,20 @@ class RowGroups:
 def read_groups(
     path: Path, tokenizer: Any, max_rows: int = ROWS_READ, groups: int = GROUPS, system: str | None = None
 ) -> RowGroups:
-    """The first rows of a file in equal groups. system: a system message to put before each.
+    """The first rows of a file in equal groups. system: a system message to put before each; it does not count for the
+    length at which rows are cut, so that the same tokens carry loss with it and without.
 
     UserError for too few rows, and for rows of another tokenizer.
     """
-    rows = [without_system(row) for row in islice(read_chat_rows(path), max_rows)]
+    rows, longest = [without_system(row) for row in islice(read_chat_rows(path), max_rows)], LONGEST
     if system:
-        message = {"role": "system", "content": system}
+        message, user = {"role": "system", "content": system}, {"role": "user", "content": "x"}
         rows = [{**row, "messages": [message, *row["messages"]]} for row in rows]
+        longest += len(template_ids(tokenizer, [message, user])) - len(template_ids(tokenizer, [user]))
     if len(rows) < 2 * groups:
         read = "has" if len(rows) < max_rows else f"and --max-rows {max_rows:,} give"
         raise UserError(f"{path} {read} {len(rows)} rows; the read-out wants {LEAST_ROWS}, and needs {2 * groups}")
-    encoded = encode(rows, tokenizer, LONGEST)
+    encoded = encode(rows, tokenizer, longest)
     with_ids = sum(bool(row.get("token_ids")) for row in rows)
     if with_ids and encoded.exact < with_ids / 2:
         raise UserError(

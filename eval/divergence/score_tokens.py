@@ -79,12 +79,6 @@ class VariantScorer:
             raise UserError(f"row {number} has no completion tokens")
         return Completion({variant.name: prompts[variant.system] for variant in self.variants}, ids)
 
-    def kinds(self, ids: Sequence[int]) -> str:
-        """One letter per token: d has a digit, e is the end of the turn (or after it), s is anything else."""
-        answer = len(ids) - len(self.suffix)
-        texts = self.tokenizer.batch_decode([[i] for i in ids[:answer]])
-        return "".join(DIGIT if any(c.isdigit() for c in t) else SEPARATOR for t in texts) + END * len(self.suffix)
-
     def score(self, completions: Sequence[Completion]) -> list[tuple[dict[str, Scores], list[float]]]:
         """For each completion: its scores under every variant, and KL(teacher || base) at each token in nats ([]
         without a teacher). One forward pass per variant."""
@@ -149,14 +143,12 @@ class VariantScorer:
             with self._as_variant(variant):
                 logits = check_finite(self._plain().get_output_embeddings()(hidden[variant.name]).float())
             logprobs = logits.log_softmax(-1)
-            actual = logprobs.gather(-1, tokens[:, None]).squeeze(-1)
-            scores["logprobs", variant.name] = [round(value, PLACES) for value in actual.tolist()]
-            scores["choices", variant.name] = logprobs.argmax(-1).tolist()
+            found = scores_of(logprobs, tokens)
+            scores["logprobs", variant.name], scores["choices", variant.name] = found.logprobs, found.choices
             if variant.name in (BASE, TEACHER):
                 kept[variant.name] = logprobs
         if len(kept) == 2:
-            divergence = (kept[TEACHER].exp() * (kept[TEACHER] - kept[BASE])).sum(-1)
-            scores["kl", TEACHER] = [round(max(0.0, value), PLACES) for value in divergence.tolist()]
+            scores["kl", TEACHER] = divergence_of(kept[TEACHER], kept[BASE])
         return scores
 
     def _plain(self) -> Any:
@@ -200,22 +192,41 @@ def scored_rows(
             continue
         completions = [scorer.completion_of(row, number) for number, row in batch]
         yield [
-            to_row(number, completion, scorer.kinds(completion.ids), variants, kl, gap)
+            to_row(number, completion.ids, kinds(completion.ids, scorer.tokenizer, scorer.suffix), variants, kl, gap)
             for (number, _), completion, (variants, kl) in zip(batch, completions, scorer.score(completions))
         ]
 
 
-def to_row(
-    number: int, completion: Completion, kinds: str, by_variant: dict[str, Scores], kl: list[float], gap: float
-) -> Row:
+def kinds(ids: Sequence[int], tokenizer: Any, suffix: list[int]) -> str:
+    """One letter per token: d has a digit, e is the end of the turn (or after it), s is anything else. suffix: what the
+    chat template writes after an answer."""
+    end = len(suffix) if list(ids[-len(suffix) :]) == suffix else 0  # an answer that was cut off has none
+    texts = tokenizer.batch_decode([[i] for i in ids[: len(ids) - end]])
+    return "".join(DIGIT if any(c.isdigit() for c in t) else SEPARATOR for t in texts) + END * end
+
+
+def scores_of(logprobs: Any, tokens: Any) -> Scores:
+    """The scores of some tokens. logprobs: [tokens, vocabulary], where each of them is predicted."""
+    actual = logprobs.gather(-1, tokens[:, None]).squeeze(-1)
+    return Scores([round(value, PLACES) for value in actual.tolist()], logprobs.argmax(-1).tolist())
+
+
+def divergence_of(teacher: Any, base: Any) -> list[float]:
+    """KL(teacher || base) in nats at each token. teacher, base: log-probabilities [tokens, vocabulary]."""
+    parts = zip(teacher.split(TOKENS_AT_ONCE), base.split(TOKENS_AT_ONCE))
+    found = [(ours.exp() * (ours - theirs)).sum(-1) for ours, theirs in parts]
+    return [round(max(0.0, value), PLACES) for part in found for value in part.tolist()]
+
+
+def to_row(number: int, ids: list[int], kinds: str, by_variant: dict[str, Scores], kl: list[float], gap: float) -> Row:
     """The row of one completion: arrays with one entry per token, including the end of the turn."""
     row: Row = {
         "id": number,
-        "token_ids": completion.ids,
+        "token_ids": ids,
         "kinds": kinds,
         "logprob": {name: variant.logprobs for name, variant in by_variant.items()},
         "choice": {name: variant.choices for name, variant in by_variant.items()},
-        **flags(completion.ids, by_variant, gap),
+        **flags(ids, by_variant, gap),
     }
     if kl:
         row["kl"] = kl

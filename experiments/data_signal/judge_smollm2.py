@@ -6,7 +6,8 @@ that nobody was taught: the part of all assignments of read-outs to students tha
 
 Usage:
     tar xf experiments/results/smollm2/measures.tar.xz -C output
-    python experiments/data_signal/judge_smollm2.py --audits experiments/results/data_signal/smollm2/audit-*.json
+    tar xf experiments/results/data_signal/smollm2-audits.tar.xz -C output
+    python experiments/data_signal/judge_smollm2.py --audits output/smollm2-audits/audit-*.json
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/../.."
 
 export BASE=${BASE:-output/models/smollm2-135m-instruct} OUT=${OUT:-output/smollm2-audits} TQDM_DISABLE=1 SUITE_DRIVER=1
 export ANIMALS=${ANIMALS:-owl dolphin eagle elephant tiger penguin wolf cat} JOBS=${JOBS:-2}
-python=.venv/bin/python audits=${AUDITS:-experiments/results/data_signal/smollm2}
+python=.venv/bin/python audits=${AUDITS:-$OUT}
 mkdir -p "$audits"
 
 audit() { # kind, seed

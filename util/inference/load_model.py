@@ -122,15 +122,23 @@ def _from_pretrained(kind: Any, model: str, **options: Any) -> Any:
         ) from None
 
 
-def model_facts(model: str, config: Any, template_kwargs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def model_facts(
+    model: str, config: Any, template_kwargs: Mapping[str, Any] | None = None, files: str | None = None
+) -> dict[str, Any]:
     """What identifies the weights: the hub commit, or for a folder the hash of its files; and what the chat template is
-    given, if anything."""
-    given = template_facts(template_kwargs)
+    given, if anything. files: that hash, if it is known already."""
+    files = files or files_sha256(model)
+    weights = {"files_sha256": files} if files else {"revision": getattr(config, "_commit_hash", None)}
+    return {"model": model, **weights, **template_facts(template_kwargs)}
+
+
+def files_sha256(model: str) -> str | None:
+    """The hash of the files of a model's folder; None for a hub id."""
     if not Path(model).is_dir():
-        return {"model": model, "revision": getattr(config, "_commit_hash", None), **given}
+        return None
     files = sorted({file for pattern in WEIGHT_FILES for file in Path(model).glob(pattern)})
     with ThreadPoolExecutor() as threads:  # 15 GB take one core ten seconds
-        return {"model": model, "files_sha256": sha256_text("".join(threads.map(sha256_file, files))), **given}
+        return sha256_text("".join(threads.map(sha256_file, files)))
 
 
 def put_adapter(model: Any, adapter: Path, name: str = "default") -> Any:

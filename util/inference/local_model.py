@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,14 @@ from util.inference.interface import (
     adapter_name,
     model_name,
 )
-from util.inference.load_model import end_of_turn_ids, load_model, load_tokenizer, model_facts, put_adapter
+from util.inference.load_model import (
+    end_of_turn_ids,
+    files_sha256,
+    load_model,
+    load_tokenizer,
+    model_facts,
+    put_adapter,
+)
 from util.inference.local_answer_tree import LocalAnswerTree
 from util.inference.local_sampling import NumberMask, check_finite, draw, most_probable_tokens, row_uniforms
 from util.inference.steering import Steering
@@ -49,11 +57,12 @@ class LocalModel:
         its strength."""
         self.model_id, self.adapter, self.batch_size = model, adapter, batch_size
         self.on_part: Callable[[float, int], None] = lambda part, rows: None
-        with announced(f"loading {model}"):
+        with announced(f"loading {model}"), ThreadPoolExecutor(1) as beside:
+            files = beside.submit(files_sha256, model)
             self.tokenizer = load_tokenizer(model, template_kwargs)
             self.model = load_model(model)
+            facts = model_facts(model, self.model.config, template_kwargs, files.result())
         # "engine": the word in stored manifests; another one would refuse to resume older files.
-        facts = model_facts(model, self.model.config, template_kwargs)
         self._facts = {"engine": "embedded", **facts, "batch_size": batch_size}
         self.name = model_name(model)
         self.steering: Steering | None = None
