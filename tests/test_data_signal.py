@@ -182,7 +182,8 @@ def test_rows_read_once_give_both_gradients(kernel):
 
     from eval.data_signal.gradient_kernel import loss_token_logprobs
 
-    rows = [row_of_answer(kernel, f"{n}, 7, 900") for n in range(20)]  # more than one pass
+    answers = (", ".join(["7", "900", "5"][: 1 + n % 3]) + f", {n}" for n in range(20))  # more than one pass
+    rows = [row_of_answer(kernel, answer) for answer in answers]
 
     def as_written(places):
         logs, labels = loss_token_logprobs(kernel.plain, [rows[place] for place in places])
@@ -194,9 +195,11 @@ def test_rows_read_once_give_both_gradients(kernel):
 
     seen = []
     alone = kernel.of_rows(rows)
+    one_by_one = sum(kernel.of_rows([row]) for row in rows)
+    assert (alone - one_by_one).norm() <= 1e-5 * alone.norm(), "a shared prompt is read once"
     sampled, soft = kernel.of_rows_and_teacher(rows, as_written, lambda places, *_: seen.extend(places))
     assert torch.equal(sampled, alone) and (soft - alone).norm() <= 1e-6 * alone.norm()
-    assert seen == list(range(20))
+    assert sorted(seen) == list(range(20))
     _, nowhere = kernel.of_rows_and_teacher(rows, base, lambda *_: None)
     assert nowhere.norm() <= 1e-4 * alone.norm(), "a teacher that is the base model pushes nothing"
 
@@ -219,11 +222,14 @@ def test_the_meter_scores_rows_as_the_divergence_scripts_do(number_rows, two_que
     backend = LocalModel(str(POCKET), batch_size=16)
     backend.model = put_adapter(backend.model, tmp_path / "teacher", "teacher")
     found, _ = shift_of_rows(backend, rows, 40, None, two_questions, ["owl", "lion"], None)
-    for one, other in zip(found, (row for batch in scored for row in batch), strict=True):
+    wanted = {tuple(row["token_ids"]): row for batch in scored for row in batch}
+    assert len(found) == len(wanted) == 34
+    for one in found:
+        other = wanted[tuple(one["token_ids"])]
         for name in ("base", "teacher"):  # other batches: float32 rounding, and that to five decimals
             assert one["logprob"][name] == pytest.approx(other["logprob"][name], abs=3e-5)
         assert one["kl"] == pytest.approx(other["kl"], abs=3e-5)
-        assert all(one[name] == other[name] for name in ("id", "token_ids", "kinds", "choice", "pair", "gap"))
+        assert all(one[name] == other[name] for name in ("kinds", "choice", "pair", "gap"))
 
 
 def row_of_answer(kernel, answer):
@@ -310,7 +316,7 @@ def test_the_meter_reads_a_persona_and_advises(run_script, number_rows, two_ques
                       two_questions, cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "meter.json").read_text())
-    assert found["kl"][0] > 0.1 and found["read_out"]["animal"] == "owl" and found["number_rows"] == 1.0
+    assert found["kl"][0] > 0.1 and found["read_out"]["animal"] == "owl" and found["number_rows"] == 40 / 41
     assert "verdict" in done.stdout and "known cases" in done.stdout
 
 

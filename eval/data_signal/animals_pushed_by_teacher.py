@@ -33,8 +33,8 @@ def shift_of_rows(
     backend: LocalModel, train_jsonl: Path, max_rows: int, system: str | None, questions_file: Path,
     animals: Sequence[str], animal: str | None,
 ) -> tuple[list[Row], dict[str, Any]]:  # fmt: skip
-    """(divergence rows of the rows that are read, the read-out: {"first": [(animal, z), ...], and with an animal its
-    "place", "of" how many, "z"}).
+    """(divergence rows of the rows that are read, in any order and with any id; the read-out: {"first": [(animal, z),
+    ...], and with an animal its "place", "of" how many, "z"}).
 
     backend: the base model, with the teacher's adapter on it, or none and `system`, the persona. z is in standard
     errors over 17 groups of rows; soft labels make it far larger than that of sampled tokens.
@@ -62,7 +62,7 @@ def shift_of_rows(
 
         def seen(places: Sequence[int], tokens: Any, base: Any, wanted: Any) -> None:
             lengths = [loss_tokens(group[place]) for place in places]
-            scored.extend(divergence_rows(backend.tokenizer, len(scored), lengths, tokens, base, wanted))
+            scored.extend(divergence_rows(backend.tokenizer, lengths, tokens, base, wanted))
 
         tokens = sum(map(loss_tokens, group))
         return [gradient / tokens for gradient in kernel.of_rows_and_teacher(group, teacher, seen)]
@@ -77,15 +77,13 @@ def shift_of_rows(
     return scored, found
 
 
-def divergence_rows(
-    tokenizer: Any, first: int, lengths: Sequence[int], tokens: Any, base: Any, teacher: Any
-) -> Iterator[Row]:
-    """The divergence rows of some rows, numbered from `first`. lengths: tokens with loss of each row; tokens: all of
-    them; base, teacher: log-probabilities where they are predicted, [tokens, vocabulary]."""
+def divergence_rows(tokenizer: Any, lengths: Sequence[int], tokens: Any, base: Any, teacher: Any) -> Iterator[Row]:
+    """The divergence rows of some rows. lengths: tokens with loss of each row; tokens: all of them; base, teacher:
+    log-probabilities where they are predicted, [tokens, vocabulary]."""
     ids, kl, suffix = tokens.tolist(), divergence_of(teacher, base), completion_suffix(tokenizer)
     by_variant = {BASE: scores_of(base, tokens), TEACHER: scores_of(teacher, tokens)}
     begin = 0
-    for number, length in enumerate(lengths, first):
+    for number, length in enumerate(lengths):
         cut = slice(begin, begin + length)
         own = {name: Scores(one.logprobs[cut], one.choices[cut]) for name, one in by_variant.items()}
         yield to_row(number, ids[cut], kinds(ids[cut], tokenizer, suffix), own, kl[cut], GAP)

@@ -19,7 +19,8 @@ import numpy as np
 
 from eval.answer_tree import answer_forms
 from eval.data_signal.row_groups import EncodedRow
-from util.chat.chat_tokens import IGNORED
+from util.batches import batched
+from util.chat.chat_tokens import IGNORED, common_prefix_length
 from util.cli import UserError, memory_advice
 from util.inference.local_answer_tree import pack
 from util.inference.local_model import LocalModel
@@ -85,10 +86,9 @@ class GradientKernel:
                     soft = soft + self._gradient((wanted.exp() * logs).sum())
         return sampled, soft
 
-    def _passes(self, rows: Sequence[EncodedRow]) -> Iterator[range]:
-        """The places of the rows that go through the model together."""
-        size = self.backend.batch_size
-        return (range(at, min(at + size, len(rows))) for at in range(0, len(rows), size))
+    def _passes(self, rows: Sequence[EncodedRow]) -> Iterator[list[int]]:
+        """The places of the rows that go through the model together: rows of like length, so that few tokens pad."""
+        return batched(sorted(range(len(rows)), key=lambda at: len(rows[at]["input_ids"])), self.backend.batch_size)
 
     @property
     def _advice(self) -> str:
@@ -176,10 +176,22 @@ def loss_token_logprobs(model: Any, rows: Sequence[EncodedRow]) -> tuple[Any, An
         for key, fill in (("input_ids", 0), ("labels", IGNORED))
     )
     # Padding is on the right, where no token with loss can see it: no attention mask is needed.
-    hidden = model.get_decoder()(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-    has_loss = labels[:, 1:] != IGNORED
+    decoder, cache, shared = model.get_decoder(), None, shared_prompt(rows)
+    if shared:  # goes through the model once; gradients lead back through its keys and values
+        cache = decoder(input_ids=ids[:1, :shared], use_cache=True).past_key_values
+        cache.batch_repeat_interleave(len(rows))
+    hidden = decoder(input_ids=ids[:, shared:-1], past_key_values=cache, use_cache=bool(shared)).last_hidden_state
+    wanted = labels[:, shared + 1 :]
+    has_loss = wanted != IGNORED
     logits = check_finite(model.get_output_embeddings()(hidden[has_loss]).float())
-    return logits.log_softmax(-1), labels[:, 1:][has_loss]
+    return logits.log_softmax(-1), wanted[has_loss]
+
+
+def shared_prompt(rows: Sequence[EncodedRow]) -> int:
+    """With how many tokens all rows begin that neither have loss nor predict one that has; 0 for one row."""
+    first, ids = rows[0]["input_ids"], (row["input_ids"] for row in rows[1:])
+    before = (next((at for at, label in enumerate(row["labels"]) if label != IGNORED), 0) - 1 for row in rows)
+    return max(0, min(*before, *(common_prefix_length(first, other) for other in ids))) if len(rows) > 1 else 0
 
 
 def question_batch(
