@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import REPO, manifest_of, read_jsonl
@@ -84,11 +85,10 @@ def test_a_resumed_run_scores_the_batches_of_a_whole_run(tmp_path):
     batches = []
 
     class Scorer:
+        tokenizer, suffix = SimpleNamespace(batch_decode=lambda ids: ["1"] * len(ids)), [99]
+
         def completion_of(self, row, number):
             return Completion({}, [number])
-
-        def kinds(self, ids):
-            return "d"
 
         def score(self, completions):
             batches.append([completion.ids[0] for completion in completions])
