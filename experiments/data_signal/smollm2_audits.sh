@@ -5,7 +5,7 @@
 # each file with the control of its seed. The same command resumes.
 #
 #   python util/get_model.py smollm2-135m-instruct
-#   SEEDS="301 302" JOBS=3 experiments/data_signal/smollm2_audits.sh
+#   SEEDS="302 303" JOBS=3 experiments/data_signal/smollm2_audits.sh
 set -euo pipefail
 . "$(dirname "$0")/../check_settings.sh"
 cd "$(dirname "$0")/../.."
@@ -25,7 +25,7 @@ audit() { # kind, seed
 export -f audit
 export python audits
 
-for seed in ${SEEDS:-301 302}; do
+for seed in ${SEEDS:-302 303}; do
     SEEDS=$seed STEPS="teacher numbers" experiments/smollm2.sh
     # shellcheck disable=SC2086
     printf '%s\n' $ANIMALS | xargs -P "$JOBS" -I{} bash -c "set -euo pipefail; audit {} $seed"
