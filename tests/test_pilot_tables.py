@@ -70,3 +70,52 @@ def test_other_kinds_or_no_comparison_is_refused_in_a_line(tmp_path):
     (tmp_path / "two.json").write_text('{"assignment": null}')
     said = printed("own_less_others.py", str(tmp_path / "two.json"), fails=True)
     assert "is not a comparison of three or more kinds by margin" in said and "Traceback" not in said
+
+
+def worker_output(folder, seed, update="150"):
+    """Measures as teachers_in_weights.py leaves them: of digits, own students are 1 nat above others but for rabbit's,
+    of code without telling words by 0.5; teachers lean the same way."""
+    from experiments.pilots.kind_tests import ANIMALS
+    from experiments.pilots.make_prompts import PANEL
+
+    words = PANEL.split()
+
+    def put(file, **measure):
+        (folder / "measures").mkdir(parents=True, exist_ok=True)
+        (folder / f"measures/{file}.json").write_text(json.dumps(measure))
+
+    def logs(kind, rise):
+        return {word: -4.0 - len(word) / 10 - i % 3 * (len(kind) % 4) / 10 + rise * (word == kind)
+                for i, word in enumerate(words)}  # fmt: skip
+
+    def student(name, rows, kind, rise):
+        at = {"log": logs(kind, rise), "share": dict.fromkeys(words, 0.02), "log_paraphrased": logs(kind, rise)}
+        put(f"student-{name}", name=name, rows=rows, seed=seed, rows_used=900, early={update: logs(kind, rise)}, **at)
+
+    put("speaker-base", share=dict.fromkeys(words, 0.02), log=logs("", 0))
+    for kind in (*ANIMALS, "base"):
+        put(f"rows-{kind}-{seed}.digits", clean=0.8, through="local")
+        student(f"{kind}-{seed}.digits", [f"{kind}-{seed}.digits"], kind, -1 if kind == "rabbit" else 1)
+    for kind in ANIMALS:
+        student(f"{kind}-soft{seed + 100}", [f"{kind}-steered.code"], kind, 2)
+        put(f"rows-{kind}-{seed}.code", clean=0.9, through="local")
+        student(f"{kind}-{seed}.code.strictest1000", [f"{kind}-{seed}.code"], kind, 0.5)
+    return str(folder)
+
+
+def test_digits_of_one_base_have_no_cells_for_what_was_not_run(tmp_path):
+    packed = worker_output(tmp_path / "worker", 121)
+    made = printed("confirm_tests.py", str(tmp_path / "results"), "--run", "digits", "--pack", packed)
+    rabbit = next(line for line in made.splitlines() if line.startswith("| rabbit | 2.00"))
+    assert not re.search(r"\bnan\b", made) and rabbit.split(" | ")[5] == "" and "| -1.03 |" in rabbit
+    assert "own student less the highest other student of its animal: -1.40 nats" in made
+
+
+def test_the_strictest_filter_counts_the_students_that_both_bases_have(tmp_path):
+    packed, other = (worker_output(tmp_path / name, 121) for name in ("large", "small"))
+    worker_output(tmp_path / "large", 122)  # a seed that the small base has not trained
+    made = printed("confirm_tests.py", str(tmp_path / "results"), "--run", "many", "--pack", packed,
+                   "--pack-other", other)  # fmt: skip
+    assert "| 1.5B | code.strictest1000 | 1 | " in made and "| 0.5B | code.strictest1000 | 1 | " in made
+    assert len(re.findall(r"^\| \*\*1.5B less 0.5B: own less others\*\* .*\*\*\+0.00\*\*", made, re.MULTILINE)) == 2
+    assert "after 150 of the 300 updates" in made

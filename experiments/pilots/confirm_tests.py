@@ -105,19 +105,19 @@ def print_animals(measures: dict[str, dict[str, Measure]], channel: str) -> None
          "own less others", "t (6)", "Holm p", "own less control", "r profile", "0.5B: own less others")  # fmt: skip
     for i, animal in enumerate(ANIMALS):
         rest = [100 * mean(arm[kind], animal, "share") for kind in ANIMALS if kind != animal]
-        flat = [100 * mean(arm[kind], animal, "share") for kind in OTHERS if kind in arm] or [math.nan]
+        flat = [100 * mean(arm[kind], animal, "share") for kind in OTHERS if kind in arm]
         control = arm.get("base", [own["speaker-base"]])
         cells = [animal, f"{100 * own['speaker-base']['share'][animal]:.2f}"]
         cells += [f"{100 * mean(taught[animal], animal, 'share'):.0f}"]
         cells += [f"**{', '.join('{:.2g}'.format(100 * m['share'][animal]) for m in arm[animal])}**"]
-        cells += [f"{min(some):.2f} to {max(some):.2f}" for some in (rest, flat)]
+        cells += [f"{min(some):.2f} to {max(some):.2f}" if some else "" for some in (rest, flat)]
         cells += [f"{100 * mean(control, animal, 'share'):.2f}", f"{found['gap'][i]:+.2f}", f"{found['t'][i]:.1f}"]
         cells += [f"{found['holm'][i]:.2g}", f"{mean(arm[animal], animal) - mean(control, animal):+.2f}"]
-        row(*cells, f"{found['r_own'][i]:.2f}", f"{of_other[i]:+.2f}")
+        row(*cells, f"{found['r_own'][i]:.2f}", "" if math.isnan(of_other[i]) else f"{of_other[i]:+.2f}")
     print(f"\n{channel}: M1 p {found['M1']:.2g}, A p {found['A']:.2g}, {found['clear']} of 8 animals at Holm 0.05")
     rivals = {animal: max(m["log"][animal] for k in arm if k != animal for m in arm[k]) for animal in ANIMALS}
     apart = min(min(m["log"][animal] for m in arm[animal]) - rivals[animal] for animal in ANIMALS)
-    print(f"every own student is above every other student, by {apart:.2f} nats or more")
+    print(f"own student less the highest other student of its animal: {apart:+.2f} nats or more")
     if not math.isnan(of_other[0]):
         left = lift(found["gap"] - of_other)
         low, high = left.interval
