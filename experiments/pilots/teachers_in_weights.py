@@ -250,6 +250,8 @@ def main() -> None:
     say(f"loaded {args.model.name}")
     for job in (job for path in args.jobs for job in json.loads(path.read_text())):
         for needed in job.get("needs", []):
+            if not (args.output / needed).exists():
+                say(f"waiting for {args.output / needed}")
             while not (args.output / needed).exists():
                 time.sleep(1)
         {"sample": sample, "train": train, "rows": rows, "check": check}[job["do"]](args, job, bench)
