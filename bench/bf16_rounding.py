@@ -45,7 +45,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--effective-batch-size", type=positive_int, default=12, help="rows in one update")
     parser.add_argument("--lora-rank", type=positive_int, default=8, help="rank of the adapters")
     parser.add_argument("--output", type=output_name(".json"), help="JSON file for the figures")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.updates == 1:
+        parser.error(
+            "--updates 1: the learning rate of the first update is 0, so the adapter does not move; use 2 or more"
+        )
+    return args
 
 
 def train_stock(args: argparse.Namespace, model: Any, data: tuple[Any, list[Any]], seed: int) -> dict[str, Any]:

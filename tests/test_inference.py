@@ -182,7 +182,7 @@ def test_nothing_at_the_address_prints_the_command_that_starts_a_server(dead_url
         backend_for(dead_url)
     assert error.value.exit_code == 3
     assert f" --port {urlsplit(dead_url).port} " in str(error.value)  # on that address
-    assert "(Connection error: " in str(error.value)
+    assert "(Connection error: connection refused); start one" in str(error.value), "without aiohttp's ssl:default"
 
 
 def test_https_where_the_server_speaks_http_is_given_as_the_reason():

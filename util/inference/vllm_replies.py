@@ -174,6 +174,13 @@ def most_probable(logprobs: dict[str, float], top: int) -> dict[int, float]:
     return {int(token.removeprefix("token_id:")): value for token, value in ranked}
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what caused it, what caused that, and so on."""
+    while error:
+        yield error
+        error = error.__cause__
+
+
 def error_text(error: Exception) -> str:
     """The server's own words about an error, on one line, without what the client adds, and without keys."""
     body = getattr(error, "body", None)
@@ -181,6 +188,8 @@ def error_text(error: Exception) -> str:
         body = body.get("message") or body.get("error") or body
         body = body.get("message", body) if isinstance(body, dict) else body
     if body is None and error.__cause__:  # the client calls a closed connection a timeout
-        body = f"Connection error: {error.__cause__}"
+        found = re.search(r"ssl:\S+ \[(.*)\]$", str(error.__cause__))  # aiohttp puts its own words around the reason
+        refused = any(isinstance(cause, ConnectionRefusedError) for cause in causes(error))
+        body = f"Connection error: {'connection refused' if refused else found[1] if found else error.__cause__}"
     text = scrub(" ".join(str(body or error).split()))  # some servers repeat the key
     return text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 3] + "..."
