@@ -137,6 +137,13 @@ def test_a_file_that_changes_while_it_is_packed_is_named_and_no_pack_is_left(res
     assert not list(tmp_path.glob("r.tar.gz*"))
 
 
+def test_every_file_is_hashed_once(results, tmp_path, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(take_home, "sha256_file", lambda path: hashed.append(path) or sha256_file(path))
+    contents = pack(results, tmp_path / "r.tar.gz", adapters=True)
+    assert len(hashed) == len(set(hashed)) == len(contents["files"])
+
+
 def test_the_manifest_of_an_unfinished_file_changes_all_the_time_and_is_left_out(results, tmp_path):
     write_rows(results / "results-new.jsonl.partial", "eval")
     contents = pack(results, tmp_path / "r.tar.gz", adapters=True)
