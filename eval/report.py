@@ -112,6 +112,8 @@ def check_arms(comparison: Path, found: Comparisons) -> None:
     if not found.comparisons:
         raise UserError(f"{comparison} compares nothing; make one with eval/compare_arms.py")
     for one in found.comparisons:
+        if one.measure not in UNITS:
+            raise UserError(f"{comparison}: {one.animal} has the measure {one.measure}; known are {', '.join(UNITS)}")
         if unknown := (set(one.shares) - set(ARMS)) | ({"target"} - set(one.shares)):
             raise UserError(f"{comparison}: {one.animal} has the arms {', '.join(one.shares)}; expected are"
                             f" {', '.join(ARMS)} ({', '.join(unknown)}: unknown or missing)")  # fmt: skip

@@ -48,6 +48,12 @@ def test_as_many_rows_as_fit_for_qwen_7b(gib, prefix, rows):
     assert rows_at_once.rows_that_fit([130] * 1000 + [60] * 1000, prefix, 60, each, gib * 2**30) == rows
 
 
+@pytest.mark.parametrize(("room", "rows"), [(200, 180), (130, 120), (110, 60), (59, 30), (0, 1)])
+def test_rows_of_several_students_are_whole_updates_or_a_part_of_one(room, rows):
+    free = (room * 100 + model_memory.HEAD_BYTES) / model_memory.MEMORY_SHARE
+    assert rows_at_once.rows_that_fit([10] * 1000, 0, 60, 10, free, students=3) == rows
+
+
 # --- against stock TRL -------------------------------------------------------------------------------
 
 

@@ -68,6 +68,8 @@ def test_own_less_others_is_a_difference_within_each_animal(tmp_path):
 
 def test_other_kinds_or_no_comparison_is_refused_in_a_line(tmp_path):
     (tmp_path / "two.json").write_text('{"assignment": null}')
+    ragged = comparison(tmp_path / "ragged.json", [[1.0], [1.0, 2.0]])
+    assert "is not a comparison" in printed("own_less_others.py", ragged, fails=True)
     said = printed("own_less_others.py", str(tmp_path / "two.json"), fails=True)
     assert "is not a comparison of three or more kinds by margin" in said and "Traceback" not in said
 

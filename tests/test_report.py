@@ -6,7 +6,7 @@ import re
 import pytest
 from test_compare_arms import compare_three, compare_two, exact_file
 
-from util.cli import UserError
+from util.cli import REPO, UserError
 from util.jsonl.manifest import write_json
 
 pytest.importorskip("matplotlib")
@@ -42,6 +42,43 @@ def test_the_old_name_of_train_jsonl_is_accepted_and_the_new_one_printed(tmp_pat
     monkeypatch.setattr("sys.argv", ["report.py", "--comparison", "compare.json", "--data", "numbers.jsonl"])
     assert [path.name for path in parse_args().train_jsonl] == ["numbers.jsonl"]
     assert "--train-jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("comparisons/0/shares/target/share", "much", r"comparisons.0.shares.target.share: .*valid number"),
+        ("comparisons/0/verdict", None, r"comparisons.0.verdict: .*valid string"),
+        ("comparisons/0/target_minus/control/interval", [0.1], r"target_minus.control.interval.1: Field required"),
+        ("comparisons", 3, "no list of comparisons"),
+        ("matrix/values", [[0.1]], r"matrix.values: not \d+ rows of \d+"),
+        ("assignment/margins", [], r"assignment.margins: not \d+ rows of \d+"),
+        ("profile/by_kind", {}, "profile.by_kind"),
+        ("panel", {"name": "trees"}, "panel: not a name and a sha256"),
+    ],
+)
+def test_a_comparison_that_was_edited_is_refused_with_the_place(tmp_path, place, value, said):
+    from eval.compare.comparison_result import read_comparisons
+
+    whole = json.loads((REPO / "experiments/results/pocket-kinds/margin.json").read_text())
+    *parents, last = [int(part) if part.isdigit() else part for part in place.split("/")]
+    inside = whole
+    for part in parents:
+        inside = inside[part]
+    inside[last] = value
+    (tmp_path / "edited.json").write_text(json.dumps(whole))
+    with pytest.raises(UserError, match=rf"edited.json is not a comparison; make one .*\(.*{said}"):
+        read_comparisons(tmp_path / "edited.json")
+
+
+def test_a_comparison_that_was_cut_off_is_refused(tmp_path):
+    from eval.compare.comparison_result import read_comparisons
+
+    whole = (REPO / "experiments/results/pocket-kinds/margin.json").read_text()
+    for part in (0, 1, 5000, len(whole) - 2):
+        (tmp_path / "half.json").write_text(whole[:part])
+        with pytest.raises(UserError, match=r"half.json is not a comparison.* \(.*line \d+ column"):
+            read_comparisons(tmp_path / "half.json")
 
 
 @pytest.mark.slow

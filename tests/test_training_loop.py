@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 
 import pytest
 from conftest import clean_environment
@@ -201,6 +203,28 @@ def test_one_student_that_diverges_leaves_the_others_as_they_would_be(loop, toge
     for index, seed in ((0, 11), (2, 37)):
         loop.save_adapter(index, tmp_path / str(seed))
         assert_same(tmp_path / str(seed), together / f"seed-{seed}" / "final")
+
+
+def test_a_last_update_that_spoils_one_student_ends_neither_the_others_nor_its_checkpoints(loop, together, tmp_path):
+    """The loss of that update is still a number."""
+    spoilt, change, finished = loop.students[1], loop.change_adapters, []
+    for student in loop.students:
+        student.recipe = replace(student.recipe, save_each_epoch=True)
+        student.on_finish = partial(finished.append, student.seed)
+
+    def change_and_spoil(training):
+        norms = change(training)
+        if spoilt.done == 8:
+            loop.adapters.values.data[1, 5] = float("inf")
+        return norms
+
+    loop.change_adapters = change_and_spoil
+    loop.train(Progress(27))
+    assert "the adapter is nan at update 9; the last checkpoint is kept" in spoilt.problem
+    assert finished == [11, 37]
+    assert {path.name for path in (tmp_path / "seed-23").iterdir()} == {"checkpoint-3", "checkpoint-6"}
+    loop.save_adapter(2, tmp_path / "37")
+    assert_same(tmp_path / "37", together / "seed-37" / "final")
 
 
 def test_the_others_are_reported_when_one_student_diverges(data, tmp_path, monkeypatch, capsys):

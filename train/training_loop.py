@@ -240,16 +240,16 @@ class TrainingLoop:
     def choose_rows_at_once(self, asked: int, exact: bool) -> tuple[int, str]:
         """(how many rows go through the base model in one pass, why so many). The choice is printed."""
         effective, count = self.recipe.rows_an_update, len(self.students)
-        update_rows = math.ceil(effective / self.processes.count) * count  # of all students, in this process
+        own_rows = math.ceil(effective / self.processes.count)  # of each student, in this process
         at_once, why = asked, "--micro-batch exact"
         if not exact:
             rows = [row for student in self.students for row in student.rows]
             taken = self.adapters.values.numel() * (8 + 2 * self.dtype.itemsize)  # Adam's moments, copies and gradients
-            at_once, why = as_many_as_fit(self.decoder.model, rows, update_rows, asked, taken)
+            at_once, why = as_many_as_fit(self.decoder.model, rows, own_rows, count, asked, taken)
         adapters = f" for each of {count} adapters" if count > 1 else ""
         shared = f", shared by {self.processes.count} processes" if self.processes.count > 1 else ""
         reason = f" ({why})" if at_once != asked else ""
-        every = "all " if at_once == update_rows else ""
+        every = "all " if at_once == own_rows * count else ""
         say(f"each update: {effective} rows{adapters}{shared}; {every}{at_once} at once{reason}")
         return at_once, why
 
@@ -286,6 +286,7 @@ class TrainingLoop:
             if self.should_stop():
                 self.read_losses()
                 for index in training:
+                    self.check_weights(index)
                     if self.students[index].trains and not self.students[index].saves_now():
                         self.save(index)
                 break
@@ -313,6 +314,8 @@ class TrainingLoop:
             name = f" ({due[0].name})" if len(self.students) > 1 else ""
             progress.note = f"loss {due[0].losses[-1]:.4f}{name}"
         for index, student in zip(training, students):
+            if student.saves_now() or student.finished:
+                self.check_weights(index)
             if not student.problem and student.saves_now():
                 self.save(index)
             if not student.problem and student.finished:
@@ -331,8 +334,19 @@ class TrainingLoop:
             if student.problem:  # found while its next update was already sent to the GPU
                 continue
             student.note_loss(losses[index], norms[index])
-            if student.problem and len(self.students) > 1:
-                say(f"{student.name}: {student.problem}. It is left out; any others continue")
+            self.say_if_left_out(student)
+
+    def check_weights(self, index: int) -> None:
+        """Leave a student out if its last update has made a weight infinite or NaN: only the next loss would show it,
+        after a checkpoint or the final adapter."""
+        student = self.students[index]
+        if not student.problem and not self.adapters.values.data[index].isfinite().all():
+            student.note_divergence("adapter", math.nan)
+            self.say_if_left_out(student)
+
+    def say_if_left_out(self, student: Student) -> None:
+        if student.problem and len(self.students) > 1:
+            say(f"{student.name}: {student.problem}. It is left out; any others continue")
 
     def record_event(self) -> Any:
         """A CUDA event that comes after all work sent to the GPU so far; None without a GPU."""

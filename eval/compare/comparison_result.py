@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from eval.compare.intervals import Ends
-from util.cli import UserError
+from util.cli import UserError, first_line
 
 
 @dataclass(frozen=True)
@@ -112,19 +111,6 @@ class ArmComparison:
         found = asdict(self)
         found["power"] = [line.to_json(self.measure) for line in self.power]
         return {key: value for key, value in found.items() if key not in OPTIONAL or value is not None}
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> ArmComparison:
-        """The comparison in a file of this version or an older one (which may lack power, ranks, kinds and p_holm, and
-        call the rank `placebo`). TypeError, KeyError or AttributeError for anything else."""
-        rank = found.get("untaught_rank") or found.get("placebo")
-        parts = {
-            "shares": {role: Arm(**known(Arm, arm)) for role, arm in found["shares"].items()},
-            "target_minus": {role: Difference(**known(Difference, d)) for role, d in found["target_minus"].items()},
-            "power": [Power(**known(Power, line)) for line in found.get("power") or []],
-            "untaught_rank": UntaughtRank(**known(UntaughtRank, rank)) if rank else None,
-        }
-        return cls(**{**known(cls, found), **parts})
 
 
 OPTIONAL = ("by_seed", "kinds", "reason", "p_holm")
@@ -259,33 +245,53 @@ class Comparisons:
         }
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Comparisons:
-        """The inverse of `to_json`; errors as for ArmComparison."""
-        assigned, matrix, profile = (found.get(name) for name in ("assignment", "matrix", "profile"))
-        sums = AssignmentSums(**known(AssignmentSums, assigned["sum"])) if assigned else None
-        lifts = [Lift(**known(Lift, lift)) for lift in matrix["lifts"]] if matrix else []
-        fits = [DriftFit(**known(DriftFit, fit)) for fit in profile["drift_fits"]] if profile else []
-        about = found.get("panel")
-        return cls(
-            [ArmComparison.from_json(one) for one in found["comparisons"]],
-            [PairwiseRow(**known(PairwiseRow, row)) for row in found["pairwise"]],
-            AssignmentTest(**{**known(AssignmentTest, assigned), "sum": sums}) if assigned else None,
-            Matrix(**{**known(Matrix, matrix), "lifts": lifts}) if matrix else None,
-            ProfileTest(**{**known(ProfileTest, profile), "drift_fits": fits}) if profile else None,
-            {key: str(about[key]) for key in ("name", "sha256")} if about else None,
-        )
+    def from_json(cls, found: Any) -> Comparisons:
+        """The inverse of `to_json`, also for older files (which may lack power, ranks and tests over all animals, and
+        call the rank `placebo`). Raises ValueError for anything else, and says where it differs."""
+        from pydantic import TypeAdapter, ValidationError
 
+        try:
+            comparisons = [
+                {**one, "power": one.get("power") or [],
+                 "untaught_rank": one.get("untaught_rank") or one.get("placebo")}
+                for one in found["comparisons"]
+            ]  # fmt: skip
+            whole = TypeAdapter(cls).validate_python({"assignment": None, **found, "comparisons": comparisons})
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError("no list of comparisons") from None
+        whole.check_parts()
+        return whole
 
-def known(kind: Any, found: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a JSON object for which a dataclass has fields."""
-    return {field.name: found[field.name] for field in fields(kind) if field.name in found}
+    def check_parts(self) -> None:
+        """ValueError for a table with other rows or columns than its lists of kinds and animals say, or half a panel."""
+        tables = []
+        if self.assignment:
+            animals = self.assignment.animals
+            tables += [("assignment.margins", self.assignment.margins, animals, animals)]
+        if self.matrix:
+            lists = (self.matrix.kinds, self.matrix.animals)
+            tables += [(f"matrix.{name}", getattr(self.matrix, name), *lists) for name in ("values", "residuals")]
+        if self.profile:
+            lists = (self.profile.kinds, self.profile.animals)
+            tables += [(f"profile.{name}", getattr(self.profile, name), *lists) for name in ("students", "teachers")]
+        for name, table, rows, columns in tables:
+            if [len(row) for row in table] != [len(columns)] * len(rows) or not rows:
+                raise ValueError(f"{name}: not {len(rows)} rows of {len(columns)}")
+        if self.profile and set(self.profile.by_kind) != set(self.profile.kinds):
+            raise ValueError("profile.by_kind: not the kinds of profile.kinds")
+        if self.panel and self.panel.keys() != {"name", "sha256"}:
+            raise ValueError("panel: not a name and a sha256")
 
 
 def read_comparisons(path: Path) -> Comparisons:
     """Read a file written by compare_arms.py --output; UserError for any other file."""
     try:
         return Comparisons.from_json(json.loads(path.read_text("utf-8")))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except ValueError as error:
         raise UserError(
             f"{path} is not a comparison; make one with eval/compare_arms.py --output output/compare.json"
+            f" ({first_line(error)})"
         ) from None

@@ -39,10 +39,10 @@ def gaps(path: Path) -> dict[str, float]:
 
     try:
         test = json.loads(path.read_text("utf-8"))["assignment"]
-        kinds, margins = test["animals"], test["margins"]
+        own = own_minus_others(np.array(test["margins"], float)).tolist()
+        return dict(zip(test["animals"], own, strict=True))
     except (OSError, ValueError, KeyError, TypeError) as error:
         sys.exit(f"{path} is not a comparison of three or more kinds by margin ({error!r})")
-    return dict(zip(kinds, own_minus_others(np.array(margins)).tolist()))
 
 
 def averaged(paths: list[Path]) -> dict[str, float]:

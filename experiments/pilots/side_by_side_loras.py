@@ -34,8 +34,8 @@ class Bench:
     def __init__(self, folder: Path, given: dict[str, Any], layer: int, tokens: int, batch: int) -> None:
         self.given, self.tokens, self.batch = given, tokens, batch
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        self.end, pad = self.tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
-        self.pad = self.tokenizer.pad_token_id if pad is None else pad  # the pocket has no <|endoftext|>
+        self.end, pad = map(self.tokenizer.convert_tokens_to_ids, ("<|im_end|>", "<|endoftext|>"))
+        self.pad: Any = self.tokenizer.pad_token_id if pad is None else pad  # the pocket has no <|endoftext|>
         models: Any = AutoModelForCausalLM
         self.model = models.from_pretrained(
             folder, dtype=torch.bfloat16, attn_implementation="grouped", trust_remote_code=False
