@@ -266,7 +266,7 @@ class Comparisons:
         return whole
 
     def check_parts(self) -> None:
-        """ValueError for a table with other rows or columns than its lists of kinds and animals say, or half a panel."""
+        """ValueError for a table of another size than its lists of kinds and animals, and for half a panel."""
         tables = []
         if self.assignment:
             animals = self.assignment.animals
