@@ -90,7 +90,7 @@ for measure in margin share; do
 done
 tar xf $results/trees/measures.tar.xz -C output
 made=output/trees-seeds-112-113
-STEPS=compare SEEDS="112 113" OUT=$made experiments/pilots/trees_or_sixteen_animals.sh >/dev/null 2>&1
+STEPS=compare SEEDS="112 113" OUT=$made experiments/pilots/trees_or_sixteen_animals.sh >/dev/null
 cp $made/code.json $results/trees/
 sed '/^wrote  */d; /^time  */d' $made/code.txt >$results/trees/code.txt
 cp $made/code.matrix.png $results/trees/matrix.png
