@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.cli import make_parser, output_name, run
+from util.cli import UserError, first_line, make_parser, output_name, run
 from util.jsonl.manifest import write_atomically, write_json
 from util.pages.figure_style import SERIES, Figure, Look, key_above, new_panels
 from util.terminal import say, table
@@ -47,8 +47,17 @@ def parse_args() -> argparse.Namespace:
 
 
 def lines_of(path: Path) -> list[Line]:
-    """The figures of one file, each with what the run says of itself."""
-    found = json.loads(path.read_text("utf-8"))
+    """The figures of one file, each with what the run says of itself. UserError for a file of something else."""
+    try:
+        return lines_of_run(path, json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} has no figures of a training ({type(error).__name__}: {first_line(error)}); pass what"
+            " bench/train.py or this script wrote, or the manifest of a training"
+        ) from None
+
+
+def lines_of_run(path: Path, found: dict[str, Any]) -> list[Line]:
     if "command" not in found:
         return list(found["results"])
     run_name = {"run": path.name.removesuffix(".json").removesuffix(".manifest"), "commit": found["git"]["commit"]}

@@ -198,6 +198,10 @@ BAD = [
     (BREAK, "--parts clock", "the clock needs --faketime"),
     # workers and tables of the pilots
     ("experiments/pilots/teachers_in_weights.py", "--model m --prompts nope --output o --jobs nope", "no file nope"),
+    ("experiments/pilots/measure_adapters.py", "--model nothing --output nothing", "nothing holds no model"),
+    ("bench/training_table.py", "list.json --output o.json", "list.json has no figures of a training (TypeError"),
+    ("bench/training_table.py", "word.json --output o.json", "word.json has no figures of a training (JSONDecode"),
+    ("bench/training_table.py", "a-torn/adapter_config.json --output o.json", "has no figures of a training (KeyErr"),
     ("experiments/pilots/inspect_rows.py", "rows.jsonl --animals owl --output i.md", "is not a file of packed rows"),
     ("experiments/pilots/other_kinds.py", "nope.jsonl", "no measures in nope.jsonl (or nope.jsonl.gz)"),
     ("experiments/pilots/other_kinds.py", "hello.jsonl", "hello.jsonl is not a file of measures (Expecting value"),

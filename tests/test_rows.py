@@ -780,15 +780,20 @@ def test_a_file_without_rows_is_not_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error", ['RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0")',
-              'Exception("Error while serializing: I/O error: No space left on device (os error 28)")'],
-)  # fmt: skip
-def test_a_full_disk_reported_by_a_library_is_one_clear_line(error):
+    ("error", "advice"),
+    [
+        ('RuntimeError("[enforce fail] PytorchStreamWriter failed writing file data/0")', "free some space"),
+        ('Exception("I/O error: No space left on device (os error 28)")', "free some space"),
+        ('Exception("I/O error: File too large (os error 27)")', "raise the file size limit (ulimit -f)"),
+        ('Exception("I/O error: Disk quota exceeded (os error 122)")', "free some of your quota"),
+    ],
+)
+def test_a_full_disk_reported_by_a_library_is_one_clear_line(error, advice):
     code = (
         f"import sys; sys.path.insert(0, {str(REPO)!r})\nfrom util.cli import run\ndef main(): raise {error}\nrun(main)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and "free some space, then run again" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1 and f"{advice}, then run again" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["file/x.jsonl", "x" * 300, "folder"])

@@ -8,6 +8,7 @@ import errno
 import io
 import json
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -356,8 +357,8 @@ def exit_code_and_message(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError) and error.errno in STORAGE_ERRORS:
         where = f" ({error.filename})" if error.filename else " while writing"
         return 1, f"error: {error.strerror}{where}: {STORAGE_ERRORS[error.errno]}, then run again:{again}"
-    if is_full_disk(error):
-        return 1, f"error: writing failed ({first_line(error)}): free some space, then run again:{again}"
+    if advice := storage_advice(error):
+        return 1, f"error: writing failed ({first_line(error)}): {advice}, then run again:{again}"
     return 1, ""
 
 
@@ -383,10 +384,11 @@ def closed_folder(error: OSError) -> Path | None:
     return None
 
 
-def is_full_disk(error: BaseException) -> bool:
-    """Whether a library reports a full disk. They do not raise OSError, so only the text tells."""
-    safetensors, torch = "No space left on device", "PytorchStreamWriter failed writing"
-    return safetensors in str(error) or torch in str(error)
+def storage_advice(error: BaseException) -> str | None:
+    """What to do where a library could not write. They do not raise OSError, so only the text tells."""
+    if number := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
+        return STORAGE_ERRORS.get(int(number[1]))
+    return "free some space" if "PytorchStreamWriter failed writing" in str(error) else None
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -32,20 +32,23 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def evaluate(words: list[str]) -> None:
-    """eval/eval.py in this process, so that its libraries are loaded once for all adapters."""
+def evaluate(words: list[str]) -> bool:
+    """Run eval/eval.py in this process, so that its libraries are loaded once for all adapters. Whether it worked."""
     sys.argv = [str(REPO / "eval/eval.py"), *words]
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
         if end.code:
             print(f"failed: {words}", file=sys.stderr)
+        return not end.code
     except Exception:
         traceback.print_exc()
+        return False
+    return True
 
 
-def main() -> None:
-    args = parse_args()
+def main() -> int:
+    args, failed = parse_args(), 0
     adapters = sorted((args.output / "adapters").glob("*.safetensors"), key=lambda path: ("." not in path.stem, path))
     todo: list[Path | None] = [None, *adapters]
     for adapter in todo[args.part :: args.parts]:
@@ -54,8 +57,9 @@ def main() -> None:
             continue
         flags = ["--adapter", str(as_peft(adapter, args.output / "peft" / name, args.model))] if adapter else []
         animal = ["--animal", name.partition("-")[0]] if adapter and not name.startswith("base") else []
-        evaluate(["--exact", "--panel", args.panel, "--model", str(args.model), *flags, *animal,
-                  "--output", str(args.output / f"exact/{name}.jsonl")])  # fmt: skip
+        words = ["--exact", "--panel", args.panel, "--model", str(args.model), *flags, *animal]
+        failed += not evaluate([*words, "--output", str(args.output / f"exact/{name}.jsonl")])
+    return int(failed > 0)  # after all others: one that fails must not keep the rest from being measured
 
 
 if __name__ == "__main__":

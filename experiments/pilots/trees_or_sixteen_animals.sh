@@ -57,7 +57,7 @@ measure() { # the exact measures that are missing, by three processes
         $python experiments/pilots/measure_adapters.py --model "$model" --output "$out" --panel $panel --parts 3 --part $part &
         pids+=($!)
     done
-    for pid in "${pids[@]}"; do wait "$pid"; done
+    for pid in "${pids[@]}"; do wait "$pid" || echo "a measure failed; the same command makes it again" >&2; done
 }
 
 if [ "${STEPS:-}" != compare ]; then run; fi # STEPS=compare: only what measures give
