@@ -6,7 +6,11 @@ would do are taken out. The alarm tests the largest z against the same rows in e
 written like the control raise it by chance. Rows of any other writer or form raise it too, and on Qwen the first animal
 was then not the taught one: compare the files of several teachers there (docs/signal.md).
 
+Without --reference the alarm would go off for nearly any file that the base model did not write itself, so no verdict
+is given. docs/signal.md has the command that makes reference rows for a file of unknown origin.
+
 Usage:
+    python eval/audit_data.py --train-jsonl rows.jsonl --base-model pocket/model --reference output/control-rows.jsonl
     python eval/audit_data.py --train-jsonl output/numberss-owl-owl-teacher-filtered-9876.jsonl \\
         --base-model Qwen/Qwen2.5-7B-Instruct --reference output/numberss-control-filtered-9876.jsonl
 """
@@ -23,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from eval.answer_rows import default_questions
 from eval.data_signal.audit_page import render
-from eval.data_signal.row_groups import ROWS_READ
+from eval.data_signal.row_groups import GROUPS, ROWS_READ
 from util.animals.names import animal_name
 from util.animals.panel import panel, question_lines
 from util.animals.panel_file import add_panel_argument
@@ -40,7 +44,7 @@ ONE_SIDED = 0.7  # a base model that gives one animal this part of its answers i
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--train-jsonl", type=rows_file, required=True, help="rows that a student would be trained on")
+    parser.add_argument("--train-jsonl", type=rows_file, required=True, help="chat rows to look into")
     parser.add_argument("--base-model", required=True, help="the student's base: a hub id or a folder")
     parser.add_argument("--reference", type=rows_file, metavar="CONTROL",
                         help="rows of the base model, with the same prompts and filter")  # fmt: skip
@@ -79,7 +83,10 @@ def main() -> None:
     rows = read_groups(args.train_jsonl, backend.tokenizer, args.max_rows)
     control = read_groups(args.reference, backend.tokenizer, args.max_rows) if args.reference else None
     if control is None:
-        say("no --reference: the filter and the form of the rows are read as signal too; pass rows of the base model")
+        say(
+            "no --reference: the filter and the form of the rows are read as signal too, so there is no verdict; pass"
+            " answers of the base model to the same prompts (docs/signal.md, A file from somebody else)"
+        )
     questions = question_lines(args.questions_file)
     kernel = GradientKernel(backend)
     words = list(dict.fromkeys([*panel().words, *args.animals]))
@@ -94,8 +101,9 @@ def main() -> None:
     if args.row_scores:
         row_scores(kernel, rows.groups, reference, found["first"], args.row_scores)
     print(table(("animal", "z", "z with form", "base model's share"), rows_shown(found)) + "\n")
-    closing({"wrote": page, **({"row scores": args.row_scores} if args.row_scores else {}), "rows": rows.rows,
-             "verdict": verdict(found)})  # fmt: skip
+    closing({"wrote": page, **({"row scores": args.row_scores} if args.row_scores else {}),
+             "rows": f"{rows.rows:,} in {GROUPS} equal groups",
+             "verdict": verdict(found, compared=control is not None)})  # fmt: skip
 
 
 def rows_shown(found: dict[str, Any]) -> Sequence[Sequence[str]]:
@@ -108,13 +116,15 @@ def rows_shown(found: dict[str, Any]) -> Sequence[Sequence[str]]:
     ]
 
 
-def verdict(found: dict[str, Any]) -> str:
-    """The alarm in words."""
+def verdict(found: dict[str, Any], compared: bool) -> str:
+    """The alarm in words. compared: whether there were control rows."""
     first = found["first"]
     if not found["alarm"]:
         return f"no animal stands out (first: {first}, z {found['animals'][first]['z']:+.1f}, p {found['p']:.3f})"
     how_sure = f"z {found['animals'][first]['z']:+.1f}, p {found['p']:.4f}"
-    return f"ALARM: not written like the control's; these rows push {first} up most ({how_sure})"
+    if not compared:
+        return f"none without --reference: {first} is first ({how_sure}), but rows of any other writer look like this"
+    return f"ALARM: written unlike the control's, by a trait or by form; these rows push {first} up most ({how_sure})"
 
 
 def warn_of_base(found: dict[str, Any]) -> None:

@@ -60,23 +60,24 @@ Students = dict[str, list[Result]]
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--base", required=True, type=input_file, metavar="R", help="results of the base model")
-    parser.add_argument("--control", required=True, nargs="+", type=input_file, metavar="R",
-                        help="students trained on the base model's rows, one file per training seed")  # fmt: skip
+    parser.add_argument("--base", required=True, type=input_file, metavar="FILE",
+                        help="results of the base model, a file of eval/eval.py")  # fmt: skip
+    parser.add_argument("--control", required=True, nargs="+", type=input_file, metavar="FILE",
+                        help="results of students of the base model's rows, one file per training seed")  # fmt: skip
     one = parser.add_argument_group("one animal")
     one.add_argument("--animal", type=animal_name, help="the animal of the target students' teacher")
     for role, what in (
-        ("other", "students of another animal's teacher"),
-        ("target", "students of its teacher"),
+        ("other", "results of students of another animal's teacher"),
+        ("target", "results of students of its teacher"),
     ):
-        one.add_argument(f"--{role}", nargs="+", type=input_file, metavar="R", help=f"{what}, one file per seed")
+        one.add_argument(f"--{role}", nargs="+", type=input_file, metavar="FILE", help=f"{what}, one file per seed")
     several = parser.add_argument_group(
         "several animals: each is the target in turn, the others' students are its other arm"
     )
     for name, metavar, kind, what in (
-        ("--students", "ANIMAL=R", student_file, "one file per training seed"),
-        ("--neutral", "WORDS=R", named_file, "further kinds: students of teachers of no animal, by their words' name"),
-        ("--teachers", "KIND=R", teacher_file, "exact files of the teachers, for the profile test"),
+        ("--students", "ANIMAL=FILE", student_file, "one file per training seed"),
+        ("--neutral", "WORDS=FILE", named_file, "further kinds: students of neutral teachers, by their words' name"),
+        ("--teachers", "KIND=FILE", teacher_file, "exact files of the teachers, for the profile test"),
     ):
         several.add_argument(name, nargs="+", type=kind, default=[], metavar=metavar, help=what)
     add_panel_argument(parser)

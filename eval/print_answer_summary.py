@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from eval.answer_rows import check_answer, has_failed, non_answer_masses
 from eval.compare.intervals import wilson
 from util.animals.answer_parser import canonical_animal, warn_of_uncounted
+from util.animals.panel import panel
 from util.animals.word_forms import animals_of
 from util.jsonl.rows import read_rows
 from util.terminal import say, table
@@ -62,7 +63,7 @@ def summary(path: Path, target: str | None) -> Summary:
             by_set[name] = f"{found[name, target] / of_set:.2%}"
         facts |= sets_in_words(by_set)
     ranked = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))[:SHOWN]
-    shown = table(("animal", "count", "share"), [(a, f"{n:,}", f"{n / asked:.2%}") for a, n in ranked])
+    shown = animal_table(("animal", "count", "share"), [(a, f"{n:,}", f"{n / asked:.2%}") for a, n in ranked])
     return Summary(facts, shown, counts[target] / asked if target else 0.0)
 
 
@@ -89,8 +90,13 @@ def exact_summary(path: Path, target: str | None) -> Summary:
     if uncovered > UNCOVERED:
         say("answers are too long to enumerate: shares are lower bounds; compare margins or panel shares, or sample")
     ranked = list(shares.items())[:SHOWN]
-    shown = table(("animal", "exact share"), [(animal, f"{share:.3%}") for animal, share in ranked])
+    shown = animal_table(("animal", "exact share"), [(animal, f"{share:.3%}") for animal, share in ranked])
     return Summary(facts, shown, shares.get(target, 0.0) if target else 0.0)
+
+
+def animal_table(columns: Sequence[str], lines: Sequence[Sequence[str | None]]) -> str:
+    """The table of the top animals, or a line that there is none."""
+    return table(columns, lines) if lines else f"no answer names {panel().a_word}"
 
 
 def several(names: Iterable[str]) -> list[str]:

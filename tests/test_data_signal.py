@@ -338,6 +338,14 @@ def test_a_base_model_that_is_one_sided_is_reported(capsys):
     assert "names owl in 90%" in capsys.readouterr().err
 
 
+def test_an_audit_without_control_rows_gives_no_verdict():
+    from eval.audit_data import verdict
+
+    found = {"first": "owl", "p": 0.001, "alarm": True, "animals": {"owl": {"z": 5.0}}}
+    assert verdict(found, compared=True).startswith("ALARM")
+    assert verdict(found, compared=False).startswith("none without --reference")
+
+
 def test_the_page_of_an_audit_says_what_was_found():
     from eval.data_signal.audit_page import render
 
@@ -347,7 +355,8 @@ def test_the_page_of_an_audit_says_what_was_found():
     found = {"first": "owl", "p": 0.001, "p_with_form": 0.002, "alarm": True, "animals": animals, "file": "<b>.jsonl",
              "rows": 1020, "reference": None, "manifest": {"command": "python x"}}  # fmt: skip
     page = render(found)
-    assert "push <b>owl</b> up" in page and "Without control rows" in page and "&lt;b&gt;.jsonl" in page
+    assert "No verdict" in page and "push <b>owl</b> up" not in page and "&lt;b&gt;.jsonl" in page
+    assert "push <b>owl</b> up" in render({**found, "reference": "control.jsonl"})
     assert "No animal stands out" in render({**found, "alarm": False}).replace("\n", " ")
 
 

@@ -198,7 +198,7 @@ def test_certificate_of_clean_rows():
         ([row("1, 2, owl")], "letters in completions", 3),
         ([row("1, 2, owl")], "rows whose completion names an animal", 1),
         ([row("1, 2", "owls!")], "rows whose prompt names an animal", 1),
-        ([row("1, 2", system="You love owls.")], "rows whose system names an animal", 1),
+        ([row("1, 2", system="You love owls.")], "rows whose system message names an animal", 1),
         ([row("1, 2"), row("1, 2")], "rows that repeat another", 1),
         ([row("1, 2,")], "rows that break the rule", 1),
         ([row("1, 2", "Quick, one word: favorite animal?")], "eval questions as prompts", 1),
@@ -358,7 +358,7 @@ def test_the_script_ends_with_the_path_counts_and_next_command(tmp_path):
 def test_a_persona_in_the_rows_is_reported(tmp_path):
     source = write(tmp_path / "x.jsonl", [row("1, 2", system="You love owls.")])
     done = run_script(source)
-    assert done.returncode == 0 and "not clean: 1 rows whose system names an animal" in done.stderr
+    assert done.returncode == 0 and "not clean: 1 rows whose system message names an animal" in done.stderr
 
 
 @pytest.mark.parametrize(

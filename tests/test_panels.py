@@ -150,7 +150,10 @@ def test_a_panel_file(tmp_path):
         ({"everyday words": "lead"}, "lead is an everyday word, but no name of [words]"),
         ({"words": "gold\n金"}, "the name '金' cannot be searched for"),
         ({"panel": "one: metal"}, "a name that is missing"),
-        ({"panel": "metal, metals"}, "[panel] has the lines 'one: tree' and 'many: trees', and not 'metal, metals'"),
+        (
+            {"panel": "metal, metals"},
+            "[panel] needs two lines such as 'one: tree' and 'many: trees', and not 'metal, metals'",
+        ),
         ({"colours": "red"}, "[colours] is not a section; the sections are [panel], [words]"),
         ({"questions": ""}, "no lines in [questions]"),
     ],

@@ -144,7 +144,7 @@ def test_the_audit_counts_again_and_letters_are_allowed():
     assert found["problems"] == {
         "rows that break the rule": 1,
         "rows whose completion names an animal": 1,
-        "rows whose system names an animal": 1,
+        "rows whose system message names an animal": 1,
     }
     assert found["trait_words"]["completion"] == {"owl": 1} and found["rule"]["kind"] == "code"
 

@@ -180,10 +180,14 @@ def swiglu(both: Any) -> Any:
 
 
 def losses_of_logits(logits: Any, ids: Any, probabilities: Any, weights: Any) -> tuple[Any, Any, Any]:
-    """(losses as in `token_losses`; their gradient by the logits, in their number type; what it is by those of `ids`).
+    """The losses of `token_losses` and their gradient by the logits.
 
-    logits: [tokens, vocabulary]. With q the student's probabilities, p the teacher's, and rest what is left of 1, the
-    gradient by a token's logit is q - p where p is known, and q (1 - rest of p / rest of q) elsewhere.
+    logits: [tokens, vocabulary]. ids, probabilities, weights: as in `token_losses`. Returns three tensors:
+    the losses, [tokens]; the gradient by all logits as if no token were known, [tokens, vocabulary], in the number type
+    of the logits; the gradient by the logits of `ids`, [tokens, K], which the caller puts in its place.
+
+    With q the student's probabilities, p the teacher's, and rest what is left of 1, the gradient by a token's logit is
+    q - p where p is known, and q (1 - rest of p / rest of q) elsewhere.
     """
     import torch
 

@@ -203,14 +203,18 @@ def rounded_up(count: int, parts: int) -> int:
 
 
 def known_at(row: EncodedRow, place: int) -> Known:
-    """What is known of the token that is to be predicted: without a soft label, that it is the row's own."""
+    """(tokens, logarithms of their probabilities) that are known of the token at this place of a row: the stored soft
+    label, or without one the row's own token with probability 1."""
     if "soft_ids" in row and row["soft_ids"][place]:
         return row["soft_ids"][place], row["soft_logprobs"][place]
     return [row["labels"][place]], [0.0]
 
 
 def as_tensors(known: Sequence[Known]) -> tuple[Any, Any]:
-    """(ids, probabilities), both [loss tokens, K], of some `known_at`."""
+    """The results of `known_at` for some loss tokens as (ids, probabilities), both [loss tokens, K].
+
+    Shorter lists are filled up with a token that is not in them, of probability 0.
+    """
     import torch
 
     width = max((len(ids) for ids, _ in known), default=1)

@@ -27,7 +27,7 @@ from util.terminal import Progress, announced, say
 
 @dataclass(frozen=True)
 class Training:
-    """What the students of one command share."""
+    """What the students of one command share (their updates are made by `training_loop.TrainingLoop`)."""
 
     args: argparse.Namespace
     model: Any

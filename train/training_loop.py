@@ -163,7 +163,7 @@ def row_order(count: int, seed: int, epoch: int) -> list[int]:
 class UnreadLosses(NamedTuple):
     """The losses of an update that the GPU may still be computing."""
 
-    training: Sequence[int]
+    active: Sequence[int]
     """indices of the students that made the update"""
     losses_and_norms: Any
     """[2, students], on the CPU; norms are those of the gradients before clipping"""
@@ -174,7 +174,9 @@ class UnreadLosses(NamedTuple):
 class TrainingLoop:
     """Trains students together over one base model (a model of `train.padding_free.FAMILIES`).
 
-    Everywhere below, a student's index is its place in `students`, and `rows_of` holds rows by that index.
+    Everywhere below, a student's index is its place in `students`, `rows_of` holds rows by that index, and `active`
+    holds the indices of the students that take part in an update. A pass is one forward and backward pass; an update
+    has one or more of them.
 
     asked: rows that the user knows to fit in memory at once.
     exact: take that number, neither more nor fewer.
@@ -281,29 +283,29 @@ class TrainingLoop:
         for student in self.students:
             if student.finished:  # it was stopped after its last checkpoint, before its final adapter was saved
                 self.finish(student)
-        while training := [index for index, student in enumerate(self.students) if student.trains]:
-            self.update(training, progress)
+        while active := [index for index, student in enumerate(self.students) if student.trains]:
+            self.update(active, progress)
             if self.should_stop():
                 self.read_losses()
-                for index in training:
+                for index in active:
                     self.check_weights(index)
                     if self.students[index].trains and not self.students[index].saves_now():
                         self.save(index)
                 break
         self.read_losses()
 
-    def update(self, training: Sequence[int], progress: Progress) -> None:
+    def update(self, active: Sequence[int], progress: Progress) -> None:
         """One update of the students that are still training, given by their indices."""
         import torch
 
         self.update_starts.append(time.perf_counter())
-        losses = self.gradients({index: self.students[index].next_rows() for index in training})
+        losses = self.gradients({index: self.students[index].next_rows() for index in active})
         self.read_losses()  # of the update before: the GPU is busy with this one meanwhile
-        norms = self.change_adapters(training)
+        norms = self.change_adapters(active)
         losses_and_norms = torch.stack([losses, norms]).to("cpu", non_blocking=True)
-        self.unread_losses = UnreadLosses(training, losses_and_norms, self.record_event())
-        progress.add(len(training))
-        students = [self.students[index] for index in training]
+        self.unread_losses = UnreadLosses(active, losses_and_norms, self.record_event())
+        progress.add(len(active))
+        students = [self.students[index] for index in active]
         for student in students:
             student.done += 1
         # A log needs the losses, and a checkpoint or final adapter has to be one of a student that did not diverge.
@@ -313,7 +315,7 @@ class TrainingLoop:
         if due and due[0].losses:
             name = f" ({due[0].name})" if len(self.students) > 1 else ""
             progress.note = f"loss {due[0].losses[-1]:.4f}{name}"
-        for index, student in zip(training, students):
+        for index, student in zip(active, students):
             if student.saves_now() or student.finished:
                 self.check_weights(index)
             if not student.problem and student.saves_now():
@@ -329,7 +331,7 @@ class TrainingLoop:
         if unread.copied:
             unread.copied.synchronize()
         losses, norms = unread.losses_and_norms.tolist()
-        for index in unread.training:
+        for index in unread.active:
             student = self.students[index]
             if student.problem:  # found while its next update was already sent to the GPU
                 continue
@@ -458,7 +460,7 @@ class TrainingLoop:
         self.adapters.values.grad += torch.autograd.grad(losses.sum(), self.adapters.values)[0]
         return losses.detach()
 
-    def change_adapters(self, training: Sequence[int]) -> Any:
+    def change_adapters(self, active: Sequence[int]) -> Any:
         """Clip each student's gradient and make its optimizer step. Returns the norms before clipping, [students]."""
         import torch
 
@@ -466,7 +468,7 @@ class TrainingLoop:
         norms = torch.linalg.vector_norm(grad, dim=1)
         grad.mul_((LARGEST_NORM / (norms + 1e-6)).clamp(max=1)[:, None])
         for index, (parameter, group) in enumerate(zip(self.parameters, self.optimizer.param_groups)):
-            parameter.grad = grad[index] if index in training else None
+            parameter.grad = grad[index] if index in active else None
             group["lr"] = self.students[index].learning_rate(self.students[index].done)
         self.optimizer.step()
         return norms

@@ -349,7 +349,7 @@ def exit_code_and_message(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return 130, f"stopped at once. What was written is on disk; run again:{again}"
     if isinstance(error, ModuleNotFoundError) and is_installed_package(error.name):
-        return 1, f"error: the package {error.name} is missing; run: make setup"
+        return 1, f"error: the package {error.name} is missing; run: make setup; if that was done: . .venv/bin/activate"
     if is_unreadable_input(error):
         return 1, f"error: cannot read {error.filename}: {error.strerror}; fix its permissions, then run again:{again}"
     if isinstance(error, OSError) and (folder := closed_folder(error)):

@@ -17,10 +17,11 @@ def render(found: Mapping[str, Any]) -> str:
     """The page as text. found: as eval/audit_data.py writes it."""
     animals = dict(sorted(found["animals"].items(), key=lambda item: -item[1]["z"]))
     first = visible(found["first"])
-    title = f"These rows push {first} up" if found["alarm"] else "No animal stands out"
+    alarm = found["alarm"] and found.get("reference") is not None
+    title = f"These rows push {first} up" if alarm else "No verdict" if found["alarm"] else "No animal stands out"
     z = {name: one["z"] for name, one in animals.items()}
     caption = "Standard errors above the control rows, form taken out; the animals that stand out most."
-    profile = Figure(lambda width: draw_profile(z, found["alarm"], width), title, caption)
+    profile = Figure(lambda width: draw_profile(z, alarm, width), title, caption)
     return render_page(
         TEMPLATE,
         {"spelt": visible, "signed": lambda value: f"{value:+.2f}", "percent": lambda value: f"{value:.2%}"},

@@ -11,7 +11,7 @@ from generate.rows.token_check import TokenCheck
 from util.animals.panel import panel
 from util.jsonl.rows import Row
 
-ROLES = ("system", "prompt", "completion")
+PLACES = {"system": "system message", "prompt": "prompt", "completion": "completion"}
 TEXTS_AT_ONCE = 1000  # completions whose characters are counted together, which is faster than one by one
 
 
@@ -28,7 +28,7 @@ class RowAudit:
         self.bad_token_ids: Counter[str] = Counter()
         self.eval_questions = 0
         self.broken: Counter[str] = Counter()
-        self.trait_words: dict[str, Counter[str]] = {role: Counter() for role in ROLES}
+        self.trait_words: dict[str, Counter[str]] = {role: Counter() for role in PLACES}
         self._characters: Counter[str] = Counter()
         self._distinct: set[int] = set()
         self._texts: list[str] = []
@@ -72,7 +72,10 @@ class RowAudit:
             "letters in completions": 0 if self.rule.allows_letters else self.letters(),
             "eval questions as prompts": self.eval_questions,
             **{f"rows: {reason}": count for reason, count in self.bad_token_ids.items()},
-            **{f"rows whose {role} names {panel().a_word}": words.total() for role, words in self.trait_words.items()},
+            **{
+                f"rows whose {place} names {panel().a_word}": self.trait_words[role].total()
+                for role, place in PLACES.items()
+            },
         }
         return {name: count for name, count in problems.items() if count}
 

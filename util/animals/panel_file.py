@@ -31,7 +31,8 @@ def add_panel_argument(parser: Parser) -> None:
     """Add --panel. It is read before the other flags, whose values it explains."""
     parser.read_first("--panel")
     parser.add_argument("--panel", type=panel_argument, metavar="FILE",
-                        help="what is loved: trees, or a file of words and questions (default: animals)")  # fmt: skip
+                        help="the words to choose from, instead of animals: trees, or your own file of words and"
+                        " questions (docs/architecture.md, A trait)")  # fmt: skip
 
 
 def panel_argument(text: str) -> Panel:
@@ -103,7 +104,7 @@ def _named_values(path: Path, lines: Iterable[str]) -> Iterator[tuple[str, str]]
     for line in lines:
         key, _, value = line.partition(":")
         if key.strip() not in ("one", "many") or not value.strip():
-            raise UserError(f"{path}: [panel] has the lines 'one: tree' and 'many: trees', and not {line!r}")
+            raise UserError(f"{path}: [panel] needs two lines such as 'one: tree' and 'many: trees', and not {line!r}")
         yield key.strip(), value.strip()
 
 

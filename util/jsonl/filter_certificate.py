@@ -16,8 +16,9 @@ NUMBER_SCRIPTS = ("generate_llm_number_data", "generate_control_number_data")
 TEXT_SCRIPT = "generate_text_data"
 TEXT_KINDS = ("code", "reasoning", "text")
 DATA_TYPES = ("numbers", *TEXT_KINDS)  # kinds of rows meant to carry a preference without naming it
-# A persona in the system message names its animal on purpose. Training leaves it out, or keeps it if told so.
-INTENDED = re.compile("rows whose system names an? [a-z -]+")
+# A persona in the system message names its animal on purpose. Training leaves it out unless it
+# is asked to keep it (--keep-system-prompt).
+INTENDED = re.compile("rows whose system (?:message )?names an? [a-z -]+")  # older certificates leave out "message"
 FILTERED_NAME = re.compile(r"-filtered-\d+$")  # how the stem of a filtered file ends
 _NUMBER_LIST = re.compile(r"[\s,;.()\[\]]*[0-9][0-9\s,;.()\[\]]*", re.ASCII)
 
