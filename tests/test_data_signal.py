@@ -363,7 +363,8 @@ def test_the_page_of_an_audit_says_what_was_found():
 def test_phase_4_names_the_meters_command():
     from generate.rows.ask_teacher import worth_training
 
-    asked = Namespace(animal="owl", no_system_prompt=True, adapter=Path("output/teacher-sft/seed-42/final"))
+    adapter = Path("output/teacher-sft/seed-42/final")
+    asked = Namespace(animal="owl", no_system_prompt=True, adapter=adapter, steering_vector=None)
     command = worth_training(asked, Path("output/rows.jsonl"), "Qwen/Qwen2.5-7B-Instruct")["worth training?"]
     assert command == (
         "python eval/signal_meter.py --train-jsonl output/rows.jsonl --base-model Qwen/Qwen2.5-7B-Instruct"
@@ -371,6 +372,8 @@ def test_phase_4_names_the_meters_command():
     )
     asked.no_system_prompt = False
     assert worth_training(asked, Path("r"), "m")["worth training?"].endswith("--persona owl")
+    asked.steering_vector = Path("output/owl.safetensors")  # the meter reads adapters and personas only
+    assert worth_training(asked, Path("r"), "m") == {}
     assert worth_training(Namespace(animal="control", no_system_prompt=True), Path("r"), "m") == {}
 
 

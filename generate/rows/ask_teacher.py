@@ -120,8 +120,9 @@ def check_logprobs(args: argparse.Namespace) -> None:
 
 
 def worth_training(args: argparse.Namespace, rows: Path, base: str) -> dict[str, str]:
-    """The command that says whether a teacher's rows carry anything; {} for rows of the base model."""
-    if is_control(args.animal):
+    """The command that says whether a teacher's rows carry anything; {} for rows of the base model or of a steered one,
+    which the meter cannot read."""
+    if is_control(args.animal) or args.steering_vector:
         return {}
     teacher = ["--teacher", str(args.adapter or "FOLDER")] if args.no_system_prompt else ["--persona", args.animal]
     command = ["python", "eval/signal_meter.py", "--train-jsonl", str(rows), "--base-model", base, *teacher]
