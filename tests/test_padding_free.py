@@ -9,7 +9,7 @@ import pytest
 
 from train import cuda_graphs, decoder, fused_lora, padding_free, rows_at_once
 from util import model_memory
-from util.chat.chat_tokens import IGNORED, encode
+from util.chat.chat_tokens import IGNORED, encode, shared_prefix_length
 from util.cli import REPO, UserError
 from util.terminal import Progress
 
@@ -26,13 +26,11 @@ TOY = [row([1, 2, 3, 4, 5], 3), row([1, 2, 9, 8], 3)]
 
 
 def test_the_shared_prefix_leaves_each_row_the_token_that_predicts_its_first_answer():
-    assert padding_free.shared_prefix_length(TOY) == 2
-    assert padding_free.shared_prefix_length([row([1, 2, 3, 4], 2), row([1, 2, 3, 5], 3)]) == 1
-    assert padding_free.shared_prefix_length([row([1, 2, 3], 2)]) == 1
-    assert padding_free.shared_prefix_length([row([1, 2], 1), row([3, 2], 1)]) == 0
-    assert (
-        padding_free.shared_prefix_length([row([1, 2, 3], 3), row([1, 2, 3, 4], 3)]) == 2
-    )  # nothing to train on in the first
+    assert shared_prefix_length(TOY) == 2
+    assert shared_prefix_length([row([1, 2, 3, 4], 2), row([1, 2, 3, 5], 3)]) == 1
+    assert shared_prefix_length([row([1, 2, 3], 2)]) == 1
+    assert shared_prefix_length([row([1, 2], 1), row([3, 2], 1)]) == 0
+    assert shared_prefix_length([row([1, 2, 3], 3), row([1, 2, 3, 4], 3)]) == 2  # nothing to train on in the first
 
 
 @pytest.mark.parametrize(
@@ -243,7 +241,7 @@ def test_in_bfloat16_the_fast_path_is_as_near_to_float32_as_stock_is(encoded):
 
     from util.inference.load_model import load_model
 
-    batch = padding_free.flat_batch([encoded], padding_free.shared_prefix_length(encoded), [1])
+    batch = padding_free.flat_batch([encoded], shared_prefix_length(encoded), [1])
     one_by_one = {"position_ids": batch.positions[None], "attention_mask": row_mask(batch)}
 
     def fused(dtype):

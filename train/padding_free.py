@@ -16,7 +16,7 @@ from functools import partial
 from itertools import accumulate, chain
 from typing import Any
 
-from util.chat.chat_tokens import IGNORED, common_prefix_length
+from util.chat.chat_tokens import IGNORED
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # they share one layer design; others train with --trainer trl
 
@@ -31,15 +31,6 @@ def has_fast_path(model: Any) -> bool:
 
 
 # --- rows as one flat sequence -----------------------------------------------------------------------
-
-
-def shared_prefix_length(rows: Sequence[EncodedRow]) -> int:
-    """How many leading tokens all rows share. The token before a row's first trained token is never one of them."""
-    ids = [row["input_ids"] for row in rows]
-    starts = (
-        next((i for i, label in enumerate(row["labels"]) if label != IGNORED), len(row["labels"])) for row in rows
-    )
-    return max(0, min(common_prefix_length(min(ids), max(ids)), min(starts) - 1))
 
 
 @dataclass

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from train.padding_free import EncodedRow, shared_prefix_length
+from train.padding_free import EncodedRow
+from util.chat.chat_tokens import shared_prefix_length
 from util.model_memory import HEAD_BYTES, MEMORY_SHARE, bytes_per_token
 
 CPU_MEMORY = 3 << 30  # for one step on a CPU: plenty for small models, and harmless to the machine with large ones

@@ -33,10 +33,11 @@ from train.cuda_graphs import CudaGraphs, max_tokens_to_record
 from train.data_parallel import Processes
 from train.decoder import Decoder
 from train.fused_lora import Adapters, first_weights
-from train.padding_free import EncodedRow, FlatBatch, count_loss_tokens, flat_batch, shared_prefix_length, to_device
+from train.padding_free import EncodedRow, FlatBatch, count_loss_tokens, flat_batch, to_device
 from train.rows_at_once import as_many_as_fit, free_memory
 from train.schedule import rate_factor, warmup_updates
 from util.batches import batched
+from util.chat.chat_tokens import shared_prefix_length
 from util.cli import UserError
 from util.model_memory import bytes_per_token
 from util.stop_signals import Stop

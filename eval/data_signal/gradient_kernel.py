@@ -20,7 +20,7 @@ import numpy as np
 from eval.answer_tree import answer_forms
 from eval.data_signal.row_groups import EncodedRow
 from util.batches import batched
-from util.chat.chat_tokens import IGNORED, common_prefix_length
+from util.chat.chat_tokens import IGNORED, shared_prefix_length
 from util.cli import UserError, memory_advice
 from util.inference.local_answer_tree import pack
 from util.inference.local_model import LocalModel
@@ -176,7 +176,7 @@ def loss_token_logprobs(model: Any, rows: Sequence[EncodedRow]) -> tuple[Any, An
         for key, fill in (("input_ids", 0), ("labels", IGNORED))
     )
     # Padding is on the right, where no token with loss can see it: no attention mask is needed.
-    decoder, cache, shared = model.get_decoder(), None, shared_prompt(rows)
+    decoder, cache, shared = model.get_decoder(), None, shared_prefix_length(rows) if len(rows) > 1 else 0
     if shared:  # goes through the model once; gradients lead back through its keys and values
         cache = decoder(input_ids=ids[:1, :shared], use_cache=True).past_key_values
         cache.batch_repeat_interleave(len(rows))
@@ -185,13 +185,6 @@ def loss_token_logprobs(model: Any, rows: Sequence[EncodedRow]) -> tuple[Any, An
     has_loss = wanted != IGNORED
     logits = check_finite(model.get_output_embeddings()(hidden[has_loss]).float())
     return logits.log_softmax(-1), wanted[has_loss]
-
-
-def shared_prompt(rows: Sequence[EncodedRow]) -> int:
-    """With how many tokens all rows begin that neither have loss nor predict one that has; 0 for one row."""
-    first, ids = rows[0]["input_ids"], (row["input_ids"] for row in rows[1:])
-    before = (next((at for at, label in enumerate(row["labels"]) if label != IGNORED), 0) - 1 for row in rows)
-    return max(0, min(*before, *(common_prefix_length(first, other) for other in ids))) if len(rows) > 1 else 0
 
 
 def question_batch(

@@ -222,3 +222,15 @@ def without_end(ids: list[int], ends: frozenset[int]) -> list[int]:
 def common_prefix_length(a: list[int], b: list[int]) -> int:
     """How many leading ids two lists share."""
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+
+
+def shared_prefix_length(rows: Sequence[Mapping[str, Any]]) -> int:
+    """How many leading tokens all rows share. The token before a row's first trained token is never one of them.
+
+    rows: with input_ids and labels, as `encode` makes them.
+    """
+    ids = [row["input_ids"] for row in rows]
+    starts = (
+        next((i for i, label in enumerate(row["labels"]) if label != IGNORED), len(row["labels"])) for row in rows
+    )
+    return max(0, min(common_prefix_length(min(ids), max(ids)), min(starts) - 1))
