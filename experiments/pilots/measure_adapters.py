@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 
 from experiments.pilots.peft_folder import as_peft
 from util.cli import REPO, make_parser, run
+from util.inference.load_model import check_folder
 
 
 def parse_args() -> argparse.Namespace:
@@ -49,6 +50,7 @@ def evaluate(words: list[str]) -> bool:
 
 def main() -> int:
     args, failed = parse_args(), 0
+    check_folder(str(args.model))  # once, before the libraries are loaded, and not for each adapter
     adapters = sorted((args.output / "adapters").glob("*.safetensors"), key=lambda path: ("." not in path.stem, path))
     todo: list[Path | None] = [None, *adapters]
     for adapter in todo[args.part :: args.parts]:
