@@ -49,7 +49,8 @@ lint:
 
 FAST := not torch and not vllm and not slow
 
-# One worker for each core. These tests start processes of their own.
+# One worker for each core. These tests start processes of their own, which should not each compile every module again.
+check: export PYTHONDONTWRITEBYTECODE =
 check: lint
 	$(PYTHON_ENV) -m pytest -q -n auto -m "$(FAST)"
 
