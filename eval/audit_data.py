@@ -84,8 +84,8 @@ def main() -> None:
     control = read_groups(args.reference, backend.tokenizer, args.max_rows) if args.reference else None
     if control is None:
         say(
-            "no --reference: the filter and the form of the rows are read as signal too, so there is no verdict; pass"
-            " answers of the base model to the same prompts (docs/signal.md, A file from somebody else)"
+            "no --reference, so no verdict: without it the rows' filter and form look like a signal. Pass the base"
+            " model's answers to the same prompts (docs/signal.md, A file from somebody else)"
         )
     questions = question_lines(args.questions_file)
     kernel = GradientKernel(backend)
