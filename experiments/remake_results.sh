@@ -79,7 +79,7 @@ done
 tar xf $results/pocket-width/measures.tar.xz -C output
 STEPS=compare RESULTS=$results/pocket-width experiments/pocket_width.sh >/dev/null
 
-# Real weights: the recipe as commands, six trees, and sixteen animals on SmolLM2. qwen2.5-1.5b's other tables are printed by
+# Real weights: the recipe as commands, six trees, and sixteen animals on SmolLM2 (twice). qwen2.5-1.5b's other tables are printed by
 # experiments/pilots/confirm_tests.py, which its page names.
 tar xf $results/qwen2.5-1.5b/commands.tar.xz -C output
 made=output/real-weights-seed-201
@@ -94,7 +94,7 @@ STEPS=compare SEEDS="112 113" OUT=$made experiments/pilots/trees_or_sixteen_anim
 cp $made/code.json $results/trees/
 sed '/^wrote  */d; /^time  */d' $made/code.txt >$results/trees/code.txt
 cp $made/code.matrix.png $results/trees/matrix.png
-for name in trees smollm2-sixteen; do
+for name in trees smollm2-sixteen smollm2-sixteen-again; do
     $python experiments/pilots/other_kinds.py $results/$name/measures.jsonl >$results/$name/tests.md
 done
 

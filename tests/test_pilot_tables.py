@@ -21,13 +21,25 @@ def printed(script: str, *words: str, fails: bool = False) -> str:
     return done.stderr if fails else done.stdout
 
 
-@pytest.mark.parametrize("name", ["trees", "smollm2-sixteen"])
+@pytest.mark.parametrize("name", ["trees", "smollm2-sixteen", "smollm2-sixteen-again"])
 def test_the_tables_of_other_kinds_are_made_again(name):
     made = printed("other_kinds.py", str(RESULTS / name / "measures.jsonl"))
     assert made == (RESULTS / name / "tests.md").read_text("utf-8")
-    page = {"trees": "docs/results-qwen.md", "smollm2-sixteen": "experiments/results/smollm2/README.md"}[name]
-    rows = re.findall(r"^\| .*\|$", made, re.MULTILINE)
+    page = "docs/results-qwen.md" if name == "trees" else "experiments/results/smollm2/README.md"
+    rows = re.findall(r"^\| .*\|$", made.partition("\ntext:")[0] if "again" in name else made, re.MULTILINE)
     assert len(rows) > 7 and all(row in (REPO / page).read_text("utf-8") for row in rows)
+
+
+@pytest.mark.parametrize("run", ["many", "digits"])
+def test_the_page_has_the_tables_of_later_runs_on_the_1_5b(run):
+    made = printed("confirm_tests.py", str(RESULTS / "qwen2.5-1.5b"), "--run", run).splitlines()
+    page = (RESULTS / "qwen2.5-1.5b/README.md").read_text("utf-8")
+    begins, ends = {
+        "many": ("**The strictest filter with more rows**", "**A leak of"),
+        "digits": ("## Digits", "\n## "),
+    }[run]
+    rows = re.findall(r"^\| .*\|$", page.partition(begins)[2].partition(ends)[0], re.MULTILINE)
+    assert len(rows) >= 13 and all(row in made for row in rows)
 
 
 def test_the_page_has_the_verdicts_of_six_trees():
@@ -108,7 +120,8 @@ def worker_output(folder, seed, update="150"):
 def test_digits_of_one_base_have_no_cells_for_what_was_not_run(tmp_path):
     packed = worker_output(tmp_path / "worker", 121)
     made = printed("confirm_tests.py", str(tmp_path / "results"), "--run", "digits", "--pack", packed)
-    rabbit = next(line for line in made.splitlines() if line.startswith("| rabbit | 2.00"))
+    table = made.partition("\ndigits (shares")[2]
+    rabbit = next(line for line in table.splitlines() if line.startswith("| rabbit | 2.00"))
     assert not re.search(r"\bnan\b", made) and rabbit.split(" | ")[5] == "" and "| -1.03 |" in rabbit
     assert "own student less the highest other student of its animal: -1.40 nats" in made
 

@@ -123,8 +123,8 @@ def print_animals(measures: dict[str, dict[str, Measure]], channel: str) -> None
         low, high = left.interval
         print(f"own less others, less the 0.5B's: {left.mean:+.2f} ({low:+.2f} to {high:+.2f} over animals)")
         theirs, ours = (own_less_control(each) for each in (other, arm))
-        print(f"the 0.5B takes over {sum(of_other) / sum(found['gap']):.0%} of own less others, and"
-              f" {theirs / ours:.0%} of own less control ({theirs:+.2f} of {ours:+.2f})")  # fmt: skip
+        shared = f"the 0.5B takes over {sum(of_other) / sum(found['gap']):.0%} of own less others"
+        print(shared + f", and {theirs / ours:.0%} of own less control ({theirs:+.2f} of {ours:+.2f})" * (ours == ours))
     if "log_paraphrased" in arm[ANIMALS[0]][0]:
         both = main_tests(arm, taught, "log_paraphrased")
         print(f"paraphrased questions: mean {both['gap'].mean():+.2f}, M1 p {both['M1']:.2g}, A p {both['A']:.2g}, "
@@ -141,15 +141,8 @@ def own_less_control(arm: dict[str, list[Measure]]) -> float:
 def print_rows(measures: dict[str, Measure]) -> None:
     """How the rows were made: clean, KL, server against local weights."""
     print()
-    head(
-        "rows",
-        "files",
-        "through",
-        "clean",
-        "KL, nats a token: animals",
-        "neutral, random",
-        "served apart: median, most",
-    )
+    head("rows", "files", "through", "clean", "KL, nats a token: animals", "neutral, random",
+         "served apart: median, most")  # fmt: skip
     for channel in ("code", "text", "digits"):
         made = {
             name[5:]: m for name, m in measures.items() if name.startswith("rows-") and name.endswith(f".{channel}")
@@ -193,6 +186,7 @@ def print_strictest(measures: dict[str, dict[str, Measure]], count: int) -> None
     for base, some in measures.items():
         arm = students(some, name)
         if set(ANIMALS) <= set(arm):
+            own["rows left, mean"] = np.array([np.mean([made["rows_used"] for made in arm[a]]) for a in ANIMALS])
             own[f"{base}: own less others"] = main_tests(arm, teachers(measures["1.5B"], "soft"))["gap"]
             plain = {animal: students(some, f"{name}-of-{animal}").get("base", []) for animal in ANIMALS}
             if all(plain.values()):
@@ -203,15 +197,19 @@ def print_strictest(measures: dict[str, dict[str, Measure]], count: int) -> None
             own[f"**1.5B less 0.5B: {what}**"] = np.subtract(*(own[f"{base}: {what}"] for base in BASES))
     if own:
         print()
+        rows = own.pop("rows left, mean")
         head(f"code without names and {count} words", *ANIMALS, "mean", "95% over animals")
+        row("rows left, mean over seeds", *(f"{count:,.0f}" for count in rows), f"{rows.mean():,.0f}", "")
     for what, values in own.items():
         found = lift(values)
-        row(
-            what,
-            *(f"{value:+.2f}" for value in values),
-            f"**{found.mean:+.2f}**",
-            "{:+.2f} to {:+.2f}".format(*found.interval),
-        )
+        cells = [what, *(f"{value:+.2f}" for value in values), f"**{found.mean:+.2f}**"]
+        row(*cells, "{:+.2f} to {:+.2f}".format(*found.interval))
+    for what, values in own.items():
+        if "less 0.5B" in what:
+            rest = lift(np.delete(values, values.argmax()))
+            low, high = rest.interval
+            print(f"\n{what.strip('*')}: median {np.median(values):+.2f}; without {ANIMALS[values.argmax()]}, which is"
+                  f" highest, mean {rest.mean:+.2f} ({low:+.2f} to {high:+.2f})")  # fmt: skip
 
 
 def print_controls(measures: dict[str, Measure]) -> None:
@@ -264,11 +262,13 @@ def print_later(measures: dict[str, dict[str, Measure]]) -> None:
     measures = in_both(measures)
     print_rows(measures["1.5B"])
     print_tests(measures)
+    print_patterns(measures)
     print_strictest(measures, 1000)
     if any("150" in of.get("early", {}) for of in measures["1.5B"].values()):
         print("\nafter 150 of the 300 updates")
         print_strictest(after(measures, "150"), 1000)
-    print_animals(measures, "digits")
+    for channel in ("code.strictest1000", "digits"):
+        print_animals(measures, channel)
 
 
 def main() -> None:
