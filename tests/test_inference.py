@@ -32,6 +32,8 @@ from util.inference.open_backend import add_backend_arguments, backend_arguments
 from util.inference.vllm_client import VllmClient
 from util.inference.vllm_probe import makes_tokens, normal_url, warn_if_open
 from util.inference.vllm_replies import parse_chat, parse_end_of_turn, parse_field, parse_logprobs
+from util.inference.vllm_server import Running
+from util.stop_signals import Stop
 
 SAMPLING = Sampling(max_tokens=80)
 
@@ -144,6 +146,37 @@ def test_the_benchmarks_instant_server_is_understood_by_the_client():
 
 
 # --- before the first prompt -------------------------------------------------------------------------
+
+
+def ended(log, begins=0):
+    """What is said of a server that ended with code 1 and left this log."""
+    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+    process.wait()
+    with pytest.raises(UserError, match="vLLM ended with code 1") as raised:
+        Running(process, "http://127.0.0.1:1/v1", log, begins).wait_until_it_answers(1, Stop())
+    return str(raised.value).split("; ")[-1].split("\n")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "line", "error"),
+    [  # of vLLM 0.32 on a CPU: no memory for the cache; a request with a seed, prefilled in chunks
+        ("start-failed", 1010, "ValueError: No available memory for the cache blocks. Try increasing"),
+        ("engine-died", 3502, "RuntimeError: CPU Generator does not use offset"),
+    ],
+)
+def test_what_is_shown_of_a_servers_log_is_its_engines_first_error(recorded, line, error):
+    """The log ends with an error of the API server, which says only that the engine failed, or with leaks."""
+    log = REPO / "tests" / "data" / "vllm-0.32" / f"{recorded}.log"
+    heading, place, code, message = ended(log)
+    assert heading == f"the first error in {log}:"
+    assert f"line {line}" in place and code.strip() and message.strip().startswith(error)
+
+
+def test_an_error_of_an_earlier_server_in_the_same_log_is_not_shown(tmp_path):
+    log, earlier = tmp_path / "vllm.log", (REPO / "tests" / "data" / "vllm-0.32" / "start-failed.log").read_bytes()
+    log.write_bytes(earlier + b"vllm serve: error: unrecognized arguments: --typo\n")
+    shown = [f"the end of {log}:", "  vllm serve: error: unrecognized arguments: --typo"]
+    assert ended(log, begins=len(earlier)) == shown
 
 
 def test_the_model_is_known_before_the_first_prompt(fake_server):

@@ -207,6 +207,8 @@ def test_a_server_that_cannot_start_is_shown_with_the_end_of_its_log(box):
     assert done.returncode == 1
     assert "vLLM ended with code 1" in done.stderr and "CUDA out of memory" in done.stderr
     assert "Traceback" not in done.stderr
+    box.vllm("echo another reason; exit 1")
+    assert "another reason" in (again := box("some/model", "--", "true").stderr) and "out of memory" not in again
 
 
 def test_a_server_that_never_answers_is_stopped(box):

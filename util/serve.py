@@ -66,7 +66,7 @@ def main() -> int:
     adapters = adapters_in([*args.flags, *args.command])
     for adapter in adapters:
         check_adapter(adapter)
-    code = 1
+    code, said = 1, ""
     defaults = {**FLAGS, RANK: str(rank_for(adapters))}
     for attempt in range(RESTARTS + 1):
         with (
@@ -78,10 +78,11 @@ def main() -> int:
             trouble = running.trouble() if code else None
         if trouble is None:
             return code
+        said = running.from_log()
         if attempt < RESTARTS:
-            say(f"vLLM {trouble} while the command ran (its exit code: {code}); {running.last_lines()}")
+            say(f"vLLM {trouble} while the command ran (its exit code: {code}); {said}")
             say("starting both again; the command resumes where it stopped")
-    raise UserError(f"vLLM failed {RESTARTS + 1} times; see {args.log}. Everything answered is on disk")
+    raise UserError(f"vLLM failed {RESTARTS + 1} times. Everything answered is on disk; {said}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -33,6 +34,9 @@ GRAPHS, STEP, MOST_TOKENS = "--cudagraph-capture-sizes", "--max-num-batched-toke
 # At its first start vLLM lets FlashInfer compile a sampler for top-p and top-k: 100 s, and an error where there is no
 # nvcc. The scripts use neither.
 NO_COMPILER = {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
+
+ENGINE_ERROR = re.compile(r"(\((?!APIServer)[^)]*pid=\d+\)) ERROR [^]]*\] ?(.*)")
+EXCEPTION = re.compile(r"[\w.]+(Error|Exception)\b")
 
 Flags = Mapping[str, "str | Sequence[str] | None"]
 
@@ -129,11 +133,12 @@ def server(
         defaults = fit_context(defaults, longest_context(model_config(model)))
     say(f"starting vLLM for {model} on port {port}; its log is {log}")
     with log.open("ab") as file:
+        begins = file.tell()
         process = subprocess.Popen(
             vllm_command(model, port, flags, defaults), env=environment,
             stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, preexec_fn=die_with_parent(),
         )  # fmt: skip
-    running = Running(process, f"http://127.0.0.1:{port}/v1", log)
+    running = Running(process, f"http://127.0.0.1:{port}/v1", log, begins)
     try:
         with announced("vLLM loads and compiles the model, which takes minutes the first time"):
             running.wait_until_it_answers(start_seconds, stop)
@@ -142,14 +147,27 @@ def server(
         running.end()
 
 
-class Running:
-    """A server process and where it listens."""
+def first_error(log: str) -> list[str]:
+    """Place, code and message of the first exception that a process of vLLM's engine logged; empty without one. What
+    a log ends with is another process's, which says only that the engine failed."""
+    logged = [found.groups() for found in map(ENGINE_ERROR.match, log.split("\n")) if found]
+    at = next((i for i, (_, text) in enumerate(logged) if EXCEPTION.match(text)), None)
+    if at is None:
+        return []
+    process, message = logged[at]
+    trace = [text for name, text in logged[:at] if name == process and text.startswith("  ")]
+    frames = [i for i, text in enumerate(trace) if text.startswith("  File ")]
+    return [*(trace[frames[-1] :][:2] if frames else []), message]
 
-    def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path):
-        self.process, self.url, self.log = process, url, log
+
+class Running:
+    """A server process, where it listens, and its log from the byte `begins` on."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path, begins: int = 0):
+        self.process, self.url, self.log, self.begins = process, url, log, begins
 
     def wait_until_it_answers(self, seconds: float, stop: Stop) -> None:
-        """Return when it lists its models. Raises UserError with the end of its log if it dies or takes too long."""
+        """Return when it lists its models. Raises UserError with what its log says if it dies or takes too long."""
         begun = time.monotonic()
         while self.process.poll() is None:
             stop.raise_if_requested()
@@ -157,17 +175,19 @@ class Running:
                 say(f"vLLM answers at {self.url} after {time.monotonic() - begun:.0f} s")
                 return
             if time.monotonic() - begun > seconds:
-                raise UserError(f"vLLM did not answer within {seconds:.0f} s; {self.last_lines()}")
+                raise UserError(f"vLLM did not answer within {seconds:.0f} s; {self.from_log()}")
             time.sleep(0.5)
         raise UserError(
             f"vLLM ended with code {self.process.returncode} before it answered. If a flag is the reason, change it"
-            f" (flags before `--` are passed to vLLM); {self.last_lines()}"
+            f" (flags before `--` are passed to vLLM); {self.from_log()}"
         )
 
-    def last_lines(self) -> str:
-        """The end of its log, with a heading."""
-        lines = self.log.read_text("utf-8", "replace").rstrip().split("\n")[-LOG_LINES:]
-        return "\n  ".join([f"the end of {self.log}:", *lines])
+    def from_log(self) -> str:
+        """The first error of its engine, or else the end of its log, with a heading."""
+        text = self.log.read_bytes()[self.begins :].decode("utf-8", "replace")
+        if error := first_error(text):
+            return "\n  ".join([f"the first error in {self.log}:", *error])
+        return "\n  ".join([f"the end of {self.log}:", *text.rstrip().split("\n")[-LOG_LINES:]])
 
     def trouble(self) -> str | None:
         """What is wrong with the server, or None. Its process can live on when its engine has died or hangs."""
