@@ -6,11 +6,13 @@ backend with one prompt and with many in a batch. Differences (nats) are over th
 differs from itself at another batch size because the GPU adds in another order; vLLM and the local backend should not
 differ more than that. vLLM rounds the logits to the model's number type. It does not with
 --hf-overrides '{"head_dtype": "float32"}'; the local backend never does here. The server is started for it, as
-util/serve.py starts it; flags that this script does not know are passed to it.
+util/serve.py starts it, but without its cache of prompts, because each prompt is asked again. Flags that this script
+does not know are passed to it.
 
 Usage:
     python bench/backend_agreement.py --model Qwen/Qwen2.5-7B-Instruct --adapter output/teacher-sft/seed-42/final \\
         --output output/backend-agreement.json
+    python bench/backend_agreement.py --model MODEL --adapter FOLDER --merged --dtype float32    # on a GPU
     python bench/backend_agreement.py --model pocket/model --dtype float32 --no-enable-chunked-prefill   # on a CPU
 """
 
@@ -24,9 +26,11 @@ from itertools import combinations
 from math import log
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from bench.random_weights import merge
 from bench.shared import device_name
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
 from util.cli import REPO, make_parser, output_name, positive_int, run
@@ -38,6 +42,7 @@ from util.jsonl.manifest import provenance, write_json
 from util.stop_signals import Stop, stop_on_signal
 from util.terminal import say, table
 
+DTYPES = ("bfloat16", "float32")
 MANY = 64
 LIKELY = 0.01
 """probability from which a token counts as likely"""
@@ -51,13 +56,24 @@ def parse_args() -> argparse.Namespace:
     parser.usage = "%(prog)s --model MODEL [options] [vllm serve flags]"
     parser.add_argument("--model", required=True, help="hub id or folder of the base model")
     parser.add_argument("--adapter", type=Path, help="PEFT adapter folder to put on it")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="number type of both (default: as each does)")
+    parser.add_argument("--merged", action="store_true", help="merge the adapter into the weights, for both: vLLM's"
+                        " adapters on a GPU are bfloat16 or float16 only")  # fmt: skip
+    parser.add_argument("--dtype", choices=DTYPES, help="number type of both (default: as each does)")
+    parser.add_argument("--local-dtype", choices=DTYPES, help="number type of the local backend's arithmetic alone")
     parser.add_argument("--count", type=positive_int, default=50, help="number prompts")
     parser.add_argument("--seed", type=int, default=42, help="seed of the number prompts")
     parser.add_argument("--output", type=output_name(".json"), help="JSON file to write")
     args, args.flags = parser.parse_known_args()
-    args.flags += ["--dtype", args.dtype] if args.dtype else []
+    if args.merged and not args.adapter:
+        parser.error("--merged: there is no --adapter to merge")
+    args.flags = ["--no-enable-prefix-caching", *args.flags, *(["--dtype", args.dtype] if args.dtype else [])]
     return args
+
+
+def merge_adapter(args: argparse.Namespace, folder: Path) -> None:
+    """Make the model with the adapter merged into its weights (bfloat16) the one that both are asked for."""
+    args.model, args.adapter = str(merge(args.model, args.adapter, folder)), None
+    args.flags += ["--no-enable-lora"]
 
 
 def messages_of(args: argparse.Namespace) -> list[list[dict[str, str]]]:
@@ -77,7 +93,8 @@ def ask_server(args: argparse.Namespace, stop: Stop) -> tuple[list[list[int]], d
     """The prompts as token ids, and vLLM's log-probabilities after each. A prompt is there twice: as it is, and with
     the most probable first token of the answer."""
     found = {}
-    with server(args.model, args.flags, Path("output/vllm.log"), START_SECONDS, stop) as running:
+    log = args.output.with_suffix(".vllm.log") if args.output else Path("output/vllm.log")
+    with server(args.model, args.flags, log, START_SECONDS, stop) as running:
         with client(args, MANY, running.url) as many:
             prompts = [many.prompt_ids(messages) for messages in messages_of(args)]
             first = many.next_token_logprobs(prompts)
@@ -97,8 +114,8 @@ def ask_local(args: argparse.Namespace, prompts: list[list[int]]) -> dict[str, L
     found = {}
     for name, together in ((f"local, batches of {MANY}", MANY), ("local, one at a time", 1)):
         with LocalModel(args.model, args.adapter, batch_size=together) as local:
-            if args.dtype:
-                local.model.to(getattr(torch, args.dtype))
+            if dtype := args.local_dtype or args.dtype:
+                local.model.to(getattr(torch, dtype))
             found[name] = local.next_token_logprobs(prompts)
         gc.collect()
     return found
@@ -132,16 +149,20 @@ def number(value: object) -> str:
 
 def main() -> None:
     args = parse_args()
+    settings = {"model": args.model, "adapter": str(args.adapter), "merged": args.merged, "dtype": args.dtype,
+                "local_dtype": args.local_dtype, "flags": args.flags}  # fmt: skip
     if args.adapter:  # before a server is started, which takes minutes
         check_adapter(args.adapter)
-    with stop_on_signal() as stop:
-        prompts, found = ask_server(args, stop)
-    say(f"vLLM answered for {len(prompts)} prompts; now the local backend")
-    compared = compare({**found, **ask_local(args, prompts)})
+    with TemporaryDirectory() as folder:
+        if args.merged:
+            merge_adapter(args, Path(folder))
+        with stop_on_signal() as stop:
+            prompts, found = ask_server(args, stop)
+        say(f"vLLM answered for {len(prompts)} prompts; now the local backend")
+        compared = compare({**found, **ask_local(args, prompts)})
     if args.output:
-        settings = {"model": args.model, "adapter": str(args.adapter), "dtype": args.dtype, "flags": args.flags,
-                    "prompts": len(prompts)}  # fmt: skip
-        write_json(args.output, {**provenance(), "device": device_name(), **settings, "compared": compared})
+        write_json(args.output, {**provenance(), "device": device_name(), **settings, "prompts": len(prompts),
+                                 "compared": compared})  # fmt: skip
     print(shown(compared))
 
 

@@ -171,6 +171,7 @@ BAD = [
     (PIN, f"--day 2026-11-29 --output-dir rows.jsonl {POCKET}", "rows.jsonl is a file, not a folder"),
     ("generate/make_steering_vector.py", "--animal owl --model x --output v.pt", "v.pt does not end in .safetensors"),
     ("bench/backend_agreement.py", "--model x --output a.csv", "a.csv does not end in .json"),
+    ("bench/backend_agreement.py", "--model x --merged", "there is no --adapter to merge"),
     (COMPARE, f"--base results-a.jsonl {ARMS} --output x.png", "x.png does not end in .json"),
     (GET, f"smollm2-135m-instruct --output {POCKET}", "holds another model than HuggingFaceTB/SmolLM2-135M-Instruct"),
     (GET, "smollm2-135m-instruct --output rows.jsonl", "rows.jsonl exists and holds something else"),

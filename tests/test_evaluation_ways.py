@@ -1,5 +1,6 @@
-"""bench/evaluation_ways.py against a fake server, its chi-square test, and the merging of an adapter."""
+"""bench/evaluation_ways.py against a fake server, its chi-square test, and what bench/backend_agreement.py asks."""
 
+import argparse
 import json
 import random
 from collections import Counter
@@ -7,6 +8,7 @@ from collections import Counter
 import pytest
 from conftest import REPO
 
+from bench.backend_agreement import ask_local, difference, merge_adapter
 from bench.evaluation_ways import same_distribution
 
 POCKET = REPO / "pocket" / "model"
@@ -64,3 +66,26 @@ def test_a_merged_model_is_the_model_with_its_adapter(tmp_path):
         adapted = PeftModel.from_pretrained(base, str(adapter))(ids).logits
         moved, apart = (adapted - plain).abs().mean(), (merged(ids).logits - adapted).abs().mean()
     assert apart < 0.05 * moved, "the merged weights are in bfloat16"
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_agreement_is_of_a_merged_model_and_of_the_local_number_type_that_is_asked_for(tmp_path):
+    from bench.random_weights import make_adapter
+
+    args = argparse.Namespace(model=str(POCKET), adapter=make_adapter(str(POCKET), tmp_path / "adapter"), flags=[])
+    args.dtype = args.local_dtype = None
+    with_adapter = asked_one_by_one(args)
+    args.dtype = "bfloat16"
+    rounded = asked_one_by_one(args)
+    args.local_dtype = "float32"
+    assert asked_one_by_one(args) == with_adapter
+    assert difference(with_adapter, rounded)["median"] > 1e-4
+    merge_adapter(args, tmp_path / "merged")
+    assert args.adapter is None and args.flags == ["--no-enable-lora"]
+    merged = difference(with_adapter, asked_one_by_one(args))
+    assert 0 < merged["largest"] < 0.1, "the merged weights are in bfloat16"
+
+
+def asked_one_by_one(args):
+    return ask_local(args, [list(range(1, 40)), list(range(50, 70))])["local, one at a time"]
