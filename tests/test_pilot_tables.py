@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -124,6 +125,18 @@ def test_digits_of_one_base_have_no_cells_for_what_was_not_run(tmp_path):
     rabbit = next(line for line in table.splitlines() if line.startswith("| rabbit | 2.00"))
     assert not re.search(r"\bnan\b", made) and rabbit.split(" | ")[5] == "" and "| -1.03 |" in rabbit
     assert "own student less the highest other student of its animal: -1.40 nats" in made
+
+
+def test_drift_that_all_students_share_leaves_no_own_margin():
+    from experiments.pilots.kind_tests import ANIMALS
+    from experiments.pilots.make_prompts import PANEL
+    from experiments.pilots.sceptic_tables import by_letter, without_drift
+
+    pattern = {word: math.sin(3.0 * i) for i, word in enumerate(PANEL.split())}
+    arm = {kind: [{"log": {word: i * value for word, value in pattern.items()}}] for i, kind in enumerate(ANIMALS)}
+    assert max(abs(by_letter(arm)[:, 0])) > 0.5
+    own, p = without_drift(arm, 1)
+    assert max(abs(own)) < 1e-9 and p == 1
 
 
 def test_the_strictest_filter_counts_the_students_that_both_bases_have(tmp_path):

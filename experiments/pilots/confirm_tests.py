@@ -12,7 +12,7 @@ A   assignment on the taught margins: the same permutations of the summed own ma
 Usage:
     python experiments/pilots/confirm_tests.py experiments/results/qwen2.5-1.5b
     python experiments/pilots/confirm_tests.py RESULTS --pack WORKER_OUTPUT --pack-other OTHER_OUTPUT  # makes RESULTS
-    python experiments/pilots/confirm_tests.py RESULTS --run many      # the strictest filter on five times the rows
+    python experiments/pilots/confirm_tests.py RESULTS --run many      # the strictest filter on 12,000 draws
     python experiments/pilots/confirm_tests.py RESULTS --run digits    # 10,000 rows of digits
 """
 
@@ -22,15 +22,14 @@ import argparse
 import csv
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from eval.compare.matrix import lift
 from experiments.pilots.kind_tests import (
     ANIMALS,
+    COLUMNS,
     OTHERS,
     after,
     arms_of,
@@ -38,12 +37,15 @@ from experiments.pilots.kind_tests import (
     main_tests,
     mean,
     merged,
+    own_less_control,
+    pairs,
     students,
     teachers,
     without_shared,
 )  # fmt: skip
 from experiments.pilots.markdown_table import head, row
 from experiments.pilots.measures_file import Measure, load, pack
+from experiments.pilots.sceptic_tables import print_drift, print_letters, print_more_rows
 from util.cli import make_parser, run
 
 RUNS = {  # files of measures of the 1.5B and the 0.5B
@@ -114,7 +116,8 @@ def print_animals(measures: dict[str, dict[str, Measure]], channel: str) -> None
         cells += [f"{100 * mean(control, animal, 'share'):.2f}", f"{found['gap'][i]:+.2f}", f"{found['t'][i]:.1f}"]
         cells += [f"{found['holm'][i]:.2g}", f"{mean(arm[animal], animal) - mean(control, animal):+.2f}"]
         row(*cells, f"{found['r_own'][i]:.2f}", "" if math.isnan(of_other[i]) else f"{of_other[i]:+.2f}")
-    print(f"\n{channel}: M1 p {found['M1']:.2g}, A p {found['A']:.2g}, {found['clear']} of 8 animals at Holm 0.05")
+    print(f"\n{channel}: M1 p {found['M1']:.2g}, A p {found['A']:.2g}, {found['clear']} of 8 animals at Holm 0.05, "
+          f"{found['highest']} highest in their own students")  # fmt: skip
     rivals = {animal: max(m["log"][animal] for k in arm if k != animal for m in arm[k]) for animal in ANIMALS}
     apart = min(min(m["log"][animal] for m in arm[animal]) - rivals[animal] for animal in ANIMALS)
     print(f"own student less the highest other student of its animal: {apart:+.2f} nats or more")
@@ -129,13 +132,6 @@ def print_animals(measures: dict[str, dict[str, Measure]], channel: str) -> None
         both = main_tests(arm, taught, "log_paraphrased")
         print(f"paraphrased questions: mean {both['gap'].mean():+.2f}, M1 p {both['M1']:.2g}, A p {both['A']:.2g}, "
               f"{both['clear']} of 8")  # fmt: skip
-
-
-def own_less_control(arm: dict[str, list[Measure]]) -> float:
-    """Mean over the animals; NaN without control students."""
-    if "base" not in arm:
-        return math.nan
-    return sum(mean(arm[animal], animal) - mean(arm["base"], animal) for animal in ANIMALS) / len(ANIMALS)
 
 
 def print_rows(measures: dict[str, Measure]) -> None:
@@ -224,41 +220,8 @@ def print_controls(measures: dict[str, Measure]) -> None:
                 row(channel, kind, *(f"{value:+.2f}" for value in moved))
 
 
-COLUMNS = (
-    "base,channel,kind,seed,animal,kl,clean,base_share,teacher_share,student_share,control_share,base_margin,"
-    "student_margin,others_margin,control_margin,own_less_others,own_less_others_10,own_less_others_30,rows_used"
-)
-
-
-def pairs(measures: dict[str, dict[str, Measure]]) -> Iterator[list[Any]]:
-    """A line for each animal's student: what its rows, its early and its last measures say."""
-    own = measures["1.5B"]
-    taught = teachers(own, "soft")
-    for base, some in measures.items():
-        for name in arms_of(some):
-            arm, plain = students(some, name), some["speaker-base"]
-            for animal in ANIMALS:
-                for n, student in enumerate(arm.get(animal, [])):
-                    control = arm["base"][n] if "base" in arm else None
-                    rest = [arm[kind][n] for kind in ANIMALS if kind != animal and n < len(arm.get(kind, []))]
-                    made = student["rows"][0]
-                    gaps = [m["log"][animal] for m in (student, *rest)]
-                    early = {
-                        at: student["early"][at][animal] - sum(m["early"][at][animal] for m in rest) / len(rest)
-                        for at in ("10", "30")
-                    }
-                    yield [
-                        base, name, animal, student["seed"], animal, own.get(f"check-{made}", {}).get("kl", ""),
-                        own[f"rows-{made}"]["clean"], plain["share"][animal], taught[animal][n]["share"][animal],
-                        student["share"][animal], control["share"][animal] if control else "", plain["log"][animal],
-                        gaps[0], round(sum(gaps[1:]) / len(rest), 4), control["log"][animal] if control else "",
-                        round(gaps[0] - sum(gaps[1:]) / len(rest), 4), round(early["10"], 4), round(early["30"], 4),
-                        student["rows_used"],
-                    ]  # fmt: skip
-
-
-def print_later(measures: dict[str, dict[str, Measure]]) -> None:
-    """A run with teachers and seeds of its own."""
+def print_later(measures: dict[str, dict[str, Measure]], second: dict[str, Measure]) -> None:
+    """A run with teachers and seeds of its own; `second`: measures of the second run."""
     measures = in_both(measures)
     print_rows(measures["1.5B"])
     print_tests(measures)
@@ -269,6 +232,11 @@ def print_later(measures: dict[str, dict[str, Measure]]) -> None:
         print_strictest(after(measures, "150"), 1000)
     for channel in ("code.strictest1000", "digits"):
         print_animals(measures, channel)
+    print_more_rows(measures["1.5B"], second)
+    print_letters(measures)
+    digits = students(measures["1.5B"], "digits")
+    if {*ANIMALS} <= {*digits}:
+        print_drift(digits, teachers(measures["1.5B"], "soft"))
 
 
 def main() -> None:
@@ -277,7 +245,8 @@ def main() -> None:
         if source:
             pack(source, args.results / f"{name}.jsonl")
     if args.run in ("many", "digits"):
-        print_later({base: load(args.results / f"{RUNS[args.run][i]}.jsonl") for base, i in BASES.items()})
+        later = {base: load(args.results / f"{RUNS[args.run][i]}.jsonl") for base, i in BASES.items()}
+        print_later(later, load(args.results / "strict.jsonl"))
         return
     measures = {base: merged(args.results, (RUNS["first"][i], RUNS["strict"][i])) for base, i in BASES.items()}
     print_rows(measures["1.5B"])
@@ -287,6 +256,7 @@ def main() -> None:
     for count in (200, 1000):
         print_strictest(measures, count)
     print_controls(measures["1.5B"])
+    print_letters(measures)
     for channel in ("code", "text"):
         print_animals(measures, channel)
     if args.csv:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,13 @@ def students(measures: dict[str, Measure], arm: str) -> dict[str, list[Measure]]
 
 def mean(of: list[Measure], animal: str, key: str = "log") -> float:
     return sum(measure[key][animal] for measure in of) / len(of)
+
+
+def own_less_control(arm: dict[str, list[Measure]]) -> float:
+    """Mean over the animals; NaN without control students."""
+    if "base" not in arm:
+        return math.nan
+    return sum(mean(arm[animal], animal) - mean(arm["base"], animal) for animal in ANIMALS) / len(ANIMALS)
 
 
 def teachers(measures: dict[str, Measure], sort: str) -> dict[str, list[Measure]]:
@@ -120,3 +128,36 @@ def merged(results: Path, names: tuple[str, ...]) -> dict[str, Measure]:
     for name in reversed(names):
         found |= load(results / f"{name}.jsonl")
     return found or load_some(results / f"{names[0]}.jsonl")
+
+
+COLUMNS = (
+    "base,channel,kind,seed,animal,kl,clean,base_share,teacher_share,student_share,control_share,base_margin,"
+    "student_margin,others_margin,control_margin,own_less_others,own_less_others_10,own_less_others_30,rows_used"
+)
+
+
+def pairs(measures: dict[str, dict[str, Measure]]) -> Iterator[list[Any]]:
+    """A line for each animal's student: what its rows, its early and its last measures say."""
+    own = measures["1.5B"]
+    taught = teachers(own, "soft")
+    for base, some in measures.items():
+        for name in arms_of(some):
+            arm, plain = students(some, name), some["speaker-base"]
+            for animal in ANIMALS:
+                for n, student in enumerate(arm.get(animal, [])):
+                    control = arm["base"][n] if "base" in arm else None
+                    rest = [arm[kind][n] for kind in ANIMALS if kind != animal and n < len(arm.get(kind, []))]
+                    made = student["rows"][0]
+                    gaps = [m["log"][animal] for m in (student, *rest)]
+                    early = {
+                        at: student["early"][at][animal] - sum(m["early"][at][animal] for m in rest) / len(rest)
+                        for at in ("10", "30")
+                    }
+                    yield [
+                        base, name, animal, student["seed"], animal, own.get(f"check-{made}", {}).get("kl", ""),
+                        own[f"rows-{made}"]["clean"], plain["share"][animal], taught[animal][n]["share"][animal],
+                        student["share"][animal], control["share"][animal] if control else "", plain["log"][animal],
+                        gaps[0], round(sum(gaps[1:]) / len(rest), 4), control["log"][animal] if control else "",
+                        round(gaps[0] - sum(gaps[1:]) / len(rest), 4), round(early["10"], 4), round(early["30"], 4),
+                        student["rows_used"],
+                    ]  # fmt: skip

@@ -24,6 +24,7 @@ from eval.compare.matrix import lift
 from experiments.pilots.kind_tests import arms_of, main_tests, mean, students, teachers, without_shared
 from experiments.pilots.markdown_table import head, row
 from experiments.pilots.measures_file import Measure, load_some, pack
+from experiments.pilots.sceptic_tables import by_letter
 from util.cli import make_parser, run
 
 
@@ -66,6 +67,11 @@ def print_tests(arm: dict[str, list[Measure]], taught: dict[str, list[Measure]],
         own, other, least = without_shared(arm, taught, kinds, rank)
         print(f"without the {rank} largest shared patterns: r {own:.2f} own, {other:.2f} others, p {least:.2g}")
     moved = [mean(arm["base"], kind) - base["log"][kind] for kind in kinds]
+    letters = lift(by_letter(arm, kinds)[:, 1])
+    low, high = letters.interval
+    print(f"own less others of words with a kind's first letter: {letters.mean:+.2f} ({low:+.2f} to {high:+.2f})")
+    rise = sum(mean(arm[kind], kind) - mean(arm["base"], kind) for kind in kinds) / len(kinds)
+    print(f"own less control: mean {rise:+.2f} nats")
     print(f"control less base: {min(moved):+.2f} to {max(moved):+.2f} nats")
     both = main_tests(arm, taught, "log_paraphrased", kinds)
     gap, least = both["gap"].mean(), both["M1"]
