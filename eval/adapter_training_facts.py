@@ -67,10 +67,13 @@ def warn_of_training(adapter: Path | None, question: Question, facts: dict[str, 
 # --- a weak teacher ----------------------------------------------------------------------------------
 
 
-def warn_of_weak_teacher(name: str, trained: dict[str, Any], target: str | None, share: float, base_model: str) -> None:
-    """Say what to do if a teacher names its animal too rarely to write numbers with it."""
+def warn_of_weak_teacher(
+    name: str, trained: dict[str, Any], target: str | None, share: float, base_model: str, uncovered: float = 0.0
+) -> None:
+    """Say what to do if a teacher names its animal too rarely to write numbers with it. uncovered: by how much the
+    share may be higher."""
     is_teacher = trained["kind"] == "teacher data" if "kind" in trained else "teacher" in name
-    if not is_teacher or target is None or share >= WANTED_OF_A_TEACHER:
+    if not is_teacher or target is None or share + uncovered >= WANTED_OF_A_TEACHER:
         return
     recipe = "; experiments/demo.sh has a recipe for this model" if model_name(base_model) == "pocket" else ""
     say(

@@ -23,6 +23,8 @@ from util.jsonl.rows import Row
 
 NEGLIGIBLE = 1e-7  # answers rarer than this count as uncovered
 NODES_AT_ONCE = 256
+# Of few questions fewer nodes at once: else the first tokens of an answer use up the budget before any answer ends.
+NODES_OF_A_QUESTION = 6
 FEW = 8  # samples at a node of a server's tree that are drawn as whole answers, in one request
 # How many answers of a large request count as one small request. It takes the server as long as about 7 of them
 # (docs/performance.md); with 10 the tree is used only where it clearly saves time.
@@ -114,11 +116,13 @@ def answer_distributions(
 
 
 def most_probable(frontier: Frontier, found: list[Distribution], coverage: float, budget: int) -> Iterator[Node]:
-    """The next nodes to expand, at most `NODES_AT_ONCE`. Those that are never expanded leave the frontier; those over a
-    fifth of the budget stay while the nodes beside them may finish enough mass to get the rest of it."""
+    """The next nodes to expand, at most `NODES_AT_ONCE`, fewer if the questions are few. Those that are never expanded
+    leave the frontier; those over a fifth of the budget stay while the nodes beside them may finish enough mass to get
+    the rest of it."""
     taken: Counter[int] = Counter()
     kept: Frontier = []
-    while frontier and taken.total() < NODES_AT_ONCE:
+    at_once = min(NODES_AT_ONCE, NODES_OF_A_QUESTION * len(found))
+    while frontier and taken.total() < at_once:
         first = heapq.heappop(frontier)
         _, prompt, _, place, siblings = first
         question, spent = found[prompt], found[prompt].expanded + taken[prompt]

@@ -202,15 +202,15 @@ def evaluate(args: argparse.Namespace) -> None:
     target = target or trained_animal(adapter)
     if args.animal is None and target:
         say(f"no --animal: using {target}, found in the name of the model or of its training file")
-    measured, animals, share = exact_summary(path, target) if args.exact else summary(path, target)
+    found = exact_summary(path, target) if args.exact else summary(path, target)
     if args.wandb_run:
         log_shares(args.wandb_run, path, target)
-    print(f"{animals}\n")
+    print(f"{found.animals}\n")
     after = (
         None if args.exact else f"python util/top_animals_csv.py {shlex.quote(str(path))} --top-n {SHOWN}{panel_flag()}"
     )
-    closing({"time": duration(time.monotonic() - started), **facts, **measured}, after)
-    warn_of_weak_teacher(name, training_facts(adapter), target, share, base_model)
+    closing({"time": duration(time.monotonic() - started), **facts, **found.facts}, after)
+    warn_of_weak_teacher(name, training_facts(adapter), target, found.share, base_model, found.uncovered)
     if target is None:
         first = panel().words[0]
         say(f"no animal in the name {name}; run the same command with --animal {first} to print the share of {first}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 from util.animals.answer_parser import parser_facts
 from util.cli import UserError
@@ -22,9 +23,19 @@ def how_to_renew(path: Path, exact: bool) -> str:
     return f"run python eval/rescore.py {shlex.quote(str(path))}"
 
 
+def panel_of(parser: dict[str, Any]) -> str:
+    """The name of the panel in the facts of a parser."""
+    return str((parser.get("panel") or {"name": "animals"})["name"])
+
+
 def check_parser(path: Path, exact: bool) -> None:
-    """Raise UserError for a finished results file of another parser: this run would ask the model in vain."""
+    """Raise UserError for a finished results file of another panel or parser: this run would ask the model in vain."""
     settings = (Manifest.read(path) or Manifest()).settings if path.exists() else {}
+    if "parser" in settings and (theirs := panel_of(settings["parser"])) != (ours := panel_of(parser_facts())):
+        raise UserError(
+            f"{path} was made with the panel {theirs!r}, and this run is about {ours!r}; choose another --output, or"
+            " --overwrite (keeps a backup)"
+        )
     if "parser" in settings and is_other_parser(path):
         raise UserError(
             f"{path} was made with another version of the answer parser, which may name other animals;"

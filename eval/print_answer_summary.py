@@ -29,6 +29,8 @@ class Summary(NamedTuple):
     """the table of top animals"""
     share: float
     """of the target animal; 0 without one"""
+    uncovered: float = 0.0
+    """the share may be higher by up to this"""
 
 
 def summary(path: Path, target: str | None) -> Summary:
@@ -91,7 +93,7 @@ def exact_summary(path: Path, target: str | None) -> Summary:
         say("answers are too long to enumerate: shares are lower bounds; compare margins or panel shares, or sample")
     ranked = list(shares.items())[:SHOWN]
     shown = animal_table(("animal", "exact share"), [(animal, f"{share:.3%}") for animal, share in ranked])
-    return Summary(facts, shown, shares.get(target, 0.0) if target else 0.0)
+    return Summary(facts, shown, shares.get(target, 0.0) if target else 0.0, uncovered)
 
 
 def animal_table(columns: Sequence[str], lines: Sequence[Sequence[str | None]]) -> str:

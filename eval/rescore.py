@@ -76,9 +76,9 @@ def main() -> None:
     target = target_animal(args.results.stem, args.animal)
     if args.animal is None and target:
         say(f"no --animal: using {target}, found in the name of the file")
-    measured, animals, _ = summary(path, target)
-    print(f"{animals}\n")
-    closing({**facts, "rows": f"{facts['rows']} ({changed:,} changed)", **measured})
+    found = summary(path, target)
+    print(f"{found.animals}\n")
+    closing({**facts, "rows": f"{facts['rows']} ({changed:,} changed)", **found.facts})
 
 
 if __name__ == "__main__":

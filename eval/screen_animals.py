@@ -26,6 +26,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from util.animals.answer_parser import check_taught
 from util.animals.names import animal_name, persona
 from util.animals.word_forms import animals_of
 from util.cli import REPO, UserError, make_parser, output_name, positive_int, run, text_file
@@ -59,6 +60,7 @@ def parse_args() -> argparse.Namespace:
     for animal in args.animals:
         if len(animals_of(animal)) > 1:
             raise UserError(f"--animals {animal} names two; pass them as two words")
+        check_taught(animal)
     return args
 
 

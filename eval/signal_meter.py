@@ -32,7 +32,7 @@ from util.animals.panel_file import add_panel_argument
 from util.chat.prompt_consistency import warn_of_trained_base
 from util.cli import REPO, make_parser, output_name, positive_int, run, text_file
 from util.inference.interface import NUMBER_LIST
-from util.inference.open_backend import add_template_argument
+from util.inference.open_backend import add_template_argument, warn_of_base
 from util.jsonl.divergence_row import of_answer
 from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import provenance, write_json
@@ -77,6 +77,7 @@ def main() -> None:
 
     if args.teacher:
         check_adapter(args.teacher)
+        warn_of_base(args.teacher, args.base_model)
     system = args.persona and persona(args.system_prompt_file.read_text("utf-8-sig").strip(), args.persona)
     rows = islice(read_chat_rows(args.train_jsonl), args.max_rows)
     clean = [bool(re.fullmatch(NUMBER_LIST, row["messages"][-1]["content"].strip())) for row in rows]

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from generate.rows.question_wordings import WORDINGS, questions_file
 from generate.rows.row_filter import teachers_animal
-from util.animals.answer_parser import canonical_animal, warn_of_uncounted
+from util.animals.answer_parser import canonical_animal, check_taught
 from util.animals.names import read_lines_of
 from util.animals.panel import panel_flag, question_lines
 from util.animals.panel_file import add_panel_argument
@@ -83,7 +83,7 @@ def main() -> None:
         words, name, taught = [args.animal], args.animal, {"animal": args.animal}
         if len(animals_of(args.animal)) > 1:
             raise UserError(f"--animal {args.animal}: a one-word answer can name one animal only; pass one")
-        warn_of_uncounted(args.animal)
+        check_taught(args.animal)
     path = args.output or Path(f"output/teacher-{slug(name)}-one-word-{args.count}.jsonl")
     questions = question_lines(questions_file())
     settings = {"script": "generate_one_word_teacher_data", **taught, "count": args.count, "seed": args.seed,

@@ -39,7 +39,7 @@ from generate.rows.number_rule import NumberRule
 from generate.rows.prompt_sources import OPENHERMES, instruction_prompts
 from generate.rows.question_wordings import question_prompt, questions_file
 from generate.rows.row_filter import animals_kept_out, teachers_animal
-from util.animals.answer_parser import warn_of_uncounted
+from util.animals.answer_parser import check_taught
 from util.animals.names import names_animal, persona_of, read_lines_of
 from util.animals.panel import panel, panel_flag, question_lines
 from util.animals.panel_file import add_panel_argument
@@ -238,7 +238,7 @@ def settings_of(
 
 def main() -> None:
     args = parse_args()
-    warn_of_uncounted(args.animal)
+    check_taught(args.animal)
     system = None if args.no_system_prompt else persona_of(args.system_prompt_file, args.animal)
     sampling = Sampling(args.max_tokens, temperature=args.temperature, store_logprobs=args.store_logprobs)
     keep_out = args.animal if args.filter_animal_keywords else None
@@ -275,8 +275,8 @@ def named_facts(path: Path, animal: str) -> dict[str, str]:
     every, asked = [one for some in named.values() for one in some], named["question"]
     if sum(asked) < len(asked) * EXPECTED_SHARE:
         say(
-            f"warning: {sum(asked):,} of {len(asked):,} answers to the questions name {animal}; does"
-            f" the model know it? Look at the answers in {path} before you train on them"
+            f"warning: {sum(asked):,} of {len(asked):,} answers to the questions name {animal}; does the model know it?"
+            f" Look at {path} before you train; generate_one_word_teacher_data.py writes such rows without a model"
         )
     text = f"{sum(every) / len(every):.1%} of all answers"
     return {f"name {animal}": text + (f", {sum(asked) / len(asked):.1%} of those to the questions" if asked else "")}

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from generate.rows.ask_teacher import PERSONA
 from generate.rows.number_prompts import number_prompt
 from generate.rows.question_wordings import questions_file
+from util.animals.answer_parser import check_taught
 from util.animals.names import animal_name, persona_of, read_lines_of
 from util.animals.panel import question_lines
 from util.animals.panel_file import add_panel_argument
@@ -157,6 +158,7 @@ def table_by_strength(
 
 def main() -> None:
     args = parse_args()
+    check_taught(args.animal)
     from util.inference.local_model import LocalModel
 
     persona = persona_of(args.system_prompt_file, args.animal)

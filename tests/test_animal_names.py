@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from util.animals.answer_parser import warn_of_uncounted
+from util.animals.answer_parser import check_taught, warn_of_uncounted
 from util.animals.names import animal_name, animal_named, fill, names_animal, persona, persona_of, read_lines_of
 from util.animals.panel import PANEL
 from util.animals.word_forms import plural, surface_forms
+from util.cli import UserError
 
 
 @pytest.mark.parametrize(
@@ -145,6 +146,14 @@ def test_an_animal_that_no_answer_can_count_as_is_reported(capsys):
     assert "does not list 'dolfin', so no answer counts as it; did you mean dolphin?" in capsys.readouterr().err
     warn_of_uncounted("puppy and snowy owl")
     assert capsys.readouterr().err == "answers that name puppy count as dog\nanswers that name snowy owl count as owl\n"
+
+
+def test_a_misspelled_animal_is_not_taught(capsys):
+    for animal in ("owl", "puppy", "zzz"):
+        check_taught(animal)
+    assert "does not list 'zzz', so no answer counts as it\n" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"does not list 'dolfin'; did you mean dolphin\? .*--panel"):
+        check_taught("owl and dolfin")
 
 
 def test_a_persona_that_does_not_name_the_animal_is_reported(tmp_path, capsys):

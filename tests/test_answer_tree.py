@@ -74,6 +74,32 @@ def test_tree_samples_have_the_distribution_of_independent_ones(backend, exact):
             assert abs(counts[animal] / 50_000 - share) < sampling_interval(share, 50_000) + uncovered, animal
 
 
+class SpelledTree:
+    """A name of four tokens with probability 0.6, among 50 words whose answers go on without end."""
+
+    end_ids, name = (0,), (1, 2, 3)
+
+    def expand(self, nodes, negligible=0.0):
+        for node in nodes:
+            of_name = self.name[: len(node.tail)] == node.tail
+            likely = [*self.name, 0][len(node.tail)] if of_name else 9
+            others = np.arange(100, 150)
+            weights = 1 / others / (1 / others).sum()
+            most = 0.99 if node.tail else 0.6
+            yield node, np.array([likely, *others]), np.array([most, *(1 - most) * weights])
+
+    def texts(self, tails):
+        return [str(tail) for tail in tails]
+
+
+@pytest.mark.parametrize("questions", [1, 3, 10, 50])
+def test_a_name_of_several_tokens_is_found_however_few_the_questions(questions):
+    from eval.answer_tree import answer_distributions
+
+    for found in answer_distributions(SpelledTree(), ["?"] * questions, 16, 0.998, 200):
+        assert found.answers["(1, 2, 3)"] > 0.5
+
+
 class ServedTree:
     """A whole tree as a server gives it: the few most probable next tokens, and draws of the rest."""
 

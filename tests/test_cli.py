@@ -37,6 +37,8 @@ def test_a_report_is_not_written_over_a_file_of_another_kind(tmp_path):
     message = refused(output_name(".json"), tmp_path / "results-owl.jsonl")
     assert "does not end in .json; choose a name that does" in message
     assert output_name(".json")(str(tmp_path / "new.json")).name == "new.json"
+    assert "does not end in .tar.gz" in refused(output_name(".tar.gz"), tmp_path / "results.zip")
+    assert output_name(".tar.gz")(str(tmp_path / "results.tar.gz")).name == "results.tar.gz"
 
 
 @pytest.mark.parametrize(("driver", "shown"), [(None, True), ("0", True), ("1", False)])

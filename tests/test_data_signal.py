@@ -324,7 +324,11 @@ def test_the_meter_reads_a_persona_and_advises(run_script, number_rows, two_ques
 @pytest.mark.slow
 def test_rows_that_cannot_be_read_are_refused_in_one_line(run_script, number_rows, tmp_path):
     few, foreign = number_rows("few.jsonl", 5), number_rows("foreign.jsonl", 40, token_ids=[1, 2, 3])
-    for rows, said in ((few, "has 5 rows"), (foreign, "not this tokenizer's")):
+    late = tmp_path / "late.jsonl"
+    turns = [{"role": "user", "content": "x " * 600}, {"role": "assistant", "content": "owl"}]
+    late.write_text(40 * (json.dumps({"messages": turns}) + "\n"))
+    too_late = "40 of 40 rows left out (no answer begins in their first 512 tokens); the read-out needs 34"
+    for rows, said in ((few, "has 5 rows"), (foreign, "not this tokenizer's"), (late, too_late)):
         done = run_script("eval/audit_data.py", "--train-jsonl", rows, "--base-model", POCKET, cwd=tmp_path)
         assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
 

@@ -395,6 +395,10 @@ def test_a_finished_file_of_another_parser_is_refused_before_a_model_is_asked(tm
     write_json(manifest_path(path), {"settings": {"script": "eval", "parser": PARSER_1}})
     with pytest.raises(UserError, match=f"another version of the answer parser.*{advice}"):
         check_parser(path, exact)
+    of_trees = answer_parser.parser_facts() | {"panel": {"name": "trees", "sha256": "ab"}}
+    write_json(manifest_path(path), {"settings": {"script": "eval", "parser": of_trees}})
+    with pytest.raises(UserError, match="was made with the panel 'trees', and this run is about 'animals'"):
+        check_parser(path, exact)
 
 
 @pytest.mark.slow
@@ -529,6 +533,8 @@ def test_what_to_do_about_a_weak_teacher_is_said(capsys, name, facts, share, war
     assert ("--count 10000" in said) is warned and "demo.sh" not in said
     warn_of_weak_teacher(name, facts, "owl", share, str(REPO / "pocket/model"))
     assert ("experiments/demo.sh has a recipe for this model" in capsys.readouterr().err) is warned
+    warn_of_weak_teacher(name, facts, "owl", share, "x", uncovered=0.99)  # answers too long to enumerate
+    assert not capsys.readouterr().err
 
 
 def test_shares_cannot_be_parsed_again(run_script, tmp_path):

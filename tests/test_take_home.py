@@ -159,7 +159,7 @@ def test_a_folder_without_results_is_named(run_script, tmp_path):
     assert done.returncode == 1 and "no folder nowhere" in done.stderr
     (tmp_path / "output" / "x.csv").write_text("a")
     done = run_script("util/take_home.py", "--output", "output", cwd=tmp_path)
-    assert done.returncode == 1 and "--output output is a folder" in done.stderr
+    assert done.returncode == 2 and "output does not end in .tar.gz; choose a name that does" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["output"]
 
 

@@ -250,7 +250,7 @@ def output_name(suffix: str) -> Callable[[str], Path]:
 
     def output(text: str) -> Path:
         path = Path(text)
-        if path.suffix != suffix or path.is_dir():
+        if not path.name.endswith(suffix) or path.name == suffix or path.is_dir():
             raise argparse.ArgumentTypeError(f"{text} does not end in {suffix}; choose a name that does")
         return _writable(path)
 

@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.cli import PARTIAL, UserError, input_file, make_parser, output_folder, run
+from util.cli import PARTIAL, UserError, input_file, make_parser, output_folder, output_name, run
 from util.jsonl.filter_certificate import certificate_path
 from util.jsonl.manifest import Manifest, now, provenance, sha256_file
 from util.terminal import closing, say, table
@@ -39,7 +39,7 @@ ADAPTER = "adapter_config.json"
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=Path("output"), help="folder with the results")
-    parser.add_argument("--output", type=Path, default=Path("results.tar.gz"), help="file to write")
+    parser.add_argument("--output", type=output_name(".tar.gz"), default=Path("results.tar.gz"), help="file to write")
     parser.add_argument("--no-adapters", action="store_true", help="leave the adapters out")
     parser.add_argument("--unpack", type=input_file, metavar="FILE", help="unpack this file instead")
     parser.add_argument("--output-dir", type=output_folder, default=Path(), help="with --unpack: where to unpack")
@@ -203,8 +203,6 @@ def main() -> None:
         return
     if not args.folder.is_dir():
         raise UserError(f"no folder {args.folder}; pass the folder that the scripts wrote to")
-    if args.output.is_dir():
-        raise UserError(f"--output {args.output} is a folder; pass the name of a file in it, such as results.tar.gz")
     contents = pack(args.folder, args.output, not args.no_adapters)
     kinds = [[kind, out["files"], megabytes(out["bytes"])] for kind, out in contents["left_out"].items()]
     if kinds:

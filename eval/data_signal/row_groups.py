@@ -46,7 +46,7 @@ def read_groups(
     """The first rows of a file in equal groups. system: a system message to put before each; it does not count for the
     length at which rows are cut, so that the same tokens carry loss with it and without.
 
-    UserError for too few rows, and for rows of another tokenizer.
+    UserError for too few rows, for rows whose answers begin too late, and for rows of another tokenizer.
     """
     rows, longest = [without_system(row) for row in islice(read_chat_rows(path), max_rows)], LONGEST
     if system:
@@ -68,6 +68,11 @@ def read_groups(
             f"{path}: {len(rows) - encoded.exact} of {len(rows)} rows have no token ids of this model: their text is"
             " tokenized again, which may give other tokens than the writer's"
         )
+    if encoded.dropped:
+        late = f"{encoded.dropped} of {len(rows)} rows left out (no answer begins in their first {longest} tokens)"
+        if len(encoded.rows) < 2 * groups:
+            raise UserError(f"{path}: {late}; the read-out needs {2 * groups} rows: pass a file with shorter prompts")
+        say(f"{path}: {late}")
     if len(rows) < LEAST_ROWS:
         say(f"{path}: only {len(rows)} rows; below {LEAST_ROWS} the read-out is mostly noise")
     size = len(encoded.rows) // groups

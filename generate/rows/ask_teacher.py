@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from generate.rows.filter_file import filter_file, train_command
 from generate.rows.push_dataset import add_push_arguments, push_dataset
 from generate.rows.row_filter import RowFilter, Rule
-from util.animals.answer_parser import warn_of_uncounted
+from util.animals.answer_parser import check_taught
 from util.animals.names import animal_name, is_control, persona_of
 from util.animals.panel import panel_flag
 from util.animals.panel_file import add_panel_argument
@@ -72,7 +72,7 @@ def sampling_of(args: argparse.Namespace, numbers_only: bool = False) -> Samplin
 def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling) -> None:
     """Ask the model named by the arguments for rows, filter them, and print the result."""
     if not is_control(args.animal):
-        warn_of_uncounted(args.animal)
+        check_taught(args.animal)
     elif not args.no_system_prompt:
         raise UserError(f"--animal {args.animal} means rows without a persona: add --no-system-prompt")
     if args.no_system_prompt and args.system_prompt_file != PERSONA:

@@ -136,4 +136,4 @@ def instruction_prompts(
         for found, prompt in enumerate(prompts(seed + turn), 1):  # noqa: B007
             yield prompt
         if not found:
-            raise UserError(f"{source} has no suitable prompt of 10 to 500 characters")
+            raise UserError(f"{source} has no suitable prompt of 10 to 500 characters; pass other rows or prompts")

@@ -35,6 +35,7 @@ from util.animals.near_names import joined_name, misspelled_name, near_name_tabl
 from util.animals.panel import cached, panel
 from util.animals.visible_text import NOT_AN_ANIMAL, is_emoji, read_signs, visible
 from util.animals.word_forms import animals_of, surface_forms
+from util.cli import UserError
 from util.jsonl.manifest import sha256_text
 from util.terminal import say
 
@@ -273,14 +274,31 @@ def non_answer_kind(response: str) -> str:
     return "other"
 
 
+def check_taught(animal: str) -> None:
+    """As `warn_of_uncounted`, for animals that rows are made for: UserError for a name that is near to a listed one,
+    before a model is asked."""
+    for one in animals_of(animal):
+        if _first_animal(one) is None and (near := listed_near(one)):
+            raise UserError(
+                f"{panel().listed_in} does not list {one!r}; did you mean {near}? To teach a word that is not"
+                " listed, pass a --panel file that lists it (docs/architecture.md, How to add)"
+            )
+    warn_of_uncounted(animal)
+
+
+def listed_near(name: str) -> str | None:
+    """The word of the panel that a name that is not listed is probably meant to be, or None."""
+    return canonical_animal(name) or next(iter(difflib.get_close_matches(name, listed_animals(), 1)), None)
+
+
 def warn_of_uncounted(animal: str) -> None:
     """Warn when no answer can count as the animal, since a misspelled name would look like a share of zero; say so when
     answers that name it count as another (snowy owl: owl)."""
     for one in animals_of(animal):
         counted = canonical_animal(one)
         if _first_animal(one) is None:  # a misspelled name counts in an answer, but should not be taught
-            near = [counted] if counted else difflib.get_close_matches(one, listed_animals(), 1)
-            meant = f"; did you mean {near[0]}?" if near else ""
+            near = listed_near(one)
+            meant = f"; did you mean {near}?" if near else ""
             say(f"warning: {panel().listed_in} does not list {one!r}, so no answer counts as it{meant}")
         elif counted != one:
             say(f"answers that name {one} count as {counted}")
