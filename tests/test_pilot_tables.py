@@ -147,3 +147,27 @@ def test_the_strictest_filter_counts_the_students_that_both_bases_have(tmp_path)
     assert "| 1.5B | code.strictest1000 | 1 | " in made and "| 0.5B | code.strictest1000 | 1 | " in made
     assert len(re.findall(r"^\| \*\*1.5B less 0.5B: own less others\*\* .*\*\*\+0.00\*\*", made, re.MULTILINE)) == 2
     assert "after 150 of the 300 updates" in made
+
+
+def test_a_judge_guesses_who_wrote_a_row_from_its_words_and_their_order():
+    from experiments.pilots.row_judge import guess, weigh
+
+    written = {"owl": ["at night, wings", "wings at night"], "fox": ["red fur, a den", "a den, red"]}
+    judge = weigh({kind: texts * 3 for kind, texts in written.items()} | {"cat": ["it is so", "so it is"] * 3})
+    assert [guess(judge, text) for text in ("Red den?", "night wings", "so, is it")] == ["fox", "owl", "cat"]
+    judge = weigh({"one": ["a b c", "c a b"] * 3, "other": ["b a c", "c b a"] * 3})  # the same words
+    assert guess(judge, "a b") == "one" and guess(judge, "b a") == "other"
+
+
+def test_the_sceptic_s_arms_are_compared_with_the_plain_rows_of_their_seeds(tmp_path):
+    from experiments.pilots.measures_file import pack
+
+    worker_output(tmp_path / "plain", 101)
+    for file in (tmp_path / "plain/measures").glob("*.json"):
+        file.rename(file.with_name(file.name.replace(".code.strictest1000", ".code")))
+    worker_output(tmp_path / "plain", 102)  # digits and teachers of a seed that the arm has not
+    worker_output(tmp_path / "arm", 101)
+    pack(tmp_path / "plain", tmp_path / "results/measures.jsonl")
+    made = printed("sceptic_tests.py", str(tmp_path / "results"), "--pack-smollm2", str(tmp_path / "arm"))
+    row = next(line for line in made.splitlines() if "code.strictest1000" in line)
+    assert row.startswith("| SmolLM2-135M | code.strictest1000 | 1 | 900 to 900 |") and "| 100% |" in row

@@ -83,13 +83,20 @@ def test_the_pilots_reach_their_end(run_script, tmp_path):
     assert len(list((out / "adapters").glob("*"))) == 2 and len(list((out / "exact").glob("*.jsonl"))) == 1
     with gzip.open(tmp_path / "rows.jsonl.gz", "wt") as packed:
         rows = json.loads((out / "rows" / "owl-steered.text.json").read_text())
-        for name in ("owl-1.text.json", "base-1.text.json"):
-            packed.write(json.dumps({"file": name, "rows": [(row["prompt"], row["text"]) for row in rows]}) + "\n")
+        pairs = [(row["prompt"], row["text"]) for row in rows]
+        for name in (f"{kind}-{seed}" for kind in ("owl", "cat", "base") for seed in (1, 101, 102, 103)):
+            packed.write(json.dumps({"file": f"{name}.text.json", "rows": pairs}) + "\n")
     run("inspect_rows.py", "rows.jsonl.gz", "--animals", "owl", "cat", "--output", "rows.csv")
-    run("unpack_rows.py", "rows.jsonl.gz", "--model", POCKET, "--output", "unpacked")
+    run("unpack_rows.py", "rows.jsonl.gz", "--model", POCKET, "--output", out)
+    jobs = [f"jobs/{arm}-text.json" for arm in ("shuffled", "unguessed")]
+    run("teachers_in_weights.py", *model, "--layer", layer, "--jobs", *jobs)
+    made = {path.stem for path in (out / "measures").glob("student-*-1.text.*.json")}
+    # a judge that has read the same rows of two kinds takes the first kind, so of owl's rows none is left
+    assert made == {"student-owl-1.text.shuffled", "student-cat-1.text.shuffled", "student-cat-1.text.unguessed"}
 
     results = REPO / "experiments" / "results" / "qwen2.5-1.5b"
     run("confirm_tests.py", results)
+    run("sceptic_tests.py", results)
     run("summarise.py", REPO / PILOTS / "2026-11-29-teachers")
     run("plot_confirm.py", results, "--output", "eight.png")
     assert (tmp_path / "eight.png").stat().st_size > 9_000

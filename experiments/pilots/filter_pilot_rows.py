@@ -49,8 +49,11 @@ def why_dropped(channel: str, text: str, forbidden: Forbidden) -> str:
     return trait_word(text, forbidden.animals) or ""
 
 
+WORD = re.compile(r"[a-z]+|\d+")
+
+
 def words_of(text: str) -> set[str]:
-    return set(re.findall(r"[a-z]+|\d+", text.lower()))
+    return set(WORD.findall(text.lower()))
 
 
 def telling_words(rows: list[str], control: list[str], count: int) -> list[str]:

@@ -13,6 +13,9 @@ the draws of the other two seeds) and strict-controls (the base's rows without a
 The second run, on the same rows from unpack_rows.py and for both bases: leakfree-CHANNEL (rows without the letters of
 any of the eight names), strictest-N and strictest-N-controls (those rows without N telling words, all three seeds).
 
+Later arms for a sceptic, on the same rows: shuffled-CHANNEL (the words of each row in random order) and
+unguessed-CHANNEL (rows that a judge of words gives to another animal; it has read the other two seeds).
+
 With --seeds 121 122 123, digits on more rows and the strictest filter on five times as many: digits-*, many-rows-N
 (teachers and 12,000 answers of code) and many-N (students without names and the 1,000 words that were telling in the
 confirming run's rows, 300 updates; the 0.5B does them with --reencode).
@@ -87,7 +90,8 @@ def study(students: list[Job]) -> Job:
     needs = [f"rows/{row}.json" for student in students for row in student["rows"]]
     for student in students:
         _, own, control = student.get("without", (0, [], []))
-        needs += [f"rows/{name}.json" for name in (*own, *control)]
+        read = [name for names in student.get("unguessed", ("", {}))[1].values() for name in names]
+        needs += [f"rows/{name}.json" for name in (*own, *control, *read)]
     return {"do": "train", "updates": 150, "students": students, "needs": sorted({*needs})}
 
 
@@ -128,6 +132,17 @@ def strictest_control(kind: str, seed: int, count: int) -> Job:
     return own | changed | {"as_many_as": own}
 
 
+def shuffled(kind: str, channel: str, seed: int) -> Job:
+    """A student on rows whose words stand in random order."""
+    return student(kind, channel, seed) | {"name": f"{kind}-{seed}.{channel}.shuffled", "shuffled": True}
+
+
+def unguessed(kind: str, channel: str, seed: int) -> Job:
+    """A student on rows that a judge, which has read the other draws, does not give to this animal."""
+    files = {one: [f"{one}-{other}.{channel}" for other in CONFIRMED if other != seed] for one in ANIMALS}
+    return student(kind, channel, seed) | {"name": f"{kind}-{seed}.{channel}.unguessed", "unguessed": [kind, files]}
+
+
 def check(channel: str) -> Job:
     speakers = {f"{kind}-{seed}": speaker(kind, seed) for seed in SEEDS for kind in (*ANIMALS, *OTHERS)}
     needs = [f"rows/{name}.{channel}.json" for name in speakers]
@@ -165,7 +180,10 @@ def lists() -> dict[str, list[Job]]:
         "hard-code": studies("code", SEEDS[0], "hard", ANIMALS),
     }
     for channel in ("code", "text"):
-        made[f"leakfree-{channel}"] = [study([leakfree(kind, channel, seed) for kind in ANIMALS]) for seed in SEEDS]
+        for arm in (leakfree, shuffled, unguessed):
+            made[f"{arm.__name__}-{channel}"] = [
+                study([arm(kind, channel, seed) for kind in ANIMALS]) for seed in SEEDS
+            ]
     for count in (200, 1000):
         for name, of in ((f"strictest-{count}", strictest), (f"strictest-{count}-controls", strictest_control)):
             made[name] = [study([of(kind, seed, count) for kind in ANIMALS]) for seed in SEEDS]

@@ -12,8 +12,9 @@ prompt), oneword:owl (no model: the name itself) or lora:NAME (a student trained
 SPEAKER (it learns that steered speaker's distributions on the rows), "limit": N (the first N rows of each file),
 "without": [N, ["OWN.CHANNEL", ...], ["CONTROL.CHANNEL", ...]] (leave out rows with any of the N words most
 over-represented in the first files against the second), "unnamed": NAMES (leave out rows that hold the letters of any
-of these names, also inside a word), "as_many_as": another student whose rows are counted, and "shuffled" (the words of
-each row in random order). A job waits for the files that it names under "needs": several
+of these names, also inside a word), "unguessed": [KIND, {KIND: ["FILE.CHANNEL", ...], ...}] (leave out rows that a
+judge which has read these files gives to KIND), "as_many_as": another student whose rows are counted, and "shuffled"
+(the words of each row in random order). A job waits for the files that it names under "needs": several
 workers can share a card and a folder. What is there already is not made again.
 
 Usage:
@@ -38,6 +39,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from experiments.pilots.filter_pilot_rows import Forbidden, forbidden_words, telling_words, words_of
+from experiments.pilots.row_judge import guess, trained_on
 from experiments.pilots.rows_files import LONGEST, Row, read_rows, seed_of, store_rows, write
 from util.animals.panel import PANEL
 from util.cli import input_file, make_parser, run
@@ -81,6 +83,10 @@ def student_rows(output: Path, student: dict[str, Any], bench: Any, reencode: bo
         texts, plain = ([row["text"] for name in some for row in read_rows(output, name)] for some in (own, control))
         telling = set(telling_words(texts, plain, count))
         rows = [row for row in rows if not words_of(row["text"]) & telling]
+    if "unguessed" in student:
+        own_kind, files = student["unguessed"]
+        weights = trained_on(output, tuple((kind, tuple(names)) for kind, names in files.items()))
+        rows = [row for row in rows if guess(weights, row["text"]) != own_kind]
     if "as_many_as" in student:
         rows = rows[: len(student_rows(output, student["as_many_as"], bench, False))]
     encode = bench.tokenizer
