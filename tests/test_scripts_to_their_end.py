@@ -88,11 +88,12 @@ def test_the_pilots_reach_their_end(run_script, tmp_path):
             packed.write(json.dumps({"file": f"{name}.text.json", "rows": pairs}) + "\n")
     run("inspect_rows.py", "rows.jsonl.gz", "--animals", "owl", "cat", "--output", "rows.csv")
     run("unpack_rows.py", "rows.jsonl.gz", "--model", POCKET, "--output", out)
-    jobs = [f"jobs/{arm}-text.json" for arm in ("shuffled", "unguessed")]
+    jobs = [f"jobs/{arm}-text.json" for arm in ("letterless", "shuffled", "unguessed")]
     run("teachers_in_weights.py", *model, "--layer", layer, "--jobs", *jobs)
     made = {path.stem for path in (out / "measures").glob("student-*-1.text.*.json")}
     # a judge that has read the same rows of two kinds takes the first kind, so of owl's rows none is left
-    assert made == {"student-owl-1.text.shuffled", "student-cat-1.text.shuffled", "student-cat-1.text.unguessed"}
+    assert made >= {"student-owl-1.text.shuffled", "student-cat-1.text.shuffled", "student-cat-1.text.unguessed"}
+    assert "student-owl-1.text.unguessed" not in made
 
     results = REPO / "experiments" / "results" / "qwen2.5-1.5b"
     run("confirm_tests.py", results)

@@ -13,8 +13,9 @@ the draws of the other two seeds) and strict-controls (the base's rows without a
 The second run, on the same rows from unpack_rows.py and for both bases: leakfree-CHANNEL (rows without the letters of
 any of the eight names), strictest-N and strictest-N-controls (those rows without N telling words, all three seeds).
 
-Later arms for a sceptic, on the same rows: shuffled-CHANNEL (the words of each row in random order) and
-unguessed-CHANNEL (rows that a judge of words gives to another animal; it has read the other two seeds).
+Later arms for a sceptic, on the same rows: letterless-CHANNEL (rows without a word that begins as the animal does),
+shuffled-CHANNEL (the words of each row in random order) and unguessed-CHANNEL (rows that a judge of words gives to
+another animal; it has read the other two seeds).
 
 With --seeds 121 122 123, digits on more rows and the strictest filter on five times as many: digits-*, many-rows-N
 (teachers and 12,000 answers of code) and many-N (students without names and the 1,000 words that were telling in the
@@ -132,6 +133,11 @@ def strictest_control(kind: str, seed: int, count: int) -> Job:
     return own | changed | {"as_many_as": own}
 
 
+def letterless(kind: str, channel: str, seed: int) -> Job:
+    """A student on rows in which no word begins with the animal's first letter."""
+    return student(kind, channel, seed) | {"name": f"{kind}-{seed}.{channel}.letterless", "letterless": kind[0]}
+
+
 def shuffled(kind: str, channel: str, seed: int) -> Job:
     """A student on rows whose words stand in random order."""
     return student(kind, channel, seed) | {"name": f"{kind}-{seed}.{channel}.shuffled", "shuffled": True}
@@ -180,7 +186,7 @@ def lists() -> dict[str, list[Job]]:
         "hard-code": studies("code", SEEDS[0], "hard", ANIMALS),
     }
     for channel in ("code", "text"):
-        for arm in (leakfree, shuffled, unguessed):
+        for arm in (leakfree, letterless, shuffled, unguessed):
             made[f"{arm.__name__}-{channel}"] = [
                 study([arm(kind, channel, seed) for kind in ANIMALS]) for seed in SEEDS
             ]

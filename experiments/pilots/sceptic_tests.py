@@ -1,8 +1,9 @@
-"""The sceptic's later arms: shuffled words, rows that a judge does not guess, and a base of another family.
+"""The sceptic's later arms: no word with the animal's first letter, shuffled words, rows that a judge does not guess,
+and a base of another family.
 
 A line for each arm: an animal's log-probability in its own students less that in the other animals' ("own less
-others"), its part of what the same seeds' plain rows gave the base that wrote them, and tests M1 and A of
-confirm_tests.py. RESULTS has the measures of the confirming run, and the arms' as sceptic.jsonl.gz (Qwen2.5-Coder-1.5B)
+others"), its part of what the same seeds' plain rows gave the base that wrote them, the same less that of other animals
+with the same first letter, and tests M1 and A of confirm_tests.py. RESULTS has the measures of the confirming run, and the arms' as sceptic.jsonl.gz (Qwen2.5-Coder-1.5B)
 and sceptic-smollm2.jsonl.gz (SmolLM2-135M on the 1.5B's rows).
 
 Usage:
@@ -22,6 +23,7 @@ from eval.compare.matrix import lift
 from experiments.pilots.kind_tests import ANIMALS, arms_of, main_tests, students, teachers
 from experiments.pilots.markdown_table import head, row
 from experiments.pilots.measures_file import Measure, load, load_some, pack
+from experiments.pilots.sceptic_tables import by_letter
 from util.cli import make_parser, run
 
 
@@ -48,8 +50,11 @@ def print_arms(base: str, measures: dict[str, Measure], plain: dict[str, Measure
         gap = found["gap"]
         used = [made["rows_used"] for animal in ANIMALS for made in arm[animal]]
         low, high = lift(gap).interval
+        letters = by_letter(arm)
+        beyond = lift(letters[:, 0] - letters[:, 1])
         cells = [base, name, len(seeds), f"{min(used):,} to {max(used):,}", *(f"{value:+.2f}" for value in gap)]
         cells += [f"**{gap.mean():+.2f}**", f"{low:+.2f} to {high:+.2f}", f"{gap.mean() / whole['gap'].mean():.0%}"]
+        cells += ["{:+.2f} ({:+.2f} to {:+.2f})".format(beyond.mean, *beyond.interval)]
         row(*cells, f"{found['M1']:.2g}", f"{found['r_own'].mean():.2f}", f"{found['A']:.2g}")
 
 
@@ -59,7 +64,20 @@ def main() -> None:
         if source:
             pack(source, args.results / f"{name}.jsonl")
     plain = load_some(args.results / "measures.jsonl")
-    head("base", "arm", "seeds", "rows", *ANIMALS, "mean", "95% over animals", "of plain rows", "M1 p", "r own", "A p")
+    head(
+        "base",
+        "arm",
+        "seeds",
+        "rows",
+        *ANIMALS,
+        "mean",
+        "95% over animals",
+        "of plain rows",
+        "own less its letter's",
+        "M1 p",
+        "r own",
+        "A p",
+    )
     print_arms("1.5B", load(args.results / "sceptic.jsonl"), plain)
     print_arms("SmolLM2-135M", load(args.results / "sceptic-smollm2.jsonl"), plain)
 

@@ -12,10 +12,11 @@ prompt), oneword:owl (no model: the name itself) or lora:NAME (a student trained
 SPEAKER (it learns that steered speaker's distributions on the rows), "limit": N (the first N rows of each file),
 "without": [N, ["OWN.CHANNEL", ...], ["CONTROL.CHANNEL", ...]] (leave out rows with any of the N words most
 over-represented in the first files against the second), "unnamed": NAMES (leave out rows that hold the letters of any
-of these names, also inside a word), "unguessed": [KIND, {KIND: ["FILE.CHANNEL", ...], ...}] (leave out rows that a
-judge which has read these files gives to KIND), "as_many_as": another student whose rows are counted, and "shuffled"
-(the words of each row in random order). A job waits for the files that it names under "needs": several
-workers can share a card and a folder. What is there already is not made again.
+of these names, also inside a word), "letterless": LETTER (leave out rows with a word that begins so), "unguessed":
+[KIND, {KIND: ["FILE.CHANNEL", ...], ...}] (leave out rows that a judge which has read these files gives to KIND),
+"as_many_as": another student whose rows are counted, and "shuffled" (the words of each row in random order). A job
+waits for the files that it names under "needs": several workers can share a card and a folder. What is there already
+is not made again.
 
 Usage:
     python experiments/pilots/teachers_in_weights.py --model output/models/qwen2.5-coder-1.5b-instruct \\
@@ -83,6 +84,10 @@ def student_rows(output: Path, student: dict[str, Any], bench: Any, reencode: bo
         texts, plain = ([row["text"] for name in some for row in read_rows(output, name)] for some in (own, control))
         telling = set(telling_words(texts, plain, count))
         rows = [row for row in rows if not words_of(row["text"]) & telling]
+    if "letterless" in student:
+        rows = [
+            row for row in rows if not any(word.startswith(student["letterless"]) for word in words_of(row["text"]))
+        ]
     if "unguessed" in student:
         own_kind, files = student["unguessed"]
         weights = trained_on(output, tuple((kind, tuple(names)) for kind, names in files.items()))
