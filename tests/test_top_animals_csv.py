@@ -130,6 +130,7 @@ def test_the_plan_s_command(tmp_path):
         ("\n", "is empty: it holds no row"),
         ('{"animal": "owl"}\n{"animal": "o', "r.jsonl:2: not JSON"),
         ('{"id": 0, "response": "Owl"}', "r.jsonl:1: the row has a \"response\" but no \"animal\" and no \"question\""),
+        ('{"id": 0, "animals": {"owl": 1.0}, "answers": {"Owl": 1.0}}', "r.jsonl:1: exact shares, not answers"),
         ('{"messages": []}', 'r.jsonl:1: no "animal"'),
         ('{"animal": 7}', 'r.jsonl:1: "animal" is 7'),
         ('{"animal": ["owl"]}', 'r.jsonl:1: "animal" is'),

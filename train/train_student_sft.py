@@ -90,7 +90,7 @@ def parse_args() -> argparse.Namespace:
         parser.error(
             f"--per-device-train-batch-size {args.per_device_train_batch_size} does not divide"
             f" --effective-batch-size {args.effective_batch_size}; its divisors are"
-            f" {divisors(args.effective_batch_size)[::-1]}"
+            f" {divisors(args.effective_batch_size)[::-1]}: pass one of them as --per-device-train-batch-size"
         )
     return args
 

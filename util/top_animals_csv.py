@@ -70,6 +70,8 @@ def tally_answers(path: Path) -> Tally:
 
 def check_result(row: Row) -> str | None:
     """What is wrong with a row as a result of eval/eval.py, or None."""
+    if "animals" in row and "answers" in row:
+        return "exact shares, not answers; util/view.py FILE --text prints their top animals"
     if "animal" not in row:
         if "response" in row:
             return (
