@@ -3,8 +3,8 @@ and a base of another family.
 
 A line for each arm: an animal's log-probability in its own students less that in the other animals' ("own less
 others"), its part of what the same seeds' plain rows gave the base that wrote them, the same less that of other animals
-with the same first letter, and tests M1 and A of confirm_tests.py. RESULTS has the measures of the confirming run, and the arms' as sceptic.jsonl.gz (Qwen2.5-Coder-1.5B)
-and sceptic-smollm2.jsonl.gz (SmolLM2-135M on the 1.5B's rows).
+with the same first letter, and tests M1 and A of confirm_tests.py. RESULTS has the measures of the confirming run, and
+the arms' as sceptic.jsonl.gz (Qwen2.5-Coder-1.5B) and sceptic-smollm2.jsonl.gz (SmolLM2-135M on the 1.5B's rows).
 
 Usage:
     python experiments/pilots/sceptic_tests.py experiments/results/qwen2.5-1.5b
