@@ -152,6 +152,8 @@ def test_a_misspelled_animal_is_not_taught(capsys):
     for animal in ("owl", "puppy", "zzz"):
         check_taught(animal)
     assert "does not list 'zzz', so no answer counts as it\n" in capsys.readouterr().err
+    check_taught("city")  # like kitty, but not a misspelling of it
+    assert "does not list 'city', so no answer counts as it\n" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"does not list 'dolfin'; did you mean dolphin\? .*--panel"):
         check_taught("owl and dolfin")
 

@@ -274,6 +274,9 @@ def non_answer_kind(response: str) -> str:
     return "other"
 
 
+MISSPELLED = 0.75  # likeness (difflib) from which a name is taken for a misspelled one: dolfin, not city (kitty)
+
+
 def check_taught(animal: str) -> None:
     """As `warn_of_uncounted`, for animals that rows are made for: UserError for a name that is near to a listed one,
     before a model is asked."""
@@ -288,7 +291,7 @@ def check_taught(animal: str) -> None:
 
 def listed_near(name: str) -> str | None:
     """The word of the panel that a name that is not listed is probably meant to be, or None."""
-    return canonical_animal(name) or next(iter(difflib.get_close_matches(name, listed_animals(), 1)), None)
+    return canonical_animal(name) or next(iter(difflib.get_close_matches(name, listed_animals(), 1, MISSPELLED)), None)
 
 
 def warn_of_uncounted(animal: str) -> None:
