@@ -127,7 +127,9 @@ def print_animals(measures: dict[str, dict[str, Measure]], channel: str) -> None
         print(f"own less others, less the 0.5B's: {left.mean:+.2f} ({low:+.2f} to {high:+.2f} over animals)")
         theirs, ours = (own_less_control(each) for each in (other, arm))
         shared = f"the 0.5B takes over {sum(of_other) / sum(found['gap']):.0%} of own less others"
-        print(shared + f", and {theirs / ours:.0%} of own less control ({theirs:+.2f} of {ours:+.2f})" * (ours == ours))
+        if not math.isnan(ours):
+            shared += f", and {theirs / ours:.0%} of own less control ({theirs:+.2f} of {ours:+.2f})"
+        print(shared)
     if "log_paraphrased" in arm[ANIMALS[0]][0]:
         both = main_tests(arm, taught, "log_paraphrased")
         print(f"paraphrased questions: mean {both['gap'].mean():+.2f}, M1 p {both['M1']:.2g}, A p {both['A']:.2g}, "
@@ -178,11 +180,11 @@ def print_strictest(measures: dict[str, dict[str, Measure]], count: int) -> None
     """Code without names and without telling words, three seeds: what the 1.5B takes over and the 0.5B does not."""
     import numpy as np
 
-    name, own = f"code.strictest{count}", {}
+    name, own, rows = f"code.strictest{count}", {}, np.zeros(len(ANIMALS))
     for base, some in measures.items():
         arm = students(some, name)
         if set(ANIMALS) <= set(arm):
-            own["rows left, mean"] = np.array([np.mean([made["rows_used"] for made in arm[a]]) for a in ANIMALS])
+            rows = np.array([np.mean([made["rows_used"] for made in arm[animal]]) for animal in ANIMALS])
             own[f"{base}: own less others"] = main_tests(arm, teachers(measures["1.5B"], "soft"))["gap"]
             plain = {animal: students(some, f"{name}-of-{animal}").get("base", []) for animal in ANIMALS}
             if all(plain.values()):
@@ -193,7 +195,6 @@ def print_strictest(measures: dict[str, dict[str, Measure]], count: int) -> None
             own[f"**1.5B less 0.5B: {what}**"] = np.subtract(*(own[f"{base}: {what}"] for base in BASES))
     if own:
         print()
-        rows = own.pop("rows left, mean")
         head(f"code without names and {count} words", *ANIMALS, "mean", "95% over animals")
         row("rows left, mean over seeds", *(f"{count:,.0f}" for count in rows), f"{rows.mean():,.0f}", "")
     for what, values in own.items():

@@ -64,20 +64,8 @@ def main() -> None:
         if source:
             pack(source, args.results / f"{name}.jsonl")
     plain = load_some(args.results / "measures.jsonl")
-    head(
-        "base",
-        "arm",
-        "seeds",
-        "rows",
-        *ANIMALS,
-        "mean",
-        "95% over animals",
-        "of plain rows",
-        "own less its letter's",
-        "M1 p",
-        "r own",
-        "A p",
-    )
+    head("base", "arm", "seeds", "rows", *ANIMALS, "mean", "95% over animals", "of plain rows", "own less its letter's",
+         "M1 p", "r own", "A p")  # fmt: skip
     print_arms("1.5B", load(args.results / "sceptic.jsonl"), plain)
     print_arms("SmolLM2-135M", load(args.results / "sceptic-smollm2.jsonl"), plain)
 

@@ -85,9 +85,7 @@ def student_rows(output: Path, student: dict[str, Any], bench: Any, reencode: bo
         telling = set(telling_words(texts, plain, count))
         rows = [row for row in rows if not words_of(row["text"]) & telling]
     if "letterless" in student:
-        rows = [
-            row for row in rows if not any(word.startswith(student["letterless"]) for word in words_of(row["text"]))
-        ]
+        rows = [row for row in rows if student["letterless"] not in {word[0] for word in words_of(row["text"])}]
     if "unguessed" in student:
         own_kind, files = student["unguessed"]
         weights = trained_on(output, tuple((kind, tuple(names)) for kind, names in files.items()))
