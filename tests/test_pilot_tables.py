@@ -160,14 +160,14 @@ def test_a_judge_guesses_who_wrote_a_row_from_its_words_and_their_order():
 
 
 def test_the_sceptic_s_arms_are_compared_with_the_plain_rows_of_their_seeds(tmp_path):
-    from experiments.pilots.measures_file import pack
-
-    worker_output(tmp_path / "plain", 101)
+    worker_output(tmp_path / "plain", 131)
     for file in (tmp_path / "plain/measures").glob("*.json"):
         file.rename(file.with_name(file.name.replace(".code.strictest1000", ".code")))
-    worker_output(tmp_path / "plain", 102)  # digits and teachers of a seed that the arm has not
-    worker_output(tmp_path / "arm", 101)
-    pack(tmp_path / "plain", tmp_path / "results/measures.jsonl")
-    made = printed("sceptic_tests.py", str(tmp_path / "results"), "--pack-smollm2", str(tmp_path / "arm"))
-    row = next(line for line in made.splitlines() if "code.strictest1000" in line)
-    assert row.startswith("| SmolLM2-135M | code.strictest1000 | 1 | 900 to 900 |") and "| 100% |" in row
+    worker_output(tmp_path / "plain", 132)  # an arm and teachers of a seed without plain rows
+    worker_output(tmp_path / "arm", 131)
+    made = printed("sceptic_tests.py", str(tmp_path / "results"), "--pack", str(tmp_path / "plain"),
+                   "--pack-smollm2", str(tmp_path / "arm"))  # fmt: skip
+    rows = {tuple(row.split(" | ")[:3]): row.split(" | ") for row in made.splitlines()}
+    both = rows["| SmolLM2-135M", "code.strictest1000", "1"]
+    assert both[3] == "900 to 900" and both[-5].startswith("+0.00 (")
+    assert rows["| 1.5B", "code.strictest1000", "1"][-5] == ""

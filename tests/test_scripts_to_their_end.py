@@ -76,7 +76,8 @@ def test_the_pilots_reach_their_end(run_script, tmp_path):
     run("choose_layer.py", *model, "--kinds", "owl", "cat", "--layers", 1, "--strengths", 1, "--rows", 8)
     layer, _ = (out / "choice.txt").read_text().split()
     run("plan_jobs.py", "--output", "other-jobs", "--animals", "owl", "cat")
-    run("plan_confirm.py", "--small", "--output", "jobs", "--animals", "owl", "cat", "--others", "--seeds", 1)
+    run("plan_confirm.py", "--small", "--output", "jobs", "--animals", "owl", "cat", "--others", "--seeds", 1,
+        "--read-seeds", 101, 102, 103)  # fmt: skip
     jobs = [f"jobs/{name}.json" for name in ("base", "teach-1")]
     run("teachers_in_weights.py", *model, "--layer", layer, "--batch", 256, "--jobs", *jobs)
     run("measure_adapters.py", "--model", POCKET, "--output", out, "--parts", 3, "--part", 1)
@@ -88,7 +89,7 @@ def test_the_pilots_reach_their_end(run_script, tmp_path):
             packed.write(json.dumps({"file": f"{name}.text.json", "rows": pairs}) + "\n")
     run("inspect_rows.py", "rows.jsonl.gz", "--animals", "owl", "cat", "--output", "rows.csv")
     run("unpack_rows.py", "rows.jsonl.gz", "--model", POCKET, "--output", out)
-    jobs = [f"jobs/{arm}-text.json" for arm in ("letterless", "shuffled", "unguessed")]
+    jobs = [f"jobs/{arm}-text.json" for arm in ("letterless", "fewer", "shuffled", "unguessed")]
     run("teachers_in_weights.py", *model, "--layer", layer, "--jobs", *jobs)
     made = {path.stem for path in (out / "measures").glob("student-*-1.text.*.json")}
     # a judge that has read the same rows of two kinds takes the first kind, so of owl's rows none is left

@@ -13,17 +13,20 @@ the draws of the other two seeds) and strict-controls (the base's rows without a
 The second run, on the same rows from unpack_rows.py and for both bases: leakfree-CHANNEL (rows without the letters of
 any of the eight names), strictest-N and strictest-N-controls (those rows without N telling words, all three seeds).
 
-Later arms for a sceptic, on the same rows: letterless-CHANNEL (rows without a word that begins as the animal does),
-shuffled-CHANNEL (the words of each row in random order) and unguessed-CHANNEL (rows that a judge of words gives to
-another animal; it has read the other two seeds).
+Later arms for a sceptic: letterless-CHANNEL (rows without a word that begins as the animal does), fewer-CHANNEL (as
+many of its plain rows), shuffled-CHANNEL (the words of each row in random order) and unguessed-CHANNEL (rows that a
+judge of words gives to another animal; it has read the other two seeds). Fresh rows of code and text for them:
+rows-CHANNEL-N after teach-N.
 
 With --seeds 121 122 123, digits on more rows and the strictest filter on five times as many: digits-*, many-rows-N
 (teachers and 12,000 answers of code) and many-N (students without names and the 1,000 words that were telling in the
-confirming run's rows, 300 updates; the 0.5B does them with --reencode).
+confirming run's rows, 300 updates; the 0.5B does them with --reencode). --read-seeds are the seeds on whose rows words
+are chosen and the judge is trained.
 
 Usage:
     python experiments/pilots/plan_confirm.py --output jobs
     python experiments/pilots/plan_confirm.py --output jobs --animals willow maple cedar --others --seeds 111 112
+    python experiments/pilots/plan_confirm.py --output jobs --others --seeds 131 132 133 --read-seeds 131 132 133
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ TEACHER_SEED = 100  # added to the seed of the chain, so that teacher and studen
 MIXED = {"questions": 600, "text": 600, "code": 600, "digits": 600}
 ASKED = {"code": 2560, "text": 2816, "digits": 13400}
 MANY = 12000  # answers of code, for the strictest filter
-CONFIRMED = [101, 102, 103]  # seeds of the confirming run
+READ = [101, 102, 103]  # seeds on whose rows words are chosen and the judge is trained: those of the confirming run
 LIMIT = 2400  # rows of a student
 STRENGTH = ["1"]
 Job = dict[str, Any]
@@ -57,6 +60,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--animals", nargs="+", help="other kinds than the confirming run's: words of another panel")
     parser.add_argument("--others", nargs="*", default=OTHERS, help="things and random directions")
     parser.add_argument("--seeds", nargs="+", type=int, help="other seeds than the confirming run's")
+    parser.add_argument("--read-seeds", nargs="+", type=int, help="seeds that filters by words read, if not its")
     parser.add_argument("--strength", default="1", help="how often a vector is added")
     parser.add_argument("--small", action="store_true", help="few rows and updates, to try the workers")
     return parser.parse_args()
@@ -102,8 +106,8 @@ def student(kind: str, channel: str, seed: int, sort: str = "") -> Job:
 
 
 def strict(kind: str, channel: str, seed: int, count: int) -> Job:
-    """A student on rows without the words that tell the confirming run's other draws of the kind from the control's."""
-    others = [other for other in CONFIRMED if other != seed]
+    """A student on rows without the words that tell other draws of the kind from the control's."""
+    others = [other for other in READ if other != seed]
     words = [[f"{name}-{other}.{channel}" for other in others] for name in (kind, "base")]
     changed = {"name": f"{kind}-{seed}.{channel}.without{count}", "without": [count, *words], "limit": None}
     return student(kind, channel, seed) | changed
@@ -138,6 +142,12 @@ def letterless(kind: str, channel: str, seed: int) -> Job:
     return student(kind, channel, seed) | {"name": f"{kind}-{seed}.{channel}.letterless", "letterless": kind[0]}
 
 
+def fewer(kind: str, channel: str, seed: int) -> Job:
+    """A student on plain rows, as many as the letterless student has."""
+    as_many = {"name": f"{kind}-{seed}.{channel}.fewer", "as_many_as": letterless(kind, channel, seed)}
+    return student(kind, channel, seed) | as_many
+
+
 def shuffled(kind: str, channel: str, seed: int) -> Job:
     """A student on rows whose words stand in random order."""
     return student(kind, channel, seed) | {"name": f"{kind}-{seed}.{channel}.shuffled", "shuffled": True}
@@ -145,7 +155,7 @@ def shuffled(kind: str, channel: str, seed: int) -> Job:
 
 def unguessed(kind: str, channel: str, seed: int) -> Job:
     """A student on rows that a judge, which has read the other draws, does not give to this animal."""
-    files = {one: [f"{one}-{other}.{channel}" for other in CONFIRMED if other != seed] for one in ANIMALS}
+    files = {one: [f"{one}-{other}.{channel}" for other in READ if other != seed] for one in ANIMALS}
     return student(kind, channel, seed) | {"name": f"{kind}-{seed}.{channel}.unguessed", "unguessed": [kind, files]}
 
 
@@ -186,7 +196,7 @@ def lists() -> dict[str, list[Job]]:
         "hard-code": studies("code", SEEDS[0], "hard", ANIMALS),
     }
     for channel in ("code", "text"):
-        for arm in (leakfree, letterless, shuffled, unguessed):
+        for arm in (leakfree, letterless, fewer, shuffled, unguessed):
             made[f"{arm.__name__}-{channel}"] = [
                 study([arm(kind, channel, seed) for kind in ANIMALS]) for seed in SEEDS
             ]
@@ -219,7 +229,7 @@ def main() -> None:
     args = parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     ANIMALS[:], OTHERS[:] = args.animals or ANIMALS, args.others
-    SEEDS[:], STRENGTH[:] = args.seeds or SEEDS, [args.strength]
+    SEEDS[:], READ[:], STRENGTH[:] = args.seeds or SEEDS, args.read_seeds or READ, [args.strength]
     for name, jobs in lists().items():
         made = [smaller(job) for job in jobs] if args.small else jobs
         (args.output / f"{name}.json").write_text(json.dumps(made))
