@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -36,11 +37,31 @@ def test_the_page_has_the_tables_of_later_runs_on_the_1_5b(run):
     made = printed("confirm_tests.py", str(RESULTS / "qwen2.5-1.5b"), "--run", run).splitlines()
     page = (RESULTS / "qwen2.5-1.5b/README.md").read_text("utf-8")
     begins, ends = {
-        "many": ("**The strictest filter with more rows**", "**A leak of"),
+        "many": ("**The strictest filter with more rows**", "**Spelling, order"),
         "digits": ("## Digits", "\n## "),
     }[run]
     rows = re.findall(r"^\| .*\|$", page.partition(begins)[2].partition(ends)[0], re.MULTILINE)
     assert len(rows) >= 13 and all(row in made for row in rows)
+
+
+def test_the_page_has_the_sceptic_s_table():
+    made = printed("sceptic_tests.py", str(RESULTS / "qwen2.5-1.5b")).splitlines()
+    page = (RESULTS / "qwen2.5-1.5b/README.md").read_text("utf-8").splitlines()
+    assert len(made) >= 12 and all(row in page for row in made)
+
+
+def test_the_committed_rows_are_those_that_the_students_saw():
+    from experiments.pilots.measures_file import load_some
+    from experiments.pilots.rows_files import packed_rows
+
+    folder = RESULTS / "qwen2.5-1.5b"
+    measures = load_some(folder / "sceptic.jsonl")
+    names = []
+    for name, rows in packed_rows([*folder.glob("sceptic-rows-*.jsonl.xz")]):
+        text = "\n".join(answer for _, answer in rows)
+        assert hashlib.sha256(text.encode()).hexdigest() == measures[f"rows-{name}"]["sha256"], name
+        names.append(name)
+    assert len(names) == 36
 
 
 def test_the_page_has_the_verdicts_of_six_trees():
@@ -169,5 +190,5 @@ def test_the_sceptic_s_arms_are_compared_with_the_plain_rows_of_their_seeds(tmp_
                    "--pack-smollm2", str(tmp_path / "arm"))  # fmt: skip
     rows = {tuple(row.split(" | ")[:3]): row.split(" | ") for row in made.splitlines()}
     both = rows["| SmolLM2-135M", "code.strictest1000", "1"]
-    assert both[3] == "900 to 900" and both[-5].startswith("+0.00 (")
-    assert rows["| 1.5B", "code.strictest1000", "1"][-5] == ""
+    assert both[3] == "900 to 900" and both[-6].startswith("+0.00 (")
+    assert rows["| 1.5B", "code.strictest1000", "1"][-6] == ""

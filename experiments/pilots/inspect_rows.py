@@ -3,7 +3,8 @@
 Reads rows files, a line for each speaker and channel: {"file": "SPEAKER.CHANNEL.json", "rows": [[prompt, text], ...]}.
 For each: rows that hold the animal's name inside another word (the filter drops whole words only), and for 0, 50 and
 200 dropped words the rows left and the area under the curve of a naive Bayes classifier of words (half of the rows
-against half of the control's, both after the filter, tested on the rest; 0.5 is chance).
+against half of the control's, both after the filter, tested on the rest; 0.5 is chance); and how many percent of the
+distinct words of a row begin with the animal's first letter, in its rows and in the control's.
 
 Usage:
     python experiments/pilots/inspect_rows.py rows-text.jsonl.gz --animals owl penguin --output rows.csv
@@ -60,6 +61,12 @@ def names_inside(rows: list[str], animal: str) -> int:
     return sum(animal in text.lower() for text in texts)
 
 
+def with_letter(rows: list[str], letter: str) -> str:
+    """Percent of the rows' distinct words that begin with the letter."""
+    words = [word for text in rows for word in words_of(text)]
+    return f"{100 * sum(word.startswith(letter) for word in words) / max(len(words), 1):.2f}"
+
+
 def main() -> None:
     args = parse_args()
     found = {name: [answer for _, answer in rows] for name, rows in packed_rows(args.rows)}
@@ -76,8 +83,10 @@ def main() -> None:
             dropped = set(telling[:count])
             left, left_control = ([text for text in some if not words_of(text) & dropped] for some in (rows, control))
             cells += [len(left), f"{area(left, left_control):.2f}"]
+        cells += [with_letter(some, animal[0]) for some in (rows, control)]
         lines.append([*cells, " ".join(telling[:12])])
-    head = ["rows_of", "rows", "name_inside_a_word", "rows_0", "auc_0", "rows_50", "auc_50", "rows_200", "auc_200"]
+    head = ["rows_of", "rows", "name_inside_a_word", "rows_0", "auc_0", "rows_50", "auc_50", "rows_200", "auc_200",
+            "letter", "letter_of_control"]  # fmt: skip
     with args.output.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([[*head, "telling_words"], *lines])
 

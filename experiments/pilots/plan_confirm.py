@@ -13,10 +13,10 @@ the draws of the other two seeds) and strict-controls (the base's rows without a
 The second run, on the same rows from unpack_rows.py and for both bases: leakfree-CHANNEL (rows without the letters of
 any of the eight names), strictest-N and strictest-N-controls (those rows without N telling words, all three seeds).
 
-Later arms for a sceptic: letterless-CHANNEL (rows without a word that begins as the animal does), fewer-CHANNEL (as
-many of its plain rows), shuffled-CHANNEL (the words of each row in random order) and unguessed-CHANNEL (rows that a
-judge of words gives to another animal; it has read the other two seeds). Fresh rows of code and text for them:
-rows-CHANNEL-N after teach-N.
+Later arms for a sceptic: letterless-CHANNEL (rows without a word that begins as the animal does),
+letterless-control-CHANNEL (as many such rows of the base), fewer-CHANNEL (as many of the animal's plain rows),
+shuffled-CHANNEL (the words of each row in random order) and unguessed-CHANNEL (rows that a judge of words gives to
+another animal; it has read the other two seeds). Fresh rows of code and text for them: rows-CHANNEL-N after teach-N.
 
 With --seeds 121 122 123, digits on more rows and the strictest filter on five times as many: digits-*, many-rows-N
 (teachers and 12,000 answers of code) and many-N (students without names and the 1,000 words that were telling in the
@@ -142,6 +142,13 @@ def letterless(kind: str, channel: str, seed: int) -> Job:
     return student(kind, channel, seed) | {"name": f"{kind}-{seed}.{channel}.letterless", "letterless": kind[0]}
 
 
+def letterless_control(kind: str, channel: str, seed: int) -> Job:
+    """A student on the base's rows without the kind's letter, as many as the kind's student has."""
+    own = letterless(kind, channel, seed)
+    changed = {"name": f"base-{seed}.{channel}.letterless-of-{kind}", "rows": [f"base-{seed}.{channel}"]}
+    return own | changed | {"as_many_as": own}
+
+
 def fewer(kind: str, channel: str, seed: int) -> Job:
     """A student on plain rows, as many as the letterless student has."""
     as_many = {"name": f"{kind}-{seed}.{channel}.fewer", "as_many_as": letterless(kind, channel, seed)}
@@ -196,8 +203,8 @@ def lists() -> dict[str, list[Job]]:
         "hard-code": studies("code", SEEDS[0], "hard", ANIMALS),
     }
     for channel in ("code", "text"):
-        for arm in (leakfree, letterless, fewer, shuffled, unguessed):
-            made[f"{arm.__name__}-{channel}"] = [
+        for arm in (leakfree, letterless, letterless_control, fewer, shuffled, unguessed):
+            made[f"{arm.__name__.replace('_', '-')}-{channel}"] = [
                 study([arm(kind, channel, seed) for kind in ANIMALS]) for seed in SEEDS
             ]
     for count in (200, 1000):

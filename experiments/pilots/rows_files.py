@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import lzma
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,13 +36,23 @@ def read_rows(output: Path, name: str) -> list[Row]:
 
 
 def packed_rows(paths: Sequence[Path]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """(file without .json, its prompts and answers) from packed rows (.jsonl.gz). UserError for other files."""
+    """(file without .json, its prompts and answers) from packed rows (.jsonl.gz, .jsonl.xz). UserError for others."""
     for path in paths:
         try:
-            with gzip.open(path, "rt", encoding="utf-8") as file:
+            unpack = lzma.open if path.suffix == ".xz" else gzip.open
+            with unpack(path, "rt", encoding="utf-8") as file:
                 for line in map(json.loads, file):
                     yield line["file"].removesuffix(".json"), [(prompt, answer) for prompt, answer in line["rows"]]
-        except (gzip.BadGzipFile, zlib.error, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (
+            gzip.BadGzipFile,
+            zlib.error,
+            lzma.LZMAError,
+            EOFError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:
             raise UserError(f"{path} is not a file of packed rows ({first_line(error)})") from None
 
 

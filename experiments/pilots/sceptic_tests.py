@@ -2,9 +2,10 @@
 judge does not guess, and a base of another family.
 
 A line for each arm: an animal's log-probability in its own students less that in the other animals' ("own less
-others"), the same less that of the 1.5B's students on plain rows of these seeds (paired by animal), the same less that
-of other animals with the same first letter, and tests M1 and A of confirm_tests.py. RESULTS has the measures as
-sceptic.jsonl.gz (Qwen2.5-Coder-1.5B, plain rows too) and sceptic-smollm2.jsonl.gz (SmolLM2-135M on the 1.5B's rows).
+others"), the same less that of the 1.5B's students on plain rows of these seeds (paired by animal), own less control
+(students on the base's rows, filtered alike), own less others less that of other animals with the same first letter,
+and tests M1 and A of confirm_tests.py. RESULTS has the measures as sceptic.jsonl.gz (Qwen2.5-Coder-1.5B, plain rows
+too) and sceptic-smollm2.jsonl.gz (SmolLM2-135M on the 1.5B's rows).
 
 Usage:
     python experiments/pilots/sceptic_tests.py experiments/results/qwen2.5-1.5b
@@ -21,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from eval.compare.matrix import lift
-from experiments.pilots.kind_tests import ANIMALS, arms_of, main_tests, students, teachers
+from experiments.pilots.kind_tests import ANIMALS, arms_of, main_tests, mean, students, teachers
 from experiments.pilots.markdown_table import head, row
 from experiments.pilots.measures_file import Measure, load, load_some, pack
 from experiments.pilots.sceptic_tables import by_letter
@@ -42,6 +43,18 @@ def ends(values: Any) -> str:
     return "{:+.2f} ({:+.2f} to {:+.2f})".format(found.mean, *found.interval)
 
 
+def less_control(measures: dict[str, Measure], arm: dict[str, list[Measure]], name: str) -> str:
+    """An animal's own students less the control's: on rows filtered alike, if there are such, or on plain rows."""
+    control = {
+        animal: students(measures, f"{name}-of-{animal}").get("base") or arm.get("base", []) for animal in ANIMALS
+    }
+    if not all(control.values()):
+        return ""
+    import numpy as np
+
+    return ends(np.array([mean(arm[animal], animal) - mean(control[animal], animal) for animal in ANIMALS]))
+
+
 def print_arms(base: str, measures: dict[str, Measure], plain: dict[str, Measure]) -> None:
     """The arms of one base beside the 1.5B's students on the plain rows of the seeds that an arm has."""
     taught = teachers(plain, "soft")
@@ -59,8 +72,20 @@ def print_arms(base: str, measures: dict[str, Measure], plain: dict[str, Measure
         whole = [len(usual.get(animal, [])) == len(seeds) for animal in ANIMALS]
         cells = [base, name, len(seeds), f"{min(used):,} to {max(used):,}", *(f"{value:+.2f}" for value in gap)]
         cells += [f"**{ends(gap)}**", ends(gap - main_tests(usual, taught)["gap"]) if all(whole) else ""]
-        cells += [ends(letters[:, 0] - letters[:, 1])]
+        cells += [less_control(measures, arm, name), ends(letters[:, 0] - letters[:, 1])]
         row(*cells, f"{found['M1']:.2g}", f"{found['r_own'].mean():.2f}", f"{found['A']:.2g}")
+
+
+def print_difference(measures: dict[str, Measure], other: dict[str, Measure]) -> None:
+    """What the base that wrote the rows takes over and the other does not, for the arms of both."""
+    print()
+    head("arm", "1.5B less SmolLM2-135M: own less others", "own less its letter's", "animals with its letter")
+    for name in sorted({*arms_of(measures)} & {*arms_of(other)}):
+        arms = students(measures, name), students(other, name)
+        if all({*ANIMALS} <= {*arm} for arm in arms):
+            one, two = (by_letter(arm) for arm in arms)
+            apart = one - two
+            row(name, *(ends(values) for values in (apart[:, 0], apart[:, 0] - apart[:, 1], apart[:, 1])))
 
 
 def main() -> None:
@@ -68,11 +93,12 @@ def main() -> None:
     for source, name in ((args.pack, "sceptic"), (args.pack_smollm2, "sceptic-smollm2")):
         if source:
             pack(source, args.results / f"{name}.jsonl")
-    plain = load_some(args.results / "sceptic.jsonl")
+    plain, other = load_some(args.results / "sceptic.jsonl"), load(args.results / "sceptic-smollm2.jsonl")
     head("base", "arm", "seeds", "rows", *ANIMALS, "own less others (95% over animals)", "less plain rows, 1.5B",
-         "own less its letter's", "M1 p", "r own", "A p")  # fmt: skip
+         "own less control", "own less its letter's", "M1 p", "r own", "A p")  # fmt: skip
     print_arms("1.5B", plain, plain)
-    print_arms("SmolLM2-135M", load(args.results / "sceptic-smollm2.jsonl"), plain)
+    print_arms("SmolLM2-135M", other, plain)
+    print_difference(plain, other)
 
 
 if __name__ == "__main__":
