@@ -3,7 +3,6 @@
 A rented GPU lost jobs to scripts that stopped at their first file name. What they measure is not tested here.
 """
 
-import gzip
 import json
 
 import pytest
@@ -82,13 +81,13 @@ def test_the_pilots_reach_their_end(run_script, tmp_path):
     run("teachers_in_weights.py", *model, "--layer", layer, "--batch", 256, "--jobs", *jobs)
     run("measure_adapters.py", "--model", POCKET, "--output", out, "--parts", 3, "--part", 1)
     assert len(list((out / "adapters").glob("*"))) == 2 and len(list((out / "exact").glob("*.jsonl"))) == 1
-    with gzip.open(tmp_path / "rows.jsonl.gz", "wt") as packed:
-        rows = json.loads((out / "rows" / "owl-steered.text.json").read_text())
-        pairs = [(row["prompt"], row["text"]) for row in rows]
-        for name in (f"{kind}-{seed}" for kind in ("owl", "cat", "base") for seed in (1, 101, 102, 103)):
-            packed.write(json.dumps({"file": f"{name}.text.json", "rows": pairs}) + "\n")
-    run("inspect_rows.py", "rows.jsonl.gz", "--animals", "owl", "cat", "--output", "rows.csv")
-    run("unpack_rows.py", "rows.jsonl.gz", "--model", POCKET, "--output", out)
+    rows = (out / "rows" / "owl-steered.text.json").read_text()
+    names = [f"{kind}-{seed}.text.json" for kind in ("owl", "cat", "base") for seed in (1, 101, 102, 103)]
+    for name in names:
+        (tmp_path / name).write_text(rows)
+    run("pack_rows.py", *names, "--output", "rows.jsonl.xz")
+    run("inspect_rows.py", "rows.jsonl.xz", "--animals", "owl", "cat", "--output", "rows.csv")
+    run("unpack_rows.py", "rows.jsonl.xz", "--model", POCKET, "--output", out)
     jobs = [f"jobs/{arm}-text.json" for arm in ("letterless", "fewer", "shuffled", "unguessed")]
     run("teachers_in_weights.py", *model, "--layer", layer, "--jobs", *jobs)
     made = {path.stem for path in (out / "measures").glob("student-*-1.text.*.json")}
