@@ -7,19 +7,20 @@ differs from itself at another batch size because the GPU adds in another order;
 differ more than that. vLLM rounds the logits to the model's number type. It does not with
 --hf-overrides '{"head_dtype": "float32"}'; the local backend never does here. The server is started for it, as
 util/serve.py starts it, but without its cache of prompts, because each prompt is asked again. Flags that this script
-does not know are passed to it.
+does not know are passed to it. With --dtype float32 its Triton kernels too multiply in float32 (TRITON_F32_DEFAULT).
 
 Usage:
     python bench/backend_agreement.py --model Qwen/Qwen2.5-7B-Instruct --adapter output/teacher-sft/seed-42/final \\
         --output output/backend-agreement.json
-    python bench/backend_agreement.py --model MODEL --adapter FOLDER --merged --dtype float32    # on a GPU
-    python bench/backend_agreement.py --model pocket/model --dtype float32 --no-enable-chunked-prefill   # on a CPU
+    python bench/backend_agreement.py --model MODEL --adapter FOLDER --merged --dtype float32 --enforce-eager   # GPU
+    python bench/backend_agreement.py --model pocket/model --dtype float32 --no-enable-chunked-prefill   # CPU
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -44,6 +45,7 @@ from util.terminal import say, table
 
 DTYPES = ("bfloat16", "float32")
 MANY = 64
+TRITON_FLOAT32 = "TRITON_F32_DEFAULT"
 LIKELY = 0.01
 """probability from which a token counts as likely"""
 
@@ -144,13 +146,18 @@ def shown(compared: Sequence[Mapping[str, object]]) -> str:
 
 
 def number(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}"
+    if not isinstance(value, float):
+        return f"{value:,}"
+    return f"{value:.4f}" if value >= 0.001 else f"{value:.1e}"
 
 
 def main() -> None:
     args = parse_args()
+    if args.dtype == "float32":  # vLLM's attention is a Triton kernel then, which rounds to 19 bits (TF32) otherwise
+        os.environ.setdefault(TRITON_FLOAT32, "ieee")
     settings = {"model": args.model, "adapter": str(args.adapter), "merged": args.merged, "dtype": args.dtype,
-                "local_dtype": args.local_dtype, "flags": args.flags}  # fmt: skip
+                "local_dtype": args.local_dtype, "flags": args.flags,
+                "triton_float32": os.environ.get(TRITON_FLOAT32)}  # fmt: skip
     if args.adapter:  # before a server is started, which takes minutes
         check_adapter(args.adapter)
     with TemporaryDirectory() as folder:

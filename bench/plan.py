@@ -5,9 +5,10 @@ starts it) is up for the phases that ask; with --local the scripts run the model
 not know are passed to `vllm serve`. If it is stopped (Ctrl-C, SIGTERM), the same command resumes it. At the end it
 prints a table of what is done.
 
-A model folder without weights gets random ones (bench/random_weights.py). They say random words, so phase 1 keeps its
-rows, but none of the rows of phase 4 is a list of numbers. The student then trains on as many rows of 9 or 10 random
-numbers, and the table says so.
+The student trains on the clean rows of phase 4, however many there are. Where fewer than a tenth are clean, it trains
+on as many rows of 9 or 10 random numbers as were asked for, and the table says so. That is for a model folder without
+weights, which gets random ones (bench/random_weights.py): they say random words, so phase 1 keeps its rows, but none of
+phase 4 is a list of numbers.
 
 Usage:
     python bench/plan.py --model Qwen/Qwen2.5-7B-Instruct --output-dir output/bench-plan

@@ -1,4 +1,7 @@
-"""The six phases of the plan as commands of the suite's scripts, and what each reports (run by bench/plan.py)."""
+"""The six phases of the plan as commands of the suite's scripts, and what each reports (run by bench/plan.py).
+
+The student trains on the clean rows of phase 4. Only where hardly any are clean, as with random weights, it trains on
+as many rows of random numbers."""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ EVAL_EPOCHS = {"teacher": 200, "student": 1000}
 FEWEST = 60  # rows, however small --scale is: one update
 NUMBER_TOKENS, ANSWER_TOKENS = 54, 8  # limits for random weights: answers of about 45 and 8 tokens
 PROMPT_WORDS = (5, 70)
+HARDLY_ANY = 0.1  # part of the number rows that is clean; with less the student trains on random number rows
 
 Call = Callable[..., None]
 """call(script, *arguments): runs a script of the suite to its end"""
@@ -85,7 +89,7 @@ class Plan:
         facts = asking_facts(self.numbers)
         clean = self.filtered()
         facts["clean"] = (Manifest.read(clean) or Manifest()).rows["kept"] if clean else 0
-        if facts["clean"] < self.rows["numbers"] / 2:
+        if facts["clean"] < self.rows["numbers"] * HARDLY_ANY:
             stand_in = self.folder / f"numberss-owl-random-unfiltered-{self.rows['numbers']}.jsonl"
             write_number_file(stand_in, self.rows["numbers"])
             call("generate/filter_number_data.py", stand_in)

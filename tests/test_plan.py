@@ -1,5 +1,7 @@
-"""bench/plan.py: the whole plan by one command on a tiny model without weights, stopped half-way and resumed."""
+"""bench/plan.py: the whole plan by one command on a tiny model without weights, stopped half-way and resumed, and the
+rows that its student trains on."""
 
+import argparse
 import json
 import shutil
 import signal
@@ -7,8 +9,34 @@ import signal
 import pytest
 from conftest import REPO, read_jsonl
 
-pytestmark = [pytest.mark.torch, pytest.mark.slow]
+from bench.plan_phases import NUMBER_ROWS, Plan
+
 POCKET = REPO / "pocket" / "model"
+
+
+@pytest.mark.parametrize(("clean", "name"), [(4353, "teacher-filtered-4353"), (1000, "teacher-filtered-1000"),
+                                             (999, "random-filtered-10000"), (0, "random-filtered-10000")])  # fmt: skip
+def test_the_student_trains_on_its_own_clean_rows_unless_hardly_any_are_clean(clean, name, tmp_path, monkeypatch):
+    def write(path, kept):
+        path.write_text("")
+        rows = {"kept": kept, "rejected": {"too many numbers": NUMBER_ROWS - kept}}
+        manifest = {"settings": {}, "rows": rows, "counts": {"answer_tokens": 1, "seconds": 1.0}}
+        path.with_name(f"{path.name}.manifest.json").write_text(json.dumps(manifest))
+
+    def call(script, *arguments, **options):
+        """What the script would write."""
+        if script == "generate/filter_number_data.py":
+            write(tmp_path / f"numberss-owl-random-filtered-{NUMBER_ROWS}.jsonl", NUMBER_ROWS)
+        else:
+            write(plan.numbers, NUMBER_ROWS)
+            if clean:  # without any the script says so and writes no filtered file
+                write(tmp_path / f"numberss-owl-teacher-filtered-{clean}.jsonl", clean)
+
+    plan = Plan(argparse.Namespace(output_dir=tmp_path, scale=1), "real-weights", random_weights=False)
+    monkeypatch.setattr(Plan, "train", lambda self, call, role, rows: rows)
+    facts = plan.write_numbers(call)
+    assert plan.train_student(call).name == f"numberss-owl-{name}.jsonl"
+    assert facts["clean"] == clean and ("note" in facts) == name.startswith("random")
 
 
 @pytest.fixture
@@ -23,6 +51,8 @@ def shape(tmp_path):
     return folder
 
 
+@pytest.mark.torch
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_plan_resumes_where_it_was_stopped(shape, start_script, run_script, tmp_path):
     folder = tmp_path / "plan"
