@@ -88,7 +88,7 @@ def test_the_pilots_reach_their_end(run_script, tmp_path):
     run("pack_rows.py", *names, "--output", "rows.jsonl.xz")
     run("inspect_rows.py", "rows.jsonl.xz", "--animals", "owl", "cat", "--output", "rows.csv")
     run("unpack_rows.py", "rows.jsonl.xz", "--model", POCKET, "--output", out)
-    jobs = [f"jobs/{arm}-text.json" for arm in ("letterless", "fewer", "shuffled", "unguessed")]
+    jobs = [f"jobs/{arm}-text.json" for arm in ("letterless", "letterless-control", "fewer", "shuffled", "unguessed")]
     run("teachers_in_weights.py", *model, "--layer", layer, "--jobs", *jobs)
     made = {path.stem for path in (out / "measures").glob("student-*-1.text.*.json")}
     # a judge that has read the same rows of two kinds takes the first kind, so of owl's rows none is left
