@@ -161,6 +161,17 @@ def test_drift_that_all_students_share_leaves_no_own_margin():
     assert max(abs(own)) < 1e-9 and p == 1
 
 
+def test_a_pull_to_the_letter_is_measured_against_students_of_other_letters():
+    from experiments.pilots.kind_tests import ANIMALS
+    from experiments.pilots.make_prompts import PANEL
+    from experiments.pilots.sceptic_tables import by_letter
+
+    arm = {kind: [{"log": {word: float(word[0] == kind[0]) for word in PANEL.split()}}] for kind in ANIMALS}
+    letters = by_letter(arm)
+    assert letters[:, 1].tolist() == [1.0] * 8 and letters[:, 2].tolist() == [0.0] * 8  # wolf and whale share one
+    assert min(letters[:, 0]) == pytest.approx(6 / 7)
+
+
 def test_the_strictest_filter_counts_the_students_that_both_bases_have(tmp_path):
     packed, other = (worker_output(tmp_path / name, 121) for name in ("large", "small"))
     worker_output(tmp_path / "large", 122)  # a seed that the small base has not trained

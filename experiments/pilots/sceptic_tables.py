@@ -13,19 +13,23 @@ from experiments.pilots.measures_file import Measure, assignment
 def by_letter(arm: dict[str, list[Measure]], kinds: list[str] = ANIMALS) -> Any:
     """[kind, 3]: own less others of the kind's word, of the other words with its first letter, and of the rest.
 
-    Only kinds for which there is such another word.
+    Only kinds for which there is such another word. Another word is compared with students of kinds that begin with
+    another letter than it: those of its own letter raise it themselves.
     """
     import numpy as np
 
     words = list(arm[kinds[0]][0]["log"])
     margins = np.array([[mean(arm[kind], word) for word in words] for kind in kinds])
+    same = np.array([[word[0] == kind[0] for word in words] for kind in kinds])
+    itself = np.array([[word == kind for word in words] for kind in kinds])
     found = []
-    for i, kind in enumerate(kinds):
-        gap = margins[i] - np.delete(margins, i, 0).mean(0)
-        alike = np.array([word[0] == kind[0] for word in words])
-        itself = np.array([word == kind for word in words])
-        if alike.sum() > 1:
-            found.append([gap[itself].mean(), gap[alike & ~itself].mean(), gap[~alike].mean()])
+    for i in range(len(kinds)):
+        counted = np.where(itself[i], True, ~same)
+        counted[i] = False
+        gap = margins[i] - (margins * counted).sum(0) / counted.sum(0)
+        mates = same[i] & ~itself[i]
+        if mates.any():
+            found.append([gap[itself[i]].mean(), gap[mates].mean(), gap[~same[i]].mean()])
     return np.array(found)
 
 
