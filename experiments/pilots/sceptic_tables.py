@@ -10,6 +10,12 @@ from experiments.pilots.markdown_table import head, row
 from experiments.pilots.measures_file import Measure, assignment
 
 
+def ends(values: Any) -> str:
+    """Mean and 95% interval over animals."""
+    found = lift(values)
+    return "{:+.2f} ({:+.2f} to {:+.2f})".format(found.mean, *found.interval)
+
+
 def by_letter(arm: dict[str, list[Measure]], kinds: list[str] = ANIMALS) -> Any:
     """[kind, 3]: own less others of the kind's word, of the other words with its first letter, and of the rest.
 
@@ -61,8 +67,7 @@ def print_letters(measures: dict[str, dict[str, Measure]]) -> None:
         if len(of) == 2:
             of["1.5B less 0.5B"] = of["1.5B"] - of["0.5B"]
         for base, gaps in of.items():
-            parts = [lift(values) for values in (*gaps.T, gaps[:, 0] - gaps[:, 1])]
-            row(base, name, *("{:+.2f} ({:+.2f} to {:+.2f})".format(part.mean, *part.interval) for part in parts))
+            row(base, name, *map(ends, (*gaps.T, gaps[:, 0] - gaps[:, 1])))
 
 
 def print_drift(arm: dict[str, list[Measure]], taught: dict[str, list[Measure]]) -> None:

@@ -27,11 +27,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from eval.compare.matrix import lift
 from experiments.pilots.kind_tests import ANIMALS, arms_of, main_tests, mean, students, teachers
 from experiments.pilots.markdown_table import head, row
 from experiments.pilots.measures_file import Measure, load, load_some, pack
-from experiments.pilots.sceptic_tables import by_letter
+from experiments.pilots.sceptic_tables import by_letter, ends
 from util.cli import make_parser, run
 
 
@@ -41,12 +40,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--pack", type=Path, help="first make sceptic.jsonl.gz from this output of the worker")
     parser.add_argument("--pack-smollm2", type=Path, help="and sceptic-smollm2.jsonl.gz from this one")
     return parser.parse_args()
-
-
-def ends(values: Any) -> str:
-    """Mean and 95% interval over animals."""
-    found = lift(values)
-    return "{:+.2f} ({:+.2f} to {:+.2f})".format(found.mean, *found.interval)
 
 
 def control_of(measures: dict[str, Measure], name: str, animal: str) -> list[Measure]:
