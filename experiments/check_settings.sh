@@ -1,4 +1,4 @@
-# What the scripts of this folder source first: --help, and a clear end for wrong settings before any work begins.
+# What drivers in shell source first: --help, and a clear end for wrong settings before any work begins.
 # shellcheck shell=bash
 wrong() { echo "${0##*/}: error: $*" >&2; exit 2; }
 

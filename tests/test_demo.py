@@ -146,6 +146,15 @@ def test_a_wrong_setting_of_a_driver_ends_it_before_any_work(name, variables, me
     assert (code, out) == (2, "") and message in err and err.count("\n") == 1
 
 
+def test_a_misspelled_part_of_the_gpu_box_is_refused_before_hours_of_the_others(tmp_path):
+    name, folder = "../bench/gpu_box/phases", tmp_path / "out"
+    code, out, err = run_driver(name, "environment", "model", folder, cwd=tmp_path, PARTS="readme tets")
+    assert (code, out) == (2, "") and "PARTS names 'tets'; there is: readme plan" in err and not folder.exists()
+    code, out, err = run_driver(name, "environment", cwd=tmp_path)
+    assert (code, out) == (2, "") and "it takes ENVIRONMENT MODEL_FOLDER OUTPUT_FOLDER" in err
+    assert run_driver(name, "--help", cwd=tmp_path)[1].startswith("What is measured on a GPU machine")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

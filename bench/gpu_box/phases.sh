@@ -13,6 +13,10 @@
 #   tests      tests/test_gpu.py
 # All output is also in OUTPUT_FOLDER/phases.log.
 set -uo pipefail
+. "$(dirname "$0")/../../experiments/check_settings.sh" "$([ "${1:-}" != --help ] || echo --help)"
+[ $# -ge 3 ] || wrong "it takes ENVIRONMENT MODEL_FOLDER OUTPUT_FOLDER; --help says more"
+# shellcheck disable=SC2086
+one_of PARTS "readme plan agreement bfloat16 float32 shape7b tests" ${PARTS:-}
 cd "$(dirname "$0")/../.."
 python=$1/bin/python model=$2
 mkdir -p "$3" && output=$(cd "$3" && pwd)
@@ -67,6 +71,5 @@ for name in ${PARTS:-readme agreement}; do
         float32) agree float32 --merged --dtype float32 --enforce-eager "${attention[@]}" ;;
         shape7b) part shape7b throughput ;;
         tests) part tests "$python" -m pytest -m gpu tests/test_gpu.py ;;
-        *) echo "== $name: there is no such part" ;;
     esac
 done
