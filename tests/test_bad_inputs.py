@@ -204,6 +204,8 @@ BAD = [
     ("bench/training_table.py", "word.json --output o.json", "word.json has no figures of a training (JSONDecode"),
     ("bench/training_table.py", "a-torn/adapter_config.json --output o.json", "has no figures of a training (KeyErr"),
     ("experiments/pilots/inspect_rows.py", "rows.jsonl --animals owl --output i.md", "is not a file of packed rows"),
+    ("experiments/pilots/pack_rows.py", "hello.jsonl --output o.jsonl.xz", "hello.jsonl is not a file of rows of the"),
+    ("experiments/pilots/pack_rows.py", "number.jsonl --output o.jsonl.xz", "number.jsonl is not a file of rows of"),
     ("experiments/pilots/other_kinds.py", "nope.jsonl", "no measures in nope.jsonl (or nope.jsonl.gz)"),
     ("experiments/pilots/other_kinds.py", "hello.jsonl", "hello.jsonl is not a file of measures (Expecting value"),
     ("experiments/pilots/summarise.py", "nothing", "no measures in nothing/measures.jsonl"),

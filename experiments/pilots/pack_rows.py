@@ -14,7 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from util.cli import input_file, make_parser, output_name, run
+from util.cli import UserError, first_line, input_file, make_parser, output_name, run
+from util.jsonl.manifest import write_atomically
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,13 +25,20 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def packed_line(path: Path) -> str:
+    """A rows file as a line of the packed file. UserError if it is another file."""
+    try:
+        rows = [[row["prompt"], row["text"]] for row in json.loads(path.read_text("utf-8"))]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a file of rows of the worker ({first_line(error)})") from None
+    print(path.stem, len(rows))
+    return json.dumps({"file": path.name, "rows": rows}) + "\n"
+
+
 def main() -> None:
     args = parse_args()
-    with lzma.open(args.output, "wt", encoding="utf-8", preset=9) as packed:
-        for path in sorted(args.rows):
-            rows = [[row["prompt"], row["text"]] for row in json.loads(path.read_text("utf-8"))]
-            packed.write(json.dumps({"file": path.name, "rows": rows}) + "\n")
-            print(path.stem, len(rows))
+    lines = "".join(packed_line(path) for path in sorted(args.rows))
+    write_atomically(args.output, lzma.compress(lines.encode(), preset=9))
 
 
 if __name__ == "__main__":
