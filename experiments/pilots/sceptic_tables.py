@@ -30,7 +30,7 @@ def by_letter(arm: dict[str, list[Measure]], kinds: list[str] = ANIMALS) -> Any:
     itself = np.array([[word == kind for word in words] for kind in kinds])
     found = []
     for i in range(len(kinds)):
-        counted = np.where(itself[i], True, ~same)
+        counted = itself[i] | ~same
         counted[i] = False
         gap = margins[i] - (margins * counted).sum(0) / counted.sum(0)
         mates = same[i] & ~itself[i]

@@ -3,11 +3,11 @@ judge does not guess, and a base of another family.
 
 First table: an animal's log-probability in its own students less that in the other animals' ("own less others").
 Second: the same less that of the same base's students on plain rows (paired by animal); own less control (students on
-the base's rows, filtered alike if there are such, plain ones otherwise); own less others for the other animals with the
-first letter of a student's animal, and what the animal itself has more; how many animals are highest in their own
-students, how many are clear singly (Holm 0.05), and tests M1 and A of confirm_tests.py. Then pairs of animals with one
-letter, and the two bases' difference. RESULTS has the measures as sceptic.jsonl.gz (Qwen2.5-Coder-1.5B, plain rows too)
-and sceptic-smollm2.jsonl.gz (SmolLM2-135M on the 1.5B's rows).
+the base's rows, filtered alike if there are such, plain ones otherwise); how much more likely other animals with the
+first letter of a student's animal are than in students of other letters, and own less others without that; how many
+animals are highest in their own students, how many are clear singly (Holm 0.05), and tests M1 and A of
+confirm_tests.py. Then pairs of animals with one letter, and the two bases' difference. RESULTS has the measures as
+sceptic.jsonl.gz (Qwen2.5-Coder-1.5B, plain rows too) and sceptic-smollm2.jsonl.gz (SmolLM2-135M on the 1.5B's rows).
 
 Usage:
     python experiments/pilots/sceptic_tests.py experiments/results/qwen2.5-1.5b
