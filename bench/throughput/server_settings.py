@@ -41,6 +41,8 @@ SERVERS = {
     "no compile": ServerSettings(more=("--compilation-config", '{"mode": 0, "cudagraph_mode": "FULL"}')),
     "no graphs": ServerSettings(without(GRAPHS), ("--enforce-eager",)),
     "4 API servers": ServerSettings(more=("--api-server-count", "4")),
+    # Scheduling and the model's steps in two processes, hence on two cores. For one card vLLM's choice is one process.
+    "own worker": ServerSettings(more=("--distributed-executor-backend", "mp")),
     "no statistics": ServerSettings(more=("--disable-log-stats",)),
     "LoRA stream": ServerSettings(environment={"VLLM_LORA_ENABLE_DUAL_STREAM": "1"}),
     "old runner": ServerSettings(environment={"VLLM_USE_V2_MODEL_RUNNER": "0"}),
