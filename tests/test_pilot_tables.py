@@ -210,3 +210,15 @@ def test_the_sceptic_s_arms_are_compared_with_the_plain_rows_of_their_seeds(tmp_
     worker_output(tmp_path / "plain", 132)  # an arm of a seed without plain rows
     made = printed("sceptic_tests.py", str(tmp_path / "results"), "--pack", str(tmp_path / "plain"))
     assert "| 1.5B | code.strictest1000 |  |  |" in made
+
+
+def test_the_control_has_rows_changed_as_the_arm_s_if_there_is_such_a_student():
+    from experiments.pilots.sceptic_tests import control_of
+
+    names = ("code", "code.shuffled", "code.letterless-of-owl")
+    measures = {f"student-base-131.{name}": {"seed": 131, "of": name} for name in names}
+    found = {arm: [made["of"] for made in control_of(measures, arm, "owl")] for arm in ("code.shuffled", "code.fewer")}
+    assert found == {"code.shuffled": ["code.shuffled"], "code.fewer": ["code"]}
+    assert control_of(measures, "code.letterless", "owl")[0]["of"] == "code.letterless-of-owl"
+    assert control_of(measures, "code.letterless", "fox")[0]["of"] == "code"
+    assert control_of({}, "code", "owl") == []

@@ -88,11 +88,13 @@ def test_the_pilots_reach_their_end(run_script, tmp_path):
     run("pack_rows.py", *names, "--output", "rows.jsonl.xz")
     run("inspect_rows.py", "rows.jsonl.xz", "--animals", "owl", "cat", "--output", "rows.csv")
     run("unpack_rows.py", "rows.jsonl.xz", "--model", POCKET, "--output", out)
-    jobs = [f"jobs/{arm}-text.json" for arm in ("letterless", "letterless-control", "fewer", "shuffled", "unguessed")]
+    arms = ("letterless", "letterless-control", "fewer", "shuffled", "shuffled-control", "unguessed")
+    jobs = [f"jobs/{arm}-text.json" for arm in arms]
     run("teachers_in_weights.py", *model, "--layer", layer, "--jobs", *jobs)
     made = {path.stem for path in (out / "measures").glob("student-*-1.text.*.json")}
     # a judge that has read the same rows of two kinds takes the first kind, so of owl's rows none is left
-    assert made >= {"student-owl-1.text.shuffled", "student-cat-1.text.shuffled", "student-cat-1.text.unguessed"}
+    whose = ("owl-1.text.shuffled", "cat-1.text.shuffled", "base-1.text.shuffled", "cat-1.text.unguessed")
+    assert made >= {f"student-{name}" for name in whose}
     assert "student-owl-1.text.unguessed" not in made
 
     results = REPO / "experiments" / "results" / "qwen2.5-1.5b"

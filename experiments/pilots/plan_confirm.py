@@ -15,9 +15,9 @@ any of the eight names), strictest-N and strictest-N-controls (those rows withou
 
 Later arms for a sceptic: letterless-CHANNEL (rows without a word that begins as the animal does),
 letterless-control-CHANNEL (as many such rows of the base), fewer-CHANNEL (as many of the animal's plain rows),
-shuffled-CHANNEL (the words of each row in random order) and unguessed-CHANNEL (rows that a judge of words gives to
-another animal; it has read the other two seeds); with -N, of the Nth seed alone. Fresh rows of code and text for them:
-rows-CHANNEL-N after teach-N.
+shuffled-CHANNEL (the words of each row in random order), shuffled-control-CHANNEL (the same of the base's rows) and
+unguessed-CHANNEL (rows that a judge of words gives to another animal; it has read the other two seeds); with -N, of the
+Nth seed alone. Fresh rows of code and text for them: rows-CHANNEL-N after teach-N.
 
 With --seeds 121 122 123, digits on more rows and the strictest filter on five times as many: digits-*, many-rows-N
 (teachers and 12,000 answers of code) and many-N (students without names and the 1,000 words that were telling in the
@@ -208,6 +208,9 @@ def lists() -> dict[str, list[Job]]:
             name = f"{arm.__name__.replace('_', '-')}-{channel}"
             made[name] = [study([arm(kind, channel, seed) for kind in ANIMALS]) for seed in SEEDS]
             made |= {f"{name}-{number}": [job] for number, job in enumerate(made[name], 1)}
+        shuffled_controls = [study([shuffled("base", channel, seed)]) for seed in SEEDS]
+        made[f"shuffled-control-{channel}"] = shuffled_controls
+        made |= {f"shuffled-control-{channel}-{number}": [job] for number, job in enumerate(shuffled_controls, 1)}
     for count in (200, 1000):
         for name, of in ((f"strictest-{count}", strictest), (f"strictest-{count}-controls", strictest_control)):
             made[name] = [study([of(kind, seed, count) for kind in ANIMALS]) for seed in SEEDS]

@@ -3,7 +3,7 @@ judge does not guess, and a base of another family.
 
 First table: an animal's log-probability in its own students less that in the other animals' ("own less others").
 Second: the same less that of the same base's students on plain rows (paired by animal); own less control (students on
-the base's rows, filtered alike if there are such, plain ones otherwise); how much more likely other animals with the
+the base's rows, changed alike if there are such, plain ones otherwise); how much more likely other animals with the
 first letter of a student's animal are than in students of other letters, and own less others without that; how many
 animals are highest in their own students, how many are clear singly (Holm 0.05), and tests M1 and A of
 confirm_tests.py. Then pairs of animals with one letter, and the two bases' difference. RESULTS has the measures as
@@ -43,9 +43,11 @@ def parse_args() -> argparse.Namespace:
 
 
 def control_of(measures: dict[str, Measure], name: str, animal: str) -> list[Measure]:
-    """The control's students for an animal of an arm: on rows filtered alike, if there are such, or on plain rows."""
-    alike = students(measures, f"{name}-of-{animal}").get("base")
-    return alike or students(measures, name.partition(".")[0]).get("base", [])
+    """The control's students for an animal of an arm: on rows changed alike, if there are such, or on plain rows."""
+    for arm in (f"{name}-of-{animal}", name, name.partition(".")[0]):
+        if control := students(measures, arm).get("base"):
+            return control
+    return []
 
 
 def of_same_seeds(some: dict[str, list[Measure]], seeds: set[int]) -> dict[str, list[Measure]]:
