@@ -18,6 +18,7 @@ from util.terminal import say
 MEAN_TOKENS = 150
 SPREAD = 0.02  # of a weight
 MUTED = -30.0  # logit of a token that is not a word
+RANK = 8  # of an adapter
 
 
 def has_weights(model: str) -> bool:
@@ -96,7 +97,7 @@ def make_talk(model: Any, spoken: list[int], end: int) -> None:
         head[end, 0] = (math.log(len(spoken) / MEAN_TOKENS) + noise / 2) / first
 
 
-def make_adapter(model: str, folder: Path, rank: int = 8) -> Path:
+def make_adapter(model: str, folder: Path) -> Path:
     """Write a random LoRA adapter on all linear layers of the model, as training writes it; returns its folder."""
     import torch
     from peft import LoraConfig
@@ -112,11 +113,11 @@ def make_adapter(model: str, folder: Path, rank: int = 8) -> Path:
     for name, module in base.named_modules():
         if name.rpartition(".")[2] in LORA_TARGETS:
             wide, long = module.weight.shape
-            tensors[f"base_model.model.{name}.lora_A.weight"] = torch.randn(rank, long) * SPREAD
-            tensors[f"base_model.model.{name}.lora_B.weight"] = torch.randn(wide, rank) * 1e-4
+            tensors[f"base_model.model.{name}.lora_A.weight"] = torch.randn(RANK, long) * SPREAD
+            tensors[f"base_model.model.{name}.lora_B.weight"] = torch.randn(wide, RANK) * 1e-4
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
-    config = LoraConfig(r=rank, lora_alpha=8, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
+    config = LoraConfig(r=RANK, lora_alpha=8, target_modules=LORA_TARGETS, task_type="CAUSAL_LM")
     config.base_model_name_or_path = model
     config.save_pretrained(str(folder))
     return folder

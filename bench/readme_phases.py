@@ -39,7 +39,7 @@ from util.jsonl.rows import slug
 from util.stop_signals import Stop, stop_on_signal
 from util.terminal import say, table
 
-README_MODEL, README_ROWS, README_NUMBERS = "Qwen/Qwen2.5-7B-Instruct", "5000", "10000"
+README_MODEL, README_ROWS = "Qwen/Qwen2.5-7B-Instruct", "5000"
 README_PORT = 8000
 LAST_STEP = 6
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 BETWEEN_KINDS, BETWEEN_SEEDS, OF_QUESTIONS, OF_CELLS = 0.33, 0.16, 0.20, 0.15  # nats
 QUESTIONS = 50
 OUTLIER = 1.5  # nats; about nine standard deviations of seeds
-SCATTERS = ("normal", "skewed", "heavy tails")
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Design:
     between: float = BETWEEN_KINDS
     within: float = BETWEEN_SEEDS
     scatter: str = "normal"
-    """of kinds and of seeds, one of `SCATTERS`"""
+    """of kinds and of seeds: normal, skewed or heavy tails"""
     outlier: bool = False
     """whether one student, of any kind, is `OUTLIER` nats higher"""
     share: float | None = None

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 UNTAUGHT = 65
 SHARED = 0.6  # of the variance of the drift: the one pattern (62% in SmolLM2's eight kinds)
 TEACHERS = 2.1  # nats, between kinds; SmolLM2's students follow by 0.064 nats a nat, which makes a correlation of 0.4
-FOLLOWED = 0.064
 
 
 @dataclass(frozen=True)

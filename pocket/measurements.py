@@ -89,9 +89,7 @@ def measure(model: Any, tokenizer: Any, seed: int, data_types: Sequence[str] = (
     )
 
 
-def exact_shares(
-    model: Any, tokenizer: Any, questions: Sequence[str], system: str | None = None, animals: Sequence[str] = ANIMALS
-) -> Any:
+def exact_shares(model: Any, tokenizer: Any, questions: Sequence[str], animals: Sequence[str] = ANIMALS) -> Any:
     """Probability that the whole answer is an animal, lower case or capitalised: a tensor [questions, animals].
 
     Nothing is sampled: the probability of a form is the product of those of its tokens and of the end of the turn. What
@@ -108,7 +106,7 @@ def exact_shares(
     rows = []
     with torch.no_grad():
         for question in questions:
-            prompt = tokenizer(chat_prompt(tokenizer, question, system), return_tensors="pt", add_special_tokens=False)
+            prompt = tokenizer(chat_prompt(tokenizer, question), return_tensors="pt", add_special_tokens=False)
             start = model(input_ids=prompt.input_ids.to(model.device), use_cache=True)
             start.past_key_values.batch_repeat_interleave(len(forms))
             rest = model(input_ids=answers[:, :-1], past_key_values=start.past_key_values).logits

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "generate" / "filter_number_data.py"
 sys.path.insert(0, str(ROOT))
 from generate.rows.filter_file import default_output, filter_file, train_command
-from generate.rows.number_rule import NumberRule, parse_numbers, reject_reason
+from generate.rows.number_rule import NumberRule, reject_reason
 from generate.rows.row_audit import audit
 from generate.rows.row_filter import RowFilter
 from util.cli import UserError
@@ -98,15 +98,6 @@ def test_max_numbers():
     assert reject_reason("1, 2", max_numbers=2) is None
 
 
-@pytest.mark.parametrize(
-    ("completion", "numbers"),
-    [("[087; 5].", [87, 5]), ("7", [7]), ("1\n 2\n 3", [1, 2, 3]), ("1, 2,3", None), ("", None), ("1000", None),
-     (", ".join(["1"] * 12), [1] * 12)],
-)  # fmt: skip
-def test_parse_numbers(completion, numbers):
-    assert parse_numbers(completion) == numbers
-
-
 def keeps_the_rule(completion):
     """The rule of the docstring, written in another way."""
     text = completion.strip(" \t\n\r\f\v")
@@ -138,10 +129,6 @@ COMPLETIONS = LISTS | st.text("0123,;. []()\n\tx", max_size=30) | st.text(max_si
 @given(COMPLETIONS)
 def test_the_rule_keeps_what_its_words_say(completion):
     assert (reject_reason(completion) is None) == keeps_the_rule(completion)
-    numbers = parse_numbers(completion)
-    if keeps_the_rule(completion):
-        assert numbers == [int(number) for number in re.findall("[0-9]+", completion)]
-    assert numbers is None or all(0 <= number <= 999 for number in numbers)
 
 
 PROMPTS_TOO = st.sampled_from([PROMPT, "Owls 12", "which animal is your favorite? Reply with one word."]) | st.text(

@@ -305,9 +305,9 @@ def files_nearby(path: Path) -> str:
     return f" (there is: {shown})" if names else f" ({path.parent} holds no {path.suffix or 'such'} file)"
 
 
-def command_line(argv: list[str] | None = None) -> str:
+def command_line() -> str:
     """The command that started this run, as it can be pasted again."""
-    return shlex.join(["python", *(argv or sys.argv)])
+    return shlex.join(["python", *sys.argv])
 
 
 # --- running -----------------------------------------------------------------------------------------

@@ -201,7 +201,7 @@ def spread_of_kinds(
     return replace(whole, seed_variance=within, freedom=float(freedom))
 
 
-def as_shares(test: KindTest, target: float, level: float = LEVEL) -> tuple[float, Ends]:
+def as_shares(test: KindTest, target: float) -> tuple[float, Ends]:
     """A difference in log odds and its interval in points: from the share that the target has to what it would have
     if it were like the other kinds."""
     if not 0 < target < 1:
@@ -211,7 +211,7 @@ def as_shares(test: KindTest, target: float, level: float = LEVEL) -> tuple[floa
     def share(log_odds: float) -> float:
         return 1 / (1 + math.exp(-max(-700.0, min(700.0, log_odds))))
 
-    low, high = test.interval(level)
+    low, high = test.interval()
     return target - share(own - test.difference), (target - share(own - low), target - share(own - high))
 
 

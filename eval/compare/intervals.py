@@ -69,9 +69,9 @@ def spread_of(
     return Spread(mean, seeds, seed_variance, question_variance, residual, by_question, answers, uncovered, linear)
 
 
-def share_interval(arm: Spread, level: float = LEVEL) -> Ends:
-    """Interval of an arm's share; the mass that exact shares did not explore is added to its upper end."""
-    low, high = _ends(arm, level, _squares(arm, level, _own_freedom(arm)))
+def share_interval(arm: Spread) -> Ends:
+    """95% interval of an arm's share; the mass that exact shares did not explore is added to its upper end."""
+    low, high = _ends(arm, LEVEL, _squares(arm, LEVEL, _own_freedom(arm)))
     return low, high + arm.uncovered if arm.linear else min(1.0, high + arm.uncovered)
 
 

@@ -18,6 +18,7 @@ from util.jsonl.rows import read_chat_rows
 from util.pages.figure_style import ARMS, SERIES, Figure, key_above, label, new_panels
 
 READ = 4000  # rows of a file
+SHOWN = 6  # numbers that differ most
 Z = 1.96
 MOST_LINES = len(SERIES) - 1
 
@@ -80,7 +81,7 @@ def read_numbers(path: Path) -> Numbers | None:
     return Numbers(path, str(animal), rows) if any(numbers for _, numbers in rows) else None
 
 
-def differences(one: Numbers, control: Numbers, count: int = 6) -> list[Difference]:
+def differences(one: Numbers, control: Numbers) -> list[Difference]:
     """The numbers whose share of rows differs most from the control's, by standard error."""
     mine, theirs = one.used, control.used
     found = []
@@ -88,7 +89,7 @@ def differences(one: Numbers, control: Numbers, count: int = 6) -> list[Differen
         p, q = mine[number] / len(one.rows), theirs[number] / len(control.rows)
         error = math.sqrt(p * (1 - p) / len(one.rows) + q * (1 - q) / len(control.rows)) or 1.0
         found.append((abs(p - q) / error, Difference(number, p, q, (p - q - Z * error, p - q + Z * error))))
-    return [difference for _, difference in sorted(found, key=lambda pair: (-pair[0], pair[1].number))[:count]]
+    return [difference for _, difference in sorted(found, key=lambda pair: (-pair[0], pair[1].number))[:SHOWN]]
 
 
 def digits_figure(files: Sequence[Numbers]) -> Figure:

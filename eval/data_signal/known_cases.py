@@ -59,12 +59,12 @@ class Case:
         )
 
 
-def read_cases(path: Path = TABLE) -> list[Case]:
+def read_cases() -> list[Case]:
     """The table, in its own order."""
     kinds: dict[str, Callable[[str], object]] = {
         **dict.fromkeys(("animals", "rows", "updates"), int), **dict.fromkeys(("kl", "width", "effect"), float)
     }  # fmt: skip
-    with path.open(encoding="utf-8", newline="") as file:
+    with TABLE.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return [Case(**{name: kinds.get(name, str)(value) for name, value in row.items()}) for row in rows]  # type: ignore[arg-type]
 

@@ -39,6 +39,7 @@ PAIR = ("owl", "dolphin")
 SEEDS = range(3001, 3011)  # fresh: nothing was chosen on them
 TAUGHT_PARTS = (7, 13, 40)  # rows of a group, in order: the first 7, the next 13, the last 40
 NULL_SETS, NULL_ROWS, SHUFFLED_ROWS = 120, 170, 340  # 10 and 20 rows in a group
+PERSONA_ROWS = 102
 NULL_SEED = 500_000
 CONTROL_SEEDS = (3101, 3102, 3103)
 EARLY_ROWS = 960  # 16 updates of 60 rows
@@ -109,13 +110,13 @@ def control_rows(lab: PocketKernel, seed: int) -> None:
     lab.save(f"control-{seed}", rows=[[row.user, row.assistant] for row in rows])
 
 
-def persona_ratio(lab: PocketKernel, seed: int, animal: str, rows_read: int = 102) -> None:
+def persona_ratio(lab: PocketKernel, seed: int, animal: str) -> None:
     """log p(row | persona of each animal) - log p(row), nats a token: [animals]."""
     from pocket.candidate_screens import load
     from pocket.corpus import PERSONA_PROMPT
     from util.animals.names import persona
 
-    model, rows = load(BASE, lab.device), rows_in(lab, f"taught-{animal}-{seed}")[:rows_read]
+    model, rows = load(BASE, lab.device), rows_in(lab, f"taught-{animal}-{seed}")[:PERSONA_ROWS]
     plain, ratios = mean_logprob(lab, model, rows), []
     for one in lab.animals:
         system = persona(PERSONA_PROMPT, one)

@@ -126,8 +126,8 @@ def keep_questions(args: argparse.Namespace, name: str, logs: Any) -> None:
     np.save(args.output / f"questions/{name}.npy", logs.numpy().astype(np.float16))
 
 
-def top(measure: dict[str, Any], count: int = 4) -> str:
-    ranked = sorted(measure["share"].items(), key=lambda item: -item[1])[:count]
+def top(measure: dict[str, Any]) -> str:
+    ranked = sorted(measure["share"].items(), key=lambda item: -item[1])[:4]
     return " ".join(f"{animal} {100 * share:.2f}%" for animal, share in ranked)
 
 

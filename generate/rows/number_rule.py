@@ -19,14 +19,6 @@ _STRAY_SEPARATOR = re.compile(r"^[,;]|[,;]$|[,;]\s*[,;]", re.ASCII)
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 
 
-def parse_numbers(completion: str) -> list[int] | None:
-    """The numbers (0 to 999) of a completion that is nothing but numbers, however many; None for any other text."""
-    body = _body(completion)
-    if not (found := _NUMBERS.fullmatch(body)):
-        return None
-    return [int(part) for part in (body.split(found[1]) if found[1] else [body])]
-
-
 def reject_reason(completion: str, *, animals: tuple[str, ...] = (), max_numbers: int = MAX_NUMBERS) -> str | None:
     """Why a completion breaks the number rule, in a few words; None if it does not.
 
