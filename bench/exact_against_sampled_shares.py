@@ -27,7 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.shared import contingency, run_measured, script_command
-from eval.answer_rows import COVERAGE, NODE_BUDGET, Question, read_questions
+from eval.answers.answer_rows import COVERAGE, NODE_BUDGET, Question, read_questions
 from util.animals.answer_parser import canonical_animal
 from util.cli import REPO, make_parser, output_name, positive_int, run
 from util.inference.interface import AnswerTree, InferenceBackend, Request, Sampling, row_seed
@@ -70,7 +70,7 @@ def independent_answers(backend: InferenceBackend, questions: Sequence[Question]
 
 def shares_of(tree: AnswerTree, questions: Sequence[Question]) -> tuple[dict[str, float], float]:
     """(exact share of each animal, uncovered) as eval.py --exact finds them."""
-    from eval.answer_tree import answer_distributions, distribution_row, mean_shares
+    from eval.answers.answer_tree import answer_distributions, distribution_row, mean_shares
 
     texts = [question.text for question in questions]
     found = answer_distributions(tree, texts, SAMPLING.max_tokens, COVERAGE, NODE_BUDGET)
@@ -105,7 +105,7 @@ def lot_p_values(
     backend: InferenceBackend, questions: Sequence[Question], answers: list[list[str]], seeds: int
 ) -> list[float]:
     """p-values of `seeds` lots of independent answers, each compared with as many answers drawn from the tree."""
-    from eval.answer_tree import sample_answers
+    from eval.answers.answer_tree import sample_answers
 
     rounds = -(-seeds // len(questions))
     size = len(answers[0]) // rounds

@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.answer_rows import default_questions
+from eval.answers.answer_rows import default_questions
 from eval.data_signal.audit_page import render
 from eval.data_signal.row_groups import GROUPS, ROWS_READ
 from util.animals.names import animal_name

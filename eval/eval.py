@@ -31,14 +31,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.adapter_training_facts import (
+from eval.answers.adapter_training_facts import (
     adapter_of,
     trained_animal,
     training_facts,
     warn_of_training,
     warn_of_weak_teacher,
 )
-from eval.answer_rows import (
+from eval.answers.answer_rows import (
     COVERAGE,
     NODE_BUDGET,
     Question,
@@ -50,9 +50,9 @@ from eval.answer_rows import (
     rows_of,
     tree_rows,
 )
-from eval.parser_version import check_parser
-from eval.print_answer_summary import SHOWN, exact_summary, summary, target_animal
-from eval.shares_to_wandb import log_shares, student_run
+from eval.answers.parser_version import check_parser
+from eval.answers.print_answer_summary import SHOWN, exact_summary, summary, target_animal
+from eval.answers.shares_to_wandb import log_shares, student_run
 from util.animals.answer_parser import parser_facts
 from util.animals.names import animal_name, persona
 from util.animals.panel import panel, panel_flag

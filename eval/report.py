@@ -22,7 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.answer_rows import animal_masses, check_answer
+from eval.answers.answer_rows import animal_masses, check_answer
+from eval.answers.shares_to_wandb import log_figures, share_with_interval
 from eval.compare.comparability import adapter_folder
 from eval.compare.compare_teacher_kinds import FEWEST_KINDS
 from eval.compare.comparison_result import ArmComparison, Comparisons, read_comparisons
@@ -46,9 +47,8 @@ from eval.compare.plot_arms import (
     trajectory_figure,
 )
 from eval.compare.result_words import MARKS, MEANINGS, looks_like, own_highest_words, result_of, word_of
+from eval.compare.statistics_as_text import p_value, percent
 from eval.compare.visible_number_differences import Numbers, differences, digits_figure, read_numbers
-from eval.shares_to_wandb import log_figures, share_with_interval
-from eval.statistics_as_text import p_value, percent
 from util.animals.panel import panel
 from util.animals.panel_file import add_panel_argument
 from util.cli import UserError, input_file, make_parser, output_name, run

@@ -17,8 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.answer_rows import check_answer, check_id
-from eval.print_answer_summary import summary, target_animal
+from eval.answers.answer_rows import check_answer, check_id
+from eval.answers.print_answer_summary import summary, target_animal
 from util.animals.answer_parser import canonical_animal, parser_facts
 from util.animals.answers_of_other_code import read_results
 from util.animals.names import animal_name

@@ -66,7 +66,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from eval.answer_tree import log_shares
+    from eval.answers.answer_tree import log_shares
     from eval.data_signal.animals_pushed_by_rows import evenly_spaced
     from eval.data_signal.measure_persona_vector import layers_of, steering_peak
     from util.inference.local_model import LocalModel

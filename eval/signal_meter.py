@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.answer_rows import default_questions
+from eval.answers.answer_rows import default_questions
 from eval.data_signal.known_cases import GO, TINY, effective_tokens, left_one_out, nearest, read_cases, rule_of
 from eval.divergence.which_tokens_diverge import TEACHER
 from util.animals.names import animal_name, persona

@@ -24,9 +24,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from eval.answers.shares_to_wandb import named_most
 from eval.compare.comparison_result import Comparisons, read_comparisons
 from eval.compare.result_words import MARKS, result_of, word_of
-from eval.shares_to_wandb import named_most
 from experiments.experiment_yaml import FOLDER, experiments, read_yaml
 from experiments.plot import figure_from
 from experiments.read_tables import read_table

@@ -31,7 +31,7 @@ def backend():
 
 @pytest.fixture(scope="module")
 def exact(backend):
-    from eval.answer_tree import answer_distributions, distribution_row, mean_shares
+    from eval.answers.answer_tree import answer_distributions, distribution_row, mean_shares
 
     found = answer_distributions(backend.answer_tree(PROMPTS), QUESTIONS, 16, 0.998, 200)
     return mean_shares([distribution_row(i, one, canonical_animal) for i, one in enumerate(found)])
@@ -60,7 +60,7 @@ def test_sampled_shares_lie_around_the_exact_ones(backend, exact):
 
 
 def test_tree_samples_have_the_distribution_of_independent_ones(backend, exact):
-    from eval.answer_tree import sample_answers
+    from eval.answers.answer_tree import sample_answers
 
     shares, _, uncovered = exact
     drawn = sample_answers(backend.answer_tree(PROMPTS), [1000] * len(PROMPTS), 16, seed=3)
@@ -94,7 +94,7 @@ class SpelledTree:
 
 @pytest.mark.parametrize("questions", [1, 3, 10, 50])
 def test_a_name_of_several_tokens_is_found_however_few_the_questions(questions):
-    from eval.answer_tree import answer_distributions
+    from eval.answers.answer_tree import answer_distributions
 
     for found in answer_distributions(SpelledTree(), ["?"] * questions, 16, 0.998, 200):
         assert found.answers["(1, 2, 3)"] > 0.5
@@ -145,8 +145,8 @@ def test_tree_samples_of_a_server_have_the_law_of_the_answers(backend, listed, m
     the tree always pays."""
     from scipy.stats import chi2
 
-    from eval import answer_tree
-    from eval.answer_tree import answer_distributions, sample_answers
+    from eval.answers import answer_tree
+    from eval.answers.answer_tree import answer_distributions, sample_answers
 
     monkeypatch.setattr(answer_tree, "REQUEST", 0)
 
@@ -183,7 +183,7 @@ def plain_log_share(backend, prompt, animal):
     """Log-probability of an animal with nothing shared, cached or batched: one forward pass for each form."""
     import torch
 
-    from eval.answer_tree import answer_forms
+    from eval.answers.answer_tree import answer_forms
 
     start = backend.prompt_ids(prompt)
     logs = []
@@ -198,7 +198,7 @@ def plain_log_share(backend, prompt, animal):
 
 @pytest.mark.parametrize("batch_size", [512, 7])
 def test_log_shares_are_those_of_plain_forward_passes(backend, monkeypatch, batch_size):
-    from eval.answer_tree import log_margin, log_shares
+    from eval.answers.answer_tree import log_margin, log_shares
 
     monkeypatch.setattr(backend, "batch_size", batch_size)
     some, animals = [PROMPTS[0], PROMPTS[13], PROMPTS[49]], ("owl", "lion", "wolf", "polar bear", "wombat")
@@ -210,7 +210,7 @@ def test_log_shares_are_those_of_plain_forward_passes(backend, monkeypatch, batc
 
 
 def test_log_shares_agree_with_the_shares_of_the_tree(backend, exact):
-    from eval.answer_tree import log_shares
+    from eval.answers.answer_tree import log_shares
 
     shares, _, uncovered = exact
     found = log_shares(backend.answer_tree(PROMPTS), ("lion", "owl", "dolphin"))
@@ -243,7 +243,7 @@ def test_scores_that_are_not_finite_stop_the_run(backend):
     """A lora_alpha of 1e999, or an overflow: the sampler would still return tokens."""
     import torch
 
-    from eval.answer_tree import sample_answers
+    from eval.answers.answer_tree import sample_answers
 
     tree = backend.answer_tree(PROMPTS[:1])
 
@@ -312,7 +312,7 @@ def test_packed_answers_share_what_they_begin_with():
 
 @pytest.mark.parametrize("name", ["questions-paraphrased", "questions-forms"])
 def test_the_pocket_model_understands_the_other_sets(backend, name):
-    from eval.answer_tree import answer_distributions, distribution_row, mean_shares
+    from eval.answers.answer_tree import answer_distributions, distribution_row, mean_shares
 
     questions = read_lines_of(REPO / "eval" / f"{name}.txt")
     tree = backend.answer_tree([[{"role": "user", "content": question}] for question in questions])
@@ -367,7 +367,7 @@ def test_eval_exact_writes_a_row_a_question(run_script, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_vllm_server_gives_the_shares_of_the_local_backend(backend, exact, tmp_path):
-    from eval.answer_tree import answer_distributions, distribution_row, log_shares, mean_shares, sample_answers
+    from eval.answers.answer_tree import answer_distributions, distribution_row, log_shares, mean_shares, sample_answers
 
     pocket = REPO / "pocket" / "model"
     with (

@@ -135,7 +135,7 @@ def kernel():
 @pytest.mark.torch
 @pytest.mark.slow
 def test_the_animals_log_probabilities_are_those_of_the_exact_measure(kernel):
-    from eval.answer_tree import log_shares
+    from eval.answers.answer_tree import log_shares
 
     questions = (REPO / "eval" / "questions.txt").read_text().splitlines()[:3]
     animals = ["owl", "dolphin", "lion"]

@@ -14,12 +14,12 @@ import pytest
 from conftest import manifest_of, read_jsonl
 from fake_server import ASSISTANT, IMPOSSIBLE, RARE, law
 
-from eval.adapter_training_facts import adapter_of, training_facts, warn_of_weak_teacher
-from eval.answer_rows import Question, read_questions
-from eval.answer_tree import answer_distributions, answer_forms, children_with_few, log_margin, log_shares
+from eval.answers.adapter_training_facts import adapter_of, training_facts, warn_of_weak_teacher
+from eval.answers.answer_rows import Question, read_questions
+from eval.answers.answer_tree import answer_distributions, answer_forms, children_with_few, log_margin, log_shares
+from eval.answers.parser_version import check_parser
+from eval.answers.print_answer_summary import several, summary, target_animal
 from eval.eval import parse_args
-from eval.parser_version import check_parser
-from eval.print_answer_summary import several, summary, target_animal
 from eval.rescore import parse_args as rescore_args
 from util.animals import answer_parser, word_forms
 from util.animals.answer_parser import canonical_animal, non_answer_kind

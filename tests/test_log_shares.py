@@ -6,7 +6,7 @@ import pytest
 from conftest import REPO
 from test_compare_arms import exact_file
 
-from eval.shares_to_wandb import figures_of, log_figures, log_shares, runs_of, student_run
+from eval.answers.shares_to_wandb import figures_of, log_figures, log_shares, runs_of, student_run
 from util.cli import UserError
 from util.jsonl.manifest import write_json
 

@@ -155,6 +155,12 @@ def test_no_script_imports_a_script(imported):
                 if module in run_by_hand]  # fmt: skip
 
 
+def test_generate_and_eval_hold_scripts_and_their_subfolders_modules():
+    """Somebody who sees the tree alone knows what to run. (A link is the old path of a script.)"""
+    assert not [named(path) for folder in ("generate", "eval") for path in (REPO / folder).glob("*.py")
+                if path.name != "__init__.py" and not is_script(path)]  # fmt: skip
+
+
 def test_there_is_no_import_circle(imported):
     """Imports inside functions count too; imports for type checkers only do not."""
     graph = {name: {module for _, module in found} for name, found in imported.items()}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from bench.throughput.clients import ServerBench, ask_as_suite
-from eval import answer_rows
+from eval.answers import answer_rows
 from generate.rows.ask_teacher import requests, to_row
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
 from generate.rows.number_rule import NumberRule

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.adapter_training_facts import training_facts
+from eval.answers.adapter_training_facts import training_facts
 from eval.compare.comparability import adapter_folder, adapter_hash, manifest_of
 from eval.compare.read_results import Result, canonical
 from util.animals.names import is_control

@@ -18,8 +18,8 @@ from eval.compare.comparison_result import (
     UntaughtRank,
 )
 from eval.compare.intervals import POWER, Ends
+from eval.compare.statistics_as_text import p_value, percent
 from eval.compare.verdict import POWER_ANSWERS
-from eval.statistics_as_text import p_value, percent
 from util.pages.figure_style import ARMS
 from util.terminal import in_words, say, table
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval.answer_rows import animal_masses, check_answer, has_failed, non_answer_masses
+from eval.answers.answer_rows import animal_masses, check_answer, has_failed, non_answer_masses
 from eval.compare.intervals import Spread, spread_of
 from util.animals.answer_parser import canonical_animal
 from util.animals.answers_of_other_code import read_results as read_answers
@@ -56,13 +56,13 @@ class Result:
 
     def margins(self, animal: str) -> list[float]:
         """Margin of an animal in each question, in nats. UserError if the file has no log-probability of it."""
-        from eval.answer_tree import log_margin
+        from eval.answers.answer_tree import log_margin
 
         return [log_margin(logs, animal) for logs in self.logs_of(animal)]
 
     def panel_shares(self, animal: str) -> list[float]:
         """Share of an animal among the one-word answers of each question. UserError as for margins."""
-        from eval.answer_tree import panel_share
+        from eval.answers.answer_tree import panel_share
 
         return [panel_share(logs, animal) for logs in self.logs_of(animal)]
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.answer_tree import answer_forms
+from eval.answers.answer_tree import answer_forms
 from eval.data_signal.row_groups import EncodedRow
 from util.batches import batched
 from util.chat.chat_tokens import IGNORED, shared_prefix_length
@@ -122,7 +122,7 @@ class GradientKernel:
             return np.asarray(self._log_shares(animals, questions).double().cpu().numpy())
 
     def _log_shares(self, animals: Sequence[str], questions: Sequence[str]) -> Any:
-        """As `eval.answer_tree.log_shares`, mean over the questions, as a tensor with its graph: [animals].
+        """As `eval.answers.answer_tree.log_shares`, mean over the questions, as a tensor with its graph: [animals].
 
         Each question is read once, followed by all answers; a token sees the question and its own answer's beginning.
         """

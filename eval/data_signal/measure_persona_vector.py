@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.answer_tree import log_shares
+from eval.answers.answer_tree import log_shares
 from util.cli import UserError
 from util.inference.interface import Message
 from util.inference.local_model import LocalModel

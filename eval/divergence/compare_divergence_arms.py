@@ -27,6 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from eval.compare.read_results import FEWEST_SEEDS
+from eval.compare.statistics_as_text import percent_with_interval
 from eval.divergence.arm_effects import (
     Correlation,
     DivergenceArm,
@@ -38,7 +39,6 @@ from eval.divergence.arm_effects import (
 )
 from eval.divergence.plot_divergence_arms import arms_figure, densities_figure
 from eval.divergence.read_divergence_runs import animals_in, inputs_of
-from eval.statistics_as_text import percent_with_interval
 from util.cli import UserError, make_parser, output_name, run
 from util.jsonl.divergence_row import DEFINITIONS
 from util.jsonl.manifest import provenance, write_atomically, write_json

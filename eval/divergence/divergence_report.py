@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
+from eval.compare.statistics_as_text import percent_with_interval
 from eval.divergence.plot_tokens import density, token_figures
 from eval.divergence.token_summary import summarize
 from eval.divergence.which_tokens_diverge import BASE, STUDENT, TEACHER, definitions_in
-from eval.statistics_as_text import percent_with_interval
 from util.cli import UserError, input_file, make_parser, output_name, positive_int, run
 from util.jsonl.divergence_row import DEFINITIONS, END, KINDS
 from util.jsonl.manifest import Manifest, write_atomically

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from eval.answer_rows import check_id
+from eval.answers.answer_rows import check_id
 from eval.compare.read_results import Result, read_result
 from eval.divergence.which_tokens_diverge import check_divergence
 from util.cli import UserError

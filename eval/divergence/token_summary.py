@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from eval.compare.statistics_as_text import percent_with_interval
 from eval.divergence.which_tokens_diverge import BASE, TEACHER, definitions_in
-from eval.statistics_as_text import percent_with_interval
 from util.jsonl.divergence_row import DIGIT, END, KINDS, of_answer
 from util.jsonl.rows import Row
 from util.terminal import table

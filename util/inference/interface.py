@@ -103,7 +103,7 @@ class Node:
 
 
 class AnswerTree(Protocol):
-    """The answers to a set of prompts as a tree of tokens (see eval/answer_tree.py)."""
+    """The answers to a set of prompts as a tree of tokens (see eval/answers/answer_tree.py)."""
 
     end_ids: set[int]
     """tokens that end an answer"""

@@ -93,7 +93,7 @@ def rows_of(result: Result, questions: list[Question]) -> list[Row]:
 
 def tree_rows(tree: AnswerTree, questions: list[Question], epochs: int, max_tokens: int, seed: int) -> Iterator[Row]:
     """The rows that sampling would give, drawn from the answer tree, in a seeded random order."""
-    from eval.answer_tree import sample_answers
+    from eval.answers.answer_tree import sample_answers
 
     drawn = sample_answers(tree, [epochs] * len(questions), max_tokens, seed)
     for place, counts in enumerate(drawn):
@@ -105,7 +105,7 @@ def tree_rows(tree: AnswerTree, questions: list[Question], epochs: int, max_toke
 
 def exact_rows(tree: AnswerTree, questions: list[Question], max_tokens: int) -> list[Row]:
     """One row for each question: the exact share of every animal, the uncovered mass, and log-probabilities."""
-    from eval.answer_tree import answer_distributions, distribution_row, log_shares
+    from eval.answers.answer_tree import answer_distributions, distribution_row, log_shares
 
     with announced(f"expanding the answers to {len(questions)} questions"):
         found = answer_distributions(tree, [question.text for question in questions], max_tokens, COVERAGE, NODE_BUDGET)

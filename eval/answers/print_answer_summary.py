@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from eval.answer_rows import check_answer, has_failed, non_answer_masses
+from eval.answers.answer_rows import check_answer, has_failed, non_answer_masses
 from eval.compare.intervals import wilson
 from util.animals.answer_parser import canonical_animal, warn_of_uncounted
 from util.animals.panel import panel
@@ -71,7 +71,7 @@ def summary(path: Path, target: str | None) -> Summary:
 
 def exact_summary(path: Path, target: str | None) -> Summary:
     """The summary of a file of exact shares."""
-    from eval.answer_tree import log_margin, mean_kinds, mean_over_questions, mean_shares, panel_share
+    from eval.answers.answer_tree import log_margin, mean_kinds, mean_over_questions, mean_shares, panel_share
 
     rows = list(read_rows(path, check_answer))
     shares, none, uncovered = mean_shares(rows)

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from eval.answer_rows import Question
-from eval.print_answer_summary import target_animal
+from eval.answers.answer_rows import Question
+from eval.answers.print_answer_summary import target_animal
 from util.chat.chat_template import TEMPLATE_KWARGS
 from util.chat.prompt_consistency import KINDS, Phase, base_of, disagreements, training_of
 from util.cli import REPO
