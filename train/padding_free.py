@@ -132,30 +132,26 @@ def flat_batch(
     ids, positions, lengths_q, lengths_k = [], [], [], []  # type: list[int], list[int], list[int], list[int]
     key_sources: list[range] = []
     first_key = len(rows_of) * copies * prefix  # the keys of the tokens follow the copies of the prefixes
+
+    def add_sequence(tokens: Sequence[int], first_position: int, *keys: range) -> None:
+        """Put a sequence behind the others. keys: where its keys are taken from."""
+        ids.extend(tokens)
+        positions.extend(range(first_position, first_position + len(tokens)))
+        lengths_q.append(len(tokens))
+        lengths_k.append(sum(map(len, keys)))
+        key_sources.extend(keys)
+
     for student, rows in enumerate(rows_of):
+        copy = student * copies * prefix  # where a copy of its prefix begins
         if prefix:
-            first_copy = student * copies * prefix
-            ids += rows[0]["input_ids"][:prefix]
-            positions += range(prefix)
-            lengths_q.append(prefix)
-            lengths_k.append(prefix)
-            key_sources.append(range(first_copy, first_copy + prefix))
-        for copy, (row, length) in enumerate(zip(rows, lengths[student]), 1):
+            add_sequence(rows[0]["input_ids"][:prefix], 0, range(copy, copy + prefix))
+        for row, length in zip(rows, lengths[student]):
+            copy += prefix
             start = first_key + len(ids)
-            ids += row["input_ids"][prefix:]
-            positions += range(prefix, prefix + length)
-            lengths_q.append(length)
-            lengths_k.append(prefix + length)
-            if prefix:
-                key_sources.append(range(first_copy + copy * prefix, first_copy + (copy + 1) * prefix))
-            key_sources.append(range(start, start + length))
+            add_sequence(row["input_ids"][prefix:], prefix, range(copy, copy + prefix), range(start, start + length))
         while missing := (student + 1) * width - len(ids):
-            length = min(missing, longest)
-            key_sources.append(range(first_key + len(ids), first_key + len(ids) + length))
-            ids += [0] * length
-            positions += range(length)
-            lengths_q.append(length)
-            lengths_k.append(length)
+            start, length = first_key + len(ids), min(missing, longest)
+            add_sequence([0] * length, 0, range(start, start + length))
     bounds_q, bounds_k = (torch.tensor([0, *accumulate(each)], dtype=torch.int32) for each in (lengths_q, lengths_k))
     longest_q, longest_k = (rounded_up(max(each), 1) if few_sizes else max(each) for each in (lengths_q, lengths_k))
     return FlatBatch(

@@ -111,6 +111,7 @@ def why_trl(args: argparse.Namespace, model: Any) -> str | None:
 
 
 def recipe_of(args: argparse.Namespace, run: Run) -> Recipe:
+    """The recipe of the arguments, with the adapter that suits the base model of the run."""
     from peft import LoraConfig
 
     lora = LoraConfig(
@@ -118,8 +119,9 @@ def recipe_of(args: argparse.Namespace, run: Run) -> Recipe:
         target_modules=list(run.data.lora_targets), task_type="CAUSAL_LM", base_model_name_or_path=args.base_model,
     )  # fmt: skip
     return Recipe(
-        args.epochs, args.effective_batch_size, args.learning_rate, lora, args.lr_scheduler_type, args.warmup_steps,
-        args.weight_decay, args.logging_steps, args.save_strategy == "epoch", args.save_schedule,
+        epochs=args.epochs, rows_an_update=args.effective_batch_size, learning_rate=args.learning_rate, lora=lora,
+        schedule=args.lr_scheduler_type, warmup=args.warmup_steps, weight_decay=args.weight_decay,
+        logging_steps=args.logging_steps, save_each_epoch=args.save_strategy == "epoch", save_at=args.save_schedule,
     )  # fmt: skip
 
 
@@ -157,7 +159,8 @@ def train_together(training: Training, runs: Sequence[Run]) -> list[str]:
     with Progress(total, done, unit="updates") as progress, memory_advice(memory_hint(args)):
         for index, (run, student) in enumerate(zip(runs, students)):
             wandb_run = log_to_wandb(args, run) if args.report_to == "wandb" and first else None
-            student.on_log = wandb_run.log if wandb_run else student.on_log
+            if wandb_run:
+                student.on_log = wandb_run.log
             student.on_save = partial(after_checkpoint, training, run, progress)
             student.on_finish = partial(save_finished, runs, index, student, trainer, progress, wandb_run)
         trainer.train(progress)
