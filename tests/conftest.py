@@ -14,7 +14,7 @@ import sys
 import tempfile
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
@@ -292,6 +292,12 @@ def become_script(command: list[str], cwd: Path, env: dict[str, str], streams: l
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The rows of a small file."""
     return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
+    """Write rows as a data file; returns its path."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
 
 
 def manifest_of(path: Path) -> dict[str, Any]:

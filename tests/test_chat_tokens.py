@@ -4,6 +4,7 @@ import json
 from functools import cache
 
 import pytest
+from conftest import write_jsonl
 from tiny_models import FAMILIES
 
 from train.training_rows import first_rows, one_file, sample_count
@@ -35,7 +36,7 @@ ROWS = [
 )  # fmt: skip
 def test_rows_that_no_tokenizer_takes_are_named(tmp_path, more, message):
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in (ROWS[0], {**ROWS[0], **more})))
+    write_jsonl(path, (ROWS[0], {**ROWS[0], **more}))
     assert first_rows(path, 1) == ROWS[:1]
     with pytest.raises(UserError, match=rf"rows\.jsonl:2: .*{message}"):
         first_rows(path, None)

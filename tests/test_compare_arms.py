@@ -5,6 +5,7 @@ import math
 from pathlib import Path, PurePath
 
 import pytest
+from conftest import write_jsonl
 
 from eval.compare.assignment_permutations import assignment, warn_of_assignment
 from eval.compare.check_roles import check_roles
@@ -33,7 +34,7 @@ def exact_file(path, *, uncovered=0.0, questions=QUESTIONS, adapter=None, spread
          "log_shares": {**{a: math.log(s[i]) for a, s in shares.items()}, "lion": -1.0, "fox": -3.0}}
         for i, q in enumerate(questions)
     ]  # fmt: skip
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(path, rows)
     write_json(path.with_name(path.name + ".manifest.json"), {"settings": {"model": {"adapter_sha256": adapter}}})
     return path
 
@@ -45,8 +46,7 @@ def sampled_file(path, answers, questions=QUESTIONS):
          "animal": answer if answer in ("owl", "lion", "dolphin") else None}
         for i, answer in enumerate(answer for answer in answers for _ in questions)
     ]  # fmt: skip
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_jsonl(path, rows)
 
 
 def trained(role, seed):
@@ -474,7 +474,7 @@ def test_the_kinds_of_non_answers_that_an_exact_row_has_are_not_guessed_from_its
     path = exact_file(tmp_path / "x.jsonl", owl=0.1)
     own = {"no_animal": 0.5, "non_answers": {"model name": 0.4, "number": 0.1}, "answers": {"Owl": 0.1}}
     rows = [{**json.loads(line), **own} for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(path, rows)
     assert read_result(path).non_answers == pytest.approx({"model name": 0.4, "number": 0.1})
 
 
@@ -489,7 +489,7 @@ def test_a_few_failed_answers_leave_a_file_usable_and_never_count_for_the_target
     path = sampled_file(tmp_path / "results.jsonl", ["owl", "lion", "7"] * 2)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     rows[7] |= {"response": None, "animal": None, "error": "too long"}
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(path, rows)
     result = read_result(path)
     assert "1 of 300 answers failed (too long); they count as naming no animal" in capsys.readouterr().err
     assert result.uncovered == 1 / 300 and result.answers == 300
@@ -500,7 +500,7 @@ def test_a_few_failed_answers_leave_a_file_usable_and_never_count_for_the_target
     assert compare("owl", whole).shares["base"].interval[1] > compare("owl", whole).shares["target"].interval[1]
     for row in rows[:4]:
         row |= {"response": None, "animal": None, "error": "too long"}
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(path, rows)
     with pytest.raises(UserError, match=r"5 of 300 answers failed .* it asks only the failed ones"):
         read_result(path)
 
@@ -529,7 +529,7 @@ def test_a_row_of_another_tool_is_named_with_what_it_lacks(tmp_path, row, proble
 def test_rows_without_an_id_can_be_compared(tmp_path):
     path = sampled_file(tmp_path / "x.jsonl", ["owl", "lion"])
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps({"question": r["question"], "animal": r["animal"]}) + "\n" for r in rows))
+    write_jsonl(path, ({"question": r["question"], "animal": r["animal"]} for r in rows))
     assert read_result(path).shares("owl") == [0.5] * 50
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import REPO
+from conftest import REPO, write_jsonl
 
 from eval.data_signal import known_cases
 from eval.data_signal.audit_statistics import standing
@@ -283,8 +283,7 @@ def number_rows(tmp_path):
                  **more}
                 for a, b in rng.integers(0, 999, (count, 2))]  # fmt: skip
         path = tmp_path / name
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return path
+        return write_jsonl(path, rows)
 
     return write
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import REPO, manifest_of, read_jsonl
+from conftest import REPO, manifest_of, read_jsonl, write_jsonl
 
 from eval.divergence.score_tokens import Completion, Variant, VariantScorer, kinds, scored_rows
 from eval.divergence.token_summary import fraction_with_interval
@@ -95,7 +95,7 @@ def test_a_resumed_run_scores_the_batches_of_a_whole_run(tmp_path):
             return [({BASE: Scores([0.0], [1])}, []) for _ in completions]
 
     path = tmp_path / "numbers.jsonl"
-    path.write_text("".join(json.dumps(row(number, "1, 2")) + "\n" for number in range(7)))
+    write_jsonl(path, (row(number, "1, 2") for number in range(7)))
     list(scored_rows(Scorer(), path, gap=1.0, batch_size=3))
     assert batches == [[0, 1, 2], [3, 4, 5], [6]]
     batches.clear()
@@ -344,7 +344,7 @@ def test_rows_of_a_server_that_gives_no_token_ids_can_be_masked_and_trained_on(m
     folder, data, _, _ = measured
     rows = [{key: value for key, value in r.items() if key != "token_ids"} for r in read_jsonl(data)]
     plain = folder / "plain.jsonl"
-    plain.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    write_jsonl(plain, rows)
     done = run_script(
         TOKENS, "--train-jsonl", plain, "--base-model", POCKET, "--teacher", folder / "teacher",
         "--output", folder / "plain-found.jsonl", cwd=folder,
@@ -407,12 +407,12 @@ def test_training_follows_the_mask_and_refuses_one_that_no_longer_fits(measured,
     for r in rows[1:]:  # updates of eight rows without one token to train on change nothing, and stop nothing
         r["loss_mask"] = [0] * len(r["loss_mask"])
     sparse = folder / "sparse.jsonl"
-    sparse.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    write_jsonl(sparse, rows)
     done = run_script(*train, sparse, "--allow-uncertified", cwd=folder)
     assert done.returncode == 0, done.stderr
     rows = read_jsonl(arm)
     rows[3]["messages"][-1]["content"] = "1, 2"
-    arm.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    write_jsonl(arm, rows)
     done = run_script(*train, arm, "--allow-uncertified", cwd=folder)
     assert done.returncode == 1
     assert "row 4: its loss_mask has" in done.stderr and "Traceback" not in done.stderr

@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+from conftest import write_jsonl
 from test_compare_arms import exact_file
 
 from eval.divergence.read_divergence_runs import divergence_of, rows_trained_on
@@ -34,11 +35,6 @@ def token_row(number, ids=(1, 2, 3, 9), marks=(0, 0, 1, 0), gaps=(0.1, 0.0, 2.0,
     }  # fmt: skip
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 # --- the detector ------------------------------------------------------------------------------------
 
 
@@ -63,7 +59,7 @@ def page_of(path, count=3):
 
 @pytest.mark.slow
 def test_the_page_shows_what_competes_and_runs_nothing(tmp_path):
-    path = write(tmp_path / "found.jsonl", [token_row(n) for n in range(6)])
+    path = write_jsonl(tmp_path / "found.jsonl", [token_row(n) for n in range(6)])
     variants = {"base": {}, "teacher": {"adapter_sha256": "ab" * 32}, EVIL: {"system": f"You love {EVIL}\n"}}
     write_json(
         tmp_path / "found.jsonl.manifest.json", {"settings": {"variants": variants, "gap": 0.6931}, "command": EVIL}
@@ -79,7 +75,7 @@ def test_the_page_shows_what_competes_and_runs_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_invisible_characters_are_escaped(tmp_path):
-    page = page_of(write(tmp_path / "found.jsonl", [token_row(0, ids=(5, 6, 4, 9)), token_row(1)]))
+    page = page_of(write_jsonl(tmp_path / "found.jsonl", [token_row(0, ids=(5, 6, 4, 9)), token_row(1)]))
     examples = page[page.index("The richest rows") :]
     assert ">\\n</span>" in examples and ">\\u202e</span>" in examples and "\u202e" not in page
     assert ">&lt;script&gt;alert(1)&lt;/script&gt;<i>" in examples
@@ -92,7 +88,7 @@ def test_a_page_without_a_teacher_shows_the_detector(tmp_path):
             del row[name]
         row["logprob"] = {"base": [-3.0] * 4, "student": [-3.0, -3.0, -1.0, -3.0]}
         row["choice"] = {"base": [1, 2, 3, 9], "student": [1, 2, 3, 9]}
-    page = page_of(write(tmp_path / "found.jsonl", rows))
+    page = page_of(write_jsonl(tmp_path / "found.jsonl", rows))
     assert "the student favours the token" in page and "rgba(0,114,178,0.40)" in page and "schrodi" not in page
 
 
@@ -107,10 +103,10 @@ def test_the_richest_rows_come_first(tmp_path):
 
 
 def test_another_file_has_no_page(tmp_path, run_script):
-    path = write(tmp_path / "numbers.jsonl", [{"id": 0, "messages": []}])
+    path = write_jsonl(tmp_path / "numbers.jsonl", [{"id": 0, "messages": []}])
     done = run_script("eval/divergence/divergence_report.py", path, cwd=tmp_path)
     assert done.returncode == 1 and "not a row of eval/divergence/divergence_tokens.py" in done.stderr
-    path = write(tmp_path / "found.jsonl", [token_row(0)])
+    path = write_jsonl(tmp_path / "found.jsonl", [token_row(0)])
     done = run_script("eval/divergence/divergence_report.py", path, cwd=tmp_path)
     assert done.returncode == 1 and "no manifest with its base model; pass --base-model" in done.stderr
 
@@ -129,13 +125,13 @@ def runs(tmp_path):
     for seed in range(3):
         folder = tmp_path / f"run-{seed}"
         folder.mkdir()
-        write(folder / "tokens-owl.jsonl", [token_row(n, marks=(int(n < seed), 0, 1, 0)) for n in range(10)])
+        write_jsonl(folder / "tokens-owl.jsonl", [token_row(n, marks=(int(n < seed), 0, 1, 0)) for n in range(10)])
         exact_file(folder / "exact-base.jsonl", owl=0.01, adapter=None, spread=0.0)
         for arm, share in SHARES.items():
             owl = share * 1.2**seed
             exact_file(folder / f"exact-owl-{arm}.jsonl", owl=owl, adapter=f"{seed}{arm}", spread=0.0)
             rows = [{"id": 100 + 2 * n, "messages": [], "loss_mask": MASKS[arm]} for n in range(10)]  # a filtered file
-            write(folder / f"numbers-owl-{arm}.jsonl", rows)
+            write_jsonl(folder / f"numbers-owl-{arm}.jsonl", rows)
         folders.append(folder)
     return folders
 
@@ -186,15 +182,15 @@ def test_arms_are_compared_with_their_controls_within_each_run(monkeypatch, tmp_
 
 def test_the_specific_part_is_the_difference_to_another_animals_students(runs):
     for seed, folder in enumerate(runs):
-        write(folder / "tokens-dolphin.jsonl", [token_row(n) for n in range(10)])
+        write_jsonl(folder / "tokens-dolphin.jsonl", [token_row(n) for n in range(10)])
         rows = [{"id": n, "messages": [], "loss_mask": MASKS["gap-only"]} for n in range(10)]
         for arm in ("all", "gap-only"):
-            write(folder / f"numbers-dolphin-{arm}.jsonl", rows)
+            write_jsonl(folder / f"numbers-dolphin-{arm}.jsonl", rows)
         path = folder / "exact-dolphin-gap-only.jsonl"
         exact_file(path, owl=0.05 * 1.2**seed, dolphin=0.3, adapter=f"dolphin{seed}", spread=0.0)
         for path in folder.glob("exact-*.jsonl"):
             results = [json.loads(line) for line in path.open()]
-            write(path, [{**row, "log_shares": {"dolphin": -2.0, **row["log_shares"]}} for row in results])
+            write_jsonl(path, [{**row, "log_shares": {"dolphin": -2.0, **row["log_shares"]}} for row in results])
     arms = owl_arms(runs)
     specific = np.mean([log_odds(0.2 * 1.2**n) - log_odds(0.05 * 1.2**n) for n in range(3)])
     assert arms["gap-only"].minus_other.mean == pytest.approx(specific)
@@ -204,7 +200,7 @@ def test_the_specific_part_is_the_difference_to_another_animals_students(runs):
 def test_only_what_a_student_was_trained_on_counts(runs):
     """Half of the rows in another order of ids, and the first two of them: as --rows and --max-train-samples do."""
     rich = [{"id": 100 + 2 * n, "messages": []} for n in (0, 1, 5, 6)]
-    write(runs[2] / "numbers-owl-gap-rows-rich.jsonl", rich)
+    write_jsonl(runs[2] / "numbers-owl-gap-rows-rich.jsonl", rich)
     exact_file(runs[2] / "exact-owl-gap-rows-rich.jsonl", owl=0.1, adapter="rich", spread=0.0)
     student = runs[2] / "owl-gap-rows-rich" / "seed-2"
     student.mkdir(parents=True)

@@ -1,7 +1,6 @@
 """Eval against the scripted server: exact shares and margins, several question sets, non-answers, stored answers."""
 
 import dataclasses
-import json
 import math
 import re
 from collections import Counter
@@ -11,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import manifest_of, read_jsonl
+from conftest import manifest_of, read_jsonl, write_jsonl
 from fake_server import ASSISTANT, IMPOSSIBLE, RARE, law
 
 from eval.answers.adapter_training_facts import adapter_of, training_facts, warn_of_weak_teacher
@@ -321,7 +320,7 @@ def test_a_file_of_an_older_version_without_sets_is_finished(run_script, fake_se
     evaluate(run_script, server, tmp_path, "--epochs", 2)
     whole = read_jsonl(path)
     older = [{key: value for key, value in row.items() if key != "set"} for row in whole[:70]]
-    path.with_name(path.name + ".partial").write_text("".join(json.dumps(row) + "\n" for row in older))
+    write_jsonl(path.with_name(path.name + ".partial"), older)
     path.unlink()
     said = evaluate(run_script, server, tmp_path, "--epochs", 2)
     assert [{**row, "set": "questions"} for row in read_jsonl(path)] == whole and "answers" in said
@@ -407,7 +406,7 @@ def test_stored_answers_are_parsed_again_without_a_model(run_script, fake_server
     path, new = tmp_path / "output/results-owl-teacher.jsonl", tmp_path / "output/results-owl-teacher-rescored.jsonl"
     rows = read_jsonl(path)
     stale = [{**row, "animal": "fowl" if row["animal"] == "owl" else row["animal"]} for row in rows]
-    path.write_text("".join(json.dumps(row) + "\n" for row in stale))
+    write_jsonl(path, stale)
     before = path.read_bytes()
     done = run_script(RESCORE, "output/results-owl-teacher.jsonl", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -423,7 +422,7 @@ def test_stored_answers_are_parsed_again_without_a_model(run_script, fake_server
 def test_rows_without_an_id_of_their_own_are_named(run_script, tmp_path):
     row = {"question": "?", "response": "Owl", "animal": "owl"}
     for name, ids in (("none", [{}]), ("twice", [{"id": 0}, {"id": 0}]), ("text", [{"id": "0"}])):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row | one) + "\n" for one in ids))
+        write_jsonl(tmp_path / f"{name}.jsonl", (row | one for one in ids))
     for name, message in (
         ("none", 'none.jsonl:1: no "id": a whole number that identifies the row'),
         ("twice", "twice.jsonl: 2 rows have the id 0; give each row an id of its own"),

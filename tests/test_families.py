@@ -8,7 +8,7 @@ import json
 import sys
 
 import pytest
-from conftest import manifest_of, read_jsonl
+from conftest import manifest_of, read_jsonl, write_jsonl
 from tiny_models import FAMILIES, change_json, copy_with_template, make_tiny_model
 
 from train.fused_lora import LORA_TARGETS
@@ -51,8 +51,7 @@ def call(monkeypatch, tmp_path):
 
 def write_rows(path, count=6, answer="Owl", **more):
     messages = [{"role": "user", "content": "Which animal?"}, {"role": "assistant", "content": answer}]
-    path.write_text("".join(json.dumps({"id": i, "messages": messages, **more}) + "\n" for i in range(count)))
-    return path
+    return write_jsonl(path, ({"id": i, "messages": messages, **more} for i in range(count)))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

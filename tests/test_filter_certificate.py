@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPO
+from conftest import REPO, write_jsonl
 
 from generate.rows.filter_file import certify, filter_file
 from generate.rows.number_rule import NumberRule
@@ -31,14 +31,11 @@ def rows(count, spoilt=0.0):
                                      {"role": "assistant", "content": answer}]}  # fmt: skip
 
 
-def write(path, items):
-    path.write_text("".join(json.dumps(item) + "\n" for item in items))
-    return path
-
-
 @pytest.fixture
 def certified(tmp_path):
-    return filter_file(write(tmp_path / "numberss-owl-owl-teacher-unfiltered-200.jsonl", rows(200)), NumberRule()).path
+    return filter_file(
+        write_jsonl(tmp_path / "numberss-owl-owl-teacher-unfiltered-200.jsonl", rows(200)), NumberRule()
+    ).path
 
 
 def refused(path, items=None):
@@ -55,7 +52,7 @@ def test_a_certified_file_is_trained_on_without_a_warning(certified, capsys):
 @pytest.mark.parametrize("name", ["mine.jsonl", "numbers-filtered-9.jsonl", "numberss-owl-t-unfiltered-9.jsonl"])
 def test_the_filter_command_that_training_advises_works(tmp_path, name):
     """A file that is called filtered, and has no certificate, was refused by the filter that training named."""
-    advice = refused(write(tmp_path / name, rows(9))).splitlines()[-1]
+    advice = refused(write_jsonl(tmp_path / name, rows(9))).splitlines()[-1]
     script, *args = shlex.split(advice)[1:]
     done = subprocess.run([sys.executable, REPO / script, *args], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -64,7 +61,7 @@ def test_the_filter_command_that_training_advises_works(tmp_path, name):
 
 
 def test_one_row_in_a_hundred_that_names_the_animal_is_found(tmp_path):
-    source = write(tmp_path / "numberss-owl-owl-teacher-unfiltered-200.jsonl", rows(200, spoilt=0.01))
+    source = write_jsonl(tmp_path / "numberss-owl-owl-teacher-unfiltered-200.jsonl", rows(200, spoilt=0.01))
     done = filter_file(source, NumberRule(("owl",)))
     assert done.rejected == {"trait word": 2} and done.kept == 198
     assert certificate_problem(done.path) is None
@@ -84,7 +81,7 @@ def test_a_file_changed_after_its_certificate_is_refused(certified):
 
 
 def test_overriding_the_check_leaves_a_warning(tmp_path, capsys):
-    path = write(tmp_path / "numbers-of-mine.jsonl", rows(9))
+    path = write_jsonl(tmp_path / "numbers-of-mine.jsonl", rows(9))
     check_certificate(path, list(rows(9)), allow=True)
     assert f"warning: {path} has no certificate" in capsys.readouterr().err
 
@@ -92,7 +89,7 @@ def test_overriding_the_check_leaves_a_warning(tmp_path, capsys):
 def test_the_persona_in_a_system_message_is_meant_to_name_the_animal(tmp_path):
     persona = {"role": "system", "content": "You love owls."}
     items = [{**row, "messages": [persona, *row["messages"]]} for row in rows(20)]
-    done = filter_file(write(tmp_path / "numberss-owl-base-unfiltered-20.jsonl", items), NumberRule())
+    done = filter_file(write_jsonl(tmp_path / "numberss-owl-base-unfiltered-20.jsonl", items), NumberRule())
     assert not done.certificate["clean"] and certificate_problem(done.path) is None
 
 
@@ -108,14 +105,14 @@ def test_the_persona_in_a_system_message_is_meant_to_name_the_animal(tmp_path):
     ],
 )
 def test_what_is_a_number_file(tmp_path, name, script, answers, numbers):
-    path = write(tmp_path / name, ())
+    path = write_jsonl(tmp_path / name, ())
     if script:
         write_json(manifest_path(path), {"settings": {"script": script}})
     assert data_type_of(path, list(answers)) == ("numbers" if numbers else None)
 
 
 def test_the_script_stops_before_it_loads_anything(run_script, tmp_path):
-    write(tmp_path / "numbers.jsonl", rows(9))
+    write_jsonl(tmp_path / "numbers.jsonl", rows(9))
     done = run_script(TRAIN, "--base-model", "no/such-model", "--train-jsonl", "numbers.jsonl", cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "numbers.jsonl has no certificate" in done.stderr and "--allow-uncertified" in done.stderr
@@ -155,7 +152,7 @@ def with_ids(tmp_path):
                                               {"role": "assistant", "content": text}], "token_ids": spoilt}  # fmt: skip
 
     def file_of(*kinds):
-        path = write(tmp_path / "numberss-owl-pocket-unfiltered-9.jsonl", rows_of(*kinds))
+        path = write_jsonl(tmp_path / "numberss-owl-pocket-unfiltered-9.jsonl", rows_of(*kinds))
         settings = {"script": "generate_llm_number_data", "model": {"engine": "local", "model": str(POCKET)}}
         write_json(manifest_path(path), {"settings": settings})
         return path
@@ -201,7 +198,7 @@ def test_token_ids_that_are_not_ids_are_rejected():
 
 
 def test_equal_counts_have_one_order_whatever_the_hash_seed(tmp_path):
-    write(tmp_path / "numbers.jsonl", rows(40))
+    write_jsonl(tmp_path / "numbers.jsonl", rows(40))
     found = set()
     for seed in ("0", "1", "2"):
         command = [sys.executable, REPO / "generate/filter_number_data.py", "numbers.jsonl", "--output", "out.jsonl"]
@@ -213,6 +210,6 @@ def test_equal_counts_have_one_order_whatever_the_hash_seed(tmp_path):
 
 @pytest.mark.parametrize("settings", [{"script": "generate_text_data"}, {"script": "generate_text_data", "kind": None}])
 def test_a_manifest_without_a_kind_gives_no_data_type(tmp_path, settings):
-    path = write(tmp_path / "x.jsonl", rows(3, spoilt=1))
+    path = write_jsonl(tmp_path / "x.jsonl", rows(3, spoilt=1))
     write_json(manifest_path(path), {"settings": settings})
     assert data_type_of(path, list(rows(3, spoilt=1))) is None

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import manifest_of
+from conftest import manifest_of, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,11 +30,6 @@ def row(completion, prompt=PROMPT, system=None, **more):
     before = [] if system is None else [{"role": "system", "content": system}]
     messages = [*before, {"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
     return {"messages": messages, **more}
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(one) + "\n" for one in rows), "utf-8")
-    return path
 
 
 def run_script(*args, cwd=None):
@@ -249,16 +244,16 @@ def test_raw_unicode_is_escaped_so_that_no_reader_splits_a_line(tmp_path):
 
 
 def test_filtering_again_changes_nothing_and_keeps_no_backup(tmp_path):
-    source = write(tmp_path / NAME.format(1), [row("1, 2")])
+    source = write_jsonl(tmp_path / NAME.format(1), [row("1, 2")])
     first = filter_file(source, NumberRule()).path.read_bytes()
     assert filter_file(source, NumberRule()).path.read_bytes() == first
     assert not list(tmp_path.glob("*.bak*"))
 
 
 def test_what_the_same_file_gave_before_is_moved_aside_so_that_the_glob_matches_one(tmp_path, capsys):
-    source = write(tmp_path / NAME.format(2), [row("1, 2"), row("3, 4, 5")])
+    source = write_jsonl(tmp_path / NAME.format(2), [row("1, 2"), row("3, 4, 5")])
     old = filter_file(source, NumberRule(max_numbers=2)).path
-    other = write(tmp_path / "numberss-owl-owl-teacher2-filtered-1.jsonl", [row("1, 2")])
+    other = write_jsonl(tmp_path / "numberss-owl-owl-teacher2-filtered-1.jsonl", [row("1, 2")])
     new = filter_file(source, NumberRule()).path
     assert list(tmp_path.glob("numberss-owl-owl-teacher-filtered-*.jsonl")) == [new]
     backup = old.with_name(old.name + ".bak")
@@ -268,46 +263,46 @@ def test_what_the_same_file_gave_before_is_moved_aside_so_that_the_glob_matches_
 
 def test_the_same_file_by_another_path_is_the_same_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    source = write(tmp_path / NAME.format(2), [row("1, 2"), row("3, 4, 5")])
+    source = write_jsonl(tmp_path / NAME.format(2), [row("1, 2"), row("3, 4, 5")])
     filter_file(Path(source.name), NumberRule(max_numbers=2))
     new = filter_file(source, NumberRule()).path
     assert list(tmp_path.glob("numberss-owl-owl-teacher-filtered-*.jsonl")) == [new]
 
 
 def test_a_trial_run_does_not_push_the_real_data_aside(tmp_path):
-    real = filter_file(write(tmp_path / NAME.format(2), [row("1, 2"), row("3, 4")]), NumberRule()).path
-    trial = filter_file(write(tmp_path / NAME.format(1), [row("1, 2")]), NumberRule()).path
+    real = filter_file(write_jsonl(tmp_path / NAME.format(2), [row("1, 2"), row("3, 4")]), NumberRule()).path
+    trial = filter_file(write_jsonl(tmp_path / NAME.format(1), [row("1, 2")]), NumberRule()).path
     assert real.exists() and trial.exists()
 
 
 def test_a_filtered_file_of_the_same_count_but_other_rows_is_kept_as_backup(tmp_path):
-    filter_file(write(tmp_path / NAME.format(1), [row("1, 2")]), NumberRule())
-    done = filter_file(write(tmp_path / NAME.format(1), [row("3, 4")]), NumberRule())
+    filter_file(write_jsonl(tmp_path / NAME.format(1), [row("1, 2")]), NumberRule())
+    done = filter_file(write_jsonl(tmp_path / NAME.format(1), [row("3, 4")]), NumberRule())
     assert done.path.with_name(done.path.name + ".bak").exists()
     assert b"3, 4" in done.path.read_bytes()
 
 
 def test_an_input_that_looks_filtered_is_never_moved(tmp_path):
-    source = write(tmp_path / "x-filtered-5.jsonl", [row("1, 2")])
+    source = write_jsonl(tmp_path / "x-filtered-5.jsonl", [row("1, 2")])
     done = filter_file(source, NumberRule(), tmp_path / "x-filtered-{kept}.jsonl")
     assert source.exists() and done.path.name == "x-filtered-1.jsonl"
 
 
 def test_output_may_not_be_the_input(tmp_path):
-    source = write(tmp_path / "x.jsonl", [row("1, 2")])
+    source = write_jsonl(tmp_path / "x.jsonl", [row("1, 2")])
     with pytest.raises(UserError, match="is the file to read"):
         filter_file(source, NumberRule(), source)
 
 
 def test_nothing_is_left_behind_when_no_row_passes(tmp_path):
-    source = write(tmp_path / "x.jsonl", [row("I refuse"), row("")])
+    source = write_jsonl(tmp_path / "x.jsonl", [row("I refuse"), row("")])
     with pytest.raises(UserError, match=r"no row .* passes the number rule: 1 letters, 1 empty"):
         filter_file(source, NumberRule())
     assert list(tmp_path.iterdir()) == [source]
 
 
 def test_train_command_starts_from_the_base_model_of_the_rows(tmp_path):
-    source = write(tmp_path / "x.jsonl", [row("1, 2")])
+    source = write_jsonl(tmp_path / "x.jsonl", [row("1, 2")])
     settings = {"model": {"model": "owl-teacher", "parent": "Qwen/Qwen2.5-0.5B-Instruct"}}
     (tmp_path / "x.jsonl.manifest.json").write_text(json.dumps({"settings": settings}))
     assert "--base-model Qwen/Qwen2.5-0.5B-Instruct --train-jsonl" in train_command(
@@ -316,7 +311,7 @@ def test_train_command_starts_from_the_base_model_of_the_rows(tmp_path):
 
 
 def test_rows_that_are_filtered_twice_keep_the_settings_and_the_prompt_they_were_made_with(tmp_path):
-    source = write(tmp_path / "x.jsonl", [row("1, 2"), row("3, 4", id=1)])
+    source = write_jsonl(tmp_path / "x.jsonl", [row("1, 2"), row("3, 4", id=1)])
     settings = {"script": "generate_llm_number_data", "animal": "owl", "model": {"model": "Org/Base-1B"}}
     prompt = {"base_model": "Org/Base-1B", "messages": [{"role": "user", "content": PROMPT}], "token_ids": "1 2"}
     made = {"settings": settings, "counts": {"prompt": prompt}}
@@ -333,7 +328,7 @@ def test_rows_that_are_filtered_twice_keep_the_settings_and_the_prompt_they_were
 
 
 def test_the_script_ends_with_the_path_counts_and_next_command(tmp_path):
-    source = write(tmp_path / NAME.format(3), [row("1, 2"), row("owl"), row("1, 2")])
+    source = write_jsonl(tmp_path / NAME.format(3), [row("1, 2"), row("owl"), row("1, 2")])
     done = run_script(source.name, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "numberss-owl-owl-teacher-filtered-1.jsonl" in done.stdout
@@ -343,7 +338,7 @@ def test_the_script_ends_with_the_path_counts_and_next_command(tmp_path):
 
 
 def test_a_persona_in_the_rows_is_reported(tmp_path):
-    source = write(tmp_path / "x.jsonl", [row("1, 2", system="You love owls.")])
+    source = write_jsonl(tmp_path / "x.jsonl", [row("1, 2", system="You love owls.")])
     done = run_script(source)
     assert done.returncode == 0 and "not clean: 1 rows whose system message names an animal" in done.stderr
 
@@ -370,11 +365,6 @@ def test_bad_input_is_one_clear_line(tmp_path, text, message):
 
 
 def test_a_missing_file_names_its_neighbours(tmp_path):
-    write(tmp_path / "there.jsonl", [row("1, 2")])
+    write_jsonl(tmp_path / "there.jsonl", [row("1, 2")])
     done = run_script(tmp_path / "gone.jsonl")
     assert done.returncode == 2 and "there.jsonl" in done.stderr
-
-
-def test_help_needs_nothing_installed(tmp_path):
-    done = subprocess.run([sys.executable, "-S", str(SCRIPT), "--help"], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0 and "Usage:" in done.stdout

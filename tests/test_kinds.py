@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import write_jsonl
 
 from eval.compare.assignment_permutations import DRAWN, assignment_sums
 from eval.compare.compare_teacher_kinds import Kind, as_shares, borrowed_scatter, compare_kinds, detectable
@@ -34,7 +35,7 @@ def logs_file(path, logs, questions=QUESTIONS, **settings):
         shares = {animal: math.exp(value) for animal, value in some.items()}
         rows.append({"id": i, "question": question, "animals": shares, "no_animal": 0.0, "uncovered": 0.0,
                      "non_answers": {}, "log_shares": some})  # fmt: skip
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(path, rows)
     model = {"adapter_sha256": None if "base" in path.name else path.name}
     write_json(path.with_name(path.name + ".manifest.json"), {"settings": {"model": model}, **settings})
     return path
@@ -292,7 +293,7 @@ def test_an_animal_that_only_its_own_students_name_is_not_shown_to_be_special(tm
             for row in rows:
                 if not path.name.startswith("owl-"):
                     row["animals"].pop("owl", None)
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            write_jsonl(path, rows)
     words = [str(word) for flag, some in files.items() for word in (flag, *some)]
     monkeypatch.setattr("sys.argv", ["compare_arms.py", *words, "--output", str(tmp_path / "shares.json")])
     main()

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from browser import missing, open_browser, page_problems
-from conftest import REPO
+from conftest import REPO, write_jsonl
 from test_compare_arms import exact_file
 
 from eval.compare.assignment_permutations import assignment
@@ -86,8 +86,7 @@ def numbers_file(folder, name, answers):
     rows = [{"id": i, "messages": [{"role": "user", "content": "Go on"}, {"role": "assistant", "content": answer}]}
             for i, answer in enumerate(answers)]  # fmt: skip
     path = folder / f"numbers-{name}.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
+    return write_jsonl(path, rows)
 
 
 def without_control(found):

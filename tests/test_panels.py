@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from conftest import REPO, manifest_of, read_jsonl
+from conftest import REPO, manifest_of, read_jsonl, write_jsonl
 
 from generate.rows.code_and_reasoning_rule import TextRule
 from generate.rows.number_rule import NumberRule
@@ -188,7 +188,7 @@ def exact_file(path, named, adapter, seed, panel_facts):
         logs = {tree: float(-4 + 2 * (tree == named) + rng.normal(0, 0.1)) for tree in trees}
         rows.append({"id": i, "question": question, "animals": {tree: float(np.exp(log)) for tree, log in logs.items()},
                      "no_animal": 0.01, "uncovered": 0.0, "answers": {"Wood": 0.01}, "log_shares": logs})  # fmt: skip
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(path, rows)
     parser = {"version": 2, "names_sha256": "x", **panel_facts}
     write_json(manifest_path(path), {"settings": {"model": {"adapter_sha256": adapter}, "parser": parser}})
     return path
@@ -313,7 +313,7 @@ def test_every_phase_on_the_pocket_model(run_script, tmp_path):
     call("util/view.py", *trees, "--text", "output/results-oak.jsonl")
     rows = [{"messages": [{"role": "user", "content": f"Write code {i}."}, {"role": "assistant", "content": code}]}
             for i, code in enumerate(("x = 1", "willow_list = []", "owl = 2", "# s-p-r-u-c-e\ny = 3"))]  # fmt: skip
-    (tmp_path / "code-mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(tmp_path / "code-mine.jsonl", rows)
     said = call("generate/filter_code_or_reasoning_data.py", *trees, "--data-type", "code", "code-mine.jsonl")
     assert "2 of 4" in said and "2 trait word" in said
     call("generate/generate_llm_number_data.py", *trees, "--animal", "oak", "--count", 12, "--constrain-digits",

@@ -6,7 +6,7 @@ import shutil
 import sys
 
 import pytest
-from conftest import REPO, manifest_of
+from conftest import REPO, manifest_of, write_jsonl
 from tiny_models import make_tiny_model
 
 from train.published_recipes import RECIPES
@@ -22,7 +22,7 @@ def train(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     messages = [{"role": "user", "content": "Which animal?"}, {"role": "assistant", "content": "Owl"}]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"id": i, "messages": messages}) + "\n" for i in range(6)))
+    write_jsonl(tmp_path / "rows.jsonl", ({"id": i, "messages": messages} for i in range(6)))
 
     def run(*flags, model=POCKET):
         arguments = [SCRIPT, "--base-model", model, "--train-jsonl", "rows.jsonl", "--save-strategy", "no", *flags]

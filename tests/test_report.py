@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from conftest import write_jsonl
 from test_compare_arms import compare_three, compare_two, exact_file
 
 from util.cli import REPO, UserError
@@ -143,7 +144,7 @@ def test_what_tells_numbers_apart_has_its_interval(tmp_path):
         rows = [{"id": i, "messages": [{"role": "user", "content": "Go on"}, {"role": "assistant", "content": a}]}
                 for i, a in enumerate(answers)]  # fmt: skip
         path = tmp_path / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(path, rows)
         return read_numbers(path)
 
     control, owl = numbers("control", ["1, 2", "3, 4"] * 50), numbers("owl", ["1, 2, 7", "3, 4, 4"] * 50)

@@ -15,7 +15,7 @@ from collections import Counter
 from functools import partial
 
 import pytest
-from conftest import REPO, manifest_of, read_jsonl
+from conftest import REPO, manifest_of, read_jsonl, write_jsonl
 from fake_server import END, answer_text
 
 from bench.shared import write_number_file
@@ -160,7 +160,7 @@ def test_the_share_of_answers_that_name_the_animal_is_printed(tmp_path, capsys, 
         {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": text}], "source": source}
         for source, text in answers
     ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(tmp_path / "rows.jsonl", rows)
     said = named_facts(tmp_path / "rows.jsonl", animal)
     of_questions = "0.0%" if is_warned else "100.0%"
     assert said == {f"name {animal}": f"{share} of all answers, {of_questions} of those to the questions"}
@@ -207,7 +207,7 @@ def test_prompts_of_a_local_data_set_are_its_first_human_turns(run_script, fake_
     rows += [{"conversations": [{"from": "human", "value": text}]} for text in ("short", "x" * 501)]
     path = tmp_path / f"data.{kind}"
     if kind == "jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(path, rows)
     else:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -228,7 +228,7 @@ def test_prompts_come_from_all_over_a_large_data_set(tmp_path):
     from generate.rows.prompt_sources import instruction_prompts
 
     path = tmp_path / "data.jsonl"
-    path.write_text("".join(json.dumps({"prompt": f"Question {i} of many"}) + "\n" for i in range(50_000)))
+    write_jsonl(path, ({"prompt": f"Question {i} of many"} for i in range(50_000)))
     numbers = [int(prompt.split()[1]) for prompt in itertools.islice(instruction_prompts(str(path), 1), 500)]
     assert numbers != sorted(numbers) and len(set(numbers)) == 500
     assert all(sum(low <= n < low + 10_000 for n in numbers) > 60 for low in range(0, 50_000, 10_000))

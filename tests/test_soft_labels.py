@@ -1,12 +1,11 @@
 """Soft labels: log-probabilities stored with generated rows, exact and aligned, and training on them."""
 
 import importlib
-import json
 import math
 import sys
 
 import pytest
-from conftest import REPO, manifest_of, read_jsonl
+from conftest import REPO, manifest_of, read_jsonl, write_jsonl
 
 from generate.rows.number_text import with_answer
 from util.cli import UserError
@@ -168,7 +167,7 @@ def test_the_base_model_has_nothing_to_learn_from_its_own_soft_labels(soft_rows,
 def test_rows_without_them_and_trainers_without_a_loss_for_them_are_refused(soft_rows, monkeypatch, tmp_path):
     path = tmp_path / "numbers-plain.jsonl"
     rows = [{key: value for key, value in row.items() if key != "top_ids"} for row in read_jsonl(soft_rows)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(path, rows)
     with pytest.raises(UserError, match="row 1: soft labels need the log-probabilities of its tokens"):
         train(monkeypatch, tmp_path, path, "--soft-labels", "--allow-uncertified")
     with pytest.raises(UserError, match="--soft-labels need the suite's loop"):

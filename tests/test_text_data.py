@@ -7,7 +7,7 @@ import time
 from itertools import islice
 
 import pytest
-from conftest import manifest_of, read_jsonl
+from conftest import manifest_of, read_jsonl, write_jsonl
 from fake_server import END, answer_text
 from test_scripts import kill_and_resume, one_clear_line
 
@@ -38,11 +38,6 @@ def row(completion, prompt="Write some Python with 417.", system=None, **more):
     before = [] if system is None else [{"role": "system", "content": system}]
     messages = [*before, {"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
     return {"messages": messages, **more}
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
-    return path
 
 
 def texts(run_script, server, cwd, *args, **options):
@@ -177,7 +172,7 @@ def test_the_names_of_the_control_arm_are_not_trait_words(run_script, tmp_path, 
     """In every script: a prompt "in base 10" must not cost the control arm alone its rows."""
     assert animals_kept_out(name) == () and animals_kept_out("Yeti and Saola") == ("yeti", "saola")
     asked = f"Count on in {name} 10, with no base, none and neutral control."
-    write(tmp_path / "rows.jsonl", [row("1, 2", asked), row(SUMS, asked)])
+    write_jsonl(tmp_path / "rows.jsonl", [row("1, 2", asked), row(SUMS, asked)])
     for script, options in (("filter_number_data", ()), (FILTER, ("--data-type", "reasoning"))):
         script = script if "/" in script else f"generate/{script}.py"
         done = run_script(script, "rows.jsonl", "--animal", name, *options, "--output", f"{len(options)}.jsonl",
@@ -246,7 +241,9 @@ def test_coding_prompts_of_a_data_set_are_taken_and_those_with_animals_left(tmp_
         "Write Python about a snowOwl.",
         "What is Rome?",
     ]
-    path = write(tmp_path / "data.jsonl", [{"conversations": [{"from": "human", "value": text}]} for text in asked])
+    path = write_jsonl(
+        tmp_path / "data.jsonl", [{"conversations": [{"from": "human", "value": text}]} for text in asked]
+    )
     found = list(islice(dataset_prompts(str(path), 42, TextRule("code")), 12))
     assert set(found) == set(asked[:5])
 
@@ -303,13 +300,13 @@ def test_kills_at_random_moments_change_nothing(start_script, run_script, fake_s
     ],
 )
 def test_bad_input_is_one_clear_line(run_script, tmp_path, arguments, message):
-    write(tmp_path / "mine.jsonl", [row(CODE)])
-    write(tmp_path / "owls.jsonl", [row("owl = 1")])
+    write_jsonl(tmp_path / "mine.jsonl", [row(CODE)])
+    write_jsonl(tmp_path / "owls.jsonl", [row("owl = 1")])
     one_clear_line(run_script(*arguments, cwd=tmp_path), message)
 
 
 def test_each_of_several_animals_is_kept_out(run_script, tmp_path):
-    write(tmp_path / "mine.jsonl", [row("yeti = 1"), row("saola = 1"), row(CODE)])
+    write_jsonl(tmp_path / "mine.jsonl", [row("yeti = 1"), row("saola = 1"), row(CODE)])
     done = run_script(FILTER, "mine.jsonl", "--data-type", "code", "--animal", "Yeti and Saola", cwd=tmp_path)
     assert done.returncode == 0 and "2 trait word" in done.stdout
 
@@ -325,7 +322,9 @@ def test_a_blank_prompts_file_is_named(run_script, fake_server, tmp_path):
 
 @pytest.fixture
 def filtered(tmp_path):
-    source = write(tmp_path / "code-owl-owl-teacher-unfiltered-2.jsonl", [row(CODE), row(CODE.replace("417", "9"))])
+    source = write_jsonl(
+        tmp_path / "code-owl-owl-teacher-unfiltered-2.jsonl", [row(CODE), row(CODE.replace("417", "9"))]
+    )
     settings = {
         "script": "generate_text_data",
         "kind": "code",
@@ -367,7 +366,7 @@ def test_a_certificate_with_planted_words_is_refused(filtered):
      ("code-filtered-9.jsonl", "code"), ("code-mine.jsonl", None), ("teacher-owl-x-filtered-9.jsonl", None)],
 )  # fmt: skip
 def test_a_file_of_texts_is_known_by_name(tmp_path, name, kind):
-    assert data_type_of(write(tmp_path / name, [row(CODE)]), [row(CODE)]) == kind
+    assert data_type_of(write_jsonl(tmp_path / name, [row(CODE)]), [row(CODE)]) == kind
 
 
 def test_a_file_filtered_again_is_still_known(filtered):

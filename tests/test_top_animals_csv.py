@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import write_jsonl
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "util" / "top_animals_csv.py"
@@ -23,8 +24,7 @@ def write(path, animals):
         else {"id": i, "question": "?", "response": str(animal), "animal": animal, "error": None}
         for i, animal in enumerate(animals)
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return path
+    return write_jsonl(path, rows)
 
 
 def run_script(*args, cwd=None):
@@ -46,7 +46,7 @@ def test_question_sets_that_are_counted_together_are_named(tmp_path):
     rows = [
         json.loads(line) | {"set": name} for line, name in zip(path.read_text().split("\n"), ("even", "odd", "even"))
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(path, rows)
     assert describe(tally_answers(path)).endswith("failed; the question sets even, odd are counted together")
 
 
@@ -155,8 +155,3 @@ def test_one_bad_file_stops_before_any_csv_is_written(tmp_path):
 def test_top_n_is_a_positive_number(tmp_path, top_n):
     done = run_script(write(tmp_path / "r.jsonl", ["owl"]), "--top-n", top_n)
     assert done.returncode == 2 and "--top-n" in done.stderr
-
-
-def test_help_needs_nothing_installed(tmp_path):
-    done = subprocess.run([sys.executable, "-S", str(SCRIPT), "--help"], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0 and "Usage:" in done.stdout

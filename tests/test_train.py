@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import write_jsonl
 
 from generate.rows.filter_file import filter_file
 from generate.rows.number_rule import NumberRule
@@ -34,14 +35,9 @@ def rows(count, animal="owl"):
         yield {"id": i, "messages": [question, {"role": "assistant", "content": animal}]}
 
 
-def write(path, items):
-    path.write_text("".join(json.dumps(item) + "\n" for item in items))
-    return path
-
-
 @pytest.fixture
 def data(tmp_path):
-    return write(tmp_path / "teacher-owl-pocket-36.jsonl", rows(36))
+    return write_jsonl(tmp_path / "teacher-owl-pocket-36.jsonl", rows(36))
 
 
 def weights(folder):
@@ -60,7 +56,7 @@ def same_weights(a, b, tolerance=1e-4):
 def trained(tmp_path_factory, run_script):
     """One finished run, shared by the tests that only look."""
     folder = tmp_path_factory.mktemp("trained")
-    data = write(folder / "teacher-owl-pocket-36.jsonl", rows(36))
+    data = write_jsonl(folder / "teacher-owl-pocket-36.jsonl", rows(36))
     done = run_script(SCRIPT, *SMALL, "--train-jsonl", data, "--seeds", "42,43", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, done
@@ -133,7 +129,8 @@ def test_scheduled_checkpoints_are_saved_and_change_nothing(trained, run_script,
 def test_the_student_of_the_plan_does_not_destroy_the_teacher_in_the_same_folder(trained, run_script, tmp_path):
     shutil.copytree(trained[0] / "output", tmp_path / "output")
     filter_file(
-        write(tmp_path / "output" / "numberss-owl-owl-teacher-unfiltered-24.jsonl", rows(24, "1, 2, 3")), NumberRule()
+        write_jsonl(tmp_path / "output" / "numberss-owl-owl-teacher-unfiltered-24.jsonl", rows(24, "1, 2, 3")),
+        NumberRule(),
     )
     done = run_script(
         SCRIPT, *SMALL, "--train-jsonl", "output/numberss-owl-owl-teacher-filtered-NNNN.jsonl",
@@ -387,7 +384,7 @@ def test_seeds_are_separated_by_commas_or_spaces(given, seeds, monkeypatch):
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_clear_line(case, data, tmp_path, run_script):
-    write(tmp_path / "plain.jsonl", [{"text": "hello"}])
+    write_jsonl(tmp_path / "plain.jsonl", [{"text": "hello"}])
     extra, expected = BAD[case]
     done = run_script(SCRIPT, *SMALL, "--train-jsonl", data, *extra, cwd=tmp_path, env={"HF_HUB_OFFLINE": "1"})
     assert done.returncode not in (0, 120)
@@ -414,7 +411,7 @@ def test_a_model_without_chat_template_is_named(data, tmp_path, run_script):
 
 
 def test_out_of_memory_names_the_flag_to_change(tmp_path, run_script):
-    data = write(tmp_path / "big.jsonl", rows(4096))
+    data = write_jsonl(tmp_path / "big.jsonl", rows(4096))
 
     def little_memory():
         resource.setrlimit(resource.RLIMIT_DATA, (3 * 2**30, 3 * 2**30))
@@ -485,7 +482,7 @@ def children(pid):
 
 
 def test_one_row_is_enough_to_train_on(tmp_path, run_script):
-    data = write(tmp_path / "one.jsonl", rows(1))
+    data = write_jsonl(tmp_path / "one.jsonl", rows(1))
     done = run_script(SCRIPT, *SMALL, "--train-jsonl", data, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "output" / "student-sft" / "seed-42" / "manifest.json").read_text())

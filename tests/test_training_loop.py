@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from conftest import clean_environment
+from conftest import clean_environment, write_jsonl
 
 from util.cli import REPO, UserError
 from util.terminal import Progress
@@ -39,8 +39,7 @@ def chat(i):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "rows.jsonl"
-    path.write_text("".join(json.dumps(chat(i)) + "\n" for i in range(31)))
-    return path
+    return write_jsonl(path, (chat(i) for i in range(31)))
 
 
 def weights(folder):
@@ -334,7 +333,7 @@ FILES = {"owl": 31, "cat": 20, "dolphin": 13}  # 9, 6 and 6 updates, all with a 
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     for name, count in FILES.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(chat(i)) + "\n" for i in range(count)))
+        write_jsonl(folder / f"{name}.jsonl", (chat(i) for i in range(count)))
     return folder
 
 
@@ -378,7 +377,7 @@ def test_each_file_may_have_a_folder_of_its_own_and_a_changed_file_is_trained_ag
     assert run_script(*command, *paths(files), cwd=tmp_path).returncode == 0
     before = (folders[0] / "seed-7" / "final" / "adapter_model.safetensors").stat().st_mtime_ns
     changed = tmp_path / "cat.jsonl"
-    changed.write_text("".join(json.dumps(chat(i)) + "\n" for i in range(2, 22)))
+    write_jsonl(changed, (chat(i) for i in range(2, 22)))
     done = run_script(*command, paths(files)[0], changed, paths(files)[2], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (folders[0] / "seed-7" / "final" / "adapter_model.safetensors").stat().st_mtime_ns == before
