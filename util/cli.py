@@ -205,10 +205,8 @@ def input_file(text: str) -> Path:
     path = Path(text)
     if path.is_dir():
         return some_file(text)  # which raises
-    whole, growing = (
-        path.with_name(path.name.removesuffix(PARTIAL)),
-        path.with_name(path.name.removesuffix(PARTIAL) + PARTIAL),
-    )
+    whole = path.with_name(path.name.removesuffix(PARTIAL))
+    growing = whole.with_name(whole.name + PARTIAL)
     if growing.is_file() and (path == growing or not path.is_file()):
         raise argparse.ArgumentTypeError(f"{whole} is not finished: run the command that writes it again, it resumes")
     return some_file(text)

@@ -31,12 +31,15 @@ def panel_of(parser: dict[str, Any]) -> str:
 def check_parser(path: Path, exact: bool) -> None:
     """Raise UserError for a finished results file of another panel or parser: this run would ask the model in vain."""
     settings = (Manifest.read(path) or Manifest()).settings if path.exists() else {}
-    if "parser" in settings and (theirs := panel_of(settings["parser"])) != (ours := panel_of(parser_facts())):
+    if "parser" not in settings:
+        return
+    theirs, ours = panel_of(settings["parser"]), panel_of(parser_facts())
+    if theirs != ours:
         raise UserError(
             f"{path} was made with the panel {theirs!r}, and this run is about {ours!r}; choose another --output, or"
             " --overwrite (keeps a backup)"
         )
-    if "parser" in settings and is_other_parser(path):
+    if is_other_parser(path):
         raise UserError(
             f"{path} was made with another version of the answer parser, which may name other animals;"
             f" {how_to_renew(path, exact)}, or choose another --output"

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from eval.compare.intervals import LEVEL, POWER, Ends, Spread, spread_of
+from eval.compare.intervals import LEVEL, POWER, Ends, Spread, share_of_log_odds, spread_of
 from eval.compare.read_results import FEWEST_SEEDS, Result, arm_spread, mean_uncovered, seeds_by_questions
 
 if TYPE_CHECKING:
@@ -207,12 +207,8 @@ def as_shares(test: KindTest, target: float) -> tuple[float, Ends]:
     if not 0 < target < 1:
         target = min(max(target, RAREST), 1 - RAREST)
     own = math.log(target / (1 - target))
-
-    def share(log_odds: float) -> float:
-        return 1 / (1 + math.exp(-max(-700.0, min(700.0, log_odds))))
-
-    low, high = test.interval()
-    return target - share(own - test.difference), (target - share(own - low), target - share(own - high))
+    size, low, high = (target - share_of_log_odds(own - gap) for gap in (test.difference, *test.interval()))
+    return size, (low, high)
 
 
 def detectable(between: float, kinds: int, tests: int = 1) -> float:

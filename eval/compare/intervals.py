@@ -167,7 +167,7 @@ def _ends(arm: Spread, level: float, squares: tuple[float, float]) -> Ends:
         return arm.share - math.sqrt(squared), arm.share + math.sqrt(squared)
     half = math.sqrt(squared) / (arm.share * (1 - arm.share))
     middle = math.log(arm.share / (1 - arm.share))
-    return _share(middle - half), _share(middle + half)
+    return share_of_log_odds(middle - half), share_of_log_odds(middle + half)
 
 
 def _squares(arm: Spread, level: float, seed_freedom: float) -> tuple[float, float]:
@@ -237,8 +237,8 @@ def _question_part(squares: tuple[float, float]) -> float:
     return questions / (questions + seeds) if questions else 0.0
 
 
-def _share(logit: float) -> float:
-    return 1 / (1 + math.exp(-max(-700.0, min(700.0, logit))))
+def share_of_log_odds(log_odds: float) -> float:
+    return 1 / (1 + math.exp(-max(-700.0, min(700.0, log_odds))))
 
 
 def _own_freedom(arm: Spread) -> float:

@@ -22,6 +22,7 @@ from eval.data_signal.row_groups import EncodedRow
 from util.batches import batched
 from util.chat.chat_tokens import IGNORED, shared_prefix_length
 from util.cli import UserError, memory_advice
+from util.inference.load_model import without_adapters
 from util.inference.local_answer_tree import pack
 from util.inference.local_model import LocalModel
 from util.inference.local_sampling import check_finite
@@ -55,7 +56,7 @@ class GradientKernel:
     @property
     def plain(self) -> Any:
         """The transformers model inside the adapters."""
-        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        return without_adapters(self.model)
 
     def as_base(self) -> AbstractContextManager[Any]:
         """The model without its adapters."""

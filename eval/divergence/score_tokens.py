@@ -17,6 +17,7 @@ from typing import Any
 from eval.divergence.which_tokens_diverge import BASE, STUDENT, TEACHER, Scores, flags
 from util.chat.chat_tokens import common_prefix_length, completion_suffix, prompt_and_completion_ids, without_system
 from util.cli import UserError, memory_advice
+from util.inference.load_model import without_adapters
 from util.jsonl.divergence_row import DIGIT, END, SEPARATOR
 from util.jsonl.rows import Row, read_chat_rows
 from util.terminal import announced
@@ -126,7 +127,7 @@ class VariantScorer:
         for place, (chat, completion) in enumerate(zip(chats, completions)):
             predicts[place, len(chat) - len(completion.ids) - 1 : len(chat) - 1] = True
         with self._as_variant(variant):
-            decoder, cache = self._plain().get_decoder(), None
+            decoder, cache = without_adapters(self.model).get_decoder(), None
             if shared:
                 cache = decoder(input_ids=ids[:1, :shared], use_cache=True).past_key_values
                 cache.batch_repeat_interleave(len(chats))
@@ -141,7 +142,8 @@ class VariantScorer:
         kept = {}
         for variant in self.variants:
             with self._as_variant(variant):
-                logits = check_finite(self._plain().get_output_embeddings()(hidden[variant.name]).float())
+                head = without_adapters(self.model).get_output_embeddings()
+                logits = check_finite(head(hidden[variant.name]).float())
             logprobs = logits.log_softmax(-1)
             found = scores_of(logprobs, tokens)
             scores["logprobs", variant.name], scores["choices", variant.name] = found.logprobs, found.choices
@@ -150,10 +152,6 @@ class VariantScorer:
         if len(kept) == 2:
             scores["kl", TEACHER] = divergence_of(kept[TEACHER], kept[BASE])
         return scores
-
-    def _plain(self) -> Any:
-        """The transformers model inside the adapters."""
-        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
 
     @contextmanager
     def _as_variant(self, variant: Variant) -> Iterator[None]:

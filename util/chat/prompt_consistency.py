@@ -8,7 +8,7 @@ the model saw it, and two phases are compared by everything around the user's me
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,7 +157,10 @@ def warn_of_trained_base(adapter: Path | None, facts: dict[str, Any], base_model
 
 def sent_messages(path: Path, settings: dict[str, Any]) -> list[Message]:
     """The first prompt of a file whose manifest does not have it, from the settings and the first row."""
-    user = settings["questions"][0] if "questions" in settings else next(chat_rows(path))["messages"][-2]["content"]
+    if "questions" in settings:
+        user = settings["questions"][0]
+    else:
+        user = next(read_chat_rows(path))["messages"][-2]["content"]
     system = settings.get("system_prompt")
     return [*system_message(system), {"role": "user", "content": user}]
 
@@ -167,15 +170,11 @@ def system_message(system: str | None) -> list[Message]:
     return [] if system is None else [{"role": "system", "content": system}]
 
 
-def chat_rows(path: Path) -> Iterator[Row]:
-    return read_chat_rows(path)
-
-
 def first_training_row(settings: dict[str, Any], files: list[Path]) -> Row | None:
     """The first row of a training as the student saw it; None if none of the files is the one it was trained on."""
     for file in files:
         if file.is_file() and sha256_file(file) == settings["train_jsonl_sha256"]:
-            row = next(chat_rows(file))
+            row = next(read_chat_rows(file))
             return row if settings["keep_system_prompt"] else without_system(row)
     return None
 

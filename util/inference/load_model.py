@@ -164,6 +164,11 @@ def put_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
     return model.eval()
 
 
+def without_adapters(model: Any) -> Any:
+    """The transformers model inside the adapters of `put_adapter`, or the model itself if it has none."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
 def end_of_turn_ids(model: Any, tokenizer: Any) -> set[int]:
     """Token ids that end an answer: those of the generation config, of the tokenizer and of the chat template.
 
