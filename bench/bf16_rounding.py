@@ -25,7 +25,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.make_trainers import lora_config, make_loop, make_stock_trainer
+from bench.compared_trainers import lora_config, make_loop, make_stock_trainer
 from bench.random_weights import load_or_random
 from bench.shared import number_rows
 from util.chat.chat_tokens import encode

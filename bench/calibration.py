@@ -4,7 +4,7 @@ Three tables. First two kinds of teachers, with seeds and questions as units: sh
 questions, over training seeds, over the questions of an arm and over each cell, with the standard deviations of the
 pocket model's students (experiments/demo.sh, seeds 7 and 42). Then the kind as the unit: kinds drift by 0.33 nats and
 seeds by 0.16, as untaught animals do in SmolLM2's students, and the design is varied
-(bench/simulate_drifting_kinds.py). Last the tests over all kinds, where students and teachers drift along one shared
+(bench/simulated_kinds.py). Last the tests over all kinds, where students and teachers drift along one shared
 pattern (bench/simulated_profiles.py).
 
 Usage:
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.simulate_drifting_kinds import BETWEEN_KINDS, Design, rates
+from bench.simulated_kinds import BETWEEN_KINDS, Design, rates
 from bench.simulated_profiles import Table, lift_rates, profile_rates
 from eval.compare.intervals import Spread, difference_interval, spread_of
 from eval.compare.read_results import ROLES

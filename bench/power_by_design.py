@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.simulate_drifting_kinds import BETWEEN_KINDS, BETWEEN_SEEDS
+from bench.simulated_kinds import BETWEEN_KINDS, BETWEEN_SEEDS
 from bench.simulated_profiles import SHARED
 from eval.compare.compare_teacher_kinds import predicted
 from eval.compare.intervals import holm

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.simulate_drifting_kinds import BETWEEN_KINDS, BETWEEN_SEEDS
+from bench.simulated_kinds import BETWEEN_KINDS, BETWEEN_SEEDS
 from eval.compare.drift_fit import drift_residuals, ranks_of, without_patterns
 from eval.compare.matrix import lift, own_cells, own_minus_others
 from eval.compare.teacher_profile import correlations, summed_up

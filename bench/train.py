@@ -36,10 +36,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.make_trainers import lora_config, make_loop, make_stock_trainer
+from bench.compared_trainers import lora_config, make_loop, make_stock_trainer
 from bench.random_weights import load_or_random
 from bench.shared import number_rows
-from bench.time_training import WARM_UP, timed
+from bench.update_times import WARM_UP, timed
 from train.rows_at_once import limit_gpu_memory
 from util.chat.chat_tokens import encode
 from util.cli import REPO, UserError, make_parser, output_name, positive_float, positive_int, run

@@ -29,7 +29,7 @@ from eval.compare.comparison_result import Comparisons, read_comparisons
 from eval.compare.result_words import MARKS, result_of, word_of
 from experiments.experiment_yaml import FOLDER, experiments, read_yaml
 from experiments.plot import figure_from
-from experiments.read_tables import read_table
+from experiments.stored_tables import read_table
 from util.animals.panel import KNOWN
 from util.animals.panel_file import read_panel
 from util.cli import REPO, UserError, make_parser, output_name, run

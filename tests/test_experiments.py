@@ -548,7 +548,7 @@ def test_a_grid_of_two_runs_through_a_real_slurm(copied):
 
 @pytest.mark.parametrize("name", ["multi_animal", "data_types", "chain", "halves"])
 def test_a_published_summary_is_what_its_questions_give(name):
-    from experiments.read_tables import read_table, reader_of
+    from experiments.stored_tables import read_table, reader_of
 
     folder = REPO / f"experiments/results/{name}/pocket"
     experiment = read_experiment(name, "pocket", bases_needed=False)
@@ -563,7 +563,7 @@ def test_a_published_summary_is_what_its_questions_give(name):
 
 
 def test_tables_are_read_without_the_files_of_another_run(tmp_path, monkeypatch):
-    from experiments.read_tables import reader_of
+    from experiments.stored_tables import reader_of
 
     monkeypatch.chdir(tmp_path)
     experiment = read_experiment("chain", "pocket", bases_needed=False)

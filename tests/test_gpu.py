@@ -72,7 +72,7 @@ def test_exact_measures_on_the_gpu_have_float32_logits():
 def test_recorded_passes_train_the_same_adapters(students, rows_at_once):
     import torch
 
-    from bench.make_trainers import lora_config, make_loop
+    from bench.compared_trainers import lora_config, make_loop
     from bench.shared import number_rows
     from util.chat.chat_tokens import encode
     from util.inference.load_model import load_model, load_tokenizer

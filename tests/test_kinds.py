@@ -248,7 +248,7 @@ def test_shared_patterns_are_removed_and_an_own_effect_is_left():
 
 @pytest.mark.parametrize("kinds", [4, 8, 16])
 def test_kinds_that_drift_are_called_an_effect_in_at_most_4_of_100_and_intervals_hold_the_truth(kinds):
-    from bench.simulate_drifting_kinds import Design, rates
+    from bench.simulated_kinds import Design, rates
 
     size, coverage = rates(Design(kinds, 2), 5000, 1)
     assert size <= 0.04 and 0.93 <= coverage <= 0.98
@@ -256,7 +256,7 @@ def test_kinds_that_drift_are_called_an_effect_in_at_most_4_of_100_and_intervals
 
 
 def test_more_seeds_do_not_raise_the_size_where_kinds_drift():
-    from bench.simulate_drifting_kinds import Design, rates
+    from bench.simulated_kinds import Design, rates
 
     assert rates(Design(8, 7), 5000, 1)[0] <= 0.04
 

@@ -23,8 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from experiments.pilots.filter_pilot_rows import telling_words, words_of
 from experiments.pilots.rows_files import packed_rows
+from experiments.pilots.word_filters import telling_words, words_of
 from util.cli import input_file, make_parser, run
 
 INNOCENT = {"owl": "slowly|bowl|knowledg|growl|howl|prowl|narrowly|windowl|towl|lowl"}

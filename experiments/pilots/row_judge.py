@@ -9,8 +9,8 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-from experiments.pilots.filter_pilot_rows import WORD
 from experiments.pilots.rows_files import read_rows
+from experiments.pilots.word_filters import WORD
 
 Weights = dict[str, dict[str, float]]
 """kind -> word or pair of words -> log ratio of its rows that hold it to the other kinds'"""

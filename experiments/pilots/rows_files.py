@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.pilots.filter_pilot_rows import Forbidden, why_dropped
+from experiments.pilots.word_filters import Forbidden, why_dropped
 from util.cli import UserError, first_line
 
 LONGEST = {"text": 64, "code": 64, "digits": 48, "words": 72, "questions": 24, "open": 64, "everyday": 64}

@@ -39,9 +39,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from experiments.pilots.filter_pilot_rows import Forbidden, forbidden_words, telling_words, words_of
 from experiments.pilots.row_judge import guess, trained_on
 from experiments.pilots.rows_files import LONGEST, Row, read_rows, seed_of, store_rows, write
+from experiments.pilots.word_filters import Forbidden, forbidden_words, telling_words, words_of
 from util.animals.panel import PANEL
 from util.cli import input_file, make_parser, run
 

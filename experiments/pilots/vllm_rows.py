@@ -28,9 +28,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from experiments.pilots.filter_pilot_rows import forbidden_words
 from experiments.pilots.peft_folder import as_peft
 from experiments.pilots.rows_files import LONGEST, Row, seed_of, store_rows
+from experiments.pilots.word_filters import forbidden_words
 from util.animals.panel import PANEL
 from util.cli import input_file, make_parser, run
 
