@@ -618,12 +618,10 @@ def test_trl_is_refused_in_several_processes():
     from argparse import Namespace
 
     from train.data_parallel import Processes
-    from train.train_together import load_base
+    from train.train_together import choose_trainer
 
-    args = Namespace(trainer="trl", base_model=POCKET, bf16=False, gpu_memory_gib=None, per_device_train_batch_size=6,
-                     effective_batch_size=12, max_seq_length=256)  # fmt: skip
     with pytest.raises(UserError, match="TRL trains in one process here"):
-        load_base(args, Processes(0, 2))
+        choose_trainer(Namespace(trainer="trl"), None, Processes(0, 2))
 
 
 # --- a base model that is larger than a card ---------------------------------------------------------

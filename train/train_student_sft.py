@@ -37,7 +37,7 @@ from train.published_recipes import RECIPES, with_recipe
 from train.rows_at_once import divisors
 from train.run_folder import Run, check_schedule_fits, repo_of, runs_of, take_folder
 from train.schedule import SCHEDULES, warmup_length
-from train.train_together import Training, groups_of, load_base, train_together
+from train.train_together import Training, choose_trainer, groups_of, load_base, train_together
 from train.training_rows import encode_files, role_of, sample_count, train_files
 from util.animals.panel import panel_flag
 from util.animals.panel_file import add_panel_argument
@@ -249,7 +249,9 @@ def main() -> int:
             found = [i for i, student in enumerate(runs) if processes.first and take_folder(args, student, at_end)]
             unfinished = [runs[i] for i in processes.from_first(found)]
             if unfinished:
-                training = Training(args, load_base(args, processes), processes, stop, pushing)
+                model = load_base(args, processes)
+                args.trainer = choose_trainer(args, model, processes)
+                training = Training(args, model, processes, stop, pushing)
                 for group in groups_of(training, unfinished):
                     problems += train_together(training, group)
             stop.raise_if_requested()

@@ -61,7 +61,7 @@ def memory_hint(args: argparse.Namespace) -> str:
 
 
 def load_base(args: argparse.Namespace, processes: Processes) -> Any:
-    """The frozen base model. A family that the loop does not know trains with TRL, in one process."""
+    """The frozen base model. UserError for a recipe that cannot train over one that is sharded."""
     import torch
 
     from util.inference.load_model import load_model
@@ -72,21 +72,28 @@ def load_base(args: argparse.Namespace, processes: Processes) -> Any:
     limit_gpu_memory(args.gpu_memory_gib)
     with memory_advice(memory_hint(args)), announced(f"loading {args.base_model}"):
         dtype = torch.bfloat16 if half else torch.float32
-        model = load_model(args.base_model, dtype, "cpu" if processes.sharded else None)
-    if args.trainer == "loop" and (why := why_trl(args, model)):
-        args.trainer = "trl"
+        return load_model(args.base_model, dtype, "cpu" if processes.sharded else None)
+
+
+def choose_trainer(args: argparse.Namespace, model: Any, processes: Processes) -> str:
+    """--trainer, or trl, with a line that says why, for what the suite's loop cannot train. UserError for what neither
+    can."""
+    if args.trainer == "loop":
+        why = why_trl(args, model)
+        if why is None:
+            return "loop"
         say(f"trained by stock TRL: {why}")
-    if args.trainer == "trl" and processes.count > 1 and not processes.sharded:
+    if processes.count > 1 and not processes.sharded:
         raise UserError(
             f"TRL trains in one process here; models of {', '.join(FAMILIES)} without --trainer trl share their updates"
             " between processes, and experiments/fsdp.yaml is for models larger than a card"
         )
-    if args.trainer == "trl" and args.soft_labels:
+    if args.soft_labels:
         raise UserError(
             f"--soft-labels need the suite's loop: models of {', '.join(FAMILIES)}, without --lora-dropout and"
             " --full-finetuning"
         )
-    return model
+    return "trl"
 
 
 def check_sharded(args: argparse.Namespace) -> None:
