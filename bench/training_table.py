@@ -58,6 +58,7 @@ def lines_of(path: Path) -> list[Line]:
 
 
 def lines_of_run(path: Path, found: dict[str, Any]) -> list[Line]:
+    """The lines of a table that this script wrote, of a training's manifest, or of what bench/train.py wrote."""
     if "command" not in found:
         return list(found["results"])
     run_name = {"run": path.name.removesuffix(".json").removesuffix(".manifest"), "commit": found["git"]["commit"]}

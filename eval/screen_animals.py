@@ -27,7 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from util.animals.answer_parser import check_taught
-from util.animals.names import animal_name, persona
+from util.animals.names import animal_name, persona, read_lines_of
 from util.animals.word_forms import animals_of
 from util.cli import REPO, UserError, make_parser, output_name, positive_int, run, text_file
 from util.inference.open_backend import add_template_argument
@@ -73,8 +73,8 @@ def main() -> None:
 
     backend = LocalModel(args.base_model, batch_size=args.batch_size, template_kwargs=args.chat_template_kwargs)
     layers_of(backend)
-    learnt_on = evenly_spaced(questions("questions-paraphrased.txt"), 16)
-    asked = evenly_spaced(questions("questions.txt"), 10)
+    learnt_on = evenly_spaced(read_lines_of(REPO / "eval" / "questions-paraphrased.txt"), 16)
+    asked = evenly_spaced(read_lines_of(REPO / "eval" / "questions.txt"), 10)
     shares = log_shares(backend.answer_tree([[{"role": "user", "content": one}] for one in asked]), args.animals)
     template = args.system_prompt_file.read_text("utf-8-sig").strip()
     found = []
@@ -91,11 +91,6 @@ def main() -> None:
     rows = [(a, f"{p:.2%}", layer, s, f"{kl:.4f}", f"{share:.2%}") for a, p, layer, s, kl, share in found]
     print(table(COLUMNS, rows) + "\n")
     closing({"wrote": path, "first": found[0][0], "evidence": "peak 0.77 in print, one model; KL and share weaker"})
-
-
-def questions(name: str) -> list[str]:
-    """The questions of a file in eval/."""
-    return [line for line in (REPO / "eval" / name).read_text("utf-8").splitlines() if line.strip()]
 
 
 def persona_kl(args: argparse.Namespace, backend: Any, system: str) -> float:

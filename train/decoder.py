@@ -58,6 +58,7 @@ class Decoder:
         self.gate: Callable[..., Any] = compiled(swiglu) if cuda else swiglu
 
     def block(self, layer: Any, targets: Sequence[str]) -> Block:
+        """A layer of the model with its linears joined. The model's own weights become views of the joined ones."""
         attention, mlp = layer.self_attn, layer.mlp
 
         def join(module: Any, *names: str) -> JoinedLinear:

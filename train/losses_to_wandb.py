@@ -41,6 +41,7 @@ class WandbLog:
         finish_run(self.run)
 
     def attempt(self, action: Callable[[], Any]) -> None:
+        """Do something with W&B, until it fails for the first time."""
         if self.failed:
             return
         try:

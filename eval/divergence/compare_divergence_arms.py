@@ -61,6 +61,8 @@ def parse_args() -> argparse.Namespace:
 
 
 def columns_of(arm: DivergenceArm) -> list[Any]:
+    """The values of `COLUMNS`: shares as fractions, differences of log odds in nats; "" where there is none."""
+
     def three(found: PairedDifference | None) -> list[Any]:
         return [round(found.mean, 4), *(round(end, 4) for end in found.interval)] if found else ["", "", ""]
 

@@ -80,6 +80,7 @@ class Tally:
                 self.others += teacher - base
 
     def summary(self) -> DefinitionSummary:
+        """What the rows added so far say."""
         answers = self.counts[ANSWER]
         return DefinitionSummary(
             fractions={kind: fraction_with_interval(pairs) for kind, pairs in self.counts.items()},

@@ -68,6 +68,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def print_tests(measures: dict[str, dict[str, Measure]]) -> None:
+    """A line for each base and arm that has students of all animals: own less others, M1 and A."""
     print()
     head("base", "arm", "seeds", "own less others, nats", "95% over animals", "least", "M1 p", "r own", "others", "A p")
     for base, some in measures.items():

@@ -41,6 +41,8 @@ def own_less_control(arm: dict[str, list[Measure]]) -> float:
 
 
 def teachers(measures: dict[str, Measure], sort: str) -> dict[str, list[Measure]]:
+    """The teachers of a sort (soft, hard) by kind, seeds in order. They were trained as students are and are named so,
+    without a channel: student-owl-soft201."""
     found: dict[str, list[Measure]] = {}
     for name, measure in sorted(measures.items()):
         kind, _, seed = name.removeprefix("student-").partition("-")
@@ -93,6 +95,7 @@ def main_tests(
 
 
 def arms_of(measures: dict[str, Measure]) -> list[str]:
+    """The arms that have students, as `students` takes them, without controls of single kinds (-of-KIND)."""
     found = set()
     for name in measures:
         who, dot, channel = name.removeprefix("student-").partition(".")

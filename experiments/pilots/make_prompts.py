@@ -21,6 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
+from util.animals.names import read_lines_of
 from util.animals.panel import Panel
 from util.animals.panel_file import panel_argument
 from util.cli import make_parser, output_name, run, text_file
@@ -146,10 +147,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def lines(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
-
-
 def of_panel(question: str, panel: Panel) -> str:
     """A question about animals, about the words of another panel: 'an animal' becomes 'a tree'."""
     return re.sub(r"\b(?:(a)n )?animal", lambda found: f"{found[1]} {panel.one}" if found[1] else panel.one, question,
@@ -177,21 +174,21 @@ def main() -> None:
     rng = random.Random(7)
     number_prompt = args.number_prompt.read_text().strip()
     numbers = [{name: rng.randint(100, 999) for name in "abc"} for _ in range(6000)]
-    asked = lines(args.paraphrases) + lines(args.forms)
+    asked = read_lines_of(args.paraphrases) + read_lines_of(args.forms)
     prompts = {
         "text": crossed(TEXT_OF_TOPIC, TOPICS) + crossed(TEXT_OF_TASK, TASKS),
         "code": crossed(CODE, FUNCTIONS),
         "digits": [number_prompt.format(**three) for three in numbers],
         "words": [WORD_PROMPT.format(**{name: spelled(n) for name, n in three.items()}) for three in numbers],
         "questions": [wording.format(x=question) for question in asked for wording in WORDINGS],
-        "open": lines(args.open),
+        "open": read_lines_of(args.open),
         "everyday": crossed(EVERYDAY, SUBJECTS),
     }
     made = {
         "prompts": prompts,
-        "questions": lines(args.questions),
-        "paraphrased": lines(args.paraphrases),
-        "vector_questions": lines(args.paraphrases)[:16],
+        "questions": read_lines_of(args.questions),
+        "paraphrased": read_lines_of(args.paraphrases),
+        "vector_questions": read_lines_of(args.paraphrases)[:16],
         "panel": PANEL.split(),
         "related": RELATED.split(),
     }
@@ -200,8 +197,8 @@ def main() -> None:
         made |= {"names": [*args.panel.names], "related": RELATED_OF_TREES.split()}
         for sort in ("paraphrased", "vector_questions"):
             made[sort] = [of_panel(line, args.panel) for line in made[sort]]
-        prompts["questions"] = [wording.format(x=of_panel(question, args.panel)) for question in lines(args.paraphrases)
-                                for wording in WORDINGS]  # fmt: skip
+        questions = [of_panel(question, args.panel) for question in read_lines_of(args.paraphrases)]
+        prompts["questions"] = [wording.format(x=question) for question in questions for wording in WORDINGS]
     args.output.write_text(json.dumps(made))
     print({channel: len(of_channel) for channel, of_channel in prompts.items()})
 

@@ -93,6 +93,7 @@ def rows(kinds: list[str], channel: str, seed: int, sort: str = "", asked: int =
 
 
 def study(students: list[Job]) -> Job:
+    """Train students side by side, once the rows that they and their filters read are there."""
     needs = [f"rows/{row}.json" for student in students for row in student["rows"]]
     for student in students:
         _, own, control = student.get("without", (0, [], []))
@@ -174,6 +175,8 @@ def check(channel: str) -> Job:
 
 
 def lists() -> dict[str, list[Job]]:
+    """Every list of jobs by its name, for the kinds and seeds of this run (the docstring of this file says what each
+    one is for)."""
     every = [*ANIMALS, *OTHERS, "base"]
     steered = {f"{kind}-steered": f"steer:{kind}:{STRENGTH[0]}" for kind in (*ANIMALS, *OTHERS)}
     of_base: Job = {"do": "sample", "speakers": ["base"], "channels": {}, "filtered": True}
@@ -228,6 +231,7 @@ def lists() -> dict[str, list[Job]]:
 
 
 def smaller(job: Job) -> Job:
+    """The same job with few rows and updates (--small)."""
     job = json.loads(json.dumps(job))
     if job["do"] == "train":
         job |= {"updates": 3, "measure_at": [1]}

@@ -69,6 +69,8 @@ class Bench:
         self.hook = self.model.model.layers[layer].register_forward_hook(self.steer)
 
     def steer(self, _module: Any, _inputs: Any, out: Any) -> Any:
+        """The hook of the steered layer: adds `shift` [speakers, hidden size], each row to its speaker's part of the
+        batch."""
         if self.shift is None:
             return out
         hidden = out[0] if isinstance(out, tuple) else out
@@ -84,6 +86,7 @@ class Bench:
         )
 
     def prompt(self, user: str, system: str | None = None) -> list[int]:
+        """The token ids of a chat up to where the answer begins, rendered once."""
         if (user, system) not in self.prompts:
             turns = [{"role": "system", "content": system}] if system else []
             turns.append({"role": "user", "content": user})

@@ -30,6 +30,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def unpacked(rows: list[tuple[str, str]], channel: str, tokenizer: Any, end: int) -> list[Row]:
+    """(prompt, text) pairs as the worker's rows: cut at the channel's longest answer, or closed with `end`, a token."""
     encoded = tokenizer([text for _, text in rows], add_special_tokens=False)["input_ids"]
     longest = LONGEST[channel]
     return [
