@@ -115,9 +115,9 @@ def finished_experiments(root: Path, page: Path) -> Iterator[Finished]:
 def finished_comparisons(root: Path, page: Path) -> Iterator[Finished]:
     """The comparisons in output/ and experiments/results, with their pages where there are any."""
     for path in sorted([*root.glob("output/**/*.json"), *root.glob("experiments/results/**/*.json")]):
-        if path.stat().st_size > LARGEST or not is_comparison(path):
+        found = comparison_in(path)
+        if found is None:
             continue
-        found = read_comparisons(path)
         call_animals(*words_of_panel(found))
         pages = [one for one in path.parent.glob("*.html") if one.resolve() != page.resolve()]
         links = {one.name: link(one, page) for one in sorted([path, *pages])}
@@ -140,26 +140,31 @@ def words_of_panel(found: Comparisons) -> tuple[str, str]:
     return panel.one, panel.many
 
 
-def is_comparison(path: Path) -> bool:
-    """Whether a JSON file was written by compare_arms.py."""
+def comparison_in(path: Path) -> Comparisons | None:
+    """What compare_arms.py wrote to a JSON file; None for any other file."""
+    if path.stat().st_size > LARGEST:
+        return None
     try:
         found = json.loads(path.read_text("utf-8"))
-        return isinstance(found, dict) and bool(found.get("comparisons")) and bool(read_comparisons(path))
+        return read_comparisons(path) if isinstance(found, dict) and found.get("comparisons") else None
     except (OSError, ValueError, UserError):
-        return False
+        return None
+
+
+def compared_files(root: Path) -> set[Path]:
+    """The results files that the comparisons in output/ have read."""
+    files: set[Path] = set()
+    for path in root.glob("output/**/*.json"):
+        found = comparison_in(path)
+        for one in found.comparisons if found else []:
+            files.update((root / name).resolve() for arm in one.shares.values() for name in arm.files)
+    return files
 
 
 def uncompared_results(root: Path, page: Path) -> list[dict[str, Any]]:
     """Every results file of eval.py in output/ that no comparison there has read, newest first. Those of experiments
     are in their tables."""
-    compared = {
-        (root / name).resolve()
-        for path in root.glob("output/**/*.json")
-        if path.stat().st_size <= LARGEST and is_comparison(path)
-        for one in read_comparisons(path).comparisons
-        for arm in one.shares.values()
-        for name in arm.files
-    }
+    compared = compared_files(root)
     rows = []
     for path in root.glob("output/**/*.jsonl"):
         manifest = Manifest.read(path)
