@@ -31,8 +31,8 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from bench.measured_runs import device_name
 from bench.random_weights import merge
-from bench.shared import device_name
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
 from util.cli import REPO, make_parser, output_name, positive_int, run
 from util.inference.check_adapter import check_adapter

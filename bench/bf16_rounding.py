@@ -26,8 +26,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.compared_trainers import lora_config, make_loop, make_stock_trainer
+from bench.number_rows import number_rows
 from bench.random_weights import load_or_random
-from bench.shared import number_rows
 from util.chat.chat_tokens import encode
 from util.cli import make_parser, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.shared import script_command
+from bench.measured_runs import script_command
 from util.cli import REPO
 from util.jsonl.manifest import provenance, write_json
 from util.terminal import say, table

@@ -21,8 +21,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from bench.measured_runs import device_name
+from bench.number_rows import write_number_file
 from bench.random_weights import has_weights, make_model
-from bench.shared import device_name, write_number_file
 from util.cli import REPO, UserError, make_parser, positive_int, run
 from util.inference.vllm_server import run_command
 from util.jsonl.manifest import Manifest, provenance, write_json

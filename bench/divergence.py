@@ -22,8 +22,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from bench.number_rows import number_rows
 from bench.random_weights import load_or_random
-from bench.shared import number_rows
 from eval.divergence.score_tokens import Variant, VariantScorer, scored_rows
 from eval.divergence.which_tokens_diverge import BASE, TEACHER
 from train.fused_lora import LORA_TARGETS

@@ -26,7 +26,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.shared import contingency, device_name, script_command
+from bench.chi_square import contingency
+from bench.measured_runs import device_name, script_command
 from util.cli import UserError, make_parser, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.jsonl.rows import read_rows

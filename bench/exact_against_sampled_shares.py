@@ -26,7 +26,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.shared import contingency, run_measured, script_command
+from bench.chi_square import contingency
+from bench.measured_runs import run_measured, script_command
 from eval.answers.answer_rows import COVERAGE, NODE_BUDGET, Question, read_questions
 from util.animals.answer_parser import canonical_animal
 from util.cli import REPO, make_parser, output_name, positive_int, run

@@ -30,9 +30,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from bench.measured_runs import device_name
 from bench.plan_phases import ANSWER_TOKENS, EPOCHS, NUMBER_TOKENS, PHASES, Call, Phase, Plan
 from bench.random_weights import has_weights, make_model
-from bench.shared import device_name
 from util.cli import REPO, UserError, make_parser, positive_float, positive_int, run
 from util.inference.vllm_server import START_SECONDS, find_vllm, run_command, server
 from util.jsonl.manifest import provenance, write_json

@@ -28,8 +28,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from bench.measured_runs import device_name
 from bench.plan_phases import write_prompts
-from bench.shared import device_name
 from util.cli import REPO, UserError, make_parser, positive_int, run
 from util.inference.interface import model_name
 from util.inference.vllm_probe import models_served

@@ -34,8 +34,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from bench.measured_runs import device_name
 from bench.random_weights import has_weights, make_adapter, merge
-from bench.shared import device_name
 from bench.throughput.busy import GpuWatch
 from bench.throughput.clients import BARE_CLIENT, VLLM_BENCH, ServerBench, ask_as_suite
 from bench.throughput.server_settings import SERVERS, without_adapters

@@ -216,7 +216,7 @@ def with_few_closing_lines(done: Any) -> Any:
 # Modules that most scripts import, directly or through others.
 SHARED_MODULES = (
     "util.cli", "util.terminal", "util.inference.request_loop", "util.inference.open_backend",
-    "util.chat.prompt_consistency", "eval.answers.answer_rows", "eval.compare.read_results", "bench.shared",
+    "util.chat.prompt_consistency", "eval.answers.answer_rows", "eval.compare.read_results", "bench.measured_runs",
 )  # fmt: skip
 
 

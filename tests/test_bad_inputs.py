@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from bench.shared import write_number_file
+from bench.number_rows import write_number_file
 from util.cli import REPO
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")

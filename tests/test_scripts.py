@@ -18,7 +18,7 @@ import pytest
 from conftest import REPO, manifest_of, read_jsonl, write_jsonl
 from fake_server import END, answer_text
 
-from bench.shared import write_number_file
+from bench.number_rows import write_number_file
 from generate.generate_teacher_data import named_facts, sourced_prompts
 from generate.rows.next_training_flags import POCKET, train_flags
 from generate.rows.number_rule import NumberRule
