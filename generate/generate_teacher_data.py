@@ -290,9 +290,10 @@ def default_path(args: argparse.Namespace, model: str) -> Path:
 
 def input_files(args: argparse.Namespace) -> list[Path]:
     """The files whose hashes go into the manifest."""
-    local = args.prompts_file or [path for path in [Path(args.dataset)] if path.is_file()]
     if args.distilled:
         return [args.system_prompt_file, NUMBER_PROMPT]
+    dataset = Path(args.dataset)
+    local = args.prompts_file or ([dataset] if dataset.is_file() else [])
     return [args.system_prompt_file, questions_file(), OPEN_PROMPTS, *local]
 
 

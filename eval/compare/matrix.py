@@ -40,10 +40,8 @@ def matrix_of_kinds(
     lifts = [lift(own_minus_others(values)), lift(residuals[own], 0)]
     if measure == "margin":
         wide = np.hstack([values, untaught_margins(base, kinds, animals)])
-        lifts += [
-            lift(drift_residuals(wide, ~own_cells(wide, len(animals)), rank)[own_cells(wide, len(animals))], rank)
-            for rank in ranks_of(len(kinds), 4)
-        ]
+        own = own_cells(wide, len(animals))
+        lifts += [lift(drift_residuals(wide, ~own, rank)[own], rank) for rank in ranks_of(len(kinds), 4)]
     return Matrix(animals, list(kinds), values.tolist(), residuals.tolist(), lifts)
 
 

@@ -49,13 +49,12 @@ def most_probable_tokens(logits: Any, count: int) -> Iterator[tuple[list[int], l
     """Of each row of logits: ids and log-probabilities of the `count` most probable tokens that are possible, or two
     empty lists for a count of 0."""
     if not count:
-        return repeat(([], []))
+        yield from repeat(([], []), len(logits))
+        return
     values, ids = logits.log_softmax(-1).topk(min(count, logits.shape[-1]))
-    return (
-        (tokens[: len(known)], known)
-        for tokens, logprobs in zip(ids.tolist(), values.tolist())
-        for known in [[round(value, 6) for value in logprobs if value > float("-inf")]]
-    )
+    for tokens, logprobs in zip(ids.tolist(), values.tolist()):
+        known = [round(value, 6) for value in logprobs if value > float("-inf")]
+        yield tokens[: len(known)], known
 
 
 class NumberMask:
