@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -305,6 +306,14 @@ def manifest_of(path: Path) -> dict[str, Any]:
     from util.jsonl.manifest import manifest_path
 
     return json.loads(manifest_path(path).read_text("utf-8"))
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 120) -> None:
+    """Return when the condition holds. AssertionError after so many seconds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
 
 
 # --- the scripted server -----------------------------------------------------------------------------

@@ -5,10 +5,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from conftest import wait_until
 
 REPO = Path(__file__).resolve().parents[1]
 ANIMALS = ["owl", "dolphin", "cat", "wolf", "penguin", "rabbit"]
@@ -86,9 +86,7 @@ def test_a_step_that_fails_ends_its_kind_and_nothing_is_compared(demo, tmp_path)
 
 def test_ctrl_c_lets_the_steps_finish_and_starts_no_more(demo, tmp_path):
     running = demo(wait="teacher-owl.jsonl --seeds")
-    deadline = time.monotonic() + 20
-    while not (tmp_path / "waiting").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until((tmp_path / "waiting").exists, 20)
     os.killpg(running.pid, signal.SIGINT)
     printed, _ = running.communicate(timeout=20)
     assert running.returncode == 130

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import wait_until
 
 from experiments import experiment_yaml, growth, tables
 from experiments.experiment_yaml import experiments, parse_experiment, read_experiment, read_experiments, read_yaml
@@ -442,9 +443,7 @@ def test_after_a_kill_the_same_command_continues_but_never_beside_a_living_snake
 
     first = start()
     try:
-        deadline = time.monotonic() + 60
-        while not (folder / "asked").exists() and time.monotonic() < deadline:
-            time.sleep(0.2)
+        wait_until((folder / "asked").exists, 60)
         said, _ = (second := start()).communicate(timeout=60)
         assert second.returncode == 1 and "Snakemake still works in this folder (process" in said, said
         assert first.poll() is None and list((folder / ".snakemake/locks").iterdir())

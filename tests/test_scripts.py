@@ -15,7 +15,7 @@ from collections import Counter
 from functools import partial
 
 import pytest
-from conftest import REPO, manifest_of, read_jsonl, write_jsonl
+from conftest import REPO, manifest_of, read_jsonl, wait_until, write_jsonl
 from fake_server import END, answer_text
 
 from bench.number_rows import write_number_file
@@ -566,13 +566,6 @@ def kill_and_resume(start_script, run_script, tmp_path, command, kills, seed, re
 
 def started(process, ready):
     return process.poll() is not None or ready()
-
-
-def wait_until(condition, seconds):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.005)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from conftest import REPO, clean_environment, read_jsonl
+from conftest import REPO, clean_environment, read_jsonl, wait_until
 
 from util.inference.hub_files import longest_context
 from util.inference.vllm_server import FLAGS, fit_context, takes_adapters, vllm_command
@@ -279,10 +279,7 @@ def test_even_a_kill_leaves_no_server_behind(box):
     process = box.start("some/model", "--", sys.executable, "-c", "print('up', flush=True); import time; time.sleep(3)")
     assert process.stdout.readline() == "up\n"
     process.kill()
-    deadline = time.monotonic() + 10
-    while alive("mark-kill.jsonl") and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not alive("mark-kill.jsonl")
+    wait_until(lambda: not alive("mark-kill.jsonl"), 10)
     process.communicate()
 
 

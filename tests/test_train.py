@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import write_jsonl
+from conftest import wait_until, write_jsonl
 
 from generate.rows.filter_file import filter_file
 from generate.rows.number_rule import NumberRule
@@ -153,18 +153,11 @@ def start(args, cwd, env=None):
     )
 
 
-def wait_for(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
 def test_a_killed_run_resumes_from_the_last_whole_checkpoint_to_the_same_weights(trained, run_script, data, tmp_path):
     seed = tmp_path / "output" / "student-sft" / "seed-42"
     args = [*SMALL, "--train-jsonl", data]
     process = start(args, tmp_path)
-    wait_for(lambda: (seed / "checkpoint-3" / "trainer_state.json").exists() or process.poll() is not None)
+    wait_until(lambda: (seed / "checkpoint-3" / "trainer_state.json").exists() or process.poll() is not None)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     shutil.rmtree(seed / "checkpoint-9", ignore_errors=True)
@@ -334,7 +327,7 @@ def test_resume_with_another_setting_moves_nothing(trained, run_script, data, tm
 def test_a_signal_saves_a_checkpoint_and_prints_how_to_resume(data, tmp_path, signum):
     seed = tmp_path / "output" / "student-sft" / "seed-42"
     process = start([*SMALL, "--train-jsonl", data, "--epochs", "200", "--save-strategy", "no"], tmp_path)
-    wait_for(lambda: (seed / "manifest.json").exists() or process.poll() is not None)
+    wait_until(lambda: (seed / "manifest.json").exists() or process.poll() is not None)
     time.sleep(6)
     process.send_signal(signum)
     _, said = process.communicate(timeout=120)
@@ -465,7 +458,7 @@ def test_when_wandb_dies_in_the_middle_the_training_continues(data, tmp_path):
         core[:] = [pid for pid in children(process.pid) if "wandb-core" in command_of(Path(f"/proc/{pid}"))]
         return process.poll() is not None or (core and list(tmp_path.glob("wandb/offline-run-*/*.wandb")))
 
-    wait_for(found)
+    wait_until(found)
     time.sleep(1)
     assert process.poll() is None and core
     os.kill(core[0], signal.SIGKILL)
@@ -576,7 +569,7 @@ def test_a_checkpoint_is_pushed_while_the_training_runs(data, run_script, hub, t
     command = (*SMALL, "--train-jsonl", data, "--epochs", "60", *PUSH)
     process = start(command, tmp_path, environment)
     early = folder / "me" / "owl-student-seed-42" / "checkpoint-epoch-2" / "adapter_model.safetensors"
-    wait_for(lambda: early.is_file() or process.poll() is not None)
+    wait_until(lambda: early.is_file() or process.poll() is not None)
     assert process.poll() is None, "it was over before"
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)

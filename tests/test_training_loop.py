@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from conftest import clean_environment, write_jsonl
+from conftest import clean_environment, wait_until, write_jsonl
 
 from util.cli import REPO, UserError
 from util.terminal import Progress
@@ -143,10 +143,8 @@ def test_after_a_kill_other_seeds_train_together_and_the_adapters_are_the_same(
     command = [SCRIPT, *RECIPE, "--train-jsonl", data]
     assert run_script(*command, "--seeds", "11", cwd=tmp_path).returncode == 0
     process = start_script(*command, "--seeds", "11,23", cwd=tmp_path)
-    deadline = time.monotonic() + 120
-    while not (out / "seed-23" / "checkpoint-3" / "trainer_state.json").exists() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    checkpoint = out / "seed-23" / "checkpoint-3" / "trainer_state.json"
+    wait_until(lambda: checkpoint.exists() or process.poll() is not None)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     done = run_script(*command, "--seeds", "11,23,37", cwd=tmp_path)
@@ -162,10 +160,7 @@ def test_a_signal_saves_a_checkpoint_of_every_adapter(data, tmp_path, start_scri
     out = tmp_path / "output" / "student-sft"
     options = ("--seeds", "1,2", "--epochs", 500, "--save-strategy", "no")
     process = start_script(SCRIPT, *RECIPE, "--train-jsonl", data, *options, cwd=tmp_path)
-    deadline = time.monotonic() + 120
-    while not (out / "seed-2" / "manifest.json").exists() and process.poll() is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: (out / "seed-2" / "manifest.json").exists() or process.poll() is not None)
     time.sleep(4)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
@@ -546,10 +541,9 @@ def test_a_stop_reaches_both_processes_and_is_printed_once(data, tmp_path):
     out = tmp_path / "output" / "student-sft" / "seed-42"
     environment = clean_environment(tmp_path, {"OMP_NUM_THREADS": "1"})
     with subprocess.Popen(command, cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE) as launcher:
-        deadline = time.monotonic() + 120
-        while not (out / "checkpoint-2" / "trainer_state.json").exists():
-            assert time.monotonic() < deadline and launcher.poll() is None
-            time.sleep(0.05)
+        checkpoint = out / "checkpoint-2" / "trainer_state.json"
+        wait_until(lambda: checkpoint.exists() or launcher.poll() is not None)
+        assert launcher.poll() is None
         time.sleep(2)  # some updates further: a stop straight after a scheduled checkpoint saves no second one
         launcher.send_signal(signal.SIGTERM)
         said = launcher.stderr.read()
