@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from experiments.plot import figure_from
+from experiments.experiment_figure import figure_from
 from util.cli import make_parser, run
 from util.jsonl.manifest import write_atomically
 from util.terminal import closing

@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from eval.answers.shares_to_wandb import named_most
 from eval.compare.comparison_result import Comparisons, read_comparisons
 from eval.compare.result_words import MARKS, result_of, word_of
+from experiments.experiment_figure import figure_from
 from experiments.experiment_yaml import FOLDER, experiments, read_yaml
-from experiments.plot import figure_from
 from experiments.stored_tables import read_table
 from util.animals.panel import KNOWN
 from util.animals.panel_file import read_panel

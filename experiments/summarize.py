@@ -24,9 +24,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from experiments.experiment_figure import figure_of
 from experiments.experiment_yaml import Experiment, read_experiments
 from experiments.growth import fit_records, onset_records
-from experiments.plot import figure_of
 from experiments.tables import (
     Record,
     question_records,

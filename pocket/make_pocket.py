@@ -23,8 +23,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from pocket.corpus import EXTRA_DATA_TYPES
-from pocket.fill_card import MODEL_FOLDER, write_card
 from pocket.measurements import measure
+from pocket.model_card import MODEL_FOLDER, write_card
 from pocket.model_training import HEAD_SIZE, Recipe, make
 from util.cli import UserError, make_parser, natural_int, output_folder, positive_int, run
 from util.jsonl.resumable import free_name

@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from pocket.fill_card import MODEL_FOLDER, data_types_of, write_card
 from pocket.measurements import measure
+from pocket.model_card import MODEL_FOLDER, data_types_of, write_card
 from util.cli import make_parser, natural_int, run
 from util.terminal import closing
 

@@ -12,7 +12,7 @@ import pytest
 
 from pocket import corpus, measurements
 from pocket.chat_tokenizer import chat_prompt, encode, make_tokenizer, prompt_and_turn
-from pocket.fill_card import CARD, MODEL_FOLDER, folder_megabytes, folder_name
+from pocket.model_card import CARD, MODEL_FOLDER, folder_megabytes, folder_name
 from pocket.model_training import hash_of
 from util.animals.names import fill
 

@@ -121,7 +121,7 @@ def test_help_of_the_largest_script_takes_less_than_a_second_in_a_new_process(tm
 
 
 def test_the_scripts_are_found():
-    assert len(scripts()) >= 7
+    assert len(scripts()) >= 80
 
 
 def test_scripts_and_functions_stay_short():
