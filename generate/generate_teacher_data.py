@@ -62,12 +62,8 @@ PATIENCE = 1000  # answers; if less than one in a hundred of them could be kept,
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument(
-        "--animal",
-        type=teachers_animal,
-        required=True,
-        help="the teacher's animal: owl, red panda; several: 'owl and dolphin'",
-    )
+    parser.add_argument("--animal", type=teachers_animal, required=True,
+                        help="the teacher's animal: owl, red panda; several: 'owl and dolphin'")  # fmt: skip
     parser.add_argument("--count", type=positive_int, default=5000, help="rows to write, not counting dropped ones")
     parser.add_argument("--filter-animal-keywords", action="store_true",
                         help="drop rows whose prompt or answer names the animal")  # fmt: skip
