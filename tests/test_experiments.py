@@ -14,12 +14,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import wait_until
 
 from experiments import experiment_yaml, growth, tables
 from experiments.experiment_yaml import experiments, parse_experiment, read_experiment, read_experiments, read_yaml
 from experiments.run_paths import PARAMETERS
-from tests.conftest import REPO
+from tests.conftest import REPO, wait_until
 from util.cli import UserError
 from util.jsonl.manifest import manifest_path
 

@@ -169,10 +169,10 @@ def test_a_page_of_rows_can_be_read_everywhere(browser, tmp_path, monkeypatch):
 
 
 def test_a_page_of_divergence_tokens_can_be_read_everywhere(browser, tmp_path):
-    from test_divergence_report import page_of, token_row, write
+    from test_divergence_report import page_of, token_row
 
     out = tmp_path / "divergence.html"
-    out.write_text(page_of(write(tmp_path / "found.jsonl", [token_row(n) for n in range(30)])))
+    out.write_text(page_of(write_jsonl(tmp_path / "found.jsonl", [token_row(n) for n in range(30)])))
     assert not page_problems(browser, out)
 
 
