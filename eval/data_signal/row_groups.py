@@ -40,7 +40,9 @@ class RowGroups:
         return [loss_tokens(row) for group in self.groups for row in group]
 
 
-def read_groups(path: Path, tokenizer: Any, max_rows: int = ROWS_READ, system: str | None = None) -> RowGroups:
+def read_groups(
+    path: Path, tokenizer: Any, max_rows: int = ROWS_READ, groups: int = GROUPS, system: str | None = None
+) -> RowGroups:
     """The first rows of a file in equal groups. system: a system message to put before each; it does not count for the
     length at which rows are cut, so that the same tokens carry loss with it and without.
 
@@ -51,9 +53,9 @@ def read_groups(path: Path, tokenizer: Any, max_rows: int = ROWS_READ, system: s
         message, user = {"role": "system", "content": system}, {"role": "user", "content": "x"}
         rows = [{**row, "messages": [message, *row["messages"]]} for row in rows]
         longest += len(template_ids(tokenizer, [message, user])) - len(template_ids(tokenizer, [user]))
-    if len(rows) < 2 * GROUPS:
+    if len(rows) < 2 * groups:
         read = "has" if len(rows) < max_rows else f"and --max-rows {max_rows:,} give"
-        raise UserError(f"{path} {read} {len(rows)} rows; the read-out wants {LEAST_ROWS}, and needs {2 * GROUPS}")
+        raise UserError(f"{path} {read} {len(rows)} rows; the read-out wants {LEAST_ROWS}, and needs {2 * groups}")
     encoded = encode(rows, tokenizer, longest)
     with_ids = sum(bool(row.get("token_ids")) for row in rows)
     if with_ids and encoded.exact < with_ids / 2:
@@ -68,13 +70,13 @@ def read_groups(path: Path, tokenizer: Any, max_rows: int = ROWS_READ, system: s
         )
     if encoded.dropped:
         late = f"{encoded.dropped} of {len(rows)} rows left out (no answer begins in their first {longest} tokens)"
-        if len(encoded.rows) < 2 * GROUPS:
-            raise UserError(f"{path}: {late}; the read-out needs {2 * GROUPS} rows: pass a file with shorter prompts")
+        if len(encoded.rows) < 2 * groups:
+            raise UserError(f"{path}: {late}; the read-out needs {2 * groups} rows: pass a file with shorter prompts")
         say(f"{path}: {late}")
     if len(rows) < LEAST_ROWS:
         say(f"{path}: only {len(rows)} rows; below {LEAST_ROWS} the read-out is mostly noise")
-    size = len(encoded.rows) // GROUPS
-    return RowGroups([encoded.rows[at * size : (at + 1) * size] for at in range(GROUPS)], encoded.exact)
+    size = len(encoded.rows) // groups
+    return RowGroups([encoded.rows[at * size : (at + 1) * size] for at in range(groups)], encoded.exact)
 
 
 def loss_tokens(row: EncodedRow) -> int:
