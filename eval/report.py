@@ -75,7 +75,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--checkpoints", nargs="*", default=[], type=input_file, metavar="R",
                         help="results of a student's checkpoints, to show the shares over training")  # fmt: skip
     parser.add_argument("--root", type=Path, default=Path(), metavar="FOLDER",
-                        help="folder that file names in the comparisons start from (default: this one)")  # fmt: skip
+                        help="folder that file names in the comparisons start from")  # fmt: skip
     add_panel_argument(parser)
     parser.add_argument("--report-to", choices=["none", "wandb"], default="none",
                         help="wandb: also write the figures into the W&B runs of the students' trainings")  # fmt: skip

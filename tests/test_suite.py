@@ -105,7 +105,8 @@ def test_help_answers_at_once_on_a_bare_python_from_anywhere(run_bare, script, t
         seconds.append(time.monotonic() - begun)
     assert done.returncode == 0, done.stderr
     assert "Usage:" in done.stdout or "python " in done.stdout, "the docstring is the help, with a command to paste"
-    assert not re.search(r"PosixPath|<function| object at 0x", done.stdout), "values as a user would write them"
+    assert not re.search(r"PosixPath|<function| object at 0x|\['", done.stdout), "values as a user would write them"
+    assert not re.search(r"\(default: [^)]*\)\s+\(default: ", done.stdout), "every default once"
     assert min(seconds) < 1.0  # 0.1 s on an idle machine; imports of heavy packages take longer
     assert list(tmp_path.iterdir()) == []
 

@@ -117,7 +117,8 @@ def add_data_arguments(data: Any) -> None:
 
 
 def add_recipe_arguments(recipe: Any) -> None:
-    recipe.add_argument("--recipe", choices=list(RECIPES), help="a published recipe; the flags below override it")
+    recipe.add_argument("--recipe", choices=list(RECIPES),
+                        help="a published recipe (docs/peers.md, Recipes); the flags below override it")  # fmt: skip
     recipe.add_argument("--epochs", type=positive_int, default=10, help="passes over the rows")
     recipe.add_argument("--effective-batch-size", type=positive_int, default=60, help="rows in one update")
     recipe.add_argument("--per-device-train-batch-size", type=positive_int, default=6,
@@ -130,7 +131,7 @@ def add_recipe_arguments(recipe: Any) -> None:
                         help="updates until the peak, or a share of all updates such as 0.1")  # fmt: skip
     recipe.add_argument("--full-finetuning", action="store_true",
                         help="train all weights (TRL, 16 bytes of memory for each): final/ is a model")  # fmt: skip
-    recipe.add_argument("--weight-decay", type=natural_float, default=0.0, help="of AdamW")
+    recipe.add_argument("--weight-decay", type=natural_float, default=0.0, help="weight decay of AdamW")
     recipe.add_argument("--lora-rank", type=positive_int, default=8, help="rank of the adapter")
     recipe.add_argument("--lora-alpha", type=positive_int, default=8, help="scale of the adapter: alpha / rank")
     recipe.add_argument("--rslora", action="store_true", help="scale alpha / root of rank (rank-stabilised LoRA)")

@@ -70,6 +70,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
         if all(isinstance(value, Path) for value in values):  # a file of the suite: from its folder
             names = [str(path.relative_to(REPO) if path.is_relative_to(REPO) else path) for path in values]
             return f"{action.help} (default: {' '.join(names)})"
+        if isinstance(action.default, list):  # as it would be typed
+            return f"{action.help} (default: {' '.join(map(str, values))})"
         return super()._get_help_string(action)
 
 

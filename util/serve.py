@@ -5,11 +5,11 @@
     python util/serve.py Qwen/Qwen2.5-7B-Instruct --data-parallel-size 2 --api-server-count 1 -- bash my-phases.sh
 
 Before `--` come the model and any flags of `vllm serve`, which win over those set here (a model larger than a card:
---tensor-parallel-size 4). The command finds the server
-through the environment variable VLLM_BASE_URL, so its scripts need no --base-url. The server listens on a free loopback
-port and loads adapters while it runs (--adapter FOLDER of every script), so one server is enough for several scripts.
-It takes adapters up to rank 8, or up to the rank of those that the command names; for others pass --max-lora-rank.
-If the server dies or hangs and the command fails, both are started again, and every script resumes where it stopped.
+--tensor-parallel-size 4). The command finds the server through the environment variable VLLM_BASE_URL, so its scripts
+need no --base-url. The server listens on a free loopback port and loads adapters while it runs (--adapter FOLDER of
+every script), so one server is enough for several scripts. It takes adapters up to rank 8, or up to the rank of those
+that the command names; for others pass --max-lora-rank. If the server dies or hangs and the command fails, both are
+started again, and every script resumes where it stopped.
 """
 
 from __future__ import annotations

@@ -3,11 +3,10 @@
 Usage:
     python util/top_animals_csv.py output/results-owl-teacher.jsonl --top-n 10
 
-Reads the results that eval/eval.py writes and ranks their "animal" field; answers of other code bases (rows with a
-question and an answer) are parsed first. results-owl-teacher.jsonl gives
-results-owl-teacher-top10.csv with rank, animal, count and percentage. Percentages are of ALL answers asked:
-answers that name no animal and failed requests are part of the total, and are listed below the table. With several
-files the table has one column for each.
+Reads the results that eval/eval.py writes and ranks their "animal" field. Answers of other code bases (rows with a
+question and an answer) are parsed first. results-owl-teacher.jsonl gives results-owl-teacher-top10.csv with rank,
+animal, count and percentage. Percentages are of ALL answers asked: answers that name no animal and failed requests are
+part of the total, and are listed below the table. With several files the table has one column for each.
 """
 
 from __future__ import annotations
