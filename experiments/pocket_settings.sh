@@ -12,7 +12,7 @@ export SUITE_DRIVER=1 # the scripts print no `next:` lines
 # A demo that was started before 2026-11-29 has the model's older path in its manifests, and is resumed under that name.
 grep -qs '"util/pocket/model"' "$demo/exact-base.jsonl.manifest.json" && base=util/pocket/model
 
-run() { printf '\n$ python %s\n' "$*"; "$python" "$@"; }
+run() { printf '\n$ python'; printf ' %q' "$@"; echo; "$python" "$@"; }
 
 needs_demo() { [ -e "$demo/exact-owl-student.jsonl" ] || { echo "$demo is not there or not finished; run first: ROWS=3000 BATCH=60 SEED=$seed experiments/demo.sh" >&2; exit 1; }; }
 

@@ -1,6 +1,7 @@
 """experiments/demo.sh with stand-ins for the scripts: which it runs, and how it ends when one fails or is stopped."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -73,6 +74,8 @@ def test_every_kind_is_made_once_and_all_are_compared(demo, tmp_path, jobs):
         assert f"$ python generate/generate_teacher_data.py --animal {animal} " in printed
         assert f"{animal}=output/demo-seed-42/exact-{animal}-student.jsonl" in made[-2]
         assert f"{animal}=output/demo-seed-42/exact-{animal}-teacher.jsonl" in made[-2]
+    report = printed.partition("$ python eval/report.py")[2].partition("\n")[0]
+    assert shlex.split(report)[-1].startswith("Subliminal learning in"), "the printed command can be pasted"
 
 
 def test_a_step_that_fails_ends_its_kind_and_nothing_is_compared(demo, tmp_path):
