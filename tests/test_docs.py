@@ -5,10 +5,14 @@ import re
 import shlex
 from collections import defaultdict
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from conftest import REPO
+
+from util.inference.interface import adapter_name
+from util.jsonl.rows import slug
 
 FOLDERS = ("generate", "train", "eval", "util", "pocket", "experiments", "bench", "tests", "docs", ".ci")
 OLD = re.compile(r"as of commit `?[0-9a-f]{7}")  # said right before a block whose commands are not today's
@@ -187,6 +191,26 @@ def test_flags_in_sentences_and_tables_exist(flags_of):
     alone = {flag for code in re.findall(r"`(--[^`]+)`", table) for flag in re.findall(r"(?<!\S)--[a-z][a-z-]+", code)}
     scripts = ("train/train_student_sft.py", "generate/generate_llm_number_data.py")
     assert len(alone) > 8 and alone <= set.union(*map(flags_of, scripts))
+
+
+def results_of(arguments):
+    """The file that eval.py writes without --output."""
+    value = dict(pairwise(arguments))
+    served = value["--model"].removeprefix("vllm/")
+    name = adapter_name(Path(value["--adapter"])) if "--adapter" in value else slug(served)
+    return value.get("--output") or f"output/{'exact' if '--exact' in arguments else 'results'}-{name}.jsonl"
+
+
+def test_a_block_ranks_the_results_that_it_wrote():
+    checked = 0
+    for page, text in documents().items():
+        for block in re.findall(r"(?ms)^```bash\n.*?^```", text):
+            found = list(commands(block))
+            written = {results_of(some) for script, some in found if script == "eval/eval.py"}
+            read = {some[0] for script, some in found if script == "util/top_animals_csv.py"}
+            assert not written or read <= written, named(page)
+            checked += bool(written and read)
+    assert checked >= 2
 
 
 def test_make_targets_and_experiments_exist():
