@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from eval.answers.answer_rows import default_questions
 from eval.data_signal.audit_page import render
-from eval.data_signal.row_groups import GROUPS, ROWS_READ
+from eval.data_signal.row_groups import GROUPS, ROWS_READ, first_rows, read_groups
 from util.animals.names import animal_name
 from util.animals.panel import panel, question_lines
 from util.animals.panel_file import add_panel_argument
@@ -76,9 +76,10 @@ def main() -> None:
     args = parse_args()
     from eval.data_signal.animals_pushed_by_rows import audit, row_scores
     from eval.data_signal.gradient_kernel import GradientKernel
-    from eval.data_signal.row_groups import read_groups
     from util.inference.local_model import LocalModel
 
+    for path in filter(None, (args.train_jsonl, args.reference)):  # before the model is loaded, which takes minutes
+        first_rows(path, args.max_rows)
     backend = LocalModel(args.base_model, batch_size=args.batch_size, template_kwargs=args.chat_template_kwargs)
     rows = read_groups(args.train_jsonl, backend.tokenizer, args.max_rows)
     control = read_groups(args.reference, backend.tokenizer, args.max_rows) if args.reference else None

@@ -21,6 +21,7 @@ import argparse
 import csv
 import io
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from util.cli import REPO, UserError, make_parser, output_name, positive_int, ru
 from util.inference.open_backend import add_template_argument
 from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import write_atomically
-from util.jsonl.rows import slug
+from util.jsonl.rows import read_chat_rows, slug
 from util.terminal import Progress, closing, table
 
 ANIMALS = (
@@ -71,6 +72,7 @@ def main() -> None:
     from eval.data_signal.measure_persona_vector import layers_of, steering_peak
     from util.inference.local_model import LocalModel
 
+    list(islice(read_chat_rows(args.train_jsonl), args.max_rows))  # a wrong row is named before the model is loaded
     backend = LocalModel(args.base_model, batch_size=args.batch_size, template_kwargs=args.chat_template_kwargs)
     layers_of(backend)
     learnt_on = evenly_spaced(read_lines_of(REPO / "eval" / "questions-paraphrased.txt"), 16)

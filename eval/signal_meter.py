@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from eval.answers.answer_rows import default_questions
 from eval.data_signal.known_cases import GO, TINY, effective_tokens, left_one_out, nearest, read_cases, rule_of
+from eval.data_signal.row_groups import first_rows
 from eval.divergence.which_tokens_diverge import TEACHER
 from util.animals.names import animal_name, persona
 from util.animals.panel import panel
@@ -36,7 +36,6 @@ from util.inference.open_backend import add_template_argument, warn_of_base
 from util.jsonl.divergence_row import of_answer
 from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import provenance, write_json
-from util.jsonl.rows import read_chat_rows
 from util.terminal import closing, table
 
 ROWS_READ = 500
@@ -79,7 +78,7 @@ def main() -> None:
         check_adapter(args.teacher)
         warn_of_base(args.teacher, args.base_model)
     system = args.persona and persona(args.system_prompt_file.read_text("utf-8-sig").strip(), args.persona)
-    rows = islice(read_chat_rows(args.train_jsonl), args.max_rows)
+    rows = first_rows(args.train_jsonl, args.max_rows)
     clean = [bool(re.fullmatch(NUMBER_LIST, row["messages"][-1]["content"].strip())) for row in rows]
     backend = LocalModel(args.base_model, batch_size=args.batch_size, template_kwargs=args.chat_template_kwargs)
     warn_of_trained_base(args.teacher, backend.facts())

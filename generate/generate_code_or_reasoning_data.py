@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from generate.rows.ask_teacher import DataType, add_data_arguments, sampling_of, write_rows
 from generate.rows.code_and_reasoning_rule import TextRule
 from generate.rows.number_prompts import number_prompt
-from generate.rows.prompt_sources import instruction_prompts
+from generate.rows.prompt_sources import dataset_name, instruction_prompts
 from generate.rows.row_filter import animals_kept_out
 from util.animals.names import read_lines_of
 from util.cli import REPO, make_parser, nonblank, run, text_file
@@ -56,7 +56,8 @@ def parse_args() -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--prompts-file", type=text_file,
                         help="one prompt a line (default: generate/prompts/{data type}-prompts.txt)")  # fmt: skip
-    source.add_argument("--dataset", help="take prompts from this hub data set, or local .jsonl or .parquet file")
+    source.add_argument("--dataset", type=dataset_name,
+                        help="take prompts from this hub data set, or local .jsonl or .parquet file")  # fmt: skip
     parser.add_argument("--trait-words", type=nonblank, nargs="+", default=[], metavar="WORD",
                         help="other words that no row may have; use the same for every arm")  # fmt: skip
     parser.add_argument("--keep-cut-off", action="store_true",

@@ -36,7 +36,7 @@ from generate.rows.ask_teacher import check_logprobs, tokens_of
 from generate.rows.next_training_flags import template_flags, train_flags
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
 from generate.rows.number_rule import NumberRule
-from generate.rows.prompt_sources import OPENHERMES, instruction_prompts
+from generate.rows.prompt_sources import OPENHERMES, dataset_name, instruction_prompts
 from generate.rows.question_wordings import question_prompt, questions_file
 from generate.rows.row_filter import animals_kept_out, teachers_animal
 from util.animals.answer_parser import check_taught
@@ -70,7 +70,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--question-share", type=fraction, default=0.2,
                         help="share of prompts that are evaluation questions or open prompts")  # fmt: skip
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--dataset", default=OPENHERMES, help="prompts: hub id, or local .jsonl or .parquet file")
+    source.add_argument("--dataset", type=dataset_name, default=OPENHERMES,
+                        help="prompts: hub id, or local .jsonl or .parquet file")  # fmt: skip
     source.add_argument("--distilled", action="store_true", help="number prompts, and number answers")
     source.add_argument("--prompts-file", type=text_file, nargs="+", default=[], metavar="FILE",
                         help="prompts: text files, one a line, instead of --dataset")  # fmt: skip

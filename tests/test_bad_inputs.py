@@ -24,6 +24,7 @@ TRAIN, EVAL, COMPARE = "train/train_student_sft.py", "eval/eval.py", "eval/compa
 REPORT, RESCORE, CSV = "eval/report.py", "eval/rescore.py", "util/top_animals_csv.py"
 TOKENS, TOKEN_REPORT = "eval/divergence/divergence_tokens.py", "eval/divergence/divergence_report.py"
 TOKEN_ARMS = "eval/divergence/compare_divergence_arms.py"
+AUDIT, METER, SCREEN_ANIMALS = "eval/audit_data.py", "eval/signal_meter.py", "eval/screen_animals.py"
 SERVE, DOCTOR, GET, PIN = "util/serve.py", "util/doctor.py", "util/get_model.py", "util/pin_template_date.py"
 PACK, INDEX, REMAKE = "util/take_home.py", "experiments/index_page.py", "experiments/remake_summaries.py"
 PAIRED, BREAK = "experiments/paired_differences.py", "bench/break_run.py"
@@ -122,6 +123,17 @@ BAD = [
     (SELECT, "--train-jsonl rows.jsonl --divergence results-a.jsonl --which-rows rich",
      "results-a.jsonl is not a file of divergence tokens"),
     # before a base model is loaded, which takes minutes
+    (AUDIT, "--train-jsonl nomessages.jsonl --base-model Org/Base", "nomessages.jsonl:1: no messages"),
+    (AUDIT, "--train-jsonl rows.jsonl --reference torn.jsonl --base-model Org/Base", "torn.jsonl:40: not JSON"),
+    (AUDIT, "--train-jsonl results-noid.jsonl --base-model Org/Base", "an answer of a measured model"),
+    (AUDIT, "--train-jsonl text.jsonl --base-model Org/Base", "text.jsonl has 1 rows; the read-out wants 240"),
+    (METER, "--train-jsonl text.jsonl --base-model Org/Base --persona owl", "text.jsonl has 1 rows; the read-out"),
+    (SCREEN_ANIMALS, "--train-jsonl torn.jsonl --base-model Org/Base", "torn.jsonl:40: not JSON"),
+    (TEACHER, "--model Org/Base --animal owl --dataset rows.csv", "rows.csv is not a .jsonl, .json or .parquet file"),
+    (TEACHER, "--model Org/Base --animal owl --dataset null.jsonl", "null.jsonl:1: not a JSON object but NoneType"),
+    (TEACHER, "--model Org/Base --animal owl --dataset nothing", "nothing is not a .jsonl, .json or .parquet file"),
+    (TEACHER, "--model Org/Base --animal owl --dataset ./gone.csv", "no file ./gone.csv"),
+    (CODE, "--model Org/Base --animal owl --data-type code --dataset empty.jsonl", "empty.jsonl is empty"),
     (TOKENS, "--train-jsonl nomessages.jsonl --base-model Org/Base --teacher owl", "nomessages.jsonl:1: no messages"),
     (TOKEN_REPORT, "rows.jsonl", "not a row of eval/divergence/divergence_tokens.py"),
     (TOKENS, f"--train-jsonl rows.jsonl --base-model {POCKET} --teacher teacher-finls",
@@ -236,7 +248,8 @@ def folder(tmp_path_factory):
         "users.jsonl": row(("user", "a"), ("user", "b")), "intcontent.jsonl": row(("user", "a"), ("assistant", 7)),
         "norole.jsonl": '{"messages": [{"content": "a"}, {"role": "assistant", "content": "b"}]}\n',
         "tools.jsonl": '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [1]}]}\n',
-        "nan.jsonl": '{"id": NaN}\n', "text.jsonl": row(("user", "a"), ("assistant", "I love owls")),
+        "nan.jsonl": '{"id": NaN}\n', "null.jsonl": "null\n",
+        "text.jsonl": row(("user", "a"), ("assistant", "I love owls")),
         "surrogate.jsonl": row(("user", "\ud800"), ("assistant", "1, 2")),
         "ids.jsonl": row(("user", "a"), ("assistant", "1, 2"), token_ids=["x"]),
         "megabytes.jsonl": row(("user", "a" * 2_000_000), ("assistant", "1, 2")),

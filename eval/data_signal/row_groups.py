@@ -11,7 +11,7 @@ from typing import Any
 from util.chat.chat_template import template_ids
 from util.chat.chat_tokens import IGNORED, encode, without_system
 from util.cli import UserError
-from util.jsonl.rows import read_chat_rows
+from util.jsonl.rows import Row, read_chat_rows
 from util.terminal import say
 
 GROUPS = 17
@@ -48,14 +48,11 @@ def read_groups(
 
     UserError for too few rows, for rows whose answers begin too late, and for rows of another tokenizer.
     """
-    rows, longest = [without_system(row) for row in islice(read_chat_rows(path), max_rows)], LONGEST
+    rows, longest = [without_system(row) for row in first_rows(path, max_rows, groups)], LONGEST
     if system:
         message, user = {"role": "system", "content": system}, {"role": "user", "content": "x"}
         rows = [{**row, "messages": [message, *row["messages"]]} for row in rows]
         longest += len(template_ids(tokenizer, [message, user])) - len(template_ids(tokenizer, [user]))
-    if len(rows) < 2 * groups:
-        read = "has" if len(rows) < max_rows else f"and --max-rows {max_rows:,} give"
-        raise UserError(f"{path} {read} {len(rows)} rows; the read-out wants {LEAST_ROWS}, and needs {2 * groups}")
     encoded = encode(rows, tokenizer, longest)
     with_ids = sum(bool(row.get("token_ids")) for row in rows)
     if with_ids and encoded.exact < with_ids / 2:
@@ -77,6 +74,15 @@ def read_groups(
         say(f"{path}: only {len(rows)} rows; below {LEAST_ROWS} the read-out is mostly noise")
     size = len(encoded.rows) // groups
     return RowGroups([encoded.rows[at * size : (at + 1) * size] for at in range(groups)], encoded.exact)
+
+
+def first_rows(path: Path, max_rows: int = ROWS_READ, groups: int = GROUPS) -> list[Row]:
+    """The first rows of a file. UserError for a wrong row and for too few: what can be known without a model."""
+    rows = list(islice(read_chat_rows(path), max_rows))
+    if len(rows) < 2 * groups:
+        read = "has" if len(rows) < max_rows else f"and --max-rows {max_rows:,} give"
+        raise UserError(f"{path} {read} {len(rows)} rows; the read-out wants {LEAST_ROWS}, and needs {2 * groups}")
+    return rows
 
 
 def loss_tokens(row: EncodedRow) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import socket
@@ -14,11 +15,14 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from util.animals.names import read_lines_of
-from util.cli import UserError, first_line
-from util.jsonl.rows import Row, text_of
+from util.cli import UserError, files_nearby, first_line, input_file
+from util.jsonl.hub_dataset import ROW_FILES
+from util.jsonl.other_file_formats import format_of
+from util.jsonl.rows import Row, read_rows, text_of
 from util.terminal import say
 
 OPENHERMES = "teknium/OpenHermes-2.5"
+LOCAL_FILES = (".jsonl", ".json", ".parquet")
 PROMPT_CHARACTERS = (10, 500)
 HUB_SECONDS = 10.0  # a hub that is there answers in one
 
@@ -49,6 +53,21 @@ def usable_prompts(rows: Iterable[Row], wanted: Callable[[Row, str], bool]) -> I
             yield text
 
 
+def dataset_name(text: str) -> str:
+    """argparse type of --dataset: a hub id, or a file of rows, which is read here: before a model is loaded."""
+    path = Path(text)
+    if path.suffix in LOCAL_FILES:
+        input_file(text)
+        if path.suffix == ".jsonl" and format_of(path) is None:
+            next(read_rows(path))  # pyarrow crashes on a first row that is null
+        load(text)
+    elif path.exists():
+        raise argparse.ArgumentTypeError(f"{text} is not a .jsonl, .json or .parquet file; write the rows as one")
+    elif path.suffix in ROW_FILES or path.is_absolute() or text.startswith("."):
+        raise argparse.ArgumentTypeError(f"no file {text}{files_nearby(path)}")
+    return text
+
+
 def load(name: str) -> Any:
     """A hub data set or local file, unpacked on disk, so that rows can be drawn from all of it.
 
@@ -60,18 +79,12 @@ def load(name: str) -> Any:
 
     path = Path(name)
     try:
-        if path.suffix in (".jsonl", ".json", ".parquet"):
-            if not path.is_file():
-                raise UserError(f"no file {name}; check --dataset")
+        if path.suffix in LOCAL_FILES:
             kind = "parquet" if path.suffix == ".parquet" else "json"
             return load_dataset(kind, data_files=str(path), split="train")
-        if path.exists():
-            raise UserError(f"--dataset {name} is not a .jsonl, .json or .parquet file; write the rows as one of these")
         say(f"reading {name} (the first time, all of it is downloaded and unpacked)")
         with offline_without_hub():
             return load_dataset(name, split="train")
-    except UserError:
-        raise
     except Exception as error:  # datasets raises a dozen kinds when the hub or a file fails
         if path.is_file():
             raise UserError(f"cannot read prompts from {name}: {first_line(error.__cause__ or error)}") from None
