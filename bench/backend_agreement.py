@@ -73,7 +73,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def merge_adapter(args: argparse.Namespace, folder: Path) -> None:
-    """Make the model with the adapter merged into its weights (bfloat16) the one that both are asked for."""
+    """Make the model with the adapter merged into its weights the one that both are asked for."""
     args.model, args.adapter = str(merge(args.model, args.adapter, folder)), None
     args.flags += ["--no-enable-lora"]
 

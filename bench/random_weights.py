@@ -124,8 +124,8 @@ def make_adapter(model: str, folder: Path) -> Path:
 
 
 def merge(model: str, adapter: Path, folder: Path) -> Path:
-    """Write the model with the adapter merged into its weights (bfloat16, on the CPU); returns its folder."""
-    import torch
+    """Write the model with the adapter merged into its weights (on the CPU); returns its folder. The weights keep their
+    number type."""
     from peft import PeftModel
 
     from util.inference.load_model import load_model, load_tokenizer
@@ -133,7 +133,7 @@ def merge(model: str, adapter: Path, folder: Path) -> Path:
     if not has_weights(model):
         raise UserError(f"{model} holds no weights, so there is nothing to merge an adapter into")
     say(f"merging {adapter} into {model} ...")
-    merged = PeftModel.from_pretrained(load_model(model, torch.bfloat16, "cpu"), str(adapter)).merge_and_unload()
+    merged = PeftModel.from_pretrained(load_model(model, "auto", "cpu"), str(adapter)).merge_and_unload()
     merged.save_pretrained(folder)
     load_tokenizer(model).save_pretrained(folder)
     return folder

@@ -36,24 +36,24 @@ print(os.environ["VLLM_BASE_URL"], json.load(urllib.request.urlopen(os.environ["
 @pytest.fixture
 def box(tmp_path):
     """A machine whose `vllm` is a script; box(script, *arguments of serve.py) runs serve.py there."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
+    tools_folder = tmp_path / "tools"
+    tools_folder.mkdir()
 
     class Box:
-        folder = tmp_path
+        folder, tools = tmp_path, tools_folder
         environment: ClassVar[dict[str, str]] = {}
 
         def vllm(self, script):
-            tool = tools / "vllm"
+            tool = self.tools / "vllm"
             tool.write_text(f"#!/bin/sh\n{script}\n")
             tool.chmod(0o755)
 
         def start(self, *args):
             # -S keeps the real vllm beside this Python out of reach: the tool in PATH is found only if that one is not
             return subprocess.Popen(
-                [tools / "python", REPO / "util" / "serve.py", *map(str, args)], cwd=tmp_path, text=True,
+                [self.tools / "python", REPO / "util" / "serve.py", *map(str, args)], cwd=tmp_path, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,  # without a terminal
-                env=clean_environment(tmp_path, {"PATH": f"{tools}:{os.environ['PATH']}", **self.environment}),
+                env=clean_environment(tmp_path, {"PATH": f"{self.tools}:{os.environ['PATH']}", **self.environment}),
             )  # fmt: skip
 
         def __call__(self, *args):
@@ -61,7 +61,7 @@ def box(tmp_path):
             out, err = process.communicate(timeout=120)
             return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
-    (tools / "python").symlink_to(sys.executable)
+    (tools_folder / "python").symlink_to(sys.executable)
     return Box()
 
 
@@ -136,6 +136,26 @@ def test_what_cannot_work_is_named_before_a_server_starts(box):
         done = box(model, *words)
         assert done.returncode == 1 and message in done.stderr, done.stderr
         assert done.stderr.count("\n") == 1 and not (box.folder / "started").exists()
+
+
+def test_float32_and_adapters_on_a_gpu_are_refused_before_a_server_starts(box):
+    """vLLM's LoRA kernels take 16 bits only there; it says so after a minute, in its log."""
+    box.vllm("touch started; exit 1")
+    refused, started = "--dtype float32 is given: leave it out, or pass --no-enable-lora", "vLLM ended with code 1"
+    for listed, flags, message in (
+        ("echo 580.1, 143771 MiB, 143163 MiB, 9.0, NVIDIA H200", ["--dtype", "float32"], refused),
+        ("echo 580.1, 143771 MiB, 143163 MiB, 9.0, NVIDIA H200", ["--dtype=float"], refused),
+        ("echo 580.1, 143771 MiB, 143163 MiB, 9.0, NVIDIA H200", ["--dtype=float32", "--no-enable-lora"], started),
+        ("echo 580.1, 143771 MiB, 143163 MiB, 9.0, NVIDIA H200", ["--dtype", "bfloat16"], started),
+        ("exit 1", ["--dtype", "float32"], started),
+    ):
+        tool = box.tools / "nvidia-smi"
+        tool.write_text(f'#!/bin/sh\n[ "$1" = -L ] && echo "GPU 0: NVIDIA H200 (UUID: GPU-1)" || {listed}\n')
+        tool.chmod(0o755)
+        done = box("some/model", *flags, "--", "true")
+        assert done.returncode == 1 and message in done.stderr, done.stderr
+        assert (box.folder / "started").exists() == (message == started)
+        (box.folder / "started").unlink(missing_ok=True)
 
 
 def test_the_server_takes_the_rank_of_the_adapter_that_the_command_names(box):

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
+from util.checks.gpu_checks import find_gpus, usable_gpus
 from util.cli import UserError
 from util.inference.adapter_config import SUITE_RANK
 from util.inference.hub_files import longest_context, model_config
@@ -85,6 +86,19 @@ def values_of(value: str | Sequence[str] | None) -> Sequence[str]:
     return () if value is None else (value,) if isinstance(value, str) else value
 
 
+def check_number_type(command: Sequence[str]) -> None:
+    """UserError for a server on a GPU that takes adapters and computes in float32: vLLM's adapters there have 16 bits
+    only, and it says so after a minute."""
+    switches = [word for word in command if word in ("--enable-lora", "--no-enable-lora")]
+    if switches[-1:] != ["--enable-lora"] or settings_in(command).get("--dtype") not in ("float32", "float"):
+        return
+    if find_gpus() and usable_gpus():
+        raise UserError(
+            "vLLM's adapters are bfloat16 or float16 only on a GPU, and --dtype float32 is given: leave it out, or pass"
+            " --no-enable-lora and ask a model without an adapter"
+        )
+
+
 def takes_adapters(flags: Sequence[str]) -> bool:
     """Whether adapters can be loaded while this server runs. vLLM refuses that with several API server processes, and
     it starts one for each GPU under --data-parallel-size."""
@@ -131,11 +145,13 @@ def server(
     environment = {**NO_COMPILER, **os.environ, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": str(int(takes_adapters(flags)))}
     if CONTEXT not in settings_in(flags):
         defaults = fit_context(defaults, longest_context(model_config(model)))
+    command = vllm_command(model, port, flags, defaults)
+    check_number_type(command)
     say(f"starting vLLM for {model} on port {port}; its log is {log}")
     with log.open("ab") as file:
         begins = file.tell()
         process = subprocess.Popen(
-            vllm_command(model, port, flags, defaults), env=environment,
+            command, env=environment,
             stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, preexec_fn=die_with_parent(),
         )  # fmt: skip
     running = Running(process, f"http://127.0.0.1:{port}/v1", log, begins)
