@@ -16,6 +16,7 @@ from conftest import wait_until, write_jsonl
 
 from generate.rows.filter_file import filter_file
 from generate.rows.number_rule import NumberRule
+from train.fused_lora import LORA_TARGETS
 from util.checks.machine_checks import command_of
 from util.cli import REPO
 
@@ -69,6 +70,8 @@ def test_the_adapter_of_each_seed_is_whole_and_the_manifest_says_how_it_came(tra
         names = {path.name for path in final.iterdir()}
         assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "README.md"} <= names
         assert not list(final.glob("*.bin"))
+        config = json.loads((final / "adapter_config.json").read_text())
+        assert config["target_modules"] == sorted(LORA_TARGETS), "in any process the same: it is part of the hash"
         manifest = json.loads((final.parent / "manifest.json").read_text())
         assert manifest["state"] == "complete"
         assert manifest["settings"]["seed"] == seed

@@ -167,7 +167,7 @@ def move_other_run_aside(args: argparse.Namespace, run: Run) -> None:
     label = slug(Path(manifest.train_jsonl or "earlier").stem)
     aside = free_name(folder.with_name(f"{folder.name}.{label}"))
     folder.rename(aside)
-    why = "--overwrite" if before == settings else f"another run:\n{differing}"
+    why = "--overwrite" if before == settings else f"another run; --output-dir gives each a folder:\n{differing}"
     say(f"{folder} held {label}; moved to {aside} ({why})")
 
 

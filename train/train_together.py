@@ -125,6 +125,8 @@ def recipe_of(args: argparse.Namespace, run: Run) -> Recipe:
         r=args.lora_rank, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, use_rslora=args.rslora,
         target_modules=list(run.data.lora_targets), task_type="CAUSAL_LM", base_model_name_or_path=args.base_model,
     )  # fmt: skip
+    # PEFT makes it a set, which is written in another order by each process: the same adapter would get another hash
+    lora.target_modules = sorted(run.data.lora_targets)
     return Recipe(
         epochs=args.epochs, rows_an_update=args.effective_batch_size, learning_rate=args.learning_rate, lora=lora,
         schedule=args.lr_scheduler_type, warmup=args.warmup_steps, weight_decay=args.weight_decay,

@@ -44,7 +44,8 @@ from util.terminal import counted, say
 FSYNC_SECONDS = 2.0
 COUNTS_SECONDS = 30.0
 TORN = "torn last line"
-MEANING = {"adapter_sha256": " (another adapter, or it was trained again since)",
+MEANING = {"train_jsonl_sha256": " (other rows)",
+           "adapter_sha256": " (another adapter, or it was trained again since)",
            "files_sha256": " (other weights, or the model was written again since)"}  # fmt: skip
 
 
