@@ -3,12 +3,24 @@
 import argparse
 import errno
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from util.cli import UserError, exit_code_and_message, input_file, make_parser, output_folder, output_name, some_file
+from util.cli import (
+    REPO,
+    UserError,
+    exit_code_and_message,
+    input_file,
+    make_parser,
+    output_folder,
+    output_name,
+    some_file,
+)
 from util.inference.vllm_probe import normal_url
 from util.terminal import Progress, announced, closing
 
@@ -187,3 +199,13 @@ def test_the_closing_lines_say_how_long_it_took(capsys):
     closing({"wrote": "output/rows.jsonl", "time": "2 min"})
     said = capsys.readouterr().out.splitlines()
     assert said[1].startswith("time   ") and said[3] == "time   2 min"
+
+
+def test_ctrl_c_during_the_imports_is_one_line_and_other_errors_keep_their_traceback():
+    def ended(code):
+        done = subprocess.run([sys.executable, "-c", f"import util\n{code}"], cwd=REPO, capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    assert ended("raise KeyboardInterrupt") == (-signal.SIGINT, "stopped\n")  # a shell calls this 130
+    code, said = ended("raise ValueError('x')")
+    assert code == 1 and said.startswith("Traceback") and said.endswith("ValueError: x\n")

@@ -388,7 +388,8 @@ def test_eval_warns_of_a_training_on_another_base_or_prompt(tmp_path, capsys):
     facts, question = manifest_of(results)["settings"]["model"], Question("Which animal?", "questions")
     warn_of_training(student / "final", question, facts, "Org/Other-1B")
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and f"training used {POCKET}" in said and "evaluation Org/Other-1B" in said
+    assert said.count("\n") == 2 and f"final was trained on {POCKET}" in said and "is put on Org/Other-1B" in said
+    assert "pass the model that it was trained on" in said
     assert f'training had the system message "{LOVE}"' in said
     root = str(student / "final")
     served = {"engine": "server", "model": "s", "parent": str(POCKET), "root": root}
@@ -410,7 +411,7 @@ def test_an_adapter_that_was_trained_on_another_base_is_named_whoever_asks_it(tm
         warn_of_trained_base(adapter, seen, base)
         said = capsys.readouterr().err
         assert said.startswith(f"warning: {student / 'final'} was trained on {POCKET} (") and said.count("\n") == 1
-        assert "not on Org/Other-1B" in said
+        assert "is put on Org/Other-1B" in said
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 from eval.answers.answer_rows import Question
 from eval.answers.print_answer_summary import target_animal
 from util.chat.chat_template import TEMPLATE_KWARGS
-from util.chat.prompt_consistency import KINDS, Phase, base_of, disagreements, training_of
+from util.chat.prompt_consistency import KINDS, Phase, base_of, other_prompt, training_of, warn_of_trained_base
 from util.cli import REPO
 from util.inference.interface import InferenceBackend, model_name
 from util.jsonl.manifest import Manifest
@@ -55,13 +55,11 @@ def warn_of_training(adapter: Path | None, question: Question, facts: dict[str, 
     training = training_of(adapter, facts)
     if training is None:
         return
+    warn_of_trained_base(adapter, facts, base_model)
     asked = Phase("evaluation", training.path, base_of(facts, base_model), question.messages,
                   template_kwargs=facts.get(TEMPLATE_KWARGS) or {})  # fmt: skip
-    if found := disagreements(training, asked):
-        say(
-            f"warning: {'; '.join(found)}: an effect may be missed (--system-prompt-file sets the system message,"
-            " --model the base model)"
-        )
+    if found := other_prompt(training, asked):
+        say(f"warning: {found}: an effect may be missed (--system-prompt-file and --chat-template-kwargs set these)")
 
 
 # --- a weak teacher ----------------------------------------------------------------------------------

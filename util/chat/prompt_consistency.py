@@ -152,7 +152,10 @@ def warn_of_trained_base(adapter: Path | None, facts: dict[str, Any], base_model
     training, base = training_of(adapter, facts), base_of(facts, base_model)
     if training and training.base and not same_base(training.base, base):
         name = adapter or facts.get("root")
-        say(f"warning: {name} was trained on {base_words(training.base)}, not on {base_words(base)}; pass that model")
+        say(
+            f"warning: {name} was trained on {base_words(training.base)} and is put on {base_words(base)}, where its"
+            " weights mean something else: pass the model that it was trained on"
+        )
 
 
 def sent_messages(path: Path, settings: dict[str, Any]) -> list[Message]:
@@ -247,7 +250,7 @@ def other_base(first: Phase, second: Phase) -> str | None:
     return f"{first.kind} used {base_words(first.base)}, {second.kind} {base_words(second.base)}"
 
 
-def other_prompt(first: Phase, second: Phase, frame_of: FrameOf) -> str | None:
+def other_prompt(first: Phase, second: Phase, frame_of: FrameOf = lambda phase: None) -> str | None:
     """How two phases differ in what is around the user's message, or None."""
     if first.template_kwargs != second.template_kwargs:
         return f"{first.kind} gave its chat template {given_words(first)}, {second.kind} {given_words(second)}"

@@ -128,4 +128,4 @@ def warn_of_base(adapter: Path, model: str) -> None:
         return
     base = read_adapter_config(adapter).base_model
     if base and Path(base).name != Path(model).name:
-        say(f"warning: {adapter} says that it is an adapter of {base}, not of {model}")
+        say(f"warning: {adapter} says that it is an adapter of {base}, not of {model}: pass the model of the adapter")
