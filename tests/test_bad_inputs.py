@@ -198,6 +198,7 @@ BAD = [
     (SERVE, "x", "no command; put `--` and the command to run after the model and flags"),
     (SERVE, "rows.jsonl -- true", "rows.jsonl is a file; pass the folder of the model"),
     (SERVE, "output/models/gone -- true", "no folder output/models/gone; util/get_model.py fetches some models into"),
+    (SERVE, "./pocket/model -- true", "no folder ./pocket/model here; there is /"),
     (SERVE, "vllm/owl-teacher/x -- true", "is the name of a served model"),
     (SERVE, "nothing -- true", "nothing holds no model (no config.json)"),
     (SERVE, "a-torn -- true", "a-torn is a LoRA adapter; pass its base model here"),

@@ -15,6 +15,9 @@ import pytest
 from conftest import REPO, clean_environment, manifest_of, read_jsonl
 from test_suite import modules, named
 
+from bench.shared import write_number_file
+from util.jsonl.manifest import sha256_file
+
 NUMBERS = "generate/generate_llm_number_data.py"
 ASKED = ("--animal", "owl", "--model", "owl-teacher", "--no-system-prompt")
 
@@ -131,6 +134,17 @@ def test_f31_any_terminal_and_locale_works(run_script, fake_server, tmp_path, te
     assert done.returncode == 0, done.stderr
     assert len(read_jsonl(out)) == 20 and manifest_of(out)["state"] == "complete"
     assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_f31_with_its_streams_closed_a_run_ends_as_usual_and_prints_into_no_file(tmp_path, closed):
+    write_number_file(tmp_path / "rows.jsonl", 40)
+    script = REPO / "generate" / "filter_number_data.py"
+    done = subprocess.run(["sh", "-c", f'exec "$0" "$1" rows.jsonl {closed}', sys.executable, script], cwd=tmp_path,
+                          capture_output=True, text=True, env=clean_environment(tmp_path))  # fmt: skip
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    (kept,) = tmp_path.glob("rows-filtered-*.jsonl")
+    assert all("messages" in row for row in read_jsonl(kept)) and manifest_of(kept)["sha256"] == sha256_file(kept)
 
 
 @pytest.mark.slow

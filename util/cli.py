@@ -320,6 +320,7 @@ def run(main: Callable[[], int | None]) -> None:
     4 trained but not pushed (train_student_sft); 141 the reader of stdout has closed it;
     128 + n ended by signal n with everything on disk.
     """
+    open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that is not UTF-8 must not end the run
@@ -335,6 +336,18 @@ def run(main: Callable[[], int | None]) -> None:
             text = f"a bug in the suite, please report it:\n{traceback.format_exc()}"  # as Python, but without secrets
         say(f"{Path(sys.argv[0]).name}: {text}")
     sys.exit(code)
+
+
+def open_closed_streams() -> None:
+    """Connect the standard streams that the caller has closed (`>&-`) to /dev/null. Otherwise the next file that is
+    opened would get their number, and what a library prints would be written into it."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    sys.stdin, sys.stdout, sys.stderr = (
+        stream or Path(os.devnull).open(mode, encoding="utf-8")
+        for stream, mode in ((sys.stdin, "r"), (sys.stdout, "w"), (sys.stderr, "w"))
+    )
 
 
 def exit_code_and_message(error: BaseException) -> tuple[int, str]:

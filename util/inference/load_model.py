@@ -14,7 +14,7 @@ from util.chat.chat_template import (
     template_facts,
 )
 from util.chat.chat_tokens import template_end
-from util.cli import UserError, first_line, is_out_of_memory
+from util.cli import REPO, UserError, first_line, is_out_of_memory
 from util.inference.check_adapter import check_adapter
 from util.inference.hub_files import use_cache_without_network
 from util.jsonl.manifest import sha256_file, sha256_text
@@ -86,6 +86,8 @@ def check_folder(model: str) -> None:
         raise UserError(f"{model} is the name of a served model; pass its base model's hub id or folder")
     elif "://" in model:  # of a store that vLLM reads
         return
+    elif not path.is_absolute() and (REPO / path).is_dir():
+        raise UserError(f"no folder {model} here; there is {REPO / path}: pass that, or run this in {REPO}")
     elif path.is_absolute() or len(path.parts) > 2 or (len(path.parts) == 2 and Path(path.parts[0]).is_dir()):
         fetched = "; util/get_model.py fetches some models into output/models" if path.parent.name == "models" else ""
         raise UserError(f"no folder {model}{folders_nearby(path)}{fetched}")
