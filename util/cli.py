@@ -345,7 +345,7 @@ def open_closed_streams() -> None:
         os.set_inheritable(number, True)
     os.close(number)
     sys.stdin, sys.stdout, sys.stderr = (
-        stream or Path(os.devnull).open(mode, encoding="utf-8")
+        stream or Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 (to the end of the run)
         for stream, mode in ((sys.stdin, "r"), (sys.stdout, "w"), (sys.stderr, "w"))
     )
 
