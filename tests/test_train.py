@@ -70,6 +70,11 @@ def test_the_adapter_of_each_seed_is_whole_and_the_manifest_says_how_it_came(tra
         names = {path.name for path in final.iterdir()}
         assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "README.md"} <= names
         assert not list(final.glob("*.bin"))
+        for folder_of_weights in (final, final.parent / "checkpoint-3"):
+            modes = {
+                (folder_of_weights / f"adapter_{name}").stat().st_mode for name in ("config.json", "model.safetensors")
+            }
+            assert len(modes) == 1, "others may read the weights as far as they may read the rest"
         config = json.loads((final / "adapter_config.json").read_text())
         assert config["target_modules"] == sorted(LORA_TARGETS), "in any process the same: it is part of the hash"
         manifest = json.loads((final.parent / "manifest.json").read_text())

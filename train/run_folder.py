@@ -27,7 +27,7 @@ from train.training_loop import Student
 from train.training_rows import TrainingData, role_of
 from util.cli import UserError, command_line
 from util.hide_secrets import scrub
-from util.inference.check_adapter import check_adapter, check_weights
+from util.inference.check_adapter import check_adapter, check_weights, let_others_read
 from util.jsonl.manifest import Manifest, new_manifest, sha256_file, write_json
 from util.jsonl.resumable import describe_differences, free_name, lock_output
 from util.jsonl.rows import slug
@@ -246,6 +246,7 @@ def save_final(run: Run, save_adapter: Callable[[Path], Any]) -> None:
         check_adapter(temporary)
     for path in temporary.glob("model*.safetensors"):
         check_weights(path)
+    let_others_read(temporary)
     write_card(temporary, run.settings, scrub(command_line()))
     shutil.rmtree(run.folder / "final", ignore_errors=True)  # of a run that died before its manifest was complete
     temporary.rename(run.folder / "final")

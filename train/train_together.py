@@ -20,6 +20,7 @@ from train.run_folder import Run, begin_run, counts_of, repo_of, save_final, tim
 from train.training_loop import Recipe, Student, TrainingLoop
 from train.trl_trainer import TrlTraining
 from util.cli import UserError, memory_advice
+from util.inference.check_adapter import let_others_read
 from util.jsonl.manifest import now
 from util.stop_signals import Stop
 from util.terminal import Progress, announced, say
@@ -193,6 +194,7 @@ def trainer_of(training: Training, runs: Sequence[Run], students: Sequence[Stude
 
 def after_checkpoint(training: Training, run: Run, progress: Progress, checkpoint: Path, epoch: float) -> None:
     """Put the time so far into the manifest, and push the checkpoint if it is one of those that are pushed."""
+    let_others_read(checkpoint)
     run.update_manifest(counts=time_so_far(run, progress))
     args = training.args
     if args.push_to_hub and (whole := nth_epoch(epoch, args.upload_checkpoints_every_n_epochs)):

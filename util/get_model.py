@@ -28,6 +28,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from util.cli import UserError, make_parser, run
+from util.inference.check_adapter import let_others_read
 from util.terminal import closing, say
 
 GEMMA_TURNS = (
@@ -154,6 +155,7 @@ def convert(gguf: Path, output: Path, source: Source) -> int:
         model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(list(source.ends))
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
+    let_others_read(output)
     (output / "README.md").write_text(card(source, model.num_parameters()), "utf-8")
     return model.num_parameters()
 

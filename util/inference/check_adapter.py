@@ -74,6 +74,13 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
     return tensors, 8 + length
 
 
+def let_others_read(folder: Path) -> None:
+    """Let those read the weights in a folder who may read the folder. safetensors lets their owner alone, and a server
+    of another user (a container's) could not load them."""
+    for path in folder.glob("*.safetensors"):
+        path.chmod(folder.stat().st_mode & 0o666)
+
+
 def adapters_in(words: Iterable[str]) -> list[Path]:
     """The adapter folders that the words of a command line name (`NAME=FOLDER` too)."""
     folders = dict.fromkeys(Path(word.rpartition("=")[2]) for word in words if word)
