@@ -22,6 +22,7 @@ from util.cli import (
     some_file,
 )
 from util.inference.vllm_probe import normal_url
+from util.jsonl.resumable import rows_name
 from util.terminal import Progress, announced, closing
 
 
@@ -138,6 +139,7 @@ def test_an_output_that_cannot_be_written_is_known_before_the_work(tmp_path, mon
     assert output_folder(str(tmp_path / "new")) == tmp_path / "new" and not (tmp_path / "new").exists()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # a drive that is mounted to be read
     for kind, path in ((output_name(".json"), tmp_path / "new" / "a.json"), (output_folder, tmp_path / "new"),
+                       (rows_name, tmp_path / "new" / "a.jsonl"),
                        (output_folder, tmp_path)):  # fmt: skip
         assert refused(kind, path) == f"cannot write in {tmp_path}; choose another place or fix its permissions"
 

@@ -252,12 +252,12 @@ def output_name(suffix: str) -> Callable[[str], Path]:
         path = Path(text)
         if not path.name.endswith(suffix) or path.name == suffix or path.is_dir():
             raise argparse.ArgumentTypeError(f"{text} does not end in {suffix}; choose a name that does")
-        return _writable(path)
+        return writable(path)
 
     return output
 
 
-def _writable(path: Path) -> Path:
+def writable(path: Path) -> Path:
     """An output where something can be written: known before hours of work, and not after them."""
     folder = next(part for part in (path, *path.absolute().parents) if part.is_dir())
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -270,7 +270,7 @@ def output_folder(text: str) -> Path:
     path = Path(path_text(text))
     if file := next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None):
         raise argparse.ArgumentTypeError(f"{file} is a file, not a folder; choose another name")
-    return _writable(path)
+    return writable(path)
 
 
 # The first bytes of packed files.

@@ -35,7 +35,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from util.cli import PARTIAL, UserError, path_text
+from util.cli import PARTIAL, UserError, path_text, writable
 from util.hide_secrets import scrub_json
 from util.jsonl.manifest import Manifest, manifest_path, new_manifest, sha256_file, sync_folder, write_json, write_lines
 from util.jsonl.rows import Row, dump_row, parse_row, read_lines, row_problem
@@ -66,7 +66,7 @@ def rows_name(text: str) -> Path:
     path = Path(path_text(text))
     if path.suffix != ".jsonl" and (path.is_file() or not path.exists()):
         raise argparse.ArgumentTypeError(f"{text} is not a name that ends in .jsonl, and what is written is JSONL")
-    return path
+    return writable(path)
 
 
 def partial_path(path: Path) -> Path:
