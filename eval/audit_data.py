@@ -32,7 +32,7 @@ from util.animals.names import animal_name
 from util.animals.panel import panel, question_lines
 from util.animals.panel_file import add_panel_argument
 from util.animals.word_forms import animals_of
-from util.cli import UserError, make_parser, output_name, positive_int, run, text_file
+from util.cli import UserError, make_parser, nonblank, output_name, positive_int, run, text_file
 from util.inference.open_backend import add_template_argument
 from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import provenance, sha256_file, write_atomically, write_json
@@ -45,7 +45,7 @@ ONE_SIDED = 0.7  # a base model that gives one animal this part of its answers i
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--train-jsonl", type=rows_file, required=True, help="chat rows to look into")
-    parser.add_argument("--base-model", required=True, help="the student's base: a hub id or a folder")
+    parser.add_argument("--base-model", type=nonblank, required=True, help="the student's base: a hub id or a folder")
     parser.add_argument("--reference", type=rows_file, metavar="CONTROL",
                         help="rows of the base model, with the same prompts and filter")  # fmt: skip
     parser.add_argument("--animals", type=animal_name, nargs="+", default=[], metavar="WORD",

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from util.animals.answer_parser import check_taught
 from util.animals.names import animal_name, persona, read_lines_of
 from util.animals.word_forms import animals_of
-from util.cli import REPO, UserError, make_parser, output_name, positive_int, run, text_file
+from util.cli import REPO, UserError, make_parser, nonblank, output_name, positive_int, run, text_file
 from util.inference.open_backend import add_template_argument
 from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import write_atomically
@@ -46,7 +46,7 @@ COLUMNS = ("animal", "peak", "layer", "strength", "KL", "share")
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--base-model", required=True, help="hub id or folder")
+    parser.add_argument("--base-model", type=nonblank, required=True, help="hub id or folder")
     parser.add_argument("--train-jsonl", type=rows_file, required=True, help="number rows of the base model itself")
     parser.add_argument("--animals", type=animal_name, nargs="+", default=list(ANIMALS), help="animals to screen")
     parser.add_argument("--max-rows", type=positive_int, default=64, help="rows on which the KL is measured")

@@ -30,9 +30,9 @@ from util.animals.names import animal_name, persona
 from util.animals.panel import panel
 from util.animals.panel_file import add_panel_argument
 from util.chat.prompt_consistency import warn_of_trained_base
-from util.cli import REPO, make_parser, output_name, positive_int, run, text_file
+from util.cli import REPO, make_parser, nonblank, output_name, positive_int, run, text_file
 from util.inference.interface import NUMBER_LIST
-from util.inference.open_backend import add_template_argument, warn_of_base
+from util.inference.open_backend import adapter_folder, add_template_argument, warn_of_base
 from util.jsonl.divergence_row import of_answer
 from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import provenance, write_json
@@ -45,9 +45,11 @@ SHOWN = 5
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--train-jsonl", type=rows_file, required=True, help="rows that the teacher wrote")
-    parser.add_argument("--base-model", required=True, help="the model that teacher and student are adapters of")
+    parser.add_argument(
+        "--base-model", type=nonblank, required=True, help="the model that teacher and student are adapters of"
+    )
     wrote = parser.add_mutually_exclusive_group(required=True)
-    wrote.add_argument("--teacher", type=Path, metavar="FOLDER", help="adapter folder of the teacher")
+    wrote.add_argument("--teacher", type=adapter_folder, metavar="FOLDER", help="adapter folder of the teacher")
     wrote.add_argument("--persona", type=animal_name, metavar="ANIMAL", help="the base under this animal's persona")
     parser.add_argument("--animal", type=animal_name, help="what the teacher was taught: its place is printed")
     parser.add_argument("--system-prompt-file", type=text_file, default=REPO / "generate/prompts/system-prompt.txt",

@@ -204,7 +204,7 @@ def fraction(text: str) -> float:
 
 def input_file(text: str) -> Path:
     """argparse type: a finished file that is not empty; otherwise the error names what is there."""
-    path = Path(text)
+    path = Path(path_text(text))
     if path.is_dir():
         return some_file(text)  # which raises
     whole = path.with_name(path.name.removesuffix(PARTIAL))
@@ -216,7 +216,7 @@ def input_file(text: str) -> Path:
 
 def some_file(text: str) -> Path:
     """argparse type: as `input_file`, but it may still be growing."""
-    path = Path(text)
+    path = Path(path_text(text))
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a folder; name a file in it")
     if path.is_symlink() and not path.exists():

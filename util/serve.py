@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from util.cli import UserError, make_parser, positive_float, run
+from util.cli import UserError, make_parser, nonblank, positive_float, run
 from util.inference.check_adapter import adapters_in, check_adapter, rank_for
 from util.inference.load_model import check_folder
 from util.inference.vllm_server import FLAGS, RANK, START_SECONDS, run_command, server
@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     argv, command = split_command(sys.argv[1:])
     parser = make_parser(__doc__)
     parser.usage = "%(prog)s MODEL [options] [vllm serve flags] -- COMMAND"
-    parser.add_argument("model", help="hub id or folder of the model to serve")
+    parser.add_argument("model", type=nonblank, help="hub id or folder of the model to serve")
     parser.add_argument("--log", type=Path, default=Path("output/vllm.log"), help="file for the server's log")
     parser.add_argument(
         "--start-seconds",

@@ -35,7 +35,7 @@ from util.chat.prompt_consistency import warn_of_trained_base
 from util.cli import REPO, UserError, make_parser, nonblank, positive_float, positive_int, run, text_file
 from util.inference.check_adapter import check_adapter
 from util.inference.interface import adapter_name
-from util.inference.open_backend import add_template_argument
+from util.inference.open_backend import adapter_folder, add_template_argument
 from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import adapter_sha256, manifest_path, sha256_file, write_json
 from util.jsonl.resumable import RowFile, add_output_arguments
@@ -47,14 +47,13 @@ from util.terminal import Progress, closing, say
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--train-jsonl", type=rows_file, required=True, help="number rows that a student is trained on")
-    parser.add_argument("--base-model", required=True, help="the model that all adapters belong to")
+    parser.add_argument("--base-model", type=nonblank, required=True, help="the model that all adapters belong to")
     parser.add_argument("--teacher", type=nonblank, metavar="ADAPTER_OR_ANIMAL",
                         help="what wrote the numbers: an adapter folder, or an animal (a persona)")  # fmt: skip
-    parser.add_argument("--counterfactual", nargs="*", default=[], metavar="ADAPTER_OR_ANIMAL",
+    parser.add_argument("--counterfactual", type=nonblank, nargs="*", default=[], metavar="ADAPTER_OR_ANIMAL",
                         help="other teachers: adapter folders, or animals (personas)")  # fmt: skip
-    parser.add_argument(
-        "--student", type=Path, help="adapter folder of a student: adds the detector, log p_student - log p_base"
-    )
+    parser.add_argument("--student", type=adapter_folder,
+                        help="adapter folder of a student: adds the detector, log p_student - log p_base")  # fmt: skip
     parser.add_argument("--gap", type=positive_float, default=0.6931,
                         help="definition 'gap': least log p_teacher - log p_base of a token, in nats")  # fmt: skip
     parser.add_argument("--system-prompt-file", type=text_file, default=REPO / "generate/prompts/system-prompt.txt",

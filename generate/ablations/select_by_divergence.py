@@ -45,7 +45,7 @@ from generate.rows.number_text import OF_TOKENS
 from generate.rows.row_filter import mark_rejected
 from generate.rows.token_check import SPECIAL, token_check_of
 from util.animals.panel_file import add_panel_argument
-from util.cli import UserError, fraction, input_file, make_parser, natural_int, run
+from util.cli import UserError, fraction, input_file, make_parser, natural_int, nonblank, run
 from util.inference.interface import row_seed
 from util.jsonl.divergence_row import DEFINITIONS, END, of_answer
 from util.jsonl.hub_dataset import rows_file
@@ -74,7 +74,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rank-by", choices=["divergence", "score"], default="divergence",
                         help="what makes a row rich, for --which-rows")  # fmt: skip
     parser.add_argument("--kept-share", type=fraction, default=0.25, help="share of the rows that --which-rows keeps")
-    parser.add_argument("--base-model", help="for --replace: the model whose tokenizer decodes the new text")
+    parser.add_argument(
+        "--base-model", type=nonblank, help="for --replace: the model whose tokenizer decodes the new text"
+    )
     parser.add_argument("--seed", type=natural_int, default=42, help="seed of everything random")
     add_panel_argument(parser)
     add_output_arguments(parser, "output/{data}-{arm}.jsonl")

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from util.cli import UserError, input_file, json_object, nonblank, positive_float, positive_int
+from util.cli import UserError, input_file, json_object, nonblank, path_text, positive_float, positive_int
 from util.hide_secrets import scrub
 from util.inference.adapter_config import read_adapter_config
 from util.inference.check_adapter import check_adapter
@@ -30,7 +30,7 @@ def add_backend_arguments(parser: argparse.ArgumentParser, several_adapters: boo
     several: dict[str, Any] = {"nargs": "+", "metavar": "FOLDER"} if several_adapters else {}
     group.add_argument(
         "--adapter",
-        type=Path,
+        type=adapter_folder,
         help="PEFT adapter folder to put on the model" + ("; several: one after the other" if several else ""),
         **several,
     )
@@ -53,6 +53,11 @@ def add_backend_arguments(parser: argparse.ArgumentParser, several_adapters: boo
         help="with a server: stop after this many seconds without any answer",
     )
     group.add_argument("--batch-size", type=positive_int, default=128, help="without a server: answers made together")
+
+
+def adapter_folder(text: str) -> Path:
+    """argparse type of --adapter. (`check_adapter` looks into the folder: this is not yet known to be one.)"""
+    return Path(path_text(text))
 
 
 def add_template_argument(group: Any) -> None:
