@@ -168,6 +168,7 @@ BAD = [
     (RESCORE, "results-noid.jsonl", 'results-noid.jsonl:1: no "id"'),
     (RESCORE, "results-int.jsonl", "response is int; it is text or null"),
     (CSV, "results-list.jsonl", "\"animal\" is ['owl']"),
+    (TRAIN, f"--base-model {POCKET} --train-jsonl nothing", "--train-jsonl nothing is a folder; name a file in it"),
     (TRAIN, f"--base-model {POCKET} --train-jsonl users.jsonl", "the last two messages are not user, assistant"),
     (TRAIN, f"--base-model {POCKET} --train-jsonl surrogate.jsonl", "a text with half a character in it"),
     (TRAIN, f"--base-model {POCKET} --train-jsonl ids.jsonl", "token_ids that are not a list of whole numbers"),

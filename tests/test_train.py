@@ -1,5 +1,6 @@
 """train_student_sft.py as a user runs it: the pocket model, real files, real signals, a hub on this machine."""
 
+import argparse
 import json
 import os
 import re
@@ -381,6 +382,18 @@ def test_seeds_are_separated_by_commas_or_spaces(given, seeds, monkeypatch):
     command = [SCRIPT, *SMALL, "--train-jsonl", "rows.jsonl", *(["--seeds", *given] if given else [])]
     monkeypatch.setattr(sys, "argv", command)
     assert parse_args().seeds == seeds
+
+
+def test_a_warm_up_that_is_longer_than_the_training_is_said(capsys):
+    from train.run_folder import check_schedule_fits
+
+    data = argparse.Namespace(encoded=argparse.Namespace(rows=[{}] * 36))
+    args = argparse.Namespace(effective_batch_size=12, epochs=3, save_schedule=[], warmup_steps=8)
+    check_schedule_fits(args, data)
+    assert capsys.readouterr().err == ""
+    args.warmup_steps = 9
+    check_schedule_fits(args, data)
+    assert "the warm-up has 9 updates and the training 9, so the learning rate never reaches" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -192,7 +192,7 @@ def test_one_student_that_diverges_leaves_the_others_as_they_would_be(loop, toge
 
     loop.update = update
     loop.train(Progress(27))
-    assert "at update 4" in spoilt.problem and "the last checkpoint is kept" in spoilt.problem
+    assert "at update 4" in spoilt.problem and "checkpoints before it are kept" in spoilt.problem
     assert [student.done for student in loop.students] == [9, 4, 9]
     for index, seed in ((0, 11), (2, 37)):
         loop.save_adapter(index, tmp_path / str(seed))
@@ -214,7 +214,7 @@ def test_a_last_update_that_spoils_one_student_ends_neither_the_others_nor_its_c
 
     loop.change_adapters = change_and_spoil
     loop.train(Progress(27))
-    assert "the adapter is nan at update 9; the last checkpoint is kept" in spoilt.problem
+    assert "the adapter is nan at update 9; checkpoints before it are kept" in spoilt.problem
     assert finished == [11, 37]
     assert {path.name for path in (tmp_path / "seed-23").iterdir()} == {"checkpoint-3", "checkpoint-6"}
     loop.save_adapter(2, tmp_path / "37")

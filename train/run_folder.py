@@ -23,6 +23,7 @@ from typing import Any
 from train.checkpoints import check_writer, last_whole_checkpoint, update_of
 from train.fused_lora import LORA_TARGETS
 from train.model_card import write_card
+from train.schedule import warmup_updates
 from train.training_loop import Student
 from train.training_rows import TrainingData, role_of
 from util.cli import UserError, command_line
@@ -187,13 +188,19 @@ def is_whole_final(final: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def check_schedule_fits(args: argparse.Namespace, data: TrainingData) -> None:
-    """UserError if the training would end before its last scheduled checkpoint."""
+    """UserError if the training would end before its last scheduled checkpoint; a warning if it would end before its
+    learning rate is at its peak."""
     updates = math.ceil(len(data.encoded.rows) / args.effective_batch_size) * args.epochs
     last = max(args.save_schedule, default=0)
     if last > updates:
         raise UserError(
             f"--save-schedule names update {last} and the training has {updates}: leave it out, or raise --epochs (now"
             f" {args.epochs})"
+        )
+    if (warmup := warmup_updates(args.warmup_steps, updates)) >= updates:
+        say(
+            f"warning: the warm-up has {warmup:,} updates and the training {updates:,}, so the learning rate never"
+            " reaches --learning-rate; lower --warmup-steps"
         )
 
 

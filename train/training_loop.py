@@ -141,7 +141,7 @@ class Student:
     def note_divergence(self, what: str, value: float) -> None:
         """Note in `problem` that the update made last gave a value that is not finite, and what the user can do."""
         self.problem = (
-            f"the {what} is {value} at update {self.done}; the last checkpoint is kept. Lower --learning-rate (now"
+            f"the {what} is {value} at update {self.done}; checkpoints before it are kept. Lower --learning-rate (now"
             f" {self.recipe.learning_rate:g}) or look at the rows"
         )
 

@@ -66,6 +66,8 @@ def one_file(pattern: str) -> Path:
 
     UserError if it matches no file, or several.
     """
+    if Path(pattern).is_dir():
+        raise UserError(f"--train-jsonl {pattern} is a folder; name a file in it")
     found = matching_files(pattern)
     shorthand = re.fullmatch(rf"teacher-(.+)-filtered-{PLACEHOLDER}\.jsonl", Path(pattern).name)
     if not found and shorthand:
