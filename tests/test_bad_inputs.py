@@ -148,6 +148,7 @@ BAD = [
     (DOCTOR, "rows.jsonl", "rows.jsonl has no manifest that says how it was made"),
     (EVAL, "--model x --questions-file latin.txt", "latin.txt is not UTF-8 text (line 1); save it as UTF-8"),
     (EVAL, "--model x --questions-file blank.txt", "blank.txt is blank"),
+    (EVAL, "--model x --questions-file rows.jsonl", "rows.jsonl is JSON, not text; write one prompt or question on"),
     (EVAL, f"{ASKED} --questions-file rows.csv rows.csv", "two question files are named rows"),
     (NUMBERS, f"{ASKED} --number-prompt-file blank.txt", "blank.txt is blank"),
     (NUMBERS, f"{ASKED} --number-prompt-file packed.jsonl", "packed.jsonl is a gzip file, not text; unpack it first"),

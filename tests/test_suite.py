@@ -125,6 +125,13 @@ def test_the_scripts_are_found():
     assert len(scripts()) >= 80
 
 
+def test_a_script_with_an_older_name_finds_its_files_under_that_name_too():
+    links = [path for folder in ("generate", "eval") for path in (REPO / folder).glob("*.py") if path.is_symlink()]
+    assert links, "the older names are links"
+    for path in links:
+        assert "Path(__file__)" not in path.read_text("utf-8").replace("Path(__file__).resolve()", ""), named(path)
+
+
 def test_scripts_and_functions_stay_short():
     lines = {path: len(path.read_text("utf-8").splitlines()) for path in scripts()}
     long_scripts = [f"{named(path)}: {count} lines" for path, count in lines.items() if count > 300]

@@ -290,6 +290,10 @@ def text_file(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text} is not UTF-8 text (line {line}); save it as UTF-8") from None
     if not content.strip():
         raise argparse.ArgumentTypeError(f"{text} is blank; write one prompt or question on each line")
+    first = content.strip("\ufeff \r\n").split("\n")[0]
+    with suppress(ValueError):
+        if isinstance(json.loads(first), (dict, list)):
+            raise argparse.ArgumentTypeError(f"{text} is JSON, not text; write one prompt or question on each line")
     return path
 
 

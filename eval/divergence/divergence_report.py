@@ -31,7 +31,7 @@ from util.jsonl.rows import Row, read_rows
 from util.pages.html_page import render_page, shown, visible
 from util.terminal import closing
 
-TEMPLATE = Path(__file__).parents[1] / "templates" / "divergence_report.html"
+TEMPLATE = Path(__file__).resolve().parents[1] / "templates" / "divergence_report.html"
 FULL_COLOR = 2.0  # nats for or against a token at the strongest colour
 
 
