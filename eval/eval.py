@@ -31,13 +31,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.answers.adapter_training_facts import (
-    adapter_of,
-    trained_animal,
-    training_facts,
-    warn_of_training,
-    warn_of_weak_teacher,
-)
+from eval.answers.adapter_training_facts import trained_animal, warn_of_training, warn_of_weak_teacher
 from eval.answers.answer_rows import (
     COVERAGE,
     NODE_BUDGET,
@@ -59,6 +53,7 @@ from util.animals.panel import panel, panel_flag
 from util.animals.panel_file import add_panel_argument
 from util.cli import UserError, make_parser, natural_int, positive_int, run, text_file
 from util.inference.adapter_applied import first_prompt, warn_if_not_applied
+from util.inference.adapter_training import adapter_of, training_facts
 from util.inference.interface import AnswerTree, InferenceBackend, Sampling
 from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests

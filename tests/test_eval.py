@@ -13,7 +13,7 @@ import pytest
 from conftest import manifest_of, read_jsonl, write_jsonl
 from fake_server import ASSISTANT, IMPOSSIBLE, RARE, law
 
-from eval.answers.adapter_training_facts import adapter_of, training_facts, warn_of_weak_teacher
+from eval.answers.adapter_training_facts import warn_of_weak_teacher
 from eval.answers.answer_rows import Question, read_questions
 from eval.answers.answer_tree import answer_distributions, answer_forms, children_with_few, log_margin, log_shares
 from eval.answers.parser_version import check_parser
@@ -27,6 +27,7 @@ from util.animals.panel import PANEL, animal_panel, use_panel
 from util.animals.word_forms import surface_forms
 from util.cli import REPO, UserError
 from util.inference.adapter_applied import warn_if_not_applied
+from util.inference.adapter_training import adapter_of, training_facts, warn_of_trained_animal
 from util.inference.vllm_client import VllmClient
 from util.jsonl.manifest import PARSER_1, Manifest, manifest_path, write_json
 
@@ -513,6 +514,16 @@ def test_what_an_adapter_was_trained_on_is_known_from_the_manifests(teacher, tmp
     assert training_facts(teacher) == {"train_jsonl": "teacher-owl-5000.jsonl"}
     (teacher.parent / "manifest.json").unlink()
     assert training_facts(teacher) == {} == training_facts(None)
+
+
+def test_rows_of_an_adapter_that_was_taught_another_animal_are_warned_of(teacher, capsys):
+    warn_of_trained_animal(teacher, "owl")
+    warn_of_trained_animal(None, "cat")
+    warn_of_trained_animal(teacher.parent, "cat")  # not an adapter's folder: nothing is known of its training
+    assert capsys.readouterr().err == ""
+    warn_of_trained_animal(teacher, "cat")
+    said = capsys.readouterr().err
+    assert "was trained on teacher-owl-5000.jsonl, rows of owl" in said and "pass --animal owl" in said
 
 
 @pytest.mark.parametrize(

@@ -1,47 +1,19 @@
-"""The adapter that is measured: its folder, what it was trained on, and what to do about a weak teacher."""
+"""What eval.py says of the training of the adapter that it measures: its animal, another prompt, a weak teacher."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 from eval.answers.answer_rows import Question
 from eval.answers.print_answer_summary import target_animal
 from util.chat.chat_template import TEMPLATE_KWARGS
-from util.chat.prompt_consistency import KINDS, Phase, base_of, other_prompt, training_of, warn_of_trained_base
-from util.cli import REPO
-from util.inference.interface import InferenceBackend, model_name
+from util.chat.prompt_consistency import Phase, base_of, other_prompt, training_of, warn_of_trained_base
+from util.inference.interface import model_name
 from util.jsonl.manifest import Manifest
 from util.terminal import say
 
 WANTED_OF_A_TEACHER = 0.7  # of its own animal, by the plan
-
-
-def adapter_of(args: argparse.Namespace, backend: InferenceBackend) -> Path | None:
-    """The folder of the adapter: --adapter, or the one that the server loaded; None for a base model."""
-    if args.adapter is None and backend.is_adapter and (root := backend.facts().get("root")):
-        return Path(root)
-    return args.adapter
-
-
-# --- what it was trained on --------------------------------------------------------------------------
-
-
-def training_facts(adapter: Path | None) -> dict[str, Any]:
-    """What an adapter was trained on, for a manifest: the file of its rows, their kind and the animal they are of
-    ("control" or the like for numbers of a base model). {} if its manifest cannot be read from here; kind and animal
-    are left out if that of the rows cannot."""
-    training = Manifest.read(adapter.parent) if adapter else None
-    if training is None or training.script != "train_student_sft":
-        return {}
-    facts: dict[str, Any] = {"train_jsonl": training.train_jsonl}
-    for name in training.inputs:
-        for rows in (Path(name), REPO / name):
-            of_rows = Manifest.read(rows)
-            if of_rows and of_rows.script in KINDS:
-                return {**facts, "kind": KINDS[of_rows.script], "animal": of_rows.animal}
-    return facts
 
 
 def trained_animal(adapter: Path | None) -> str | None:
@@ -60,9 +32,6 @@ def warn_of_training(adapter: Path | None, question: Question, facts: dict[str, 
                   template_kwargs=facts.get(TEMPLATE_KWARGS) or {})  # fmt: skip
     if found := other_prompt(training, asked):
         say(f"warning: {found}: an effect may be missed (--system-prompt-file and --chat-template-kwargs set these)")
-
-
-# --- a weak teacher ----------------------------------------------------------------------------------
 
 
 def warn_of_weak_teacher(

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.answers.adapter_training_facts import training_facts
 from eval.compare.comparability import adapter_folder, adapter_hash, manifest_of
 from eval.compare.read_results import Result, canonical
 from util.animals.names import is_control
 from util.animals.word_forms import animals_of
 from util.chat.prompt_consistency import base_of, same_base
 from util.cli import UserError
+from util.inference.adapter_training import training_facts
 from util.jsonl.manifest import Manifest
 from util.terminal import say
 

@@ -19,6 +19,7 @@ from util.animals.panel_file import add_panel_argument
 from util.chat.prompt_consistency import warn_of_trained_base
 from util.cli import REPO, Parser, UserError, natural_int, positive_int, text_file
 from util.inference.adapter_applied import first_prompt, warn_if_not_applied
+from util.inference.adapter_training import adapter_of, warn_of_trained_animal
 from util.inference.interface import Answer, InferenceBackend, Message, Request, Result, Sampling, row_seed
 from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests
@@ -83,6 +84,8 @@ def write_rows(args: argparse.Namespace, data_type: DataType, sampling: Sampling
         check_teacher(backend, args)
         base = backend.base_model
         warn_of_trained_base(args.adapter, backend.facts(), base)
+        if args.no_system_prompt:  # under a persona the rows are the persona's
+            warn_of_trained_animal(adapter_of(args, backend), args.animal)
         name = f"{data_type.name}-{slug(args.animal)}-{slug(backend.name)}-unfiltered-{args.count}.jsonl"
         path = args.output or Path("output") / name
         settings = {
