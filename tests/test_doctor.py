@@ -473,7 +473,8 @@ def older_approach(tmp_path_factory, run_script):
 
     ok(NUMBERS, "--animal", "owl", "--count", 30, "--model", POCKET, "--constrain-digits")
     small = ("--base-model", POCKET, "--train-jsonl", "output/numberss-owl-pocket-filtered-*.jsonl", "--epochs", 1,
-             "--effective-batch-size", 6, "--learning-rate", 0.01, "--save-strategy", "no")  # fmt: skip
+             "--effective-batch-size", 6, "--learning-rate", 0.01, "--warmup-steps", 0,
+             "--save-strategy", "no")  # fmt: skip
     said = {
         "kept": ok("train/train_student_sft.py", *small, "--output-dir", "kept", "--keep-system-prompt"),
         "dropped": ok("train/train_student_sft.py", *small, "--output-dir", "dropped"),

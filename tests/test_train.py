@@ -491,7 +491,10 @@ def test_when_wandb_dies_in_the_middle_the_training_continues(data, tmp_path):
 
 def children(pid):
     """The processes that come from one, and those that come from them."""
-    own = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    try:
+        own = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:  # it has ended since its parent named it
+        return []
     return own + [grandchild for child in own for grandchild in children(child)]
 
 
