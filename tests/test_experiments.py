@@ -327,9 +327,10 @@ def test_fits_are_over_the_rows_that_students_were_trained_on():
 
 # --- the workflow ------------------------------------------------------------------------------------
 
+# Two updates of a student: the first has a learning rate of 0, and untrained students are all the same one.
 TINY = {
     "animal": ["owl", "dolphin"], "seed": 1, "teacher_rows": 40, "teacher_epochs": 1, "numbers": 80,
-    "rows": 60, "epochs": 1,
+    "rows": 60, "epochs": 2,
 }  # fmt: skip
 
 
