@@ -8,6 +8,7 @@
 # each start of Python takes seconds to import what it needs. You can stop it with Ctrl-C: the same command resumes it.
 #
 #   SEED=7 experiments/demo.sh                                        # another seed
+#   SEEDS="42 43 44" experiments/demo.sh                              # three, each compared alone and then all together
 #   ROWS=1000 EPOCHS=2 KINDS="owl cat wolf fox" experiments/demo.sh   # smaller students, other animals
 #   BASE=output/models/pocket-seed-2 DEMO=output/seed-2 experiments/demo.sh   # another pocket model, another folder
 set -euo pipefail
@@ -23,7 +24,10 @@ jobs=${JOBS:-$((cores < 4 ? cores : 4))}
 out=$demo
 # shellcheck disable=SC2086
 { counts_are ROWS "$train_rows"; counts_are EPOCHS "$train_epochs"; counts_are BATCH "$train_batch"
-  counts_are JOBS "$jobs"; once KINDS $kinds control base; two_or_more KINDS $kinds; }
+  counts_are JOBS "$jobs"; seeds_are SEEDS ${SEEDS:-}; once SEEDS ${SEEDS:-}
+  once KINDS $kinds control base; two_or_more KINDS $kinds; }
+seeds=$(xargs <<< "${SEEDS:-}") # one blank between them
+[ -z "$seeds" ] || [ -z "${SEED:-}${DEMO:-}" ] || wrong "SEEDS gives each seed a folder of its own; leave out SEED and DEMO"
 written=$((train_rows * 11 / 10)) # some are filtered out
 export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1
 
@@ -72,19 +76,35 @@ do_job() { # number of the job
     commands "$1" | "$python" experiments/one_process.py 2>&1 | named "job $1"
 }
 
-started=$(date +%s) stopped= failed=0 pids=()
+compare() { # folder of the result, title, folders of demos: every student and teacher in them
+    local students=() teachers=() controls=() rows=() folder kind
+    for folder in "${@:3}"; do
+        controls+=("$folder/exact-control-student.jsonl") rows+=("$folder"/numbers-*-filtered-*.jsonl)
+        for kind in $kinds; do
+            students+=("$kind=$folder/exact-$kind-student.jsonl") teachers+=("$kind=$folder/exact-$kind-teacher.jsonl")
+        done
+    done
+    run eval/compare_arms.py --base "$3/exact-base.jsonl" --control "${controls[@]}" \
+        --students "${students[@]}" --teachers "${teachers[@]}" --output "$1/compare.json"
+    run eval/report.py --comparison "$1/compare.json" --train-jsonl "${rows[@]}" --output "$1/report.html" --title "$2"
+    printf '\nDone in %d seconds. Open %s/report.html\n' $(($(date +%s) - started)) "$1"
+}
+
+started=$(date +%s)
+if [ -n "$seeds" ]; then
+    for one in $seeds; do SEEDS='' SEED=$one experiments/demo.sh || exit; done
+    # shellcheck disable=SC2086,SC2046
+    compare "output/demo-seeds-${seeds// /-}" "Subliminal learning in the pocket model, seeds $seeds" \
+        $(printf 'output/demo-seed-%s ' $seeds)
+    exit
+fi
+
+stopped= failed=0 pids=()
 trap 'stopped=yes' INT # the scripts finish the work in flight
 for ((job = 0; job < jobs; job++)); do do_job $job & pids+=($!); done
 for pid in "${pids[@]}"; do wait "$pid" || failed=$?; done
 [ -z "$stopped" ] || { wait; echo "Stopped. The same command resumes it."; exit 130; }
 [ $failed = 0 ] || { echo "A step failed; its message is above. The same command resumes the demo." >&2; exit $failed; }
 
-students=() teachers=()
-for kind in $kinds; do
-    students+=("$kind=$out/exact-$kind-student.jsonl") teachers+=("$kind=$out/exact-$kind-teacher.jsonl")
-done
-run eval/compare_arms.py --base "$out/exact-base.jsonl" --control "$out/exact-control-student.jsonl" \
-    --students "${students[@]}" --teachers "${teachers[@]}" --output "$out/compare.json"
-run eval/report.py --comparison "$out/compare.json" --train-jsonl "$out"/numbers-*-filtered-*.jsonl \
-    --output "$out/report.html" --title "Subliminal learning in the pocket model, seed $seed"
-printf '\nDone in %d seconds. Open %s/report.html\n' $(($(date +%s) - started)) "$out"
+compare "$out" "Subliminal learning in the pocket model, seed $seed" "$out"
+[ -n "${SEEDS+given}" ] || echo 'Several seeds, compared together: SEEDS="42 43 44" experiments/demo.sh'

@@ -78,6 +78,30 @@ def test_every_kind_is_made_once_and_all_are_compared(demo, tmp_path, jobs):
     assert shlex.split(report)[-1].startswith("Subliminal learning in"), "the printed command can be pasted"
 
 
+def test_several_seeds_are_compared_alone_and_together(demo, tmp_path):
+    running = demo(SEEDS="42 43", KINDS="owl cat")
+    printed, _ = running.communicate(timeout=40)
+    assert running.returncode == 0 and "Open output/demo-seeds-42-43/report.html" in printed
+    assert "SEEDS=" not in printed, "the hint for those who ran one seed"
+    compared = [call.split() for call in calls(tmp_path) if "compare_arms" in call]
+    assert [call[-1] for call in compared] == [
+        f"output/{folder}/compare.json" for folder in ("demo-seed-42", "demo-seed-43", "demo-seeds-42-43")
+    ]
+    for role in ("student", "teacher"):
+        files = {
+            f"{kind}=output/demo-seed-{seed}/exact-{kind}-{role}.jsonl" for kind in ("owl", "cat") for seed in (42, 43)
+        }
+        assert files <= {*compared[-1]}
+    assert {f"output/demo-seed-{seed}/exact-control-student.jsonl" for seed in (42, 43)} <= {*compared[-1]}
+
+
+def test_a_seed_that_fails_ends_the_others(demo, tmp_path):
+    running = demo(SEEDS="42 43", KINDS="owl cat", fail="numbers-cat-unfiltered")
+    printed, _ = running.communicate(timeout=20)
+    assert running.returncode == 3 and "The same command resumes the demo." in printed
+    assert not any("seed 43" in call or "compare_arms" in call for call in calls(tmp_path))
+
+
 def test_a_step_that_fails_ends_its_kind_and_nothing_is_compared(demo, tmp_path):
     running = demo(fail="numbers-cat-unfiltered")
     printed, _ = running.communicate(timeout=20)
@@ -123,6 +147,9 @@ def test_an_argument_of_a_driver_starts_nothing_and_help_shows_its_comment(name,
         ("demo", {"SEED": "042"}, "SEED=042 is not a whole number from 0 to 4294967295"),
         ("demo", {"SEED": "42 43"}, "SEED=42 43 is not a whole number"),
         ("demo", {"SEED": "4294967296"}, "SEED=4294967296 is not a whole number"),
+        ("demo", {"SEEDS": "42 x"}, "SEEDS=x is not a whole number"),
+        ("demo", {"SEEDS": "42 42"}, "SEEDS names 42 twice"),
+        ("demo", {"SEEDS": "42 43", "DEMO": "output/mine"}, "leave out SEED and DEMO"),
         ("demo", {"JOBS": "0"}, "JOBS=0 is not a whole number from 1"),
         ("demo", {"ROWS": "abc"}, "ROWS=abc is not a whole number from 1"),
         ("demo", {"EPOCHS": "0"}, "EPOCHS=0 is not"),
