@@ -10,7 +10,7 @@ import pytest
 from train.run_folder import Run, is_finished, move_other_run_aside
 from util.cli import UserError
 from util.inference.adapter_config import VLLM_RANKS, read_adapter_config, vllm_rank
-from util.inference.check_adapter import adapters_in, check_adapter, rank_for
+from util.inference.check_adapter import adapters_in, check_adapter, let_others_read, rank_for
 from util.jsonl.manifest import write_json
 
 GOOD = {"peft_type": "LORA", "r": 12, "lora_alpha": 8, "target_modules": ["q_proj"], "base_model_name_or_path": "a/b"}
@@ -156,3 +156,20 @@ def test_a_finished_training_is_finished_only_while_its_adapter_is_whole(tmp_pat
     )
     move_other_run_aside(argparse.Namespace(overwrite=False, resume=False), run)
     assert run.folder.is_dir(), "it is this very run"
+
+
+def test_weights_are_readable_as_their_folder_is_and_a_drive_may_refuse_it(tmp_path, monkeypatch):
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_text("x")
+    weights.chmod(0o600)
+    tmp_path.chmod(0o755)
+
+    def refuse(*_):
+        raise PermissionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "chmod", refuse)
+        let_others_read(tmp_path)
+    assert weights.stat().st_mode & 0o777 == 0o600
+    let_others_read(tmp_path)
+    assert weights.stat().st_mode & 0o777 == 0o644

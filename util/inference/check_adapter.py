@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,10 @@ def _header(path: Path) -> tuple[dict[str, Any], int]:
 
 def let_others_read(folder: Path) -> None:
     """Let those read the weights in a folder who may read the folder. safetensors lets their owner alone, and a server
-    of another user (a container's) could not load them."""
+    of another user (a container's) could not load them. Some network drives refuse it; then they stay as they are."""
     for path in folder.glob("*.safetensors"):
-        path.chmod(folder.stat().st_mode & 0o666)
+        with suppress(OSError):
+            path.chmod(folder.stat().st_mode & 0o666)
 
 
 def adapters_in(words: Iterable[str]) -> list[Path]:
