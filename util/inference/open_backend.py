@@ -56,7 +56,7 @@ def add_backend_arguments(parser: argparse.ArgumentParser, several_adapters: boo
 
 
 def adapter_folder(text: str) -> Path:
-    """argparse type of --adapter. (`check_adapter` looks into the folder: this is not yet known to be one.)"""
+    """argparse type of --adapter: any text but an empty one. `check_adapter` looks into the folder."""
     return Path(path_text(text))
 
 
