@@ -13,7 +13,7 @@ Usage:
     python experiments/pilots/confirm_tests.py experiments/results/qwen2.5-1.5b
     python experiments/pilots/confirm_tests.py RESULTS --pack WORKER_OUTPUT --pack-other OTHER_OUTPUT  # makes RESULTS
     python experiments/pilots/confirm_tests.py RESULTS --run many      # the strictest filter on 12,000 draws
-    python experiments/pilots/confirm_tests.py RESULTS --run digits    # 10,000 rows of digits
+    python experiments/pilots/confirm_tests.py RESULTS --run digits    # 10,000 rows of digits; digits-again: another seed
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ RUNS = {  # files of measures of the 1.5B and the 0.5B
     "strict": ("strict", "strict-other-base"),
     "many": ("many", "many-other-base"),
     "digits": ("digits", "digits-other-base"),
+    "digits-again": ("digits-again", "digits-again-other-base"),
 }
 BASES = {"1.5B": 0, "0.5B": 1}
 
@@ -63,7 +64,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--csv", help="also write a line for each student of the first run into this file")
     parser.add_argument("--pack", type=Path, help="first fill the results folder from this output of the worker")
     parser.add_argument("--pack-other", type=Path, help="the worker's output for the other base")
-    parser.add_argument("--run", choices=RUNS, default="first", help="what is packed; many and digits print no other")
+    parser.add_argument("--run", choices=RUNS, default="first", help="what is packed; all but the first print no other")
     return parser.parse_args()
 
 
@@ -246,7 +247,7 @@ def main() -> None:
     for source, name in zip((args.pack, args.pack_other), RUNS[args.run]):
         if source:
             pack(source, args.results / f"{name}.jsonl")
-    if args.run in ("many", "digits"):
+    if args.run not in ("first", "strict"):
         later = {base: load(args.results / f"{RUNS[args.run][i]}.jsonl") for base, i in BASES.items()}
         print_later(later, load(args.results / "strict.jsonl"))
         return
