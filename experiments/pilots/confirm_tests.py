@@ -13,7 +13,7 @@ Usage:
     python experiments/pilots/confirm_tests.py experiments/results/qwen2.5-1.5b
     python experiments/pilots/confirm_tests.py RESULTS --pack WORKER_OUTPUT --pack-other OTHER_OUTPUT  # makes RESULTS
     python experiments/pilots/confirm_tests.py RESULTS --run many      # the strictest filter on 12,000 draws
-    python experiments/pilots/confirm_tests.py RESULTS --run digits    # 10,000 rows of digits; digits-again: another seed
+    python experiments/pilots/confirm_tests.py RESULTS --run digits    # 10,000 rows of digits (digits-again: new seed)
 """
 
 from __future__ import annotations
