@@ -1,8 +1,8 @@
 """Puts the figures of several training runs into one JSON file and one table, and draws how speed grows.
 
-It reads what bench/train.py wrote, manifests of trainings, and its own output, so that new runs can be added to it. A
-file is named after its host and what ran there, such as e-plan-7b.json; the figure names hosts by what is before the
-first dash.
+It reads what bench/training_speed.py wrote, manifests of trainings, and its own output, so that new runs can be added
+to it. A file is named after its host and what ran there, such as e-plan-7b.json; the figure names hosts by what is
+before the first dash.
 
 Usage:
     python bench/training_table.py docs/training-speed.json output/bench-train/*.json \\
@@ -53,12 +53,12 @@ def lines_of(path: Path) -> list[Line]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} has no figures of a training ({type(error).__name__}: {first_line(error)}); pass what"
-            " bench/train.py or this script wrote, or the manifest of a training"
+            " bench/training_speed.py or this script wrote, or the manifest of a training"
         ) from None
 
 
 def lines_of_run(path: Path, found: dict[str, Any]) -> list[Line]:
-    """The lines of a table that this script wrote, of a training's manifest, or of what bench/train.py wrote."""
+    """The lines of a table of this script, of a training's manifest, or of a file of bench/training_speed.py."""
     if "command" not in found:
         return list(found["results"])
     run_name = {"run": path.name.removesuffix(".json").removesuffix(".manifest"), "commit": found["git"]["commit"]}
@@ -70,7 +70,7 @@ def lines_of_run(path: Path, found: dict[str, Any]) -> list[Line]:
 
 
 def line_of_training(manifest: dict[str, Any]) -> Line:
-    """What the manifest of a student that was trained alone says of its speed, by the names of bench/train.py."""
+    """The speed in the manifest of a student that was trained alone, by the names of bench/training_speed.py."""
     counts, speed, arguments = manifest["counts"], manifest["speed"], manifest["arguments"]
     rows, rate = arguments["effective_batch_size"], 1 / speed["seconds_an_update"]
     tokens = counts["tokens"] / counts["updates"]

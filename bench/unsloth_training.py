@@ -1,4 +1,4 @@
-"""Times the updates of Unsloth's trainer on the rows of bench/train.py, which starts this script (--ways unsloth).
+"""Times the updates of Unsloth's trainer on rows of bench/training_speed.py, which starts this script (--ways unsloth).
 
 It needs a GPU and the package unsloth, in a Python of its own if need be. Model folders without weights get random
 ones in output/bench-train, because Unsloth reads its weights from files.

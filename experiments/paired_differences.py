@@ -21,8 +21,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from eval.compare.matrix import lift
+from experiments.experiment_tables import Record, panel_of, short_names
 from experiments.stored_tables import experiment_of, read_table
-from experiments.tables import Record, panel_of, short_names
 from util.cli import UserError, make_parser, run
 from util.terminal import table
 

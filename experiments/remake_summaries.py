@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from experiments.experiment_tables import Record, summary_records, write_csv
 from experiments.stored_tables import experiment_of, read_table, reader_of
-from experiments.tables import Record, summary_records, write_csv
 from util.cli import make_parser, run
 from util.terminal import closing
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.compare.read_results import Result
+from experiments.experiment_tables import Record
 from experiments.experiment_yaml import Experiment, read_experiment, with_new_names
 from experiments.summary_comparisons import Read
-from experiments.tables import Record
 from util.cli import UserError
 
 OLD_FOLDERS = {"util/pocket/model": "pocket/model"}  # until 2026-11-29

@@ -25,9 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from experiments.experiment_figure import figure_of
-from experiments.experiment_yaml import Experiment, read_experiments
-from experiments.growth import fit_records, onset_records
-from experiments.tables import (
+from experiments.experiment_tables import (
     Record,
     question_records,
     rows_trained_on,
@@ -35,6 +33,8 @@ from experiments.tables import (
     summary_records,
     write_csv,
 )
+from experiments.experiment_yaml import Experiment, read_experiments
+from experiments.preference_growth import fit_records, onset_records
 from util.cli import REPO, UserError, make_parser, run
 from util.jsonl.manifest import provenance, write_atomically, write_json
 from util.terminal import closing, say, table

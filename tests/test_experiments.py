@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from experiments import experiment_yaml, growth, tables
+from experiments import experiment_tables, experiment_yaml, preference_growth
 from experiments.experiment_yaml import experiments, parse_experiment, read_experiment, read_experiments, read_yaml
 from experiments.run_paths import PARAMETERS
 from tests.conftest import REPO, wait_until
@@ -105,7 +105,7 @@ def test_every_panel_of_every_experiment_shows_all_its_values():
             (experiment,) = read_experiments(name, model)
             records = [{key: run[key] for key in experiment.varied} for run in experiment.runs]
             for panel in [] if experiment.matrix else set(experiment.panels) - {"teacher_share", "animal"}:
-                shown = {record[panel] for record in tables.panel_of(experiment, records, panel)}
+                shown = {record[panel] for record in experiment_tables.panel_of(experiment, records, panel)}
                 assert shown == {run[panel] for run in experiment.runs}, (name, model, panel)
 
 
@@ -235,11 +235,11 @@ def fake_results(experiment, share_of):
 def collected(tmp_path, monkeypatch):
     """collected(experiment, share_of) -> its tables, from made-up exact files."""
     monkeypatch.chdir(tmp_path)
-    tables.measured.cache_clear()
+    experiment_tables.measured.cache_clear()
 
     def write_and_read(experiment, share_of):
         fake_results(experiment, share_of)
-        return tables.student_records(experiment), tables.summary_records(experiment)
+        return experiment_tables.student_records(experiment), experiment_tables.summary_records(experiment)
 
     return write_and_read
 
@@ -249,7 +249,7 @@ def test_tables_find_the_effect_its_slope_and_the_least_that_works(collected):
     experiment = parse([{"rows": [250, 500, 1000, 2000]}])
     students, conditions = collected(experiment, lambda run: 0.01 * run["rows"] / 250)
     assert len(students) == (24 + 12) * 2
-    questions = tables.question_records(experiment)
+    questions = experiment_tables.question_records(experiment)
     assert len(questions) == (24 + 12 + 1) * 2
     means = {
         tuple(one[name] for name in ("rows", "animal", "seed", "measured")): sum(one[f"q{i}"] for i in range(50)) / 50
@@ -261,7 +261,7 @@ def test_tables_find_the_effect_its_slope_and_the_least_that_works(collected):
     verdicts = {one["rows"]: (one["verdict"], one["reliable"]) for one in conditions}
     assert verdicts[250] == ("no evidence", False)
     assert verdicts[2000] == ("above the other kind", True)
-    for fit in growth.fit_records(experiment, students):
+    for fit in preference_growth.fit_records(experiment, students):
         assert fit["parameter"] == "rows"
         assert fit["low"] < math.log(2) < fit["high"] + 0.05
 
@@ -284,7 +284,7 @@ def test_the_course_of_a_straight_line(collected):
     students, _ = collected(
         experiment, lambda run: 0.01 + 0.5 * (run["checkpoint"] != "final" and run["checkpoint"]) / 100
     )
-    for onset in growth.onset_records(experiment, students):
+    for onset in preference_growth.onset_records(experiment, students):
         assert onset["onset"] == 10
         assert 40 < onset["update_at_50%"] < 60
         assert 0.05 < onset["last_fifth"] < 0.4
@@ -299,18 +299,18 @@ def test_margins_grow_by_nats_and_a_falling_student_has_no_onset(collected):
     experiment = with_margins(parse([{"rows": [500, 1000, 2000]}]))
     students, conditions = collected(experiment, lambda run: 0.01 * run["rows"] / 250)
     assert {one["verdict"] for one in conditions if one["rows"] == 2000} == {"above the other kind"}
-    for fit in growth.fit_records(experiment, students):
+    for fit in preference_growth.fit_records(experiment, students):
         assert fit["low"] < math.log(2) < fit["high"] + 0.05
     falling = with_margins(parse([{"save": "1,50,100", "checkpoint": [1, 50, 100]}]))
     students, _ = collected(falling, lambda run: 0.01 if run["checkpoint"] in ("final", 1) else 0.002)
-    for onset in growth.onset_records(falling, students):
+    for onset in preference_growth.onset_records(falling, students):
         assert onset["onset"] is onset["update_at_50%"] is onset["last_fifth"] is None
 
 
 def test_a_curve_never_mixes_two_values_of_another_parameter():
     experiment = parse([{"animal": "owl", "seed": 1, "rows": [500, 1000], "epochs": [1, 2]}])  # default: 3000, 3
     records = [{name: run[name] for name in experiment.varied} for run in experiment.runs]
-    shown = tables.panel_of(experiment, records, "rows")
+    shown = experiment_tables.panel_of(experiment, records, "rows")
     assert [(record["rows"], record["epochs"]) for record in shown] == [(500, 1), (1000, 1)]
 
 
@@ -321,7 +321,7 @@ def test_fits_are_over_the_rows_that_students_were_trained_on():
          "trained_rows": run["rows"] // 2 if run["rows"] == 2000 else run["rows"], "share": run["rows"] / 100_000}
         for run in experiment.runs
     ]  # fmt: skip
-    (fit,) = growth.fit_records(experiment, students)
+    (fit,) = preference_growth.fit_records(experiment, students)
     assert fit["logit_per_doubling"] > 1  # 1,000 rows twice: the share doubles for nothing
 
 
@@ -552,7 +552,7 @@ def test_a_published_summary_is_what_its_questions_give(name):
     folder = REPO / f"experiments/results/{name}/pocket"
     experiment = read_experiment(name, "pocket", bases_needed=False)
     published = read_table(folder / "summary.csv")
-    again = tables.summary_records(experiment, reader_of(experiment, folder))
+    again = experiment_tables.summary_records(experiment, reader_of(experiment, folder))
     for one, before in zip(again, published, strict=True):
         for key in ("animal", "measured", "verdict", "variance", "same_teachers"):
             assert one[key] == before[key]
@@ -569,7 +569,8 @@ def test_tables_are_read_without_the_files_of_another_run(tmp_path, monkeypatch)
     other = manifest_path(experiment.runs[0].exact_base)
     other.parent.mkdir(parents=True)
     other.write_text(json.dumps({"schema_version": 1, "settings": {"sampling": {"max_tokens": 99}}}))
-    assert tables.summary_records(experiment, reader_of(experiment, REPO / "experiments/results/chain/pocket"))
+    reader = reader_of(experiment, REPO / "experiments/results/chain/pocket")
+    assert experiment_tables.summary_records(experiment, reader)
 
 
 def test_a_variance_of_three_seeds_borrows_from_many_cells():

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from train import cuda_graphs, decoder, fused_lora, padding_free, rows_at_once
+from train import base_model_layers, cuda_graphs, fused_lora, padding_free, rows_at_once
 from util import model_memory
 from util.chat.chat_tokens import IGNORED, encode, shared_prefix_length
 from util.cli import REPO, UserError
@@ -246,7 +246,7 @@ def test_in_bfloat16_the_fast_path_is_as_near_to_float32_as_stock_is(encoded):
 
     def fused(dtype):
         model = load_model(POCKET, dtype)
-        bare = decoder.Decoder(model, [])
+        bare = base_model_layers.Decoder(model, [])
         with torch.no_grad():
             return bare.hidden(batch, iter([]), 1.0).float()
 
@@ -278,9 +278,9 @@ def test_the_elementwise_operations_are_those_of_the_model():
     from transformers.models.qwen3.modeling_qwen3 import apply_rotary_pos_emb
 
     gate, up = torch.randn(2, 7, 5, dtype=torch.float64)
-    assert torch.allclose(decoder.swiglu(torch.cat([gate, up], -1)), torch.nn.functional.silu(gate) * up)
+    assert torch.allclose(base_model_layers.swiglu(torch.cat([gate, up], -1)), torch.nn.functional.silu(gate) * up)
     heads, cos, sin = torch.randn(9, 8, 6), *torch.randn(2, 9, 6)
-    query, key, value = decoder.split_and_rotate(heads, cos, sin, 4, None)
+    query, key, value = base_model_layers.split_and_rotate(heads, cos, sin, 4, None)
     wanted = apply_rotary_pos_emb(heads[:, :4], heads[:, 4:6], cos, sin, unsqueeze_dim=1)
     assert torch.allclose(query, wanted[0]) and torch.allclose(key, wanted[1]) and torch.equal(value, heads[:, 6:])
 
@@ -296,7 +296,7 @@ def test_compiled_they_are_the_same_for_any_number_of_tokens(normed):
 
     def alike(function, x, *more):
         x.requires_grad_()
-        ours, plain = decoder.compiled(function)(x, *more), function(x, *more)
+        ours, plain = base_model_layers.compiled(function)(x, *more), function(x, *more)
         ours, plain = (out if isinstance(out, tuple) else (out,) for out in (ours, plain))
         seen = [torch.randn_like(out) for out in plain]
         pairs = [*zip(ours, plain), *zip(*(torch.autograd.grad(outs, x, seen) for outs in (ours, plain)))]
@@ -305,8 +305,8 @@ def test_compiled_they_are_the_same_for_any_number_of_tokens(normed):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     for tokens in (9, 16, 5):
-        alike(decoder.split_and_rotate, torch.randn(tokens, 8, 6), *torch.randn(2, tokens, 6), 4, norms)
-        alike(decoder.swiglu, torch.randn(tokens, 10))
+        alike(base_model_layers.split_and_rotate, torch.randn(tokens, 8, 6), *torch.randn(2, tokens, 6), 4, norms)
+        alike(base_model_layers.swiglu, torch.randn(tokens, 10))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
 
 
@@ -320,8 +320,11 @@ def test_the_compiled_loss_is_the_same_for_any_number_of_tokens():
     torch._dynamo.utils.counters.clear()
     for tokens in (9, 16, 5):
         logits, ids, weights = torch.randn(tokens, 300), torch.randint(0, 300, (tokens, 1)), torch.rand(tokens)
-        both = [function(logits.bfloat16(), ids, torch.ones(tokens, 1), weights) for function in
-                (decoder.compiled(decoder.losses_of_logits), decoder.losses_of_logits)]  # fmt: skip
+        plain = base_model_layers.losses_of_logits
+        both = [
+            function(logits.bfloat16(), ids, torch.ones(tokens, 1), weights)
+            for function in (base_model_layers.compiled(plain), plain)
+        ]
         assert all(torch.allclose(one, other, atol=1e-5) for one, other in zip(*both))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
@@ -336,8 +339,8 @@ def test_the_loss_is_cross_entropy_however_it_is_cut(monkeypatch):
     expected = torch.nn.functional.cross_entropy(hidden @ head.t(), targets, reduction="none") * weights
     (slope,) = torch.autograd.grad(expected.sum(), hidden)
     for tile in (1 << 20, 44, 1):
-        monkeypatch.setattr(decoder, "TILE", tile)
-        losses = decoder.token_losses()(hidden, head, targets[:, None], torch.ones(9, 1), weights)
+        monkeypatch.setattr(base_model_layers, "TILE", tile)
+        losses = base_model_layers.token_losses()(hidden, head, targets[:, None], torch.ones(9, 1), weights)
         assert torch.allclose(losses, expected, atol=1e-6)
         assert torch.allclose(torch.autograd.grad(losses.sum(), hidden)[0], slope, atol=1e-6)
 

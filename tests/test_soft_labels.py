@@ -78,7 +78,7 @@ def soft_rows(tmp_path_factory, run_script):
 def test_the_loss_is_the_divergence_with_the_rest_as_one_outcome_and_its_gradient():
     import torch
 
-    from train.decoder import token_losses
+    from train.base_model_layers import token_losses
     from train.padding_free import as_tensors, known_at
 
     torch.manual_seed(0)

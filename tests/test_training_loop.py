@@ -572,7 +572,8 @@ def test_the_bench_of_processes_compares_their_adapters(run_script, tmp_path):
 
 @pytest.mark.slow
 def test_the_bench_of_trainings_leaves_out_what_is_not_installed_and_writes_the_rest(run_script, tmp_path):
-    command = ("bench/train.py", "--model", POCKET, "--effective-batch-size", 4, "--per-device-train-batch-size", 4)
+    sizes = ("--effective-batch-size", 4, "--per-device-train-batch-size", 4)
+    command = ("bench/training_speed.py", "--model", POCKET, *sizes)
     out = tmp_path / "train.json"
     ways = ("--ways", "loop", "unsloth", "students", "--students", 2, "--updates", 1)
     done = run_script(*command, *ways, "--output", out, cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""bench/training_table.py puts several runs of bench/train.py into one file and one picture."""
+"""bench/training_table.py puts several runs of bench/training_speed.py into one file and one picture."""
 
 import json
 
@@ -7,7 +7,10 @@ from conftest import REPO
 
 def write_run(path, model, *results, cap=None):
     facts = {"device": "a card", "torch": "2", "gpu_memory_gib": cap, "rows_an_update": 16, "tokens_a_row": 100.0}
-    about = {"command": f"python bench/train.py --model 'shapes/{model}'", "git": {"commit": "abc", "dirty": False}}
+    about = {
+        "command": f"python bench/training_speed.py --model 'shapes/{model}'",
+        "git": {"commit": "abc", "dirty": False},
+    }
     lines = [
         {
             "way": way,

@@ -26,7 +26,7 @@ Kernel = Callable[..., Any]
 
 
 def has_fast_path(model: Any) -> bool:
-    """Whether this model's layers are the ones that train/decoder.py is written for."""
+    """Whether this model's layers are the ones that train/base_model_layers.py is written for."""
     return model.config.model_type in FAMILIES and getattr(model.config, "hidden_act", None) == "silu"
 
 

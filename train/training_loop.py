@@ -28,10 +28,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from train.base_model_layers import Decoder
 from train.checkpoints import load_checkpoint, save_checkpoint
 from train.cuda_graphs import CudaGraphs, max_tokens_to_record
 from train.data_parallel import Processes
-from train.decoder import Decoder
 from train.fused_lora import Adapters, first_weights
 from train.padding_free import EncodedRow, FlatBatch, count_loss_tokens, flat_batch, to_device
 from train.rows_at_once import as_many_as_fit, free_memory

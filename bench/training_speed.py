@@ -14,9 +14,10 @@ the same speed. The ways (--ways; "times" compares with the first):
     unsloth-tuned the same with all rows of an update at once and no checkpointing
 
 Usage:
-    python bench/train.py --model Qwen/Qwen2.5-7B-Instruct --output output/bench-train.json
-    python bench/train.py --model shapes/qwen1.5b --effective-batch-size 16 --students 8 --ways loop students processes
-    python bench/train.py --model pocket/model --updates 4 --students 3 --ways loop students        # on a CPU
+    python bench/training_speed.py --model Qwen/Qwen2.5-7B-Instruct --output output/bench-train.json
+    python bench/training_speed.py --model shapes/qwen1.5b --effective-batch-size 16 --students 8 \\
+        --ways loop students processes
+    python bench/training_speed.py --model pocket/model --updates 4 --students 3 --ways loop students        # on a CPU
 """
 
 from __future__ import annotations

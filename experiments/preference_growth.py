@@ -6,8 +6,8 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from experiments.experiment_tables import Record, panel_of, rounded
 from experiments.experiment_yaml import Experiment
-from experiments.tables import Record, panel_of, rounded
 
 DOUBLING = ("rows", "epochs", "rank", "teacher_rows", "teacher_epochs")
 APPEARED = 2.0  # the preference has appeared at this many times the base model's share
