@@ -6,8 +6,9 @@ Second: the same less that of the same base's students on plain rows (paired by 
 the base's rows, changed alike if there are such, plain ones otherwise); how much more likely other animals with the
 first letter of a student's animal are than in students of other letters, and own less others without that; how many
 animals are highest in their own students, how many are clear singly (Holm 0.05), and tests M1 and A of
-confirm_tests.py. Then pairs of animals with one letter, and the two bases' difference. RESULTS has the measures as
-sceptic.jsonl.gz (Qwen2.5-Coder-1.5B, plain rows too) and sceptic-smollm2.jsonl.gz (SmolLM2-135M on the 1.5B's rows).
+confirm_tests.py. Then pairs of animals with one letter, the two bases' difference, and own less others less the same
+between control students on rows filtered for each animal. RESULTS has the measures as sceptic.jsonl.gz
+(Qwen2.5-Coder-1.5B, plain rows too) and sceptic-smollm2.jsonl.gz (SmolLM2-135M on the 1.5B's rows).
 
 Usage:
     python experiments/pilots/sceptic_tests.py experiments/results/qwen2.5-1.5b
@@ -125,6 +126,20 @@ def print_difference(measures: dict[str, Measure], other: dict[str, Measure]) ->
             row(name, ends(apart[:, 0]), ends(apart[:, 0] - apart[:, 1]))
 
 
+def print_filtered_alike(bases: dict[str, dict[str, Measure]]) -> None:
+    """Own less others, less the same between control students whose rows went through the filters of these students."""
+    print()
+    head("base", "arm", "own less others", "the same in controls filtered alike", "difference", "median")
+    for base, measures in bases.items():
+        for name, arm, seeds in arms(measures):
+            control = {animal: students(measures, f"{name}-of-{animal}").get("base", []) for animal in ANIMALS}
+            if not whole(control, seeds):
+                continue
+            own, filtered = (tests_of(some, {})["gap"] for some in (arm, control))
+            row(base, name, ends(own), ends(filtered), f"**{ends(own - filtered)}**",
+                f"{statistics.median(own - filtered):+.2f}")  # fmt: skip
+
+
 def main() -> None:
     args = parse_args()
     for source, name in ((args.pack, "sceptic"), (args.pack_smollm2, "sceptic-smollm2")):
@@ -143,6 +158,7 @@ def main() -> None:
         print_tests(base, measures, taught)
     print_pairs(plain)
     print_difference(plain, other)
+    print_filtered_alike(bases)
 
 
 if __name__ == "__main__":
