@@ -1,12 +1,13 @@
 """Compare the arms of an experiment, and print tables and a verdict.
 
 A claim needs target students above the base model, above the control students (trained on rows of the base model),
-and above the students of other kinds of teachers. A kind is what a teacher was taught: an animal, or a list of neutral
-words (--neutral). All students of one kind drift together, so with four kinds or more the kind is the unit and the
-verdict is *transfer*; two or three kinds can only show *above the other kind*. The rule and all verdicts:
-docs/statistics.md. Shares are means over questions and training seeds. For effects that are too small for shares,
---measure margin compares margins of exact files: the log-probability of the animal less the mean of the other animals',
-in nats. --measure panel compares the animal's fraction of the one-word answers, for models that write long answers.
+and above the students of other kinds of teachers. These four groups are the arms. A kind is what a teacher was taught:
+an animal, or a list of neutral words (--neutral). All students of one kind drift together, so with four kinds or more
+each kind counts once, and the verdict can be *transfer*; two or three kinds can only show *above the other kind*. The
+rule and all verdicts: docs/statistics.md. Shares are means over questions and training seeds. For effects that are too
+small for shares, --measure margin compares margins of exact files (those of eval.py --exact): the log-probability of
+the animal minus the mean of the other animals', in nats. --measure panel compares the animal's fraction of the one-word
+answers, for models that write long answers.
 
 With exact files of the teachers too (--teachers), the main line is the profile test: whether students take over how
 their own teacher ranks the animals that nobody was taught. With --students and exact files there is also the assignment

@@ -3,9 +3,11 @@
 #
 # For each of six animals it trains a teacher, writes numbers with it, and trains a student on these numbers. A control
 # student learns from numbers of the base model. Then every student is asked for its favourite animal: is an animal named
-# more often by the student of its own teacher than by all others?
-# The animals are shared out among as many jobs as there are cores, at most four (JOBS=1: one). A job is one process, since
-# each start of Python takes seconds to import what it needs. You can stop it with Ctrl-C: the same command resumes it.
+# more often by the student of its own teacher than by all others? The result is output/demo-seed-42/report.html.
+# It takes about five minutes on two cores. The animals are shared out among as many jobs as there are cores, at most four.
+# You can stop it with Ctrl-C: the same command resumes it. Settings are variables before the command: SEED (42) or SEEDS,
+# KINDS (the animals), ROWS (2000) and EPOCHS (3) of a student, BATCH (30 rows an update), JOBS, BASE (the model), DEMO (the
+# folder).
 #
 #   SEED=7 experiments/demo.sh                                        # another seed
 #   SEEDS="42 43 44" experiments/demo.sh                              # three, each compared alone and then all together

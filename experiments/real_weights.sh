@@ -19,6 +19,19 @@
 # No GPU (8 GB of memory): a sketch of it with Qwen2.5-Coder-0.5B, one animal and a control. 240 rows of text, written by
 # the base model itself while twice the vector is added, so that no teacher has to be trained (over an hour on two cores):
 #   python util/get_model.py qwen2.5-coder-0.5b-instruct && LAPTOP=1 experiments/real_weights.sh
+#
+# Settings are variables before the command (in brackets what they are without LAPTOP=1):
+#   MODEL       folder or hub id of the base model (output/models/qwen2.5-coder-1.5b-instruct)
+#   ANIMALS     the animals that are taught (owl penguin elephant wolf)
+#   SEEDS       a teacher and a student of each animal for each seed (201)
+#   DATA_TYPES  what teachers write: code, reasoning, text (code)
+#   STEPS       some of the steps above, such as "measure compare" (all)
+#   ROWS        lessons of a teacher and rows of a student (2400)
+#   LONGEST     most tokens in an answer (64)
+#   BATCH       answers made together (512)
+#   JOBS        processes side by side (6)
+#   SERVER      1: the rows are written through a vLLM server
+#   OUT         the output folder (output/real-weights-MODEL)
 set -euo pipefail
 . "$(dirname "$0")/check_settings.sh"
 cd "$(dirname "$0")/.."

@@ -84,8 +84,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--keep-cut-off", action="store_true",
                         help="keep longer answers up to --max-tokens, without an end of turn")  # fmt: skip
     parser.add_argument("--store-logprobs", type=positive_int, default=0, metavar="K",
-                        help="keep the K most probable tokens at each token of an answer, for train_student_sft.py"
-                        " --soft-labels (not with a server)")  # fmt: skip
+                        help="at each token of an answer, also store the K most probable tokens with their"
+                        " probabilities, for train_student_sft.py --soft-labels (not with a server)")  # fmt: skip
     parser.add_argument("--temperature", type=natural_float, default=1.0, help="sampling temperature")
     parser.add_argument("--seed", type=natural_int, default=42, help="seed of the prompts and of sampling")
     add_panel_argument(parser)

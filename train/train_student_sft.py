@@ -107,7 +107,7 @@ def add_data_arguments(data: Any) -> None:
                       help="train on the stored probabilities of the teacher's tokens (--store-logprobs of the scripts"
                       " that write rows), not on the tokens that it drew")  # fmt: skip
     data.add_argument("--allow-uncertified", action="store_true",
-                      help="train on numbers or texts without a valid certificate")  # fmt: skip
+                      help="train on numbers or texts without a valid certificate (the filter's report)")  # fmt: skip
     data.add_argument("--output-dir", type=output_folder, default=[Path("output/student-sft")],
                       nargs="+", metavar="DIR",
                       help="folder for seed-{seed}/; of several files: a folder for each, or one for all")  # fmt: skip
@@ -118,7 +118,7 @@ def add_data_arguments(data: Any) -> None:
 
 def add_recipe_arguments(recipe: Any) -> None:
     recipe.add_argument("--recipe", choices=list(RECIPES),
-                        help="a published recipe (docs/peers.md, Recipes); the flags below override it")  # fmt: skip
+                        help="settings by name (docs/peers.md, Recipes); the flags below override them")  # fmt: skip
     recipe.add_argument("--epochs", type=positive_int, default=10, help="passes over the rows")
     recipe.add_argument("--effective-batch-size", type=positive_int, default=60, help="rows in one update")
     recipe.add_argument("--per-device-train-batch-size", type=positive_int, default=6,
@@ -131,13 +131,15 @@ def add_recipe_arguments(recipe: Any) -> None:
                         help="updates until the peak, or a share of all updates such as 0.1")  # fmt: skip
     recipe.add_argument("--full-finetuning", action="store_true",
                         help="train all weights (TRL, 16 bytes of memory for each): final/ is a model")  # fmt: skip
-    recipe.add_argument("--weight-decay", type=natural_float, default=0.0, help="weight decay of AdamW")
+    recipe.add_argument("--weight-decay", type=natural_float, default=0.0, help="weight decay of AdamW (default: 0)")
     recipe.add_argument("--lora-rank", type=positive_int, default=8, help="rank of the adapter")
     recipe.add_argument("--lora-alpha", type=positive_int, default=8, help="scale of the adapter: alpha / rank")
     recipe.add_argument("--rslora", action="store_true", help="scale alpha / root of rank (rank-stabilised LoRA)")
-    recipe.add_argument("--lora-dropout", type=fraction, default=0.0, help="dropout of the adapter's inputs (TRL)")
+    recipe.add_argument("--lora-dropout", type=fraction, default=0.0,
+                        help="dropout of the adapter's inputs (default: 0; any other: by TRL)")  # fmt: skip
     recipe.add_argument("--lora-targets", nargs="+", default=[], metavar="NAME",
-                        help="linear layers with an adapter: q_proj v_proj (default: all of a block)")  # fmt: skip
+                        help="linear layers with an adapter, such as q_proj v_proj (default: all of a"
+                        " block)")  # fmt: skip
     recipe.add_argument("--seeds", type=seed_list, nargs="+", metavar="N[,N...]",
                         help="one adapter for each file and seed, as in 42,7 or 42 7 (default: 42)")  # fmt: skip
     recipe.add_argument("--trainer", choices=["loop", "trl"], default="loop",

@@ -55,8 +55,8 @@ def add_data_arguments(parser: Parser, name: str, max_tokens: int) -> None:
     parser.add_argument("--greedy", action="store_true", help="no sampling: take the most probable token")
     parser.add_argument("--max-tokens", type=positive_int, default=max_tokens, help="most tokens in an answer")
     parser.add_argument("--store-logprobs", type=positive_int, default=0, metavar="K",
-                        help="keep the K most probable tokens at each token of an answer, for train_student_sft.py"
-                        " --soft-labels (not with a server)")  # fmt: skip
+                        help="at each token of an answer, also store the K most probable tokens with their"
+                        " probabilities, for train_student_sft.py --soft-labels (not with a server)")  # fmt: skip
     parser.add_argument("--seed", type=natural_int, default=42, help="seed of the prompts and of sampling")
     add_panel_argument(parser)
     add_output_arguments(parser, f"output/{name}-{{animal}}-{{model}}-unfiltered-{{count}}.jsonl")

@@ -35,8 +35,9 @@ def add_backend_arguments(parser: argparse.ArgumentParser, several_adapters: boo
         **several,
     )
     group.add_argument("--steering-vector", type=input_file,
-                       help="without a server: a file of generate/make_steering_vector.py")  # fmt: skip
-    group.add_argument("--steering-strength", type=positive_float, default=1.0, help="times the steering vector")
+                       help="without a server: a vector to add at one layer while the model answers (a file of"
+                       " generate/make_steering_vector.py)")  # fmt: skip
+    group.add_argument("--steering-strength", type=positive_float, default=1.0, help="factor of the steering vector")
     group.add_argument(
         "--base-url",
         type=nonblank,
