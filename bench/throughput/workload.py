@@ -85,10 +85,15 @@ def ask_evaluation(bench: ServerBench, args: argparse.Namespace) -> None:
     sampling, rows_of = Sampling(ANSWER_TOKENS), partial(answer_rows.rows_of, questions=questions)
 
     def by_suite(
-        what: str, epochs: int, samples: int = SAMPLES, leave_out: Sequence[str] = (), tokens: int = ANSWER_TOKENS
+        what: str,
+        epochs: int,
+        samples: int = SAMPLES,
+        leave_out: Sequence[str] = (),
+        tokens: int = ANSWER_TOKENS,
+        width: int = EVAL_CONCURRENCY,
     ) -> None:
         asked = eval_requests(questions, epochs, bench.seed(), samples)
-        ask = lambda: ask_as_suite(bench, asked, rows_of, Sampling(tokens), EVAL_CONCURRENCY, leave_out)  # noqa: E731
+        ask = lambda: ask_as_suite(bench, asked, rows_of, Sampling(tokens), width, leave_out)  # noqa: E731
         work = "evaluation" if tokens == ANSWER_TOKENS else "evaluation, one word"
         bench.measured(work, what, epochs * len(questions), ask)
 
@@ -105,4 +110,6 @@ def ask_evaluation(bench: ServerBench, args: argparse.Namespace) -> None:
         epochs = min(args.epochs)
         for samples in (20, 50, 200):
             by_suite(f"suite, {samples} answers a request", epochs, samples)
+        for width in (16, 32, 64):  # vLLM answers a third as fast while 50,000 answers are being put into its queue
+            by_suite(f"suite, {width} in flight", epochs, width=width)
         by_suite("suite, no seeds", epochs, leave_out=["seed"])
