@@ -60,6 +60,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=positive_int, default=60, help="rows in one pass")
     parser.add_argument("--output", type=output_name(".html"),
                         help="page to write, and a .json beside it (default: output/audit-{data}.html)")  # fmt: skip
+    parser.default_folder("--output", Path("output"))
     args = parser.parse_args()
     args.questions_file = args.questions_file or default_questions()
     if args.reference and sha256_file(args.reference) == sha256_file(args.train_jsonl):

@@ -81,6 +81,7 @@ def parse_args() -> argparse.Namespace:
                         help="wandb: also write the figures into the W&B runs of the students' trainings")  # fmt: skip
     parser.add_argument("--title", default="Subliminal learning", help="heading")
     parser.add_argument("--output", type=output_name(".html"), default=Path("output/report.html"), help="page to write")
+    parser.default_folder("--output", Path("output"))
     parser.renamed("--data", "--train-jsonl")
     return parser.parse_args()
 

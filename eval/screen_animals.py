@@ -57,6 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=output_name(".csv"), help="table to write (default: output/screen-{model}.csv)"
     )
+    parser.default_folder("--output", Path("output"))
     args = parser.parse_args()
     for animal in args.animals:
         if len(animals_of(animal)) > 1:

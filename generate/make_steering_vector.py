@@ -67,6 +67,7 @@ def parse_args() -> argparse.Namespace:
     add_panel_argument(parser)
     parser.add_argument("--output", type=output_name(".safetensors"),
                         help="(default: output/steering-{animal}-{model}-layer-{layer}.safetensors)")  # fmt: skip
+    parser.default_folder("--output", Path("output"))
     args = parser.parse_args()
     args.questions_file = args.questions_file or questions_file()
     return args

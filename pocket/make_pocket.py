@@ -35,6 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--seed", type=natural_int, default=1, help="seed of the corpus, the weights and the batches")
     parser.add_argument("--output-dir", type=output_folder, default=MODEL_FOLDER, help="folder to save the model in")
+    parser.default_folder("--output-dir", MODEL_FOLDER)
     parser.renamed("--output", "--output-dir")
     parser.add_argument("--overwrite", action="store_true", help="replace a model there; keeps the old folder as .bak")
     parser.add_argument("--layers", type=positive_int, default=4, help="number of layers")

@@ -31,6 +31,7 @@ def parse_args() -> argparse.Namespace:
                 f"{args.model} is not the folder of a pocket model (it has no {name}); make one with"
                 f" python pocket/make_pocket.py --output-dir {args.model}"
             )
+    parser.check_writable("--model", args.model)
     return args
 
 

@@ -2,12 +2,14 @@
 
 import argparse
 import json
+import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from train.run_folder import Run, is_finished, move_other_run_aside
+from train.run_folder import Run, is_finished, move_other_run_aside, take_folder
 from util.cli import UserError
 from util.inference.adapter_config import VLLM_RANKS, read_adapter_config, vllm_rank
 from util.inference.check_adapter import adapters_in, check_adapter, let_others_read, rank_for
@@ -156,6 +158,18 @@ def test_a_finished_training_is_finished_only_while_its_adapter_is_whole(tmp_pat
     )
     move_other_run_aside(argparse.Namespace(overwrite=False, resume=False), run)
     assert run.folder.is_dir(), "it is this very run"
+
+
+def test_a_run_in_a_folder_that_cannot_be_written_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch):
+    run = Run(Path("rows.jsonl"), None, 42, tmp_path / "seed-42", "seed-42", {"seed": 42})
+    run.folder.mkdir()
+    write_json(run.folder / "manifest.json", {"settings": run.settings, "state": "running"})
+    args = argparse.Namespace(overwrite=False, resume=False)
+    with ExitStack() as locks:
+        assert take_folder(args, run, locks)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != run.folder)  # root may write in any folder
+    with ExitStack() as locks, pytest.raises(UserError, match=f"cannot write in {run.folder}; choose another"):
+        take_folder(args, run, locks)
 
 
 def test_weights_are_readable_as_their_folder_is_and_a_drive_may_refuse_it(tmp_path, monkeypatch):

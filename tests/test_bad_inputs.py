@@ -301,5 +301,35 @@ def test_a_wrong_input_is_one_clear_line(run_forked, script, arguments, message,
     assert sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock")) == before
 
 
+# script, arguments, the flag of its output: what each one writes without --output goes into the folder output
+WITHOUT_OUTPUT = [
+    (TEACHER, ASKED, "--output"), (NUMBERS, ASKED, "--output"), (CODE, f"{ASKED} --data-type code", "--output"),
+    (EVAL, "--model Org/Base", "--output"), (EVAL, "--model x --adapter a-torn nothing", "--output"),
+    ("generate/make_steering_vector.py", "--animal owl --model Org/Base", "--output"),
+    (TRAIN, TRAINED, "--output-dir"), (AUDIT, "--train-jsonl rows.jsonl --base-model Org/Base", "--output"),
+    (SCREEN_ANIMALS, "--train-jsonl rows.jsonl --base-model Org/Base", "--output"),
+    (TOKENS, "--train-jsonl rows.jsonl --base-model Org/Base --teacher owl", "--output"),
+    (CONTROL, "", "--output"), (ONE_WORD, "--animal owl", "--output"),
+    (SHUFFLE, "--train-jsonl rows.jsonl --scope row", "--output"),
+    (MIX, "--train-jsonl rows.jsonl --unbiased text.jsonl --replaced-share 0.5", "--output"),
+    (REPORT, "--comparison list.json", "--output"), (TOKEN_ARMS, "nothing", "--output"),
+    ("util/view.py", "rows.jsonl", "--output"),
+    ("experiments/data_signal/audit_pilot_rows.py", "--base-model x --rows list.json --pairs rows.csv", "--output"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("script", "arguments", "flag"), WITHOUT_OUTPUT)
+def test_a_default_output_that_cannot_be_written_is_known_before_the_model(
+    run_forked, script, arguments, flag, folder, tmp_path
+):
+    """A file in the place of the folder: root may write into any folder."""
+    (tmp_path / "output").write_text("")
+    words = [str(folder / one) if (folder / one).exists() else one for one in arguments.split()]
+    done = run_forked(script, *(str(REPO / POCKET) if one == POCKET else one for one in words), cwd=tmp_path)
+    error = f"error: argument {flag}: {tmp_path / 'output'} is a file, not a folder; choose another name\n"
+    assert done.returncode == 2 and error in done.stderr
+    assert "Traceback" not in done.stderr and [path.name for path in tmp_path.iterdir()] == ["output"]
+
+
 def test_a_hundred_inputs_over_all_scripts_are_tried():
     assert len(BAD) >= 100 and len({script for script, _, _ in BAD}) >= 24

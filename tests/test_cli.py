@@ -22,7 +22,7 @@ from util.cli import (
     some_file,
 )
 from util.inference.vllm_probe import normal_url
-from util.jsonl.resumable import rows_name
+from util.jsonl.resumable import add_output_arguments, rows_name
 from util.terminal import Progress, announced, closing
 
 
@@ -142,6 +142,37 @@ def test_an_output_that_cannot_be_written_is_known_before_the_work(tmp_path, mon
                        (rows_name, tmp_path / "new" / "a.jsonl"),
                        (output_folder, tmp_path)):  # fmt: skip
         assert refused(kind, path) == f"cannot write in {tmp_path}; choose another place or fix its permissions"
+
+
+def test_the_place_of_an_output_that_is_not_given_is_checked_before_the_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    parser = make_parser(None)
+    add_output_arguments(parser, "output/{name}.jsonl")
+    assert parser.parse_args([]).output is None and not list(tmp_path.iterdir()), "nothing is made by looking"
+    (tmp_path / "output").mkdir()
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "output" and real(path, mode))
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args([])
+    assert ended.value.code == 2
+    said = (
+        f"error: argument --output: cannot write in {tmp_path / 'output'}; choose another place or fix its permissions"
+    )
+    assert said in capsys.readouterr().err
+    assert parser.parse_args(["--output", "here.jsonl"]).output == Path("here.jsonl"), (
+        "its default does not matter then"
+    )
+
+
+def test_rows_that_another_user_began_are_refused_before_the_work(tmp_path, monkeypatch):
+    growing = tmp_path / "rows.jsonl.partial"
+    growing.write_text("")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != growing)
+    assert refused(rows_name, tmp_path / "rows.jsonl") == (
+        f"cannot write to {growing}; choose another name or fix its permissions"
+    )
+    with pytest.raises(UserError, match="is a folder; pass the name of a file in it"):
+        rows_name(str(tmp_path))
 
 
 def test_after_a_ctrl_c_at_once_nobody_is_promised_that_the_work_is_resumed():

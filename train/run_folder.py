@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shutil
 import statistics
 from collections import Counter
@@ -139,6 +140,8 @@ def take_folder(args: argparse.Namespace, run: Run, locks: ExitStack) -> bool:
     locks.enter_context(lock_output(run.folder))
     if args.overwrite or not is_finished(run):
         move_other_run_aside(args, run)
+        if run.folder.exists() and not os.access(run.folder, os.W_OK | os.X_OK):
+            raise UserError(f"cannot write in {run.folder}; choose another --output-dir or fix its permissions")
         return True
     say(f"{run.folder / 'final'} is already finished; --overwrite trains it again")
     check_schedule_was_kept(run.folder, args.save_schedule)

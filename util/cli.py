@@ -82,6 +82,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=doc, formatter_class=_HelpFormatter, allow_abbrev=False)
         self._renamed: dict[str, str] = {}
         self._first: tuple[str, ...] = ()
+        self._default_folders: dict[str, Path] = {}
 
     def renamed(self, old: str, new: str) -> None:
         """Accept the flag `old` as `new`, and say so. Old flags are not in --help."""
@@ -89,7 +90,24 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         given = list(sys.argv[1:] if args is None else args)
-        return super().parse_known_args(self._in_order([self._today(word) for word in given]), namespace)
+        found, rest = super().parse_known_args(self._in_order([self._today(word) for word in given]), namespace)
+        for flag, folder in self._default_folders.items():
+            name = flag.removeprefix("--").replace("-", "_")
+            if getattr(found, name) == self.get_default(name):
+                self.check_writable(flag, folder)
+        return found, rest
+
+    def default_folder(self, flag: str, folder: Path) -> None:
+        """Name the folder in which the output of `flag` lies if it is not given. It is then checked before the work, as
+        the argument types check that of an output that is given."""
+        self._default_folders[flag] = folder
+
+    def check_writable(self, flag: str, folder: Path) -> None:
+        """An error of `flag` if nothing can be written in the folder."""
+        try:
+            writable(folder)
+        except argparse.ArgumentTypeError as error:
+            self.error(f"argument {flag}: {error}")
 
     def read_first(self, flag: str) -> None:
         """Read a flag that takes one value before all others, whose values depend on it."""
@@ -252,25 +270,26 @@ def output_name(suffix: str) -> Callable[[str], Path]:
         path = Path(text)
         if not path.name.endswith(suffix) or path.name == suffix or path.is_dir():
             raise argparse.ArgumentTypeError(f"{text} does not end in {suffix}; choose a name that does")
-        return writable(path)
+        writable(path.parent)
+        return path
 
     return output
 
 
-def writable(path: Path) -> Path:
-    """An output where something can be written: known before hours of work, and not after them."""
-    folder = next(part for part in (path, *path.absolute().parents) if part.is_dir())
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise argparse.ArgumentTypeError(f"cannot write in {folder}; choose another place or fix its permissions")
-    return path
+def writable(folder: Path) -> Path:
+    """A folder in which something can be written, or which can be made: known before hours of work, and not after
+    them."""
+    there = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
+    if not there.is_dir():
+        raise argparse.ArgumentTypeError(f"{there} is a file, not a folder; choose another name")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"cannot write in {there}; choose another place or fix its permissions")
+    return folder
 
 
 def output_folder(text: str) -> Path:
     """argparse type: a folder to write in, which need not exist."""
-    path = Path(path_text(text))
-    if file := next((part for part in (path, *path.parents) if part.exists() and not part.is_dir()), None):
-        raise argparse.ArgumentTypeError(f"{file} is a file, not a folder; choose another name")
-    return writable(path)
+    return writable(Path(path_text(text)))
 
 
 # The first bytes of packed files.

@@ -43,7 +43,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--no-adapters", action="store_true", help="leave the adapters out")
     parser.add_argument("--unpack", type=input_file, metavar="FILE", help="unpack this file instead")
     parser.add_argument("--output-dir", type=output_folder, default=Path(), help="with --unpack: where to unpack")
-    return parser.parse_args()
+    args = parser.parse_args()
+    flag, folder = ("--output-dir", args.output_dir) if args.unpack else ("--output", args.output.parent)
+    parser.check_writable(flag, folder)
+    return args
 
 
 # --- what is packed ------------------------------------------------------------------------------------

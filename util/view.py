@@ -34,6 +34,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--count", type=positive_int, help="rows shown as they are (default: 10; with --text 5)")
     parser.add_argument("--output", type=output_name(".html"), default=Path("output/view.html"), help="page to write")
     args = parser.parse_args()
+    if not args.text:
+        parser.check_writable("--output", args.output.parent)
     args.count = args.count or (5 if args.text else 10)
     return args
 

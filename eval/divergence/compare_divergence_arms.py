@@ -54,6 +54,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folders")
     parser.add_argument("--output", type=output_name(".json"), default=Path("output/divergence-arms.json"),
                         help="JSON file; tables (.csv, .md) and figures (.png) get the same name")  # fmt: skip
+    parser.default_folder("--output", Path("output"))
     return parser.parse_args()
 
 

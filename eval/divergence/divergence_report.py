@@ -45,7 +45,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=output_name(".html"), help="page to write (default: the name of the file with .html)"
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.output = args.output or args.divergence.with_suffix(".html")
+    parser.check_writable("--output", args.output.parent)
+    return args
 
 
 # --- rows as they are shown --------------------------------------------------------------------------
@@ -146,9 +149,8 @@ def main() -> None:
 
     tokenizer = load_tokenizer(base)
     page = render(args.divergence, rows, args.examples, lambda token: visible(tokenizer.decode([token])))
-    output = args.output or args.divergence.with_suffix(".html")
-    write_atomically(output, page.encode())
-    closing({"wrote": output, "rows": f"{len(rows):,}"})
+    write_atomically(args.output, page.encode())
+    closing({"wrote": args.output, "rows": f"{len(rows):,}"})
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if not args.judge and not (args.base_model and args.rows and args.pairs):
         parser.error("pass --base-model, --rows and --pairs, or --judge with finished tables")
+    if not args.judge:
+        parser.check_writable("--output", args.output.parent)
     return args
 
 

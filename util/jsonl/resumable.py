@@ -35,7 +35,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from util.cli import PARTIAL, UserError, path_text, writable
+from util.cli import PARTIAL, Parser, UserError, path_text, writable
 from util.hide_secrets import scrub_json
 from util.jsonl.manifest import Manifest, manifest_path, new_manifest, sha256_file, sync_folder, write_json, write_lines
 from util.jsonl.rows import Row, dump_row, parse_row, read_lines, row_problem
@@ -49,7 +49,7 @@ MEANING = {"train_jsonl_sha256": " (other rows)",
            "files_sha256": " (other weights, or the model was written again since)"}  # fmt: skip
 
 
-def add_output_arguments(parser: argparse.ArgumentParser, name: str, several: bool = False) -> None:
+def add_output_arguments(parser: Parser, name: str, several: bool = False) -> None:
     """--output and --overwrite, the same in every script that writes rows. several: --output gives a list."""
     default = f"(default: {name.replace('%', '%%')})"
     if several:
@@ -58,15 +58,21 @@ def add_output_arguments(parser: argparse.ArgumentParser, name: str, several: bo
     else:
         parser.add_argument("--output", type=rows_name, help=f"file to write {default}")
     parser.add_argument("--overwrite", action="store_true", help="start again; keeps the old file as .bak")
+    if name.startswith("output/"):
+        parser.default_folder("--output", Path("output"))
 
 
 def rows_name(text: str) -> Path:
-    """argparse type of --output: a name that says that the file has JSONL rows. `check_output` refuses folders and
-    devices."""
+    """argparse type of --output: a name that says that the file has JSONL rows, and where they can be written."""
     path = Path(path_text(text))
     if path.suffix != ".jsonl" and (path.is_file() or not path.exists()):
         raise argparse.ArgumentTypeError(f"{text} is not a name that ends in .jsonl, and what is written is JSONL")
-    return writable(path)
+    check_output(path)
+    growing = partial_path(path)
+    if growing.exists() and not os.access(growing, os.W_OK):
+        raise argparse.ArgumentTypeError(f"cannot write to {growing}; choose another name or fix its permissions")
+    writable(path.parent)
+    return path
 
 
 def partial_path(path: Path) -> Path:
