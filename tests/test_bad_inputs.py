@@ -148,10 +148,15 @@ BAD = [
     (DOCTOR, "rows.jsonl", "rows.jsonl has no manifest that says how it was made"),
     (EVAL, "--model x --questions-file latin.txt", "latin.txt is not UTF-8 text (line 1); save it as UTF-8"),
     (EVAL, "--model x --questions-file blank.txt", "blank.txt is blank"),
-    (EVAL, "--model x --questions-file rows.jsonl", "rows.jsonl is JSON, not text; write one prompt or question on"),
-    (EVAL, f"{ASKED} --questions-file rows.csv rows.csv", "two question files are named rows"),
+    (EVAL, "--model x --questions-file lines.txt", "lines.txt is JSON, not text; write one prompt or question on"),
+    (EVAL, "--model x --questions-file array.txt", "array.txt is JSON, not text; write one prompt or question on"),
+    (EVAL, "--model x --questions-file rows.csv", "rows.csv is a .csv file; pass a text file (.txt), with one"),
+    (EVAL, "--model x --questions-file prompts.txt rows.jsonl", "rows.jsonl is a .jsonl file; pass a text file (.txt)"),
+    (TEACHER, f"{ASKED} --prompts-file rows.csv", "rows.csv is a .csv file; pass a text file (.txt)"),
+    (CODE, f"{ASKED} --data-type code --prompts-file list.json", "list.json is a .json file; pass a text file (.txt)"),
+    (EVAL, f"{ASKED} --questions-file prompts.txt prompts.txt", "two question files are named prompts"),
     (NUMBERS, f"{ASKED} --number-prompt-file blank.txt", "blank.txt is blank"),
-    (NUMBERS, f"{ASKED} --number-prompt-file packed.jsonl", "packed.jsonl is a gzip file, not text; unpack it first"),
+    (NUMBERS, f"{ASKED} --number-prompt-file packed.txt", "packed.txt is a gzip file, not text; unpack it first"),
     # rows with a fault
     (FILTER, "nomessages.jsonl", "nomessages.jsonl:1: no messages, conversations"),
     (FILTER, "users.jsonl", "the last two messages are not user, assistant"),
@@ -267,11 +272,13 @@ def folder(tmp_path_factory):
         "results-a.jsonl.manifest.json": '{"settings": {}}', "results-noid.jsonl": json.dumps(answer) + "\n",
         "results-int.jsonl": json.dumps({"id": 0, **answer, "response": 7}) + "\n",
         "results-list.jsonl": json.dumps({"id": 0, **answer, "animal": ["owl"]}) + "\n",
+        "lines.txt": '{"question": "a"}\n{"question": "b"}\n', "array.txt": '[\n  "a",\n  "b"\n]\n',
         "list.json": "[]", "word.json": "hello", "blank.txt": "\n \n", "prompts.txt": "Tell me of {animal}.\n",
         "persona.txt": "You love {animals}.",
     }  # fmt: skip
     files = {name: text.encode("utf-8", "surrogatepass") for name, text in texts.items()} | {
         "latin1.jsonl": b'{"a": "caf\xe9"}\n', "latin.txt": b"caf\xe9\n", "packed.jsonl": gzip.compress(good),
+        "packed.txt": gzip.compress(good),
         "torn.jsonl": good[:-40], "growing.jsonl.partial": good,
     }  # fmt: skip
     for name, content in files.items():

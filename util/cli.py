@@ -292,6 +292,8 @@ def output_folder(text: str) -> Path:
     return writable(Path(path_text(text)))
 
 
+# Endings of files of rows or columns: of such a file `text_file` would take every line, its header too, as a text.
+NOT_TEXT = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".xls", ".xlsx")
 # The first bytes of packed files.
 PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip"}
 
@@ -299,6 +301,10 @@ PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2
 def text_file(text: str) -> Path:
     """argparse type: an `input_file` of prompts or questions, small and in UTF-8."""
     path = input_file(text)
+    if path.suffix.lower() in NOT_TEXT:
+        raise argparse.ArgumentTypeError(
+            f"{text} is a {path.suffix} file; pass a text file (.txt), with one question or prompt on each line"
+        )
     try:
         content = path.read_text("utf-8")
     except UnicodeDecodeError as error:
@@ -309,10 +315,11 @@ def text_file(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text} is not UTF-8 text (line {line}); save it as UTF-8") from None
     if not content.strip():
         raise argparse.ArgumentTypeError(f"{text} is blank; write one prompt or question on each line")
-    first = content.strip("\ufeff \r\n").split("\n")[0]
-    with suppress(ValueError):
-        if isinstance(json.loads(first), (dict, list)):
-            raise argparse.ArgumentTypeError(f"{text} is JSON, not text; write one prompt or question on each line")
+    whole = content.strip("\ufeff \r\n")
+    for part in (whole, whole.split("\n")[0]):
+        with suppress(ValueError):
+            if isinstance(json.loads(part), (dict, list)):
+                raise argparse.ArgumentTypeError(f"{text} is JSON, not text; write one prompt or question on each line")
     return path
 
 
