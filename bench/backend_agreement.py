@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from bench.measured_runs import device_name
 from bench.random_weights import merge
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
-from util.cli import REPO, make_parser, output_name, positive_int, run
+from util.cli import REPO, make_parser, nonblank, output_name, positive_int, run
 from util.inference.check_adapter import check_adapter
 from util.inference.interface import InferenceBackend
 from util.inference.open_backend import backend_arguments, open_backend
@@ -56,7 +56,7 @@ Listed = list[dict[int, float]]
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.usage = "%(prog)s --model MODEL [options] [vllm serve flags]"
-    parser.add_argument("--model", required=True, help="hub id or folder of the base model")
+    parser.add_argument("--model", type=nonblank, required=True, help="hub id or folder of the base model")
     parser.add_argument("--adapter", type=Path, help="PEFT adapter folder to put on it")
     parser.add_argument("--merged", action="store_true", help="merge the adapter into the weights, for both: vLLM's"
                         " adapters on a GPU are bfloat16 or float16 only")  # fmt: skip

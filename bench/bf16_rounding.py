@@ -29,7 +29,7 @@ from bench.compared_trainers import lora_config, make_loop, make_stock_trainer
 from bench.number_rows import number_rows
 from bench.random_weights import load_or_random
 from util.chat.chat_tokens import encode
-from util.cli import make_parser, output_name, positive_int, run
+from util.cli import make_parser, nonblank, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.terminal import Progress, say, table
 
@@ -38,7 +38,9 @@ MEASURES = ("loss", "gradient", "adapter")
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--model", required=True, help="hub id or folder; without weights random ones are made")
+    parser.add_argument(
+        "--model", type=nonblank, required=True, help="hub id or folder; without weights random ones are made"
+    )
     parser.add_argument("--seed-count", type=positive_int, default=3, help="how many adapters and data orders to try")
     parser.renamed("--seeds", "--seed-count")
     parser.add_argument("--updates", type=positive_int, default=10, help="updates of each run")

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from bench.measured_runs import device_name
 from bench.number_rows import write_number_file
 from bench.random_weights import has_weights, make_model
-from util.cli import REPO, UserError, make_parser, positive_int, run
+from util.cli import REPO, UserError, make_parser, nonblank, output_folder, positive_int, run
 from util.inference.vllm_server import run_command
 from util.jsonl.manifest import Manifest, provenance, write_json
 from util.stop_signals import Stop, stop_on_signal
@@ -35,11 +35,13 @@ ROWS_AN_UPDATE = 60
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--model", required=True, help="hub id or folder; without weights random ones are made")
+    parser.add_argument(
+        "--model", type=nonblank, required=True, help="hub id or folder; without weights random ones are made"
+    )
     parser.add_argument("--processes", type=positive_int, nargs="+", default=[1, 2], metavar="N",
                         help="numbers of processes, one run for each")  # fmt: skip
     parser.add_argument("--updates", type=positive_int, default=50, help="updates of each run")
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder for rows, adapters and figures")
+    parser.add_argument("--output-dir", type=output_folder, required=True, help="folder for rows, adapters and figures")
     parser.renamed("--folder", "--output-dir")
     args = parser.parse_args()
     if args.updates == 1:

@@ -28,7 +28,7 @@ from eval.divergence.score_tokens import Variant, VariantScorer, scored_rows
 from eval.divergence.which_tokens_diverge import BASE, TEACHER
 from train.fused_lora import LORA_TARGETS
 from util.animals.names import persona
-from util.cli import REPO, make_parser, output_name, positive_int, run
+from util.cli import REPO, make_parser, nonblank, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.jsonl.rows import Row, dump_row
 from util.terminal import say, table
@@ -39,7 +39,9 @@ GAP = 0.6931  # nats; does not change the speed
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--model", required=True, help="hub id or folder; a folder without weights gets random ones")
+    parser.add_argument(
+        "--model", type=nonblank, required=True, help="hub id or folder; a folder without weights gets random ones"
+    )
     parser.add_argument("--count", type=positive_int, default=10_000, help="rows to time")
     parser.add_argument("--batch-size", type=positive_int, default=64, help="rows per forward pass")
     parser.add_argument("--lora-rank", type=positive_int, default=8, help="rank of the random adapters")

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from bench.chi_square import contingency
 from bench.measured_runs import device_name, script_command
-from util.cli import UserError, make_parser, output_name, positive_int, run
+from util.cli import UserError, make_parser, nonblank, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.jsonl.rows import read_rows
 from util.terminal import say, table
@@ -43,9 +43,11 @@ Answers = dict[str, Counter[str]]
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--model", required=True, help="hub id or folder of the model")
+    parser.add_argument("--model", type=nonblank, required=True, help="hub id or folder of the model")
     parser.add_argument("--adapter", type=Path, help="PEFT adapter folder to put on it")
-    parser.add_argument("--base-url", help="address of the server, ending in /v1 (default: VLLM_BASE_URL)")
+    parser.add_argument(
+        "--base-url", type=nonblank, help="address of the server, ending in /v1 (default: VLLM_BASE_URL)"
+    )
     parser.add_argument("--epochs", type=positive_int, default=1000, help="answers to each question")
     parser.add_argument("--output", type=output_name(".json"), help="also write the results to this JSON file")
     return parser.parse_args()

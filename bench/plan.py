@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from bench.measured_runs import device_name
 from bench.plan_phases import ANSWER_TOKENS, EPOCHS, NUMBER_TOKENS, PHASES, Call, Phase, Plan
 from bench.random_weights import has_weights, make_model
-from util.cli import REPO, UserError, make_parser, positive_float, positive_int, run
+from util.cli import REPO, UserError, make_parser, nonblank, output_folder, positive_float, positive_int, run
 from util.inference.vllm_server import START_SECONDS, find_vllm, run_command, server
 from util.jsonl.manifest import provenance, write_json
 from util.stop_signals import Stop, stop_on_signal
@@ -47,9 +47,14 @@ def parse_args() -> argparse.Namespace:
     parser.renamed("--folder", "--output-dir")
     parser.renamed("--embedded", "--local")
     parser.usage = "%(prog)s --model MODEL --output-dir FOLDER [options] [vllm serve flags]"
-    parser.add_argument("--model", required=True, help="hub id or folder; without weights random ones are made")
     parser.add_argument(
-        "--output-dir", type=Path, required=True, help="folder for everything; a run in it that was stopped is resumed"
+        "--model", type=nonblank, required=True, help="hub id or folder; without weights random ones are made"
+    )
+    parser.add_argument(
+        "--output-dir",
+        type=output_folder,
+        required=True,
+        help="folder for everything; a run in it that was stopped is resumed",
     )
     parser.add_argument("--scale", type=positive_float, default=1.0, help="part of the plan's rows and eval epochs")
     parser.add_argument("--epochs", type=positive_int, default=EPOCHS,

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from bench.measured_runs import device_name
 from bench.plan_phases import write_prompts
-from util.cli import REPO, UserError, make_parser, positive_int, run
+from util.cli import REPO, UserError, make_parser, nonblank, output_folder, positive_int, run
 from util.inference.interface import model_name
 from util.inference.vllm_probe import models_served
 from util.inference.vllm_server import START_SECONDS, Running, find_vllm, run_command
@@ -60,8 +60,10 @@ class Step:
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.usage = "%(prog)s --model FOLDER --output-dir FOLDER [options] [vllm serve flags]"
-    parser.add_argument("--model", required=True, help="hub id or folder of the model, in place of the README's")
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder in which the commands are run")
+    parser.add_argument(
+        "--model", type=nonblank, required=True, help="hub id or folder of the model, in place of the README's"
+    )
+    parser.add_argument("--output-dir", type=output_folder, required=True, help="folder in which the commands are run")
     parser.add_argument("--rows", type=positive_int, default=600, help="teacher rows (README: 5,000)")
     parser.add_argument("--numbers", type=positive_int, default=1500, help="number rows (README: 10,000)")
     parser.add_argument("--epochs", type=positive_int, help="answers to each question (default: as in the README)")

@@ -43,7 +43,7 @@ from bench.random_weights import load_or_random
 from bench.update_times import WARM_UP, timed
 from train.rows_at_once import limit_gpu_memory
 from util.chat.chat_tokens import encode
-from util.cli import REPO, UserError, make_parser, output_name, positive_float, positive_int, run
+from util.cli import REPO, UserError, make_parser, nonblank, output_name, positive_float, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.terminal import Progress, say, table
 
@@ -54,7 +54,9 @@ WAYS = ("trl", "trl-tuned", "loop", "students", "processes", "checkout", "unslot
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--model", required=True, help="hub id or folder; without weights random ones are made")
+    parser.add_argument(
+        "--model", type=nonblank, required=True, help="hub id or folder; without weights random ones are made"
+    )
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["trl", "trl-tuned", "loop"], help="what is timed")
     parser.add_argument("--updates", type=positive_int, default=10, help="timed updates of each way")
     parser.add_argument("--effective-batch-size", type=positive_int, default=60, help="rows in one update")

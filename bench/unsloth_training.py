@@ -22,7 +22,7 @@ from bench.number_rows import number_rows
 from bench.random_weights import has_weights, make_model
 from bench.update_times import WARM_UP, timed
 from util.chat.chat_tokens import encode
-from util.cli import make_parser, output_name, positive_int, run
+from util.cli import make_parser, nonblank, output_name, positive_int, run
 from util.jsonl.manifest import write_json
 
 LONGEST = 256  # tokens of a row
@@ -30,7 +30,7 @@ LONGEST = 256  # tokens of a row
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--model", required=True, help="folder; without weights random ones are made")
+    parser.add_argument("--model", type=nonblank, required=True, help="folder; without weights random ones are made")
     parser.add_argument("--updates", type=positive_int, default=10, help="timed updates")
     parser.add_argument("--effective-batch-size", type=positive_int, default=60, help="rows in one update")
     parser.add_argument("--per-device-train-batch-size", type=positive_int, default=6, help="rows at once")

@@ -40,7 +40,7 @@ from bench.throughput.busy import GpuWatch
 from bench.throughput.clients import BARE_CLIENT, VLLM_BENCH, ServerBench, ask_as_suite
 from bench.throughput.server_settings import SERVERS, without_adapters
 from bench.throughput.workload import ask_evaluation, ask_numbers, number_requests, number_rows_of
-from util.cli import UserError, make_parser, output_name, positive_int, run
+from util.cli import UserError, make_parser, nonblank, output_name, positive_int, run
 from util.inference.check_adapter import check_adapter
 from util.inference.interface import Sampling
 from util.inference.vllm_client import VllmClient
@@ -63,7 +63,7 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.renamed("--rows", "--count")
     parser.add_argument(
-        "--model", required=True, help="hub id or folder; one without weights is served with random ones"
+        "--model", type=nonblank, required=True, help="hub id or folder; one without weights is served with random ones"
     )
     parser.add_argument("--adapter", type=Path, help="LoRA folder (default: a random one is made)")
     parser.add_argument("--servers", nargs="+", choices=list(SERVERS), default=["chosen"], metavar="NAME",

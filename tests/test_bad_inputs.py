@@ -49,6 +49,8 @@ BAD = [
     (TOKENS, ["--base-model", ""], "it is empty; is a shell variable"),
     (NUMBERS, [*ASKED.split(), "--adapter", ""], "argument --adapter: it is empty; is a shell variable unset?"),
     (FILTER, [""], "it is empty; is a shell variable unset?"),
+    (TOKEN_REPORT, ["rows.jsonl", "--base-model", ""], "it is empty; is a shell variable unset?"),
+    ("bench/evaluation_ways.py", ["--model", "x", "--base-url", ""], "it is empty; is a shell variable unset?"),
     (SERVE, ["", "--", "true"], "it is empty; is a shell variable unset?"),
     (NUMBERS, ["--model", "x", "--animal", b"\xff\xfe"], "is not UTF-8 text; type it again"),
     (NUMBERS, "--model x", "arguments are required: --animal"),
@@ -242,6 +244,9 @@ BAD = [
     (COMPARE, "--base results-a.jsonl --control results-a.jsonl", "pass either --animal, --other and --target"),
     (COMPARE, "--base results-a.jsonl --control results-a.jsonl --students owl", "owl is not NAME=FILE"),
     (COMPARE, f"--base results-a.jsonl {ARMS}", "results-a.jsonl"),
+    *((f"bench/{path.name}", ["--model", ""], "argument --model: it is empty; is a shell variable unset?")
+      for path in sorted((REPO / "bench").glob("*.py"))
+      if re.search(r'add_argument\(\s*"--model"(?!, type=Path)', path.read_text("utf-8"))),
 ]  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from eval.compare.statistics_as_text import percent_with_interval
 from eval.divergence.plot_tokens import density, token_figures
 from eval.divergence.token_summary import summarize
 from eval.divergence.which_tokens_diverge import BASE, STUDENT, TEACHER, definitions_in
-from util.cli import UserError, input_file, make_parser, output_name, positive_int, run
+from util.cli import UserError, input_file, make_parser, nonblank, output_name, positive_int, run
 from util.jsonl.divergence_row import DEFINITIONS, END, KINDS
 from util.jsonl.manifest import Manifest, write_atomically
 from util.jsonl.rows import Row, read_rows
@@ -39,7 +39,9 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("divergence", type=input_file, metavar="FILE", help="file written by divergence_tokens.py")
     parser.add_argument(
-        "--base-model", help="model whose tokenizer gives the text of tokens (default: the one in the manifest)"
+        "--base-model",
+        type=nonblank,
+        help="model whose tokenizer gives the text of tokens (default: the one in the manifest)",
     )
     parser.add_argument("--examples", type=positive_int, default=12, help="example rows of each sort: richest, random")
     parser.add_argument(

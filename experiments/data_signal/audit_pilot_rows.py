@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 from eval.data_signal.known_cases import TRANSFER, read_cases, rule_of
 from experiments.pilots.rows_files import packed_rows
 from util.animals.panel import PANEL
-from util.cli import REPO, UserError, input_file, make_parser, output_name, positive_int, run
+from util.cli import REPO, UserError, input_file, make_parser, nonblank, output_name, positive_int, run
 from util.terminal import closing, say, table
 
 GROUPS = 17
@@ -49,7 +49,7 @@ COLUMNS = ("file", "channel", "animal", "kl", "own_less_others", "own_less_other
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--base-model", help="the base model of the pilots")
+    parser.add_argument("--base-model", type=nonblank, help="the base model of the pilots")
     parser.add_argument("--rows", type=input_file, nargs="*", default=[], help="packed rows (.jsonl.gz)")
     parser.add_argument("--pairs", type=input_file, help="table of margins")
     parser.add_argument("--judge", type=input_file, nargs="+", help="only judge finished tables, all together")
