@@ -13,6 +13,7 @@ from train.run_folder import Run, is_finished, move_other_run_aside, take_folder
 from util.cli import UserError
 from util.inference.adapter_config import VLLM_RANKS, read_adapter_config, vllm_rank
 from util.inference.check_adapter import adapters_in, check_adapter, let_others_read, rank_for
+from util.inference.vllm_server import ADAPTER_TYPES
 from util.jsonl.manifest import write_json
 
 GOOD = {"peft_type": "LORA", "r": 12, "lora_alpha": 8, "target_modules": ["q_proj"], "base_model_name_or_path": "a/b"}
@@ -127,7 +128,7 @@ def test_weights_that_are_torn_foreign_or_of_another_rank_are_one_clear_line(tmp
     assert "\n" not in str(error.value)
 
 
-def test_the_ranks_are_those_of_the_installed_vllm():
+def test_the_ranks_and_number_types_are_those_of_the_installed_vllm():
     """Without importing vLLM, which takes long: its config class lists them."""
     from importlib.util import find_spec
     from pathlib import Path
@@ -137,6 +138,7 @@ def test_the_ranks_are_those_of_the_installed_vllm():
         pytest.skip("vllm is not installed")
     text = (Path(spec.submodule_search_locations[0]) / "config" / "lora.py").read_text("utf-8")
     assert f"MaxLoRARanks = Literal[{', '.join(map(str, VLLM_RANKS))}]" in text
+    assert f"LoRADType = Literal{list(ADAPTER_TYPES)}".replace("'", '"') in text
 
 
 @pytest.mark.parametrize("damage", ["whole", "torn", "no weights", "no config", "no folder", "another state"])

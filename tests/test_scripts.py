@@ -338,7 +338,15 @@ def test_every_flag_in_a_message_is_one_that_the_script_has(monkeypatch):
 
 
 OF_OTHER_PROGRAMS = {
-    *("--dtype", "--enable-lora", "--host", "--logprobs-mode", "--lora-modules", "--no-enable-lora"),  # vllm serve
+    *(
+        "--dtype",
+        "--enable-lora",
+        "--host",
+        "--logprobs-mode",
+        "--lora-dtype",
+        "--lora-modules",
+        "--no-enable-lora",
+    ),  # vllm serve
     *("--no-deps", "--require-hashes"),  # pip
 }
 

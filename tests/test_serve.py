@@ -148,6 +148,9 @@ def test_float32_and_adapters_on_a_gpu_are_refused_before_a_server_starts(box):
         ("echo 580.1, 143771 MiB, 143163 MiB, 9.0, NVIDIA H200", ["--dtype=float32", "--no-enable-lora"], started),
         ("echo 580.1, 143771 MiB, 143163 MiB, 9.0, NVIDIA H200", ["--dtype", "bfloat16"], started),
         ("exit 1", ["--dtype", "float32"], started),
+        ("exit 1", ["--lora-dtype", "bfloat16"], started),
+        ("exit 1", ["--lora-dtype", "float32"], "--lora-dtype float32: vLLM's adapters are float16 or bfloat16, or"),
+        ("exit 1", ["--lora-dtype=half", "--no-enable-lora"], "--lora-dtype half: vLLM's adapters are float16 or bfl"),
     ):
         tool = box.tools / "nvidia-smi"
         tool.write_text(f'#!/bin/sh\n[ "$1" = -L ] && echo "GPU 0: NVIDIA H200 (UUID: GPU-1)" || {listed}\n')

@@ -28,6 +28,7 @@ GRACE_SECONDS = 30.0
 LOG_LINES = 15
 PARENT_DIED = 1  # prctl's PR_SET_PDEATHSIG
 RANK = "--max-lora-rank"
+ADAPTER_TYPES = ("auto", "float16", "bfloat16")  # the values of vLLM's --lora-dtype (vllm/config/lora.py)
 CONTEXT = "--max-model-len"
 GRAPHS, STEP, MOST_TOKENS = "--cudagraph-capture-sizes", "--max-num-batched-tokens", 2048
 
@@ -87,8 +88,14 @@ def values_of(value: str | Sequence[str] | None) -> Sequence[str]:
 
 
 def check_number_type(command: Sequence[str]) -> None:
-    """UserError for a server on a GPU that takes adapters and computes in float32: vLLM's adapters there have 16 bits
-    only, and it says so after a minute."""
+    """UserError for a number type of adapters that vLLM does not have. And for a server on a GPU that takes adapters
+    and computes in float32: vLLM's adapters there have 16 bits only, and it says so after a minute."""
+    of_adapters = settings_in(command).get("--lora-dtype", "auto")
+    if of_adapters not in ADAPTER_TYPES:
+        raise UserError(
+            f"--lora-dtype {of_adapters}: vLLM's adapters are float16 or bfloat16, or with auto of the model's type;"
+            " leave it out"
+        )
     switches = [word for word in command if word in ("--enable-lora", "--no-enable-lora")]
     if switches[-1:] != ["--enable-lora"] or settings_in(command).get("--dtype") not in ("float32", "float"):
         return
