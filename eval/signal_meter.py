@@ -72,12 +72,14 @@ def main() -> None:
     from eval.data_signal.animals_pushed_by_teacher import shift_of_rows
     from eval.data_signal.teacher_shift_size import shift_figures
     from eval.divergence.token_summary import summarize
-    from util.inference.check_adapter import check_adapter
+    from util.inference.check_adapter import check_adapter, check_fits
+    from util.inference.hub_files import model_config
     from util.inference.load_model import put_adapter
     from util.inference.local_model import LocalModel
 
     if args.teacher:
         check_adapter(args.teacher)
+        check_fits(args.teacher, args.base_model, model_config(args.base_model))
         warn_of_base(args.teacher, args.base_model)
     system = args.persona and persona(args.system_prompt_file.read_text("utf-8-sig").strip(), args.persona)
     rows = first_rows(args.train_jsonl, args.max_rows)

@@ -12,7 +12,8 @@ import pytest
 from train.run_folder import Run, is_finished, move_other_run_aside, take_folder
 from util.cli import UserError
 from util.inference.adapter_config import VLLM_RANKS, read_adapter_config, vllm_rank
-from util.inference.check_adapter import adapters_in, check_adapter, let_others_read, rank_for
+from util.inference.check_adapter import adapters_in, check_adapter, check_fits, let_others_read, rank_for
+from util.inference.open_backend import backend_arguments, open_backend
 from util.inference.vllm_server import ADAPTER_TYPES
 from util.jsonl.manifest import write_json
 
@@ -139,6 +140,59 @@ def test_the_ranks_and_number_types_are_those_of_the_installed_vllm():
     text = (Path(spec.submodule_search_locations[0]) / "config" / "lora.py").read_text("utf-8")
     assert f"MaxLoRARanks = Literal[{', '.join(map(str, VLLM_RANKS))}]" in text
     assert f"LoRADType = Literal{list(ADAPTER_TYPES)}".replace("'", '"') in text
+
+
+def shaped(folder, base="Org/Base", **shapes):
+    """An adapter with matrices of these shapes, all zero: layer_3__mlp__up_proj__A=(8, 128)."""
+    header, size = {}, 0
+    for name, shape in shapes.items():
+        layer, *module, half = name.removeprefix("layer_").split("__")
+        name = f"base_model.model.model.layers.{layer}.{'.'.join(module)}.lora_{half}.weight"
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [size, size := size + 4 * shape[0] * shape[1]]}
+    text = json.dumps(header).encode()
+    adapter(folder, {**GOOD, "r": 8, "base_model_name_or_path": base})
+    (folder / "adapter_model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(size))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "differs"),
+    [
+        ("layer_27__self_attn__q_proj__A", (8, 1536), "hidden size 1536, and this one has 3584"),  # 1.5B on 7B
+        ("layer_0__mlp__gate_up_proj__A", (8, 5120), "hidden size 5120, and this one has 3584"),
+        ("layer_31__self_attn__v_proj__A", (8, 3584), "32 layers, and this one has 28"),
+        ("layer_31__mlp__down_proj__B", (3584, 8), "32 layers, and this one has 28"),
+        ("layer_27__mlp__up_proj__A", (8, 3584), None),
+        ("layer_27__mlp__down_proj__A", (8, 18944), None),  # reads no hidden states
+        ("layer_3__mlp__experts__0__up_proj__A", (8, 64), None),  # what a block of another kind reads is not known
+    ],
+)
+def test_an_adapter_of_a_model_of_another_size_is_refused_by_the_shapes_of_its_weights(tmp_path, name, shape, differs):
+    """Qwen2.5's 1.5B and 7B have 28 layers both, and vLLM copies the narrower adapter in without a word."""
+    folder = shaped(tmp_path, **{name: shape})
+    check_adapter(folder)
+    for config in ({}, {"model_type": "x", "text_config": {"hidden_size": 1}}, {"hidden_size": "wide"}):
+        check_fits(folder, "some/model", config)
+    config = {"hidden_size": 3584, "num_hidden_layers": 28}
+    if differs is None:
+        check_fits(folder, "some/model", config)
+        return
+    with pytest.raises(UserError) as error:
+        check_fits(folder, "some/model", config)
+    assert str(error.value) == (
+        f"{folder} does not fit some/model: it is an adapter for a model with {differs}; pass the adapter's own base"
+        " model (Org/Base)"
+    )
+
+
+def test_it_is_refused_before_the_model_is_loaded(tmp_path):
+    """Both folders have one name, which is all that was compared."""
+    folder = shaped(tmp_path / "final", "elsewhere/model", layer_0__self_attn__q_proj__A=(8, 896))
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"hidden_size": 128, "num_hidden_layers": 4}')
+    with pytest.raises(UserError, match="an adapter for a model with hidden size 896, and this one has 128"):
+        open_backend(backend_arguments(str(model), adapter=folder, base_url=None))
 
 
 @pytest.mark.parametrize("damage", ["whole", "torn", "no weights", "no config", "no folder", "another state"])

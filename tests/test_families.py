@@ -164,3 +164,21 @@ def test_an_adapter_that_is_not_numbers_answers_nothing(tiny, tmp_path, spoil, v
     spoil(tmp_path / "adapter", value)
     with pytest.raises(UserError, match=message):
         put_adapter(load_model(str(tiny("qwen2"))), tmp_path / "adapter")
+
+
+@pytest.mark.parametrize(
+    "change", [{"num_hidden_layers": 3, "layer_types": ["full_attention"] * 3}, {"hidden_size": 48}]
+)
+def test_an_adapter_of_a_deeper_or_wider_model_is_refused(tiny, tmp_path, change):
+    """PEFT would drop the layers that the model lacks, and say nothing."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from util.inference.load_model import load_model, put_adapter
+
+    shape = AutoConfig.from_pretrained(str(tiny("qwen2")), trust_remote_code=False, **change)
+    other = AutoModelForCausalLM.from_config(shape, trust_remote_code=False)
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    get_peft_model(other, config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(UserError, match=r"it is an adapter for a model with (3 layers|hidden size 48), and this one"):
+        put_adapter(load_model(str(tiny("qwen2"))), tmp_path / "adapter")

@@ -380,6 +380,23 @@ def test_a_folder_that_the_server_does_not_see_is_named(fake_server, tmp_path, m
         backend_for(fake_server(), "Org/Base-1B", folder)
 
 
+def test_an_adapter_of_another_base_is_refused_before_it_is_loaded_and_where_it_is_served(fake_server, tmp_path):
+    """vLLM loads an adapter that is narrower than its model, and answers nonsense."""
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    header = json.dumps({name: {"dtype": "F32", "shape": [8, 4], "data_offsets": [0, 128]}}).encode()
+    folder = adapter_folder(tmp_path / "final", len(header).to_bytes(8, "little") + header + bytes(128))
+    (tmp_path / "config.json").write_text('{"hidden_size": 4, "num_hidden_layers": 2}')
+    with backend_for(fake_server("--base", tmp_path), str(tmp_path), folder) as backend:
+        assert backend.is_adapter
+    (tmp_path / "config.json").write_text('{"hidden_size": 8, "num_hidden_layers": 2}')
+    server = fake_server("--base", tmp_path, "--adapters", f"owl={folder}")
+    with pytest.raises(UserError, match=f"{folder} does not fit {tmp_path}: .* hidden size 4, and this one has 8"):
+        backend_for(server, str(tmp_path), folder)
+    with pytest.raises(UserError, match=f"{folder} does not fit {tmp_path}"):
+        backend_for(server, "owl")
+    assert server.requests("/v1/load_lora_adapter") == []
+
+
 def test_a_folder_without_an_adapter_is_named(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match=r"it has no adapter_model\.safetensors"):

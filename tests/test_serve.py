@@ -105,9 +105,9 @@ def test_flags_of_the_caller_win(box):
     assert "--no-trust-remote-code" in flags, "a model's own Python code is never run"
 
 
-def adapter(folder, config='{"r": 12}', number=1.0):
+def adapter(folder, config='{"r": 12}', number=1.0, name="q.lora_A.weight"):
     """An adapter of rank 12 with one weight."""
-    header = b'{"q.lora_A.weight": {"dtype": "F32", "shape": [12, 1], "data_offsets": [0, 4]}}'
+    header = b'{"%s": {"dtype": "F32", "shape": [12, 1], "data_offsets": [0, 4]}}' % name.encode()
     folder.mkdir()
     (folder / "adapter_config.json").write_text(config)
     (folder / "adapter_model.safetensors").write_bytes(
@@ -123,6 +123,9 @@ def test_what_cannot_work_is_named_before_a_server_starts(box):
     adapter(box.folder / "alpha", '{"lora_alpha": 1e999}')
     adapter(box.folder / "pickled")
     (box.folder / "pickled" / "adapter_model.safetensors").rename(box.folder / "pickled" / "adapter_model.bin")
+    adapter(box.folder / "narrow", name="base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight")
+    (box.folder / "wide").mkdir()
+    (box.folder / "wide" / "config.json").write_text('{"hidden_size": 8}')
     (box.folder / "empty").mkdir()
     for model, words, message in (
         ("some/model", ["--", "echo", "--adapter", "nan"], "nan/adapter_model.safetensors holds NaN or infinity"),
@@ -130,6 +133,7 @@ def test_what_cannot_work_is_named_before_a_server_starts(box):
         ("some/model", ["--", "echo", "--adapter", "alpha"], "1e999 is too large a number"),
         ("some/model", ["--", "echo", "--adapter", "pickled"], "it has no adapter_model.safetensors"),
         ("some/model", ["--", "no-such-command"], "cannot run no-such-command: no such command"),
+        ("wide", ["--", "echo", "--adapter", "narrow"], "narrow does not fit wide: it is an adapter for a model with"),
         ("empty", ["--", "true"], "empty holds no model (no config.json)"),
         ("nan", ["--", "true"], "nan is a LoRA adapter; pass its base model here"),
     ):

@@ -24,7 +24,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from util.cli import UserError, make_parser, nonblank, positive_float, run
-from util.inference.check_adapter import adapters_in, check_adapter, rank_for
+from util.inference.check_adapter import adapters_in, check_adapter, check_fits, rank_for
+from util.inference.hub_files import model_config
 from util.inference.load_model import check_folder
 from util.inference.vllm_server import FLAGS, RANK, START_SECONDS, run_command, server
 from util.stop_signals import stop_on_signal
@@ -66,6 +67,7 @@ def main() -> int:
     adapters = adapters_in([*args.flags, *args.command])
     for adapter in adapters:
         check_adapter(adapter)
+        check_fits(adapter, args.model, model_config(args.model))
     code, said = 1, ""
     defaults = {**FLAGS, RANK: str(rank_for(adapters))}
     for attempt in range(RESTARTS + 1):

@@ -33,7 +33,8 @@ from util.animals.panel_file import add_panel_argument
 from util.animals.word_forms import animals_of
 from util.chat.prompt_consistency import warn_of_trained_base
 from util.cli import REPO, UserError, make_parser, nonblank, positive_float, positive_int, run, text_file
-from util.inference.check_adapter import check_adapter
+from util.inference.check_adapter import check_adapter, check_fits
+from util.inference.hub_files import model_config
 from util.inference.interface import adapter_name
 from util.inference.open_backend import adapter_folder, add_template_argument
 from util.jsonl.hub_dataset import rows_file
@@ -81,6 +82,7 @@ def variants_of(args: argparse.Namespace) -> list[Variant]:
     for variant in variants:
         if variant.adapter is not None:
             check_adapter(variant.adapter)
+            check_fits(variant.adapter, args.base_model, model_config(args.base_model))
     names = [variant.name for variant in variants]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UserError(f"two variants have the name {', '.join(sorted(twice))}; pass each once")

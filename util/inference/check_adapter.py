@@ -7,8 +7,9 @@ A server that gets an adapter with one NaN answers every prompt with the same to
 from __future__ import annotations
 
 import json
+import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ WEIGHTS = "adapter_model.safetensors"
 FLOATS = {
     "F64": ("<u8", 0x7FF << 52), "F32": ("<u4", 0xFF << 23), "F16": ("<u2", 0x1F << 10), "BF16": ("<u2", 0xFF << 7),
 }  # fmt: skip
+# Names of an adapter's weights: of a layer, and those that multiply the hidden states, in Llama's blocks and its kin's.
+LAYER = re.compile(r"base_model\.model\.model\.layers\.(\d+)\.")
+READS_HIDDEN = re.compile(LAYER.pattern + r"(self_attn\.(q|k|v|qkv)|mlp\.(gate|up|gate_up))_proj\.lora_A\.")
 LONGEST_HEADER = 100_000_000  # bytes, as in safetensors
 
 
@@ -40,6 +44,35 @@ def check_adapter(folder: Path) -> None:
     widest = max((entry["shape"][0] for name, entry in tensors.items() if "lora_A" in name), default=config.rank)
     if widest < config.rank:
         raise UserError(f"{folder / CONFIG}: its rank is {config.rank}, and its weights have rank {widest}")
+
+
+def check_fits(folder: Path, model: str, config: Mapping[str, Any]) -> None:
+    """UserError if an adapter, which `check_adapter` has checked, is of a model of another width or of more layers.
+
+    PEFT says so only when the model is loaded, and nothing of layers that the model lacks. vLLM says nothing of a
+    narrower adapter: it copies the weights into the first columns of wider ones, and the answers are nonsense.
+
+    config: the model's config.json; what it does not say is not compared.
+    """
+    width, depth = (config.get(name) for name in ("hidden_size", "num_hidden_layers"))
+    if width is None and depth is None:
+        return
+    tensors, _ = _header(folder / WEIGHTS)
+    shapes = {name: entry["shape"] for name, entry in tensors.items()}
+    widths = {shape[-1] for name, shape in shapes.items() if READS_HIDDEN.match(name) and shape}
+    layers = max((int(found[1]) + 1 for found in map(LAYER.match, shapes) if found), default=0)
+    differs = None
+    if type(width) is int and (others := widths - {width}):
+        differs = f"hidden size {max(others)}, and this one has {width}"
+    elif type(depth) is int and layers > depth:
+        differs = f"{layers} layers, and this one has {depth}"
+    if differs:
+        base = read_adapter_config(folder).base_model
+        named = f" ({base})" if base and base != model else ""
+        raise UserError(
+            f"{folder} does not fit {model}: it is an adapter for a model with {differs}; pass the adapter's own base"
+            f" model{named}"
+        )
 
 
 def check_weights(path: Path) -> dict[str, Any]:

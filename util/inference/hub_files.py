@@ -37,15 +37,17 @@ def use_cache_without_network() -> None:
         constants.HF_HUB_OFFLINE = True
 
 
-def model_config(model: str) -> dict[str, Any]:
-    """The config.json of a folder or of a hub id; {} if it cannot be read (vLLM then says why)."""
+def model_config(model: str, download: bool = True) -> dict[str, Any]:
+    """The config.json of a folder or of a hub id; {} if it cannot be read (vLLM then says why). download: False to look
+    only on this machine."""
     path = Path(model) / "config.json"
     with suppress(ImportError, OSError, ValueError):
         if not Path(model).is_dir():
             from huggingface_hub import hf_hub_download
 
-            use_cache_without_network()
-            path = Path(hf_hub_download(model, "config.json"))
+            if download:
+                use_cache_without_network()
+            path = Path(hf_hub_download(model, "config.json", local_files_only=not download))
         found = json.loads(path.read_bytes())
         return found if isinstance(found, dict) else {}
     return {}

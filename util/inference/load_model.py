@@ -15,7 +15,7 @@ from util.chat.chat_template import (
 )
 from util.chat.chat_tokens import template_end
 from util.cli import REPO, UserError, first_line, is_out_of_memory
-from util.inference.check_adapter import check_adapter
+from util.inference.check_adapter import check_adapter, check_fits
 from util.inference.hub_files import use_cache_without_network
 from util.jsonl.manifest import sha256_file, sha256_text
 
@@ -152,6 +152,7 @@ def put_adapter(model: Any, adapter: Path, name: str = "default") -> Any:
     from peft import PeftModel
 
     check_adapter(adapter)
+    check_fits(adapter, model.config.name_or_path or "this model", model.config.to_dict())
     try:
         if not isinstance(model, PeftModel):
             model = PeftModel.from_pretrained(model, str(adapter), adapter_name=name, autocast_adapter_dtype=False)

@@ -10,7 +10,8 @@ from typing import Any
 from util.cli import UserError, input_file, json_object, nonblank, path_text, positive_float, positive_int
 from util.hide_secrets import scrub
 from util.inference.adapter_config import read_adapter_config
-from util.inference.check_adapter import check_adapter
+from util.inference.check_adapter import check_adapter, check_fits
+from util.inference.hub_files import model_config
 from util.inference.interface import InferenceBackend
 from util.jsonl.manifest import Manifest
 from util.terminal import say
@@ -113,6 +114,8 @@ def open_backend(args: argparse.Namespace) -> InferenceBackend:
         )
     if args.model.startswith("vllm/"):
         raise UserError(f"--model {args.model} is the name of a served model; pass --base-url http://localhost:8000/v1")
+    if args.adapter is not None:
+        check_fits(args.adapter, args.model, model_config(args.model))
     if BASE_URL in os.environ and not os.environ[BASE_URL].strip():
         say(f"{BASE_URL} is set but empty: the model runs in this process")
     from util.inference.local_model import LocalModel

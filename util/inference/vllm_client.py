@@ -16,6 +16,8 @@ from util.chat.chat_template import folded, template_facts
 from util.cli import UserError
 from util.hide_secrets import scrub
 from util.inference.adapter_config import read_adapter_config, vllm_rank
+from util.inference.check_adapter import check_fits
+from util.inference.hub_files import model_config
 from util.inference.interface import (
     NEUTRAL_SAMPLING,
     NUMBER_LIST,
@@ -130,6 +132,8 @@ class VllmClient:
         cards = self._served()
         if adapter is None and self.model in cards:
             warn_of_older_weights(self._url, cards[self.model])
+            if folder := served_folder(cards[self.model]):
+                check_fits_base(folder, cards)
         if adapter is not None:
             self.model = self._load_adapter(adapter, cards)
             self.name = adapter_name(adapter)
@@ -206,6 +210,7 @@ class VllmClient:
         import openai
 
         name = f"{adapter_name(folder)}-{adapter_sha256(folder)[:8]}"
+        check_fits_base(folder, cards)
         if name in cards:
             return name
         body = {"lora_name": name, "lora_path": str(folder.resolve())}
@@ -469,6 +474,13 @@ def served_folder(card: dict[str, Any]) -> Path | None:
     folder = Path(str(card.get("root")))
     names = ("adapter_config.json", "adapter_model.safetensors")
     return folder if card.get("parent") and all((folder / name).is_file() for name in names) else None
+
+
+def check_fits_base(folder: Path, cards: dict[str, dict[str, Any]]) -> None:
+    """UserError if an adapter does not fit the served base model, where its config is on this machine."""
+    for card in cards.values():
+        if not card.get("parent") and (root := card.get("root")):
+            check_fits(folder, str(root), model_config(str(root), download=False))
 
 
 def warn_of_older_weights(url: str, card: dict[str, Any]) -> None:
