@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from train.checkpoints import last_whole_checkpoint
 from train.run_folder import Run, is_finished, move_other_run_aside, take_folder
 from util.cli import UserError
 from util.inference.adapter_config import VLLM_RANKS, read_adapter_config, vllm_rank
@@ -21,7 +22,7 @@ GOOD = {"peft_type": "LORA", "r": 12, "lora_alpha": 8, "target_modules": ["q_pro
 
 
 def adapter(folder, text):
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text(text if isinstance(text, str) else json.dumps(text, indent=2))
     return folder
 
@@ -216,16 +217,58 @@ def test_a_finished_training_is_finished_only_while_its_adapter_is_whole(tmp_pat
     assert run.folder.is_dir(), "it is this very run"
 
 
+def stopped_run(folder, settings, state="running"):
+    """A run that was stopped after update 7, as on disk."""
+    checkpoint = shaped(folder / "checkpoint-7", layer_0__self_attn__q_proj__A=(8, 4))
+    shutil.copy(checkpoint / "adapter_model.safetensors", checkpoint / "optimizer.safetensors")
+    write_json(checkpoint / "trainer_state.json", {"global_step": 7})
+    write_json(folder / "manifest.json", {"settings": settings, "state": state, "train_jsonl": "rows.jsonl"})
+
+
+def taken(run, **given):
+    with ExitStack() as locks:
+        return take_folder(argparse.Namespace(**{"overwrite": False, "resume": False, **given}), run, locks)
+
+
+@pytest.mark.parametrize("given", [{}, {"resume": True}])
+def test_a_stopped_run_that_another_moved_aside_is_resumed_by_its_own_command(tmp_path, capsys, given):
+    folder = tmp_path / "seed-42"
+    teacher, student = (Run(Path("rows.jsonl"), None, 42, folder, "x", {"epochs": epochs}) for epochs in (3, 4))
+    stopped_run(folder, teacher.settings)
+    assert taken(student) and not folder.exists()
+    stopped_run(folder, student.settings)
+    assert taken(teacher, **given) and last_whole_checkpoint(folder) == folder / "checkpoint-7"
+    assert (
+        f"{tmp_path / 'seed-42.rows'} is this run, which was stopped: moved back to {folder}" in capsys.readouterr().err
+    )
+    assert json.loads((folder / "manifest.json").read_text())["settings"] == teacher.settings
+    assert taken(student) and json.loads((folder / "manifest.json").read_text())["settings"] == student.settings
+
+
+@pytest.mark.parametrize("what", ["finished", "given up", "no checkpoint", "overwrite", "other settings", "own folder"])
+def test_what_is_not_a_stopped_run_of_this_command_stays_aside(tmp_path, what):
+    run = Run(Path("rows.jsonl"), None, 42, tmp_path / "seed-42", "x", {"epochs": 3})
+    aside = tmp_path / "seed-42.rows"
+    stopped_run(aside, {"epochs": 9} if what == "other settings" else run.settings,
+                state="complete" if what == "finished" else "running")  # fmt: skip
+    if what == "given up":
+        stopped_run(tmp_path / "seed-42.rows2", run.settings, state="complete")
+    if what == "no checkpoint":
+        (aside / "checkpoint-7" / "trainer_state.json").unlink()
+    if what == "own folder":
+        stopped_run(run.folder, run.settings)
+    assert taken(run, overwrite=what == "overwrite")
+    assert aside.is_dir() and run.folder.exists() == (what == "own folder")
+
+
 def test_a_run_in_a_folder_that_cannot_be_written_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch):
     run = Run(Path("rows.jsonl"), None, 42, tmp_path / "seed-42", "seed-42", {"seed": 42})
     run.folder.mkdir()
     write_json(run.folder / "manifest.json", {"settings": run.settings, "state": "running"})
-    args = argparse.Namespace(overwrite=False, resume=False)
-    with ExitStack() as locks:
-        assert take_folder(args, run, locks)
+    assert taken(run)
     monkeypatch.setattr(os, "access", lambda path, mode: path != run.folder)  # root may write in any folder
-    with ExitStack() as locks, pytest.raises(UserError, match=f"cannot write in {run.folder}; choose another"):
-        take_folder(args, run, locks)
+    with pytest.raises(UserError, match=f"cannot write in {run.folder}; choose another"):
+        taken(run)
 
 
 def test_weights_are_readable_as_their_folder_is_and_a_drive_may_refuse_it(tmp_path, monkeypatch):

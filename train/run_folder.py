@@ -9,6 +9,7 @@ seed-42/
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import math
 import os
@@ -134,12 +135,17 @@ def settings_of(args: argparse.Namespace, train_file: Path, data: TrainingData, 
 def take_folder(args: argparse.Namespace, run: Run, locks: ExitStack) -> bool:
     """Lock a run's folder and make it the run's own. Returns whether there is something left to train.
 
-    The plan trains teacher and student into the same folder, so the folder of another run is moved aside.
+    The plan trains teacher and student into the same folder, so the folder of another run is moved aside. This run, if
+    it was stopped and another has moved it aside, is moved back.
     """
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     locks.enter_context(lock_output(run.folder))
     if args.overwrite or not is_finished(run):
-        move_other_run_aside(args, run)
+        stopped = None if args.overwrite else stopped_run_aside(run)
+        move_other_run_aside(args, run, stopped)
+        if stopped and not (run.folder.exists() and any(run.folder.iterdir())):
+            stopped.rename(run.folder)
+            say(f"{stopped} is this run, which was stopped: moved back to {run.folder}")
         if run.folder.exists() and not os.access(run.folder, os.W_OK | os.X_OK):
             raise UserError(f"cannot write in {run.folder}; choose another --output-dir or fix its permissions")
         return True
@@ -155,9 +161,22 @@ def is_finished(run: Run) -> bool:
     return ended and is_whole_final(run.folder / "final", run.settings)
 
 
-def move_other_run_aside(args: argparse.Namespace, run: Run) -> None:
+def stopped_run_aside(run: Run) -> Path | None:
+    """The folder of this very run beside its own, where another run has moved it, if there is a checkpoint to resume.
+
+    None if two folders beside it are of this run: one of them was given up with --overwrite.
+    """
+    beside = run.folder.parent.glob(f"{glob.escape(run.folder.name)}.*")
+    found = [(path, manifest) for path in beside if path.is_dir() and (manifest := Manifest.read(path))]
+    own = [(path, manifest) for path, manifest in found if manifest.settings == run.settings]
+    if len(own) != 1 or own[0][1].state != "running":
+        return None
+    return own[0][0] if last_whole_checkpoint(own[0][0]) else None
+
+
+def move_other_run_aside(args: argparse.Namespace, run: Run, stopped: Path | None = None) -> None:
     """Rename the folder if it holds a run of other settings, or --overwrite is given. Its new name says what is in it.
-    With --resume another run is a UserError instead."""
+    With --resume another run is a UserError instead, unless this run is found aside: `stopped`."""
     folder, settings = run.folder, run.settings
     if not folder.exists() or not any(folder.iterdir()):
         return
@@ -166,7 +185,7 @@ def move_other_run_aside(args: argparse.Namespace, run: Run) -> None:
     if before == settings and not args.overwrite:
         return
     differing = describe_differences(before, settings) if before else "  it has no manifest"
-    if args.resume:
+    if args.resume and not stopped:
         raise UserError(f"--resume: {folder} is of another run:\n{differing}\nGive this command that run's settings")
     label = slug(Path(manifest.train_jsonl or "earlier").stem)
     aside = free_name(folder.with_name(f"{folder.name}.{label}"))
