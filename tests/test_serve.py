@@ -150,6 +150,7 @@ def test_float32_and_adapters_on_a_gpu_are_refused_before_a_server_starts(box):
         ("echo 580.1, 143771 MiB, 143163 MiB, 9.0, NVIDIA H200", ["--dtype", "float32"], refused),
         ("echo 580.1, 143771 MiB, 143163 MiB, 9.0, NVIDIA H200", ["--dtype=float"], refused),
         ("echo 580.1, 143771 MiB, 143163 MiB, 9.0, NVIDIA H200", ["--dtype=float32", "--no-enable-lora"], started),
+        ("echo 580.1, 143771 MiB, 143163 MiB, 9.0, NVIDIA H200", ["--dtype=float32", "--no_enable_lora"], started),
         ("echo 580.1, 143771 MiB, 143163 MiB, 9.0, NVIDIA H200", ["--dtype", "bfloat16"], started),
         ("exit 1", ["--dtype", "float32"], started),
         ("exit 1", ["--lora-dtype", "bfloat16"], started),
@@ -178,7 +179,7 @@ def test_flags_that_exclude_each_other_are_not_passed_together(monkeypatch):
     monkeypatch.setattr("util.inference.vllm_server.find_vllm", lambda: "vllm")
     given = vllm_command("some/model", 1, ["--max-cudagraph-capture-size", "64"])[2:]
     assert "--cudagraph-capture-sizes" not in given and "--max-loras" in given
-    for flags in (["--max-num-seqs", "4096"], ["--max-num-seqs=4096"]):
+    for flags in (["--max-num-seqs", "4096"], ["--max-num-seqs=4096"], ["--max_num_seqs", "4096"]):
         many = vllm_command("some/model", 1, flags)
         assert "--max-num-batched-tokens" not in many and "--cudagraph-capture-sizes" not in many
     named = vllm_command("some/model", 1, ["--compilation-config", '{"cudagraph_capture_sizes": [1, 8]}'])

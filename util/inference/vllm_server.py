@@ -77,9 +77,9 @@ def fit_context(defaults: Flags, longest: int | None) -> Flags:
 
 
 def settings_in(flags: Sequence[str]) -> dict[str, str]:
-    """The flags of a command line, each with the word after it or after its `=`."""
+    """The flags of a command line, each with the word after it or after its `=`. vLLM also takes --max_num_seqs."""
     words = [word for flag in flags for word in flag.split("=", 1)]
-    return {flag: value for flag, value in pairwise([*words, ""]) if flag.startswith("-")}
+    return {flag.replace("_", "-"): value for flag, value in pairwise([*words, ""]) if flag.startswith("-")}
 
 
 def values_of(value: str | Sequence[str] | None) -> Sequence[str]:
@@ -96,7 +96,7 @@ def check_number_type(command: Sequence[str]) -> None:
             f"--lora-dtype {of_adapters}: vLLM's adapters are float16 or bfloat16, or with auto of the model's type;"
             " leave it out"
         )
-    switches = [word for word in command if word in ("--enable-lora", "--no-enable-lora")]
+    switches = [flag for word in command if (flag := word.replace("_", "-")) in ("--enable-lora", "--no-enable-lora")]
     if switches[-1:] != ["--enable-lora"] or settings_in(command).get("--dtype") not in ("float32", "float"):
         return
     if find_gpus() and usable_gpus():
