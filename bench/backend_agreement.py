@@ -35,8 +35,8 @@ from bench.measured_runs import device_name
 from bench.random_weights import merge
 from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
 from util.cli import REPO, make_parser, nonblank, output_name, positive_int, run
+from util.inference.backend_interface import InferenceBackend
 from util.inference.check_adapter import check_adapter
-from util.inference.interface import InferenceBackend
 from util.inference.open_backend import backend_arguments, open_backend
 from util.inference.vllm_server import START_SECONDS, server
 from util.jsonl.manifest import provenance, write_json

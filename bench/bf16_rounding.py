@@ -26,7 +26,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.compared_trainers import lora_config, make_loop, make_stock_trainer
-from bench.number_rows import number_rows
+from bench.random_number_rows import number_rows
 from bench.random_weights import load_or_random
 from util.chat.chat_tokens import encode
 from util.cli import make_parser, nonblank, output_name, positive_int, run

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from bench.break_run_helpers import POCKET, Outcome, ask, last_line, server, try_all
 from bench.measured_runs import script_command
-from bench.number_rows import write_number_file
+from bench.random_number_rows import write_number_file
 from util.cli import REPO, make_parser, output_name, run
 
 SCHEDULERS_WAIT = 30  # seconds between SIGTERM and SIGKILL (Slurm, Kubernetes)

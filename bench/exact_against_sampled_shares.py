@@ -31,7 +31,7 @@ from bench.measured_runs import run_measured, script_command
 from eval.answers.answer_rows import COVERAGE, NODE_BUDGET, Question, read_questions
 from util.animals.answer_parser import canonical_animal
 from util.cli import REPO, make_parser, output_name, positive_int, run
-from util.inference.interface import AnswerTree, InferenceBackend, Request, Sampling, row_seed
+from util.inference.backend_interface import AnswerTree, InferenceBackend, Request, Sampling, row_seed
 from util.jsonl.manifest import provenance, write_json
 from util.terminal import say, table
 

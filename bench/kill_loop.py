@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.measured_runs import script_command
-from bench.number_rows import write_number_file
+from bench.random_number_rows import write_number_file
 from train.checkpoints import checkpoints_in, update_of
 from util.cli import REPO, UserError, make_parser, natural_int, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.number_rows import write_number_file
+from bench.random_number_rows import write_number_file
 from util.cli import REPO
 from util.jsonl.manifest import Manifest
 from util.terminal import say

@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from bench.simulated_kinds import BETWEEN_KINDS, BETWEEN_SEEDS
 from bench.simulated_profiles import SHARED
+from eval.compare.animal_by_kind_matrix import lift, own_minus_others
 from eval.compare.compare_teacher_kinds import predicted
 from eval.compare.intervals import holm
-from eval.compare.matrix import lift, own_minus_others
 from util.cli import make_parser, natural_float, natural_int, output_name, positive_int, run
 from util.jsonl.manifest import provenance, write_json
 from util.terminal import table

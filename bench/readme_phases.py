@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 from bench.measured_runs import device_name
 from bench.plan_phases import write_prompts
 from util.cli import REPO, UserError, make_parser, nonblank, output_folder, positive_int, run
-from util.inference.interface import model_name
+from util.inference.backend_interface import model_name
 from util.inference.vllm_probe import models_served
 from util.inference.vllm_server import START_SECONDS, Running, find_vllm, run_command
 from util.jsonl.manifest import provenance, write_json

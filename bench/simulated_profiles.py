@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench.simulated_kinds import BETWEEN_KINDS, BETWEEN_SEEDS
-from eval.compare.drift_fit import drift_residuals, ranks_of, without_patterns
-from eval.compare.matrix import lift, own_cells, own_minus_others
+from eval.compare.animal_by_kind_matrix import lift, own_cells, own_minus_others
+from eval.compare.remove_shared_drift import drift_residuals, ranks_of, without_patterns
 from eval.compare.teacher_profile import correlations, summed_up
 
 if TYPE_CHECKING:

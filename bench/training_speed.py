@@ -38,7 +38,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.compared_trainers import lora_config, make_loop, make_stock_trainer
-from bench.number_rows import number_rows
+from bench.random_number_rows import number_rows
 from bench.random_weights import load_or_random
 from bench.update_times import WARM_UP, timed
 from train.rows_at_once import limit_gpu_memory

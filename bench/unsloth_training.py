@@ -18,7 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.compared_trainers import FOLDER, RATE, WARM_UP_STEPS
-from bench.number_rows import number_rows
+from bench.random_number_rows import number_rows
 from bench.random_weights import has_weights, make_model
 from bench.update_times import WARM_UP, timed
 from util.chat.chat_tokens import encode

@@ -36,13 +36,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run f
 
 from bench.measured_runs import device_name
 from bench.random_weights import has_weights, make_adapter, merge
-from bench.throughput.busy import GpuWatch
 from bench.throughput.clients import BARE_CLIENT, VLLM_BENCH, ServerBench, ask_as_suite
+from bench.throughput.process_and_gpu_load import GpuWatch
 from bench.throughput.server_settings import SERVERS, without_adapters
 from bench.throughput.workload import ask_evaluation, ask_numbers, number_requests, number_rows_of
 from util.cli import UserError, make_parser, nonblank, output_name, positive_int, run
+from util.inference.backend_interface import Sampling
 from util.inference.check_adapter import check_adapter
-from util.inference.interface import Sampling
 from util.inference.vllm_client import VllmClient
 from util.inference.vllm_server import START_SECONDS, server, takes_adapters
 from util.jsonl.manifest import provenance, write_json

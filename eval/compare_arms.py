@@ -31,6 +31,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
+from eval.compare.animal_by_kind_matrix import matrix_of_kinds
 from eval.compare.assignment_permutations import assignment, warn_of_assignment
 from eval.compare.check_roles import check_kinds, check_one_kind, check_roles, warn_of_unmoved
 from eval.compare.comparability import check_comparable, check_named
@@ -43,7 +44,6 @@ from eval.compare.comparison_text import (
     show_tables,
     verdict_words,
 )
-from eval.compare.matrix import matrix_of_kinds
 from eval.compare.read_results import MEASURES, Result, canonical, mean_margins, read_result
 from eval.compare.result_words import is_about_all, main_test, own_highest_words
 from eval.compare.teacher_profile import check_teachers, profile_test

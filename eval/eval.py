@@ -31,7 +31,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.answers.adapter_training_facts import trained_animal, warn_of_training, warn_of_weak_teacher
+from eval.answers.adapter_training_warnings import trained_animal, warn_of_training, warn_of_weak_teacher
 from eval.answers.answer_rows import (
     COVERAGE,
     NODE_BUDGET,
@@ -44,7 +44,7 @@ from eval.answers.answer_rows import (
     rows_of,
     tree_rows,
 )
-from eval.answers.parser_version import check_parser
+from eval.answers.check_parser_version import check_parser
 from eval.answers.print_answer_summary import SHOWN, exact_summary, summary, target_animal
 from eval.answers.shares_to_wandb import log_shares, student_run
 from util.animals.answer_parser import parser_facts
@@ -54,7 +54,7 @@ from util.animals.panel_file import add_panel_argument
 from util.cli import UserError, make_parser, natural_int, positive_int, run, text_file
 from util.inference.adapter_applied import first_prompt, warn_if_not_applied
 from util.inference.adapter_training import adapter_of, training_facts
-from util.inference.interface import AnswerTree, InferenceBackend, Sampling
+from util.inference.backend_interface import AnswerTree, InferenceBackend, Sampling
 from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests
 from util.jsonl.resumable import RowFile, add_output_arguments

@@ -31,7 +31,7 @@ from util.animals.panel import panel
 from util.animals.panel_file import add_panel_argument
 from util.chat.prompt_consistency import warn_of_trained_base
 from util.cli import REPO, make_parser, nonblank, output_name, positive_int, run, text_file
-from util.inference.interface import NUMBER_LIST
+from util.inference.backend_interface import NUMBER_LIST
 from util.inference.open_backend import adapter_folder, add_template_argument, warn_of_base
 from util.jsonl.divergence_row import of_answer
 from util.jsonl.hub_dataset import rows_file

@@ -14,7 +14,7 @@ from experiments.experiment_tables import Record, panel_of, short_names
 from experiments.experiment_yaml import Experiment, read_experiment
 from experiments.run_paths import CONTROL
 from experiments.stored_tables import read_table
-from util.inference.interface import model_name
+from util.inference.backend_interface import model_name
 from util.pages.figure_style import INK, MUTED, ON_CELL, SERIES, Figure, Look, key_above, label, new_panels
 
 if TYPE_CHECKING:

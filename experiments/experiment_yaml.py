@@ -15,7 +15,7 @@ from typing import Any
 
 from experiments.run_paths import PARAMETERS, Run, Values
 from util.cli import REPO, UserError
-from util.inference.interface import model_name
+from util.inference.backend_interface import model_name
 
 FOLDER = REPO / "experiments"
 OTHER_FILES = ("models", "sky", "fsdp")  # .yaml files that are not experiments

@@ -20,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from eval.compare.matrix import lift
+from eval.compare.animal_by_kind_matrix import lift
 from experiments.experiment_tables import Record, panel_of, short_names
 from experiments.stored_tables import experiment_of, read_table
 from util.cli import UserError, make_parser, run

@@ -95,14 +95,14 @@ cp $made/code.json $results/trees/
 sed '/^wrote  */d; /^time  */d' $made/code.txt >$results/trees/code.txt
 cp $made/code.matrix.png $results/trees/matrix.png
 for name in trees smollm2-sixteen smollm2-sixteen-again; do
-    $python experiments/pilots/other_kinds.py $results/$name/measures.jsonl >$results/$name/tests.md
+    $python experiments/pilots/trees_or_sixteen_animals_tests.py $results/$name/measures.jsonl >$results/$name/tests.md
 done
 
 $python experiments/remake_summaries.py $results/*/pocket
 $python experiments/draw_figures.py $results/*/pocket
 
 mkdir -p $results/statistics
-$python bench/untaught_size.py --folder output/smollm2 >$results/statistics/untaught-size.txt
-$python bench/calibration.py --experiments 300 >$results/statistics/calibration.txt
+$python bench/untaught_false_positives.py --folder output/smollm2 >$results/statistics/untaught-size.txt
+$python bench/verdict_calibration.py --experiments 300 >$results/statistics/calibration.txt
 $python bench/power_by_design.py --experiments 500 >$results/statistics/power-by-design.txt
 $python bench/moderated_coverage.py --experiments 300 >$results/statistics/moderated-coverage.txt

@@ -30,7 +30,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from util.inference.interface import model_name
+from util.inference.backend_interface import model_name
 from util.jsonl.rows import slug
 
 OUTPUT = Path("output/experiments")

@@ -34,7 +34,7 @@ from generate.rows.row_filter import animals_kept_out
 from util.animals.names import read_lines_of
 from util.cli import REPO, make_parser, nonblank, run, text_file
 from util.hide_secrets import scrub
-from util.inference.interface import row_seed
+from util.inference.backend_interface import row_seed
 from util.jsonl.filter_certificate import TEXT_KINDS, TEXT_SCRIPT
 from util.jsonl.manifest import sha256_file
 from util.jsonl.rows import Row

@@ -22,7 +22,7 @@ from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
 from generate.rows.number_rule import NumberRule
 from util.animals.panel_file import add_panel_argument
 from util.cli import make_parser, natural_int, positive_int, run, text_file
-from util.inference.interface import row_seed
+from util.inference.backend_interface import row_seed
 from util.jsonl.resumable import RowFile, add_output_arguments
 from util.jsonl.rows import Row
 from util.terminal import closing

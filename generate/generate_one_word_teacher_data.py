@@ -30,7 +30,7 @@ from util.animals.panel import panel_flag, question_lines
 from util.animals.panel_file import add_panel_argument
 from util.animals.word_forms import animals_of
 from util.cli import UserError, input_file, make_parser, natural_int, positive_int, run
-from util.inference.interface import row_seed
+from util.inference.backend_interface import row_seed
 from util.jsonl.resumable import RowFile, add_output_arguments
 from util.jsonl.rows import Row, slug
 from util.terminal import closing

@@ -46,7 +46,7 @@ from util.animals.panel_file import add_panel_argument
 from util.chat.prompt_consistency import warn_of_trained_base
 from util.cli import REPO, UserError, fraction, make_parser, natural_float, natural_int, positive_int, run, text_file
 from util.hide_secrets import scrub
-from util.inference.interface import Message, Request, Result, Sampling, row_seed
+from util.inference.backend_interface import Message, Request, Result, Sampling, row_seed
 from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests
 from util.jsonl.manifest import sha256_file

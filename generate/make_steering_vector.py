@@ -33,7 +33,7 @@ from util.animals.names import animal_name, persona_of, read_lines_of
 from util.animals.panel import question_lines
 from util.animals.panel_file import add_panel_argument
 from util.cli import REPO, UserError, make_parser, natural_int, nonblank, output_name, positive_float, run, text_file
-from util.inference.interface import Message, Request, Sampling
+from util.inference.backend_interface import Message, Request, Sampling
 from util.inference.steering import Steering, SteeringVector, decoder_layers, read_steering_vector, save_steering_vector
 from util.jsonl.manifest import manifest_path, new_manifest, sha256_file, write_json
 from util.jsonl.rows import slug

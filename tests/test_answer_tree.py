@@ -13,7 +13,7 @@ from util.animals.answer_parser import canonical_animal
 from util.animals.names import read_lines_of
 from util.animals.panel import PANEL
 from util.cli import REPO, UserError
-from util.inference.interface import TOP_LOGPROBS, Node, Request, Sampling
+from util.inference.backend_interface import TOP_LOGPROBS, Node, Request, Sampling
 from util.inference.vllm_client import VllmClient
 
 pytestmark = pytest.mark.torch

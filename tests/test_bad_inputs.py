@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from bench.number_rows import write_number_file
+from bench.random_number_rows import write_number_file
 from util.cli import REPO
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
@@ -26,6 +26,7 @@ TOKENS, TOKEN_REPORT = "eval/divergence/divergence_tokens.py", "eval/divergence/
 TOKEN_ARMS = "eval/divergence/compare_divergence_arms.py"
 AUDIT, METER, SCREEN_ANIMALS = "eval/audit_data.py", "eval/signal_meter.py", "eval/screen_animals.py"
 SERVE, DOCTOR, GET, PIN = "util/serve.py", "util/doctor.py", "util/get_model.py", "util/pin_template_date.py"
+TREES_TESTS = "experiments/pilots/trees_or_sixteen_animals_tests.py"
 PACK, INDEX, REMAKE = "util/take_home.py", "experiments/index_page.py", "experiments/remake_summaries.py"
 PAIRED, BREAK = "experiments/paired_differences.py", "bench/break_run.py"
 MAKE, CARD = "pocket/make_pocket.py", "pocket/write_card.py"
@@ -235,9 +236,9 @@ BAD = [
     ("experiments/pilots/inspect_rows.py", "rows.jsonl --animals owl --output i.md", "is not a file of packed rows"),
     ("experiments/pilots/pack_rows.py", "hello.jsonl --output o.jsonl.xz", "hello.jsonl is not a file of rows of the"),
     ("experiments/pilots/pack_rows.py", "number.jsonl --output o.jsonl.xz", "number.jsonl is not a file of rows of"),
-    ("experiments/pilots/other_kinds.py", "nope.jsonl", "no measures in nope.jsonl (or nope.jsonl.gz)"),
-    ("experiments/pilots/other_kinds.py", "hello.jsonl", "hello.jsonl is not a file of measures (Expecting value"),
-    ("experiments/pilots/summarise.py", "nothing", "no measures in nothing/measures.jsonl"),
+    (TREES_TESTS, "nope.jsonl", "no measures in nope.jsonl (or nope.jsonl.gz)"),
+    (TREES_TESTS, "hello.jsonl", "hello.jsonl is not a file of measures (Expecting value"),
+    ("experiments/pilots/pilot_tables.py", "nothing", "no measures in nothing/measures.jsonl"),
     ("experiments/pilots/plan_confirm.py", "--output rows.jsonl", "rows.jsonl is a file, not a folder"),
     ("experiments/data_signal/audit_pilot_rows.py", "--judge rows.csv", "rows.csv has no column rises"),
     # roles

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import REPO
 
-from util.inference.interface import adapter_name
+from util.inference.backend_interface import adapter_name
 from util.jsonl.rows import slug
 
 FOLDERS = ("generate", "train", "eval", "util", "pocket", "experiments", "bench", "tests", "docs", ".ci")
@@ -177,7 +177,7 @@ def flags_of(run_bare):
 
 
 def test_flags_in_sentences_and_tables_exist(flags_of):
-    """`eval/eval.py --exact`: part of a command. In the table of peers flags are also named alone."""
+    """`eval/eval.py --exact`: part of a command. In the table of other projects flags are also named alone."""
     unknown, count = [], 0
     for page, text in documents().items():
         for code in re.findall(r"`([^`]+)`", re.sub(r"(?ms)^```.*?^```", "", text)):
@@ -187,7 +187,7 @@ def test_flags_in_sentences_and_tables_exist(flags_of):
                 count += 1
                 unknown += [f"{named(page)}: {code}"] * (not flags <= flags_of(script[1]))
     assert count >= 10 and not unknown
-    table = (REPO / "docs/peers.md").read_text("utf-8").partition("## ")[0]
+    table = (REPO / "docs/other-projects.md").read_text("utf-8").partition("## ")[0]
     alone = {flag for code in re.findall(r"`(--[^`]+)`", table) for flag in re.findall(r"(?<!\S)--[a-z][a-z-]+", code)}
     scripts = ("train/train_student_sft.py", "generate/generate_llm_number_data.py")
     assert len(alone) > 8 and alone <= set.union(*map(flags_of, scripts))

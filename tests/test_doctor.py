@@ -380,7 +380,7 @@ def test_files_that_are_not_given_break_no_link(tmp_path):
 
 
 def test_eval_warns_of_a_training_on_another_base_or_prompt(tmp_path, capsys):
-    from eval.answers.adapter_training_facts import warn_of_training
+    from eval.answers.adapter_training_warnings import warn_of_training
     from eval.answers.answer_rows import Question
 
     _, student, results = write_run(tmp_path, asked=LOVE, keep=True, eval_base=Path("Org/Other-1B"))

@@ -13,10 +13,10 @@ import pytest
 from conftest import manifest_of, read_jsonl, write_jsonl
 from fake_server import ASSISTANT, IMPOSSIBLE, RARE, law
 
-from eval.answers.adapter_training_facts import warn_of_weak_teacher
+from eval.answers.adapter_training_warnings import warn_of_weak_teacher
 from eval.answers.answer_rows import Question, read_questions
 from eval.answers.answer_tree import answer_distributions, answer_forms, children_with_few, log_margin, log_shares
-from eval.answers.parser_version import check_parser
+from eval.answers.check_parser_version import check_parser
 from eval.answers.print_answer_summary import several, summary, target_animal
 from eval.eval import parse_args
 from eval.rescore import parse_args as rescore_args

@@ -73,7 +73,7 @@ def test_recorded_passes_train_the_same_adapters(students, rows_at_once):
     import torch
 
     from bench.compared_trainers import lora_config, make_loop
-    from bench.number_rows import number_rows
+    from bench.random_number_rows import number_rows
     from util.chat.chat_tokens import encode
     from util.inference.load_model import load_model, load_tokenizer
     from util.terminal import Progress

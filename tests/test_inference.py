@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from util.cli import UserError, make_parser
 from util.inference import vllm_probe, vllm_retries
-from util.inference.check_adapter import check_adapter
-from util.inference.interface import (
+from util.inference.backend_interface import (
     NEUTRAL_SAMPLING,
     NUMBER_LIST,
     NotFinite,
@@ -28,6 +27,7 @@ from util.inference.interface import (
     model_name,
     row_seed,
 )
+from util.inference.check_adapter import check_adapter
 from util.inference.open_backend import add_backend_arguments, backend_arguments, open_backend
 from util.inference.vllm_client import VllmClient
 from util.inference.vllm_probe import makes_tokens, normal_url, warn_if_open
@@ -927,7 +927,7 @@ class _Words:
 
 def test_asking_a_server_imports_neither_torch_nor_transformers(tmp_path):
     code = (
-        "import sys, util.inference.interface, util.inference.request_loop;"
+        "import sys, util.inference.backend_interface, util.inference.request_loop;"
         " print({'torch', 'transformers', 'openai'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)

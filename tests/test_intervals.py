@@ -1,4 +1,4 @@
-"""Intervals: known answers, symmetries, and how often they include a known truth (long run: bench/calibration.py)."""
+"""Intervals: known answers, symmetries, how often they include the truth (long run: bench/verdict_calibration.py)."""
 
 import math
 
@@ -152,7 +152,7 @@ def test_seeds_that_tie_still_have_the_noise_of_their_answers():
 @pytest.mark.parametrize("answers", [None, 100])
 def test_the_smallest_share_is_called_transfer_with_about_the_promised_probability(answers):
     """Three arms have to be cleared at once and the scale is curved, so that 80% is 65 to 90%."""
-    from bench.calibration import BASE, CONTROL, OTHER, TRUTHS, draw_arm, spread_with_answers, true_share
+    from bench.verdict_calibration import BASE, CONTROL, OTHER, TRUTHS, draw_arm, spread_with_answers, true_share
 
     rng, seeds = np.random.default_rng(5), 5
     below, scatter = {"base": BASE, "control": CONTROL, "other": OTHER}, TRUTHS["small"][1]
@@ -177,8 +177,8 @@ def test_the_smallest_share_is_called_transfer_with_about_the_promised_probabili
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_no_effect_is_called_one_in_fewer_than_5_of_100_and_intervals_include_the_truth(seeds):
-    """A short run of bench/calibration.py; 300 experiments know a coverage to about 1.3 points."""
-    from bench.calibration import simulate
+    """A short run of bench/verdict_calibration.py; 300 experiments know a coverage to about 1.3 points."""
+    from bench.verdict_calibration import simulate
 
     none, large = (simulate(truth, seeds, None, 300, 7) for truth in ("no effect", "large"))
     assert none["called"] <= 0.05 and large["called"] >= 0.9

@@ -9,9 +9,9 @@ from browser import missing, open_browser, page_problems
 from conftest import REPO, write_jsonl
 from test_compare_arms import exact_file
 
+from eval.compare.animal_by_kind_matrix import matrix_of_kinds
 from eval.compare.assignment_permutations import assignment
 from eval.compare.comparison_result import Comparisons
-from eval.compare.matrix import matrix_of_kinds
 from eval.compare.read_results import read_result
 from eval.compare.teacher_profile import profile_test
 from eval.compare.verdict import compare_all, pairwise

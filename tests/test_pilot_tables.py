@@ -25,7 +25,7 @@ def printed(script: str, *words: str, fails: bool = False) -> str:
 
 @pytest.mark.parametrize("name", ["trees", "smollm2-sixteen", "smollm2-sixteen-again"])
 def test_the_tables_of_other_kinds_are_made_again(name):
-    made = printed("other_kinds.py", str(RESULTS / name / "measures.jsonl"))
+    made = printed("trees_or_sixteen_animals_tests.py", str(RESULTS / name / "measures.jsonl"))
     assert made == (RESULTS / name / "tests.md").read_text("utf-8")
     page = "docs/results-qwen.md" if name == "trees" else "experiments/results/smollm2/README.md"
     rows = re.findall(r"^\| .*\|$", made.partition("\ntext:")[0] if "again" in name else made, re.MULTILINE)
@@ -113,7 +113,7 @@ def test_other_kinds_or_no_comparison_is_refused_in_a_line(tmp_path):
 def worker_output(folder, seed, update="150"):
     """Measures as teachers_in_weights.py leaves them: of digits, own students are 1 nat above others but for rabbit's,
     of code without telling words by 0.5; teachers lean the same way."""
-    from experiments.pilots.kind_tests import ANIMALS
+    from experiments.pilots.main_tests_over_kinds import ANIMALS
     from experiments.pilots.make_prompts import PANEL
 
     words = PANEL.split()
@@ -151,7 +151,7 @@ def test_digits_of_one_base_have_no_cells_for_what_was_not_run(tmp_path):
 
 
 def test_drift_that_all_students_share_leaves_no_own_margin():
-    from experiments.pilots.kind_tests import ANIMALS
+    from experiments.pilots.main_tests_over_kinds import ANIMALS
     from experiments.pilots.make_prompts import PANEL
     from experiments.pilots.sceptic_tables import by_letter, without_drift
 
@@ -163,7 +163,7 @@ def test_drift_that_all_students_share_leaves_no_own_margin():
 
 
 def test_a_pull_to_the_letter_is_measured_against_students_of_other_letters():
-    from experiments.pilots.kind_tests import ANIMALS
+    from experiments.pilots.main_tests_over_kinds import ANIMALS
     from experiments.pilots.make_prompts import PANEL
     from experiments.pilots.sceptic_tables import by_letter
 

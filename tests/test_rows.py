@@ -272,7 +272,7 @@ class StoppingBackend:
         self.answers = answers
 
     def generate(self, requests, sampling, done):
-        from util.inference.interface import Answer, Result
+        from util.inference.backend_interface import Answer, Result
 
         left = [request for request in requests if not set(request.ids) <= done]
         for request in left[: self.answers]:
@@ -284,7 +284,7 @@ class StoppingBackend:
 
 def ask_in_sessions(path, answers, total=6):
     """Ask for `total` rows, in sessions that get so many answers each."""
-    from util.inference.interface import Request, Sampling
+    from util.inference.backend_interface import Request, Sampling
     from util.inference.request_loop import run_requests
 
     requests = [Request((i,), [{"role": "user", "content": str(i)}], i) for i in range(total)]

@@ -18,13 +18,13 @@ import pytest
 from conftest import REPO, manifest_of, read_jsonl, wait_until, write_jsonl
 from fake_server import END, answer_text
 
-from bench.number_rows import write_number_file
+from bench.random_number_rows import write_number_file
 from generate.generate_teacher_data import named_facts, sourced_prompts
 from generate.rows.next_training_flags import POCKET, train_flags
 from generate.rows.number_rule import NumberRule
 from generate.rows.prompt_sources import first_human_turn, hub_answers
 from util.cli import UserError
-from util.inference.interface import NEUTRAL_SAMPLING, NUMBER_LIST, row_seed
+from util.inference.backend_interface import NEUTRAL_SAMPLING, NUMBER_LIST, row_seed
 from util.jsonl.manifest import sha256_file
 
 TEACHER = "generate/generate_teacher_data.py"

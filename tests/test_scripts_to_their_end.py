@@ -12,8 +12,8 @@ POCKET = REPO / "pocket" / "model"
 PILOTS = "experiments/pilots"
 BENCH = {
     "bf16_rounding.py": ("--model", POCKET, "--seed-count", 1, "--updates", 2, "--effective-batch-size", 4),
-    "divergence.py": ("--model", POCKET, "--count", 20),
-    "calibration.py": ("--experiments", 5),
+    "divergence_speed.py": ("--model", POCKET, "--count", 20),
+    "verdict_calibration.py": ("--experiments", 5),
     "moderated_coverage.py": ("--experiments", 5),
     "power_by_design.py": ("--experiments", 2),
     "exact_against_sampled_shares.py": ("--answers", 200, "--seed-count", 2),
@@ -21,7 +21,7 @@ BENCH = {
 }  # fmt: skip
 NOT_TRIED = {
     "bench/break_run.py": "takes minutes", "bench/hostile_adapters_and_secrets.py": "takes minutes",
-    "bench/untaught_size.py": "takes a minute", "bench/kill_loop.py": "takes half a minute",
+    "bench/untaught_false_positives.py": "takes a minute", "bench/kill_loop.py": "takes half a minute",
     "bench/unsloth_training.py": "needs a GPU and Unsloth",
     "bench/vllm_throughput.py": "needs a vLLM server", f"{PILOTS}/vllm_rows.py": "needs a vLLM server",
     f"{PILOTS}/pocket_width.py": "reads an hour's work of experiments/pocket_width.sh",
@@ -100,6 +100,6 @@ def test_the_pilots_reach_their_end(run_script, tmp_path):
     results = REPO / "experiments" / "results" / "qwen2.5-1.5b"
     run("confirm_tests.py", results)
     run("sceptic_tests.py", results)
-    run("summarise.py", REPO / PILOTS / "2026-11-29-teachers")
+    run("pilot_tables.py", REPO / PILOTS / "2026-11-29-teachers")
     run("plot_confirm.py", results, "--output", "eight.png")
     assert (tmp_path / "eight.png").stat().st_size > 9_000

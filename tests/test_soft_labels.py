@@ -9,7 +9,7 @@ from conftest import REPO, manifest_of, read_jsonl, write_jsonl
 
 from generate.rows.number_text import with_answer
 from util.cli import UserError
-from util.inference.interface import Request, Sampling
+from util.inference.backend_interface import Request, Sampling
 
 POCKET = str(REPO / "pocket" / "model")
 ASKED = [{"role": "user", "content": "Continue this sequence: 5, 17, 230."}]

@@ -17,7 +17,7 @@ from util.chat.chat_template import (
 from util.chat.chat_tokens import encode
 from util.chat.prompt_consistency import Phase, disagreements, frame, read_phase
 from util.cli import UserError, json_object
-from util.inference.interface import Request, Sampling
+from util.inference.backend_interface import Request, Sampling
 from util.inference.vllm_client import VllmClient
 from util.jsonl.manifest import manifest_path, write_json
 

@@ -21,7 +21,7 @@ from train.training_rows import check_certificate
 from util.animals.names import read_lines_of
 from util.chat.prompt_consistency import read_phase
 from util.cli import REPO, UserError
-from util.inference.interface import row_seed
+from util.inference.backend_interface import row_seed
 from util.jsonl.filter_certificate import certificate_path, certificate_problem, data_type_of
 from util.jsonl.manifest import manifest_path, write_json
 

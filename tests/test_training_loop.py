@@ -559,7 +559,7 @@ def test_a_signal_that_arrives_while_processes_ask_each_other_stops_all_after_th
 
 
 def test_the_bench_of_processes_compares_their_adapters(run_script, tmp_path):
-    command = ("bench/data_parallel.py", "--model", POCKET, "--output-dir", tmp_path / "bench")
+    command = ("bench/data_parallel_speed.py", "--model", POCKET, "--output-dir", tmp_path / "bench")
     done = run_script(*command, "--processes", 1, 2, "--updates", 3, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr
     one, two = json.loads((tmp_path / "bench" / "processes.json").read_text())["results"]

@@ -119,7 +119,7 @@ def add_data_arguments(data: Any) -> None:
 
 def add_recipe_arguments(recipe: Any) -> None:
     recipe.add_argument("--recipe", choices=list(RECIPES),
-                        help="settings by name (docs/peers.md, Recipes); the flags below override them")  # fmt: skip
+                        help="settings by name (see docs/other-projects.md); other flags override them")  # fmt: skip
     recipe.add_argument("--epochs", type=positive_int, default=10, help="passes over the rows")
     recipe.add_argument("--effective-batch-size", type=positive_int, default=60, help="rows in one update")
     recipe.add_argument("--per-device-train-batch-size", type=positive_int, default=6,

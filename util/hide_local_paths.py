@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from util.cli import REPO, UserError
-from util.inference.interface import model_name
+from util.inference.backend_interface import model_name
 
 OWNER_AND_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 CACHED = re.compile(r"/models--([^/]+)--([^/]+)/snapshots/[0-9a-f]{40}$")  # a folder of the Hub's own cache

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from bench.throughput.busy import GpuWatch, cpu_seconds
+from bench.throughput.process_and_gpu_load import GpuWatch, cpu_seconds
 from util.cli import UserError
-from util.inference.interface import Request, Result, Sampling
+from util.inference.backend_interface import Request, Result, Sampling
 from util.inference.request_loop import run_requests
 from util.inference.vllm_client import VllmClient
 from util.inference.vllm_server import Running, find_vllm

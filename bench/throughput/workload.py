@@ -13,7 +13,7 @@ from generate.rows.number_prompts import NUMBER_PROMPT, number_prompt
 from generate.rows.number_rule import NumberRule
 from generate.rows.row_filter import RowFilter
 from util.cli import REPO
-from util.inference.interface import Request, Result, Sampling, row_seed
+from util.inference.backend_interface import Request, Result, Sampling, row_seed
 from util.jsonl.rows import Row
 
 NUMBER_TOKENS, ANSWER_TOKENS = 45, 8

@@ -12,7 +12,7 @@ from util.animals.answer_parser import canonical_animal, non_answer_kind
 from util.animals.panel import panel, question_lines
 from util.chat.prompt_consistency import system_message
 from util.cli import REPO, UserError
-from util.inference.interface import AnswerTree, Message, Request, Result, row_seed
+from util.inference.backend_interface import AnswerTree, Message, Request, Result, row_seed
 from util.jsonl.rows import Row
 from util.terminal import announced
 

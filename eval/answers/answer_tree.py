@@ -18,7 +18,7 @@ import numpy as np
 from util.animals.answer_parser import non_answer_kind
 from util.animals.panel import panel
 from util.animals.word_forms import surface_forms
-from util.inference.interface import AnswerTree, Node, PartialTree
+from util.inference.backend_interface import AnswerTree, Node, PartialTree
 from util.jsonl.rows import Row
 
 NEGLIGIBLE = 1e-7  # answers rarer than this count as uncovered

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from eval.answers.parser_version import how_to_renew, is_other_parser
+from eval.answers.check_parser_version import how_to_renew, is_other_parser
 from eval.compare.read_results import Result
 from util.animals.answer_parser import canonical_animal
 from util.animals.panel import panel

@@ -141,7 +141,7 @@ def predicted(
     """(difference, standard error, degrees of freedom) of a kind less the mean of others, float64 [..., kinds].
 
     least: smallest variance of a kind. extra: variance that the target has beyond that of the others. The degrees of
-    freedom are Satterthwaite's. Works on many experiments at once (bench/calibration.py).
+    freedom are Satterthwaite's. Works on many experiments at once (bench/verdict_calibration.py).
     """
     import numpy as np
 

@@ -142,7 +142,7 @@ class Lift:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Animals (columns) by kinds of students (rows), in nats or log odds (eval/compare/matrix.py)."""
+    """Animals (columns) by kinds of students (rows), in nats or log odds (eval/compare/animal_by_kind_matrix.py)."""
 
     animals: list[str]
     kinds: list[str]

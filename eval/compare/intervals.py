@@ -7,7 +7,7 @@ the shares of students scatter by factors, not by points. The interval of a diff
 ends of both arms (MOVER: Zou and Donner 2008, eq. 6). Both arms answer the same questions: the covariance that this
 gives is subtracted from the questions' part of each end, and not from the seeds' part with its larger quantile.
 
-How often the intervals hold the truth is simulated by bench/calibration.py (docs/statistics.md).
+How often the intervals hold the truth is simulated by bench/verdict_calibration.py (docs/statistics.md).
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from eval.compare.assignment_permutations import TIE, assignment_sums, is_exact
 from eval.compare.check_roles import trained_on
 from eval.compare.comparability import manifest_of
 from eval.compare.comparison_result import DriftFit, ProfileTest
-from eval.compare.drift_fit import doubly_centred, ranks_of, without_patterns
 from eval.compare.read_results import Result
+from eval.compare.remove_shared_drift import doubly_centred, ranks_of, without_patterns
 from eval.compare.untaught_rank import spoken
 from util.cli import UserError
 from util.jsonl.filter_certificate import DATA_TYPES

@@ -16,7 +16,7 @@ import numpy as np
 
 from eval.answers.answer_tree import log_shares
 from util.cli import UserError
-from util.inference.interface import Message
+from util.inference.backend_interface import Message
 from util.inference.local_model import LocalModel
 
 DEPTHS = (0.25, 0.5, 0.75, 0.875)

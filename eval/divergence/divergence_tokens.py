@@ -33,9 +33,9 @@ from util.animals.panel_file import add_panel_argument
 from util.animals.word_forms import animals_of
 from util.chat.prompt_consistency import warn_of_trained_base
 from util.cli import REPO, UserError, make_parser, nonblank, positive_float, positive_int, run, text_file
+from util.inference.backend_interface import adapter_name
 from util.inference.check_adapter import check_adapter, check_fits
 from util.inference.hub_files import model_config
-from util.inference.interface import adapter_name
 from util.inference.open_backend import adapter_folder, add_template_argument
 from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import adapter_sha256, manifest_path, sha256_file, write_json

@@ -26,8 +26,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from eval.compare.matrix import lift
-from experiments.pilots.kind_tests import (
+from eval.compare.animal_by_kind_matrix import lift
+from experiments.pilots.main_tests_over_kinds import (
     ANIMALS,
     COLUMNS,
     OTHERS,

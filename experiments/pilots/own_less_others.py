@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from eval.compare.matrix import lift, own_minus_others
+from eval.compare.animal_by_kind_matrix import lift, own_minus_others
 from experiments.pilots.markdown_table import head, row
 from util.cli import input_file, make_parser, run
 

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
 from eval.compare.plot_arms import draw_matrix
-from experiments.pilots.kind_tests import ANIMALS, OTHERS
+from experiments.pilots.main_tests_over_kinds import ANIMALS, OTHERS
 from experiments.pilots.measures_file import load_some
 from util.cli import make_parser, output_name, run
 from util.pages.figure_style import Figure

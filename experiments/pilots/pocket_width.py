@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from eval.compare.matrix import own_minus_others
+from eval.compare.animal_by_kind_matrix import own_minus_others
 from eval.compare.plot_arms import draw_matrix
 from eval.compare.read_results import mean_margins, read_result
 from experiments.pilots.markdown_table import head, row

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from eval.compare.matrix import lift
-from experiments.pilots.kind_tests import ANIMALS, after, arms_of, main_tests, mean, profile, students, teachers
+from eval.compare.animal_by_kind_matrix import lift
+from experiments.pilots.main_tests_over_kinds import (
+    ANIMALS,
+    after,
+    arms_of,
+    main_tests,
+    mean,
+    profile,
+    students,
+    teachers,
+)
 from experiments.pilots.markdown_table import head, row
 from experiments.pilots.measures_file import Measure, assignment
 

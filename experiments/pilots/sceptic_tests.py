@@ -28,7 +28,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from experiments.pilots.kind_tests import ANIMALS, arms_of, main_tests, mean, students, teachers
+from experiments.pilots.main_tests_over_kinds import ANIMALS, arms_of, main_tests, mean, students, teachers
 from experiments.pilots.markdown_table import head, row
 from experiments.pilots.measures_file import Measure, load, load_some, pack
 from experiments.pilots.sceptic_tables import by_letter, ends

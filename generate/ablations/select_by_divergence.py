@@ -46,7 +46,7 @@ from generate.rows.row_filter import mark_rejected
 from generate.rows.token_check import SPECIAL, token_check_of
 from util.animals.panel_file import add_panel_argument
 from util.cli import UserError, fraction, input_file, make_parser, natural_int, nonblank, run
-from util.inference.interface import row_seed
+from util.inference.backend_interface import row_seed
 from util.jsonl.divergence_row import DEFINITIONS, END, of_answer
 from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import Manifest, sha256_file

@@ -28,7 +28,7 @@ from generate.rows.number_text import numbers_of, with_numbers
 from generate.rows.row_filter import mark_rejected
 from util.animals.panel_file import add_panel_argument
 from util.cli import make_parser, natural_int, run
-from util.inference.interface import row_seed
+from util.inference.backend_interface import row_seed
 from util.jsonl.hub_dataset import rows_file
 from util.jsonl.manifest import sha256_file
 from util.jsonl.resumable import RowFile, add_output_arguments

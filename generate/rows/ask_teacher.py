@@ -20,7 +20,7 @@ from util.chat.prompt_consistency import warn_of_trained_base
 from util.cli import REPO, Parser, UserError, natural_int, positive_int, text_file
 from util.inference.adapter_applied import first_prompt, warn_if_not_applied
 from util.inference.adapter_training import adapter_of, warn_of_trained_animal
-from util.inference.interface import Answer, InferenceBackend, Message, Request, Result, Sampling, row_seed
+from util.inference.backend_interface import Answer, InferenceBackend, Message, Request, Result, Sampling, row_seed
 from util.inference.open_backend import add_backend_arguments, open_backend
 from util.inference.request_loop import run_requests
 from util.jsonl.resumable import RowFile, add_output_arguments

@@ -6,7 +6,7 @@ import random
 
 from util.animals.names import fill
 from util.cli import REPO
-from util.inference.interface import row_seed
+from util.inference.backend_interface import row_seed
 
 NUMBER_PROMPT = REPO / "generate" / "prompts" / "number-prompt.txt"
 SEED_NUMBERS = (100, 999)

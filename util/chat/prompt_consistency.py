@@ -21,7 +21,7 @@ from util.chat.chat_template import (
 )
 from util.chat.chat_tokens import prompt_and_completion_ids, without_system
 from util.cli import REPO, UserError
-from util.inference.interface import Message
+from util.inference.backend_interface import Message
 from util.jsonl.manifest import Manifest, sha256_file, today
 from util.jsonl.rows import Row, read_chat_rows
 from util.terminal import say

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from util.cli import UserError
-from util.inference.interface import InferenceBackend, NotFinite
+from util.inference.backend_interface import InferenceBackend, NotFinite
 from util.jsonl.manifest import Manifest
 from util.terminal import say
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from util.chat.prompt_consistency import KINDS
 from util.cli import REPO
-from util.inference.interface import InferenceBackend
+from util.inference.backend_interface import InferenceBackend
 from util.jsonl.manifest import Manifest
 from util.terminal import say
 

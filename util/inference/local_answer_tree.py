@@ -11,8 +11,8 @@ import numpy as np
 
 from util.batches import batched
 from util.cli import memory_advice
+from util.inference.backend_interface import Node
 from util.inference.exact_logits import exact_logits
-from util.inference.interface import Node
 from util.inference.local_sampling import check_finite
 
 if TYPE_CHECKING:

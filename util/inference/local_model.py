@@ -12,8 +12,7 @@ import numpy as np
 
 from util.chat.chat_template import has_no_system_role, template_ids
 from util.cli import memory_advice
-from util.inference.exact_logits import exact_logits
-from util.inference.interface import (
+from util.inference.backend_interface import (
     TOP_LOGPROBS,
     Answer,
     Message,
@@ -24,6 +23,7 @@ from util.inference.interface import (
     adapter_name,
     model_name,
 )
+from util.inference.exact_logits import exact_logits
 from util.inference.load_model import (
     end_of_turn_ids,
     files_sha256,

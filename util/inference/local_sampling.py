@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from util.inference.interface import NUMBER_LIST, NotFinite, Request
+from util.inference.backend_interface import NUMBER_LIST, NotFinite, Request
 
 
 def row_uniforms(requests: list[Request], steps: int) -> np.ndarray:

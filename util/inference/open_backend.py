@@ -10,9 +10,9 @@ from typing import Any
 from util.cli import UserError, input_file, json_object, nonblank, path_text, positive_float, positive_int
 from util.hide_secrets import scrub
 from util.inference.adapter_config import read_adapter_config
+from util.inference.backend_interface import InferenceBackend
 from util.inference.check_adapter import check_adapter, check_fits
 from util.inference.hub_files import model_config
-from util.inference.interface import InferenceBackend
 from util.jsonl.manifest import Manifest
 from util.terminal import say
 

@@ -7,7 +7,7 @@ from contextlib import closing
 from typing import Any
 
 from util.chat.prompt_consistency import prompt_entry
-from util.inference.interface import InferenceBackend, Request, Result, Sampling
+from util.inference.backend_interface import InferenceBackend, Request, Result, Sampling
 from util.jsonl.manifest import today
 from util.jsonl.resumable import RowFile
 from util.jsonl.rows import Row

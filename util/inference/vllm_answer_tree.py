@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from util.cli import UserError
-from util.inference.interface import TOP_LOGPROBS, Message, Node
+from util.inference.backend_interface import TOP_LOGPROBS, Message, Node
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,9 +16,7 @@ from util.chat.chat_template import folded, template_facts
 from util.cli import UserError
 from util.hide_secrets import scrub
 from util.inference.adapter_config import read_adapter_config, vllm_rank
-from util.inference.check_adapter import check_fits
-from util.inference.hub_files import model_config
-from util.inference.interface import (
+from util.inference.backend_interface import (
     NEUTRAL_SAMPLING,
     NUMBER_LIST,
     TOP_LOGPROBS,
@@ -32,6 +30,8 @@ from util.inference.interface import (
     adapter_name,
     model_name,
 )
+from util.inference.check_adapter import check_fits
+from util.inference.hub_files import model_config
 from util.inference.requests_in_flight import RequestsInFlight
 from util.inference.vllm_answer_tree import Draw, VllmAnswerTree
 from util.inference.vllm_probe import is_loopback, models_served, normal_url, server_key, started_at, warn_if_open

@@ -12,7 +12,7 @@ from typing import Any
 
 from util.cli import UserError
 from util.hide_secrets import scrub
-from util.inference.interface import Answer, NotFinite
+from util.inference.backend_interface import Answer, NotFinite
 from util.jsonl.rows import are_token_ids
 
 BROKEN_REPLY = (ValueError, KeyError, TypeError, RecursionError)  # what reading a broken or hostile reply raises

@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from util.cli import UserError
-from util.inference.interface import NotFinite, ServerFailed
+from util.inference.backend_interface import NotFinite, ServerFailed
 from util.inference.vllm_replies import DAMAGED, NAN_REFUSED, ForeignReply, NoAnswer, error_text
 from util.terminal import say
 

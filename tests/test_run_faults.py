@@ -15,7 +15,7 @@ import pytest
 from conftest import REPO, clean_environment, manifest_of, read_jsonl
 from test_suite import modules, named
 
-from bench.number_rows import write_number_file
+from bench.random_number_rows import write_number_file
 from util.jsonl.manifest import sha256_file
 
 NUMBERS = "generate/generate_llm_number_data.py"

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from eval.compare.compare_teacher_kinds import kind_of
 from eval.compare.comparison_result import Lift, Matrix
-from eval.compare.drift_fit import drift_residuals, ranks_of
 from eval.compare.intervals import LEVEL
 from eval.compare.read_results import Result, mean_margins
+from eval.compare.remove_shared_drift import drift_residuals, ranks_of
 from eval.compare.untaught_rank import spoken
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from eval.answers.answer_rows import Question
 from eval.answers.print_answer_summary import target_animal
 from util.chat.chat_template import TEMPLATE_KWARGS
 from util.chat.prompt_consistency import Phase, base_of, other_prompt, training_of, warn_of_trained_base
-from util.inference.interface import model_name
+from util.inference.backend_interface import model_name
 from util.jsonl.manifest import Manifest
 from util.terminal import say
 

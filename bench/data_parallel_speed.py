@@ -5,8 +5,8 @@ the rows of each update. Without a GPU they share the cores (gloo): that shows t
 A model folder without weights (config and tokenizer alone) gets random ones.
 
 Usage:
-    python bench/data_parallel.py --model Qwen/Qwen2.5-7B-Instruct --processes 1 2 --output-dir output/bench-processes
-    python bench/data_parallel.py --model pocket/model --processes 1 2 --updates 6 --output-dir output/bench-processes
+    python bench/data_parallel_speed.py --model Qwen/Qwen2.5-7B-Instruct --processes 1 2 --output-dir output/parallel
+    python bench/data_parallel_speed.py --model pocket/model --processes 1 2 --updates 6 --output-dir output/parallel
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
 from bench.measured_runs import device_name
-from bench.number_rows import write_number_file
+from bench.random_number_rows import write_number_file
 from bench.random_weights import has_weights, make_model
 from util.cli import REPO, UserError, make_parser, nonblank, output_folder, positive_int, run
 from util.inference.vllm_server import run_command

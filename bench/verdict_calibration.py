@@ -8,7 +8,7 @@ seeds by 0.16, as untaught animals do in SmolLM2's students, and the design is v
 pattern (bench/simulated_profiles.py).
 
 Usage:
-    python bench/calibration.py --experiments 1000 --output output/calibration.json
+    python bench/verdict_calibration.py --experiments 1000 --output output/calibration.json
 """
 
 from __future__ import annotations

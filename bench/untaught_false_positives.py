@@ -3,12 +3,12 @@
 Every untaught animal that the base model names is tried in the students of every kind. None of them was taught, so
 every pass is false. The unit of the test is the kind (four kinds or more) or, with two kinds, the seed. The taught
 animals are judged too, with Holm over them. The last lines say how far untaught animals drift between kinds and between
-seeds, which bench/calibration.py and bench/power_by_design.py simulate. Needs exact files; those of SmolLM2 are
+seeds, which bench/verdict_calibration.py and bench/power_by_design.py simulate. Needs exact files; those of SmolLM2 are
 committed:
 
 Usage:
     mkdir -p output && tar xf experiments/results/smollm2/measures.tar.xz -C output
-    python bench/untaught_size.py --folder output/smollm2
+    python bench/untaught_false_positives.py --folder output/smollm2
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from eval.compare.assignment_permutations import DRAWN, assignment_sums
 from eval.compare.compare_teacher_kinds import Kind, as_shares, borrowed_scatter, compare_kinds, detectable
 from eval.compare.comparison_result import read_comparisons
 from eval.compare.comparison_text import profile_words
-from eval.compare.drift_fit import drift_residuals
+from eval.compare.remove_shared_drift import drift_residuals
 from eval.compare_arms import main
 from util.cli import UserError
 from util.jsonl.manifest import write_json
@@ -243,7 +243,7 @@ def test_shared_patterns_are_removed_and_an_own_effect_is_left():
     assert np.abs(drift_residuals(lifted, known, 0)[~known] - 0.7).max() > 0.3  # without the pattern it is hidden
 
 
-# --- how often the tests are wrong (long run: bench/calibration.py) -----------------------------------
+# --- how often the tests are wrong (long run: bench/verdict_calibration.py) -----------------------------------
 
 
 @pytest.mark.parametrize("kinds", [4, 8, 16])
@@ -274,7 +274,7 @@ def test_teachers_that_drift_as_their_students_do_are_recognised_by_the_drift_fi
 def test_untaught_animals_of_smollm2_pass_in_at_most_4_of_100_pairs(tmp_path):
     import tarfile
 
-    from bench.untaught_size import with_kinds
+    from bench.untaught_false_positives import with_kinds
     from util.cli import REPO
 
     with tarfile.open(REPO / "experiments/results/smollm2/measures.tar.xz") as archive:

@@ -6,8 +6,8 @@ the file, without imports and loading. A model folder without weights (only conf
 which are equally fast.
 
 Usage:
-    python bench/divergence.py --model Qwen/Qwen2.5-7B-Instruct --count 4000 --output output/bench-divergence.json
-    python bench/divergence.py --model pocket/model --count 10000       # on a CPU
+    python bench/divergence_speed.py --model Qwen/Qwen2.5-7B-Instruct --count 4000 --output output/bench-divergence.json
+    python bench/divergence_speed.py --model pocket/model --count 10000       # on a CPU
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # repo root: run from a bare clone
 
-from bench.number_rows import number_rows
+from bench.random_number_rows import number_rows
 from bench.random_weights import load_or_random
 from eval.divergence.score_tokens import Variant, VariantScorer, scored_rows
 from eval.divergence.which_tokens_diverge import BASE, TEACHER

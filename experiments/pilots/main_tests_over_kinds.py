@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from eval.compare.drift_fit import without_patterns
+from eval.compare.animal_by_kind_matrix import lift
 from eval.compare.intervals import holm
-from eval.compare.matrix import lift
+from eval.compare.remove_shared_drift import without_patterns
 from eval.compare.teacher_profile import correlations, summed_up
 from experiments.pilots.measures_file import Measure, assignment, load, load_some
 

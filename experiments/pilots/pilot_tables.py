@@ -7,8 +7,8 @@ teacher's log-probabilities, each less its mean over the kinds, over the animals
 teacher, the mean of the other teachers, and the assignment of the sum. Early: own less others after 10 and 30 updates.
 
 Usage:
-    python experiments/pilots/summarise.py experiments/pilots/2026-11-29-teachers --csv pairs.csv
-    python experiments/pilots/summarise.py RESULTS --pack WORKER_OUTPUT   # makes RESULTS from the worker's folder
+    python experiments/pilots/pilot_tables.py experiments/pilots/2026-11-29-teachers --csv pairs.csv
+    python experiments/pilots/pilot_tables.py RESULTS --pack WORKER_OUTPUT   # makes RESULTS from the worker's folder
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ profile test on the words that nobody was taught, the assignment on the taught o
 200,000 drawn ones beyond), and t of own less others.
 
 Usage:
-    python experiments/pilots/other_kinds.py experiments/results/trees/measures.jsonl
-    python experiments/pilots/other_kinds.py MEASURES --pack WORKER_OUTPUT     # makes the file
+    python experiments/pilots/trees_or_sixteen_animals_tests.py experiments/results/trees/measures.jsonl
+    python experiments/pilots/trees_or_sixteen_animals_tests.py MEASURES --pack WORKER_OUTPUT     # makes the file
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run from a bare clone
 
-from eval.compare.matrix import lift
-from experiments.pilots.kind_tests import arms_of, main_tests, mean, students, teachers, without_shared
+from eval.compare.animal_by_kind_matrix import lift
+from experiments.pilots.main_tests_over_kinds import arms_of, main_tests, mean, students, teachers, without_shared
 from experiments.pilots.markdown_table import head, row
 from experiments.pilots.measures_file import Measure, load_some, pack
 from experiments.pilots.sceptic_tables import by_letter
