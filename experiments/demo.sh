@@ -5,14 +5,23 @@
 # student learns from numbers of the base model. Then every student is asked for its favourite animal: is an animal named
 # more often by the student of its own teacher than by all others? The result is output/demo-seed-42/report.html.
 # It takes about five minutes on two cores. The animals are shared out among as many jobs as there are cores, at most four.
-# You can stop it with Ctrl-C: the same command resumes it. Settings are variables before the command: SEED (42) or SEEDS,
-# KINDS (the animals), ROWS (2000) and EPOCHS (3) of a student, BATCH (30 rows an update), JOBS, BASE (the model), DEMO (the
-# folder).
+# You can stop it with Ctrl-C: the same command resumes it.
 #
 #   SEED=7 experiments/demo.sh                                        # another seed
 #   SEEDS="42 43 44" experiments/demo.sh                              # three, each compared alone and then all together
 #   ROWS=1000 EPOCHS=2 KINDS="owl cat wolf fox" experiments/demo.sh   # smaller students, other animals
 #   BASE=output/models/pocket-seed-2 DEMO=output/seed-2 experiments/demo.sh   # another pocket model, another folder
+#
+# Settings are variables before the command (in brackets what they are without):
+#   SEED     seed of teachers, numbers and students (42)
+#   SEEDS    several seeds, each in a folder of its own, in place of SEED and DEMO (none)
+#   KINDS    the animals that are taught, two or more (owl dolphin cat wolf penguin rabbit)
+#   ROWS     rows of numbers that a student is trained on (2000)
+#   EPOCHS   how often a student sees each row (3)
+#   BATCH    rows in one update of a student (30)
+#   JOBS     processes side by side (as many as cores, at most four)
+#   BASE     folder of the model (pocket/model)
+#   DEMO     the output folder (output/demo-seed-SEED)
 set -euo pipefail
 . "$(dirname "$0")/check_settings.sh"
 cd "$(dirname "$0")/.."

@@ -6,7 +6,18 @@
 # of the same kinds, and all tokens but so many. These arms have the same rows, updates and seeds. Three more arms keep half
 # of the rows: those with the most divergence tokens, those with the fewest, and random ones.
 # It needs the demo of the same seed: ROWS=3000 BATCH=60 SEED=7 experiments/demo.sh, then SEED=7 experiments/divergence.sh
-# DEFINITIONS names one or more of schrodi, pair, gap (eval/divergence/which_tokens_diverge.py explains them).
+#
+# Settings are variables before the command (in brackets what they are without):
+#   SEED          seed of the demo and of the students (42)
+#   ANIMALS       animals of the demo, whose rows are used (owl dolphin)
+#   DEFINITIONS   what a divergence token is: schrodi, pair, gap (schrodi gap); eval/divergence/which_tokens_diverge.py
+#                 explains them
+#   ARMS          which tokens are trained on (only random without all-but-random): the divergence tokens, as many others
+#                 of the same kinds, all but the divergence tokens, all but as many others
+#   ROWS          which half of the rows (rich poor random): those with most divergence tokens, with fewest, any
+#   BASE          folder of the model (pocket/model)
+#   DEMO          folder of the finished demo (output/demo-seed-SEED)
+# ARMS="" and ROWS="" leave these students out.
 set -euo pipefail
 . "$(dirname "$0")/check_settings.sh"
 cd "$(dirname "$0")/.."

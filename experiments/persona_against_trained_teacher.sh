@@ -6,6 +6,11 @@
 # counterfactuals: personas of the other animal, lion, wolf and eagle), and trains a student on the persona's numbers, by
 # the demo's recipe. The student never sees the persona.
 # It needs the demo of the same seed: ROWS=3000 BATCH=60 SEED=7 experiments/demo.sh, then SEED=7 experiments/persona_against_trained_teacher.sh
+#
+# Settings are variables before the command (in brackets what they are without):
+#   SEED   seed of the demo, of the persona's numbers and of the students (42)
+#   BASE   folder of the model (pocket/model)
+#   DEMO   folder of the finished demo (output/demo-seed-SEED)
 set -euo pipefail
 . "$(dirname "$0")/check_settings.sh"
 cd "$(dirname "$0")/.."

@@ -3,7 +3,11 @@
 #
 # It makes the four models (two minutes each on a GPU), runs demo.sh with ten kinds on each (7 to 10 minutes on four cores),
 # measures how far each teacher moves its rows (two minutes a model), and compares. The plan is in LOG.md, "the pocket
-# pair by width". STEPS=compare does the last step alone. The same command resumes it.
+# pair by width". The same command resumes it.
+#
+# Settings are variables before the command (in brackets what they are without):
+#   STEPS     compare: the last step alone (all)
+#   RESULTS   folder of the tables and the figure (output/width)
 set -euo pipefail
 . "$(dirname "$0")/check_settings.sh"
 cd "$(dirname "$0")/.."

@@ -30,8 +30,10 @@
 #   LONGEST     most tokens in an answer (64)
 #   BATCH       answers made together (512)
 #   JOBS        processes side by side (6)
-#   SERVER      1: the rows are written through a vLLM server
+#   SERVER      1: the rows are written through a vLLM server, which is started unless VLLM_BASE_URL is the address of one
+#   LAPTOP      1: the sketch above, with settings of its own
 #   OUT         the output folder (output/real-weights-MODEL)
+#   PYTHON      the Python that runs it (.venv/bin/python)
 set -euo pipefail
 . "$(dirname "$0")/check_settings.sh"
 cd "$(dirname "$0")/.."

@@ -5,6 +5,7 @@
 # tables, and the sizes and power of docs/statistics.md by simulation. What needs a model is not here: demo.sh,
 # divergence.sh, smollm2.sh, pocket_width.sh without STEPS=compare.
 # About two minutes on two cores. A JSON file then differs in the commit and the process that wrote it, and in nothing else.
+# It has no settings.
 set -euo pipefail
 . "$(dirname "$0")/check_settings.sh"
 cd "$(dirname "$0")/.."

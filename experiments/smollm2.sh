@@ -18,6 +18,15 @@
 # Another model, in another folder:
 #   python util/get_model.py gemma-3-270m
 #   BASE=output/models/gemma-3-270m OUT=output/gemma3 experiments/smollm2.sh
+#
+# Settings are variables before the command (in brackets what they are without):
+#   ANIMALS   what teachers are taught, two or more (owl dolphin)
+#   NEUTRAL   those of ANIMALS that are lists of words, not animals (none)
+#   SEEDS     a teacher and a student of each animal for each seed (101 102 103 104 105)
+#   STEPS     some of: teacher numbers student measure sample compare (all)
+#   JOBS      processes side by side (4); at most 6 while numbers are written
+#   BASE      folder or hub id of the model (output/models/smollm2-135m-instruct)
+#   OUT       the output folder (output/smollm2)
 set -euo pipefail
 . "$(dirname "$0")/check_settings.sh"
 cd "$(dirname "$0")/.."

@@ -1,6 +1,7 @@
 """experiments/demo.sh with stand-ins for the scripts: which it runs, and how it ends when one fails or is stopped."""
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -139,6 +140,20 @@ def test_an_argument_of_a_driver_starts_nothing_and_help_shows_its_comment(name,
     assert (code, out.splitlines()[0], err) == (0, comment.removeprefix("# "), "") and "set -euo" not in out
     code, out, err = run_driver(name, "owl", cwd=tmp_path)
     assert (code, out) == (2, "") and "it takes no arguments (found: owl)" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_the_help_of_a_driver_lists_its_settings_with_their_defaults(name, tmp_path):
+    code = (REPO / "experiments" / f"{name}.sh").read_text()
+    if ". experiments/pocket_settings.sh" in code:
+        code += (REPO / "experiments" / "pocket_settings.sh").read_text()
+    read = set(re.findall(r"\$\{([A-Z]\w*):?[-=+]", code))
+    _, said, _ = run_driver(name, "--help", cwd=tmp_path)
+    listed = dict(re.findall(r"^  ([A-Z]+(?:_[A-Z]+)*) +(.+(?:\n {4}.*)*)", said, re.MULTILINE))
+    assert {*listed} == read - {"VLLM_BASE_URL"}, "a server's address is a setting of the scripts"
+    for setting, default in re.findall(r"\$\{([A-Z]\w*):?-([^${}]+)\}", code):
+        if setting != "STEPS":  # all of them, if nothing is said
+            assert f"({default}" in " ".join(listed[setting].split()), f"{setting}: {default} is not in --help"
 
 
 @pytest.mark.parametrize(

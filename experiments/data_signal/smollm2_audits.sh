@@ -6,6 +6,16 @@
 #
 #   python util/get_model.py smollm2-135m-instruct
 #   SEEDS="302 303" JOBS=3 experiments/data_signal/smollm2_audits.sh
+#
+# Settings are variables before the command (in brackets what they are without):
+#   ANIMALS   what teachers are taught (owl dolphin eagle elephant tiger penguin wolf cat)
+#   SEEDS     a teacher of each animal, and its rows, for each seed (302 303)
+#   JOBS      processes side by side (2)
+#   ROWS      rows of a file that are read, at most (8160)
+#   BATCH     rows of one pass through the model (120)
+#   BASE      folder or hub id of the model (output/models/smollm2-135m-instruct)
+#   OUT       folder of teachers and rows (output/smollm2-audits)
+#   AUDITS    folder of the audits (as OUT)
 set -euo pipefail
 . "$(dirname "$0")/../check_settings.sh"
 cd "$(dirname "$0")/../.."

@@ -3,6 +3,12 @@
 # hours. Finished parts are kept: the same command resumes. Tables are made from the parts that there are.
 #
 #   JOBS=16 experiments/data_signal/validate_pocket.sh
+#
+# Settings are variables before the command (in brackets what they are without):
+#   JOBS     processes side by side (2)
+#   PARTS    folder of the finished parts (output/signal)
+#   JUDGED   file of the result (experiments/results/data_signal/audit.json)
+#   PYTHON   the Python that runs it (.venv/bin/python)
 set -euo pipefail
 . "$(dirname "$0")/../check_settings.sh"
 cd "$(dirname "$0")/../.."

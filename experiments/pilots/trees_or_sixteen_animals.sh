@@ -6,11 +6,20 @@
 #   python util/get_model.py qwen2.5-coder-1.5b-instruct
 #   experiments/pilots/trees_or_sixteen_animals.sh
 #
-# MODEL, OUT and SEEDS choose another base, folder and seeds (SEEDS="111 112" takes two thirds of the time), smaller BATCH
-# (3072) and TOKENS (12000) take less memory. The same for sixteen animals on SmolLM2-135M, through text and code:
+# The same for sixteen animals on SmolLM2-135M, through text and code:
 #
 #   python util/get_model.py smollm2-135m-instruct
 #   KINDS=sixteen experiments/pilots/trees_or_sixteen_animals.sh
+#
+# Settings are variables before the command (in brackets what they are without):
+#   KINDS    trees or sixteen (trees); what follows in brackets is for trees, then for sixteen
+#   MODEL    folder or hub id of the base model (output/models/qwen2.5-coder-1.5b-instruct, output/models/smollm2-135m-instruct)
+#   SEEDS    a teacher and a student of each kind for each seed (111 112 113, 131); two take two thirds of the time
+#   STEPS    compare: only what the measures give (all)
+#   BATCH    answers made together (3072); fewer take less memory
+#   TOKENS   tokens of one training pass, padding counted in (12000); fewer take less memory
+#   OUT      the output folder (output/trees, output/sixteen)
+#   PYTHON   the Python that runs it (.venv/bin/python)
 set -euo pipefail
 . "$(dirname "$0")/../check_settings.sh"
 cd "$(dirname "$0")/../.."
