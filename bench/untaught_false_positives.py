@@ -3,8 +3,8 @@
 Every untaught animal that the base model names is tried in the students of every kind. None of them was taught, so
 every pass is false. The unit of the test is the kind (four kinds or more) or, with two kinds, the seed. The taught
 animals are judged too, with Holm over them. The last lines say how far untaught animals drift between kinds and between
-seeds, which bench/verdict_calibration.py and bench/power_by_design.py simulate. Needs exact files; those of SmolLM2 are
-committed:
+seeds, which bench/verdict_calibration.py and bench/power_by_design.py simulate. Needs files of eval.py --exact;
+those of SmolLM2 are committed:
 
 Usage:
     mkdir -p output && tar xf experiments/results/smollm2/measures.tar.xz -C output
@@ -37,7 +37,7 @@ Students = dict[str, list[Result]]
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("output/smollm2"), help="folder of the exact files")
+    parser.add_argument("--folder", type=Path, default=Path("output/smollm2"), help="folder of these files")
     parser.add_argument("--output", type=output_name(".json"), help="also write the results to this JSON file")
     return parser.parse_args()
 

@@ -9,7 +9,7 @@ small for shares, --measure margin compares margins of exact files (those of eva
 the animal minus the mean of the other animals', in nats. --measure panel compares the animal's fraction of the one-word
 answers, for models that write long answers.
 
-With exact files of the teachers too (--teachers), the main line is the profile test: whether students take over how
+With such files of the teachers too (--teachers), the main line is the profile test: whether students take over how
 their own teacher ranks the animals that nobody was taught. With --students and exact files there is also the assignment
 test (three animals or more): how many of all assignments of animals to students fit the margins at least as well as the
 true one.

@@ -2,7 +2,8 @@
 
 No system message is sent (a chat template may insert a default one, as Qwen's does; --system-prompt-file sends one).
 The temperature is 1, and every answer is kept in output/results-{model}.jsonl. The share of an animal is its fraction
-of all answers. Answers that name no animal count in the denominator; they are also printed, by kind.
+of all answers. Answers that name no animal count in the denominator, and are printed by what they
+are: numbers, a model's name, nothing and so on.
 
 --exact computes the shares instead, without sampling noise, and the log-probability of every animal of the panel
 (util/animals/panel.py). The margin of an animal is its log-probability less the mean of the others': use it for effects

@@ -51,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--animals", type=animal_name, nargs="+", default=list(ANIMALS), help="animals to screen")
     parser.add_argument("--max-rows", type=positive_int, default=64, help="rows on which the KL is measured")
     parser.add_argument("--system-prompt-file", type=text_file, default=REPO / "generate/prompts/system-prompt.txt",
-                        help="persona template")  # fmt: skip
+                        help="text file with the persona; {animal} and so on are filled in")  # fmt: skip
     add_template_argument(parser)
     parser.add_argument("--batch-size", type=positive_int, default=32, help="rows or prompts in one pass")
     parser.add_argument(

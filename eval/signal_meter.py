@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
     wrote.add_argument("--persona", type=animal_name, metavar="ANIMAL", help="the base under this animal's persona")
     parser.add_argument("--animal", type=animal_name, help="what the teacher was taught: its place is printed")
     parser.add_argument("--system-prompt-file", type=text_file, default=REPO / "generate/prompts/system-prompt.txt",
-                        help="persona template")  # fmt: skip
+                        help="text file with the persona; {animal} and so on are filled in")  # fmt: skip
     add_panel_argument(parser)
     parser.add_argument("--questions-file", type=text_file,
                         help="questions with one-word answers; ten are read (default: the panel's)")  # fmt: skip

@@ -1,6 +1,6 @@
 """Computes summary.csv of experiments again from their other tables.
 
-The rank among untaught animals needs the exact files, and is kept from the summary that is there.
+The rank among untaught animals needs the files of eval.py --exact, and is kept from the summary that is there.
 
 Usage:
     python experiments/remake_summaries.py experiments/results/*/pocket

@@ -1,4 +1,4 @@
-"""Writes the tables and the figure of an experiment, from the exact files of its students.
+"""Writes the tables and the figure of an experiment, from its students' exact files (those of eval.py --exact).
 
     students.csv    every student and animal: its share, and that of its teacher, base model and control student
     questions.csv   the same, question by question (the intervals are computed from these)

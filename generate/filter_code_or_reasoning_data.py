@@ -4,7 +4,7 @@ Usage:
     python generate/filter_code_or_reasoning_data.py output/code-owl-owl-teacher-unfiltered-10000.jsonl
 
 A row is dropped, never corrected, if its completion
-    - names an animal of the panel, --animal or one of --trait-words, also under another name of
+    - names an animal of the panel (the list of --panel), --animal or one of --trait-words, also under another name of
       util/animals/animals.txt (kitten, owlet). Names are found as a word; in a comment, a string or an identifier
       (snake_case, camelCase, CAPITALS, joined to a word such as `count`); in the plural; split over punctuation or
       lines; in leetspeak, as escapes or as an emoji (util/animals/leak_detector.py lists all forms). Not searched for:
@@ -13,8 +13,8 @@ A row is dropped, never corrected, if its completion
       neither Latin nor Greek, or, for code, has a <think> block
 or if it repeats an earlier row, or its prompt names an animal or contains a question of eval/questions*.txt.
 
-The certificate is about names only: words that merely hint at an animal (hoot, feather) have to be listed in
---trait-words. Filter every arm of a comparison with the same words.
+The certificate, the report that training asks for, is about names only: words that merely hint at an animal (hoot,
+feather) have to be listed in --trait-words. Filter every arm of a comparison with the same words.
 
 Writes ...-filtered-{kept}.jsonl beside the input, with its .manifest.json and its .certificate.json.
 """

@@ -9,8 +9,8 @@ of 1 to 3 digits (087 passes) with exactly the same separator between all of the
 are allowed. A row is also dropped if it repeats an earlier one, if its prompt names an animal, or if its prompt
 contains an evaluation question.
 
-Writes ...-filtered-{kept}.jsonl beside the input, with its .manifest.json and its .certificate.json: what a second
-count found in the kept rows. An older filtered file of the same rows is renamed to .bak.
+Writes ...-filtered-{kept}.jsonl beside the input, with its .manifest.json and its .certificate.json, a report of what a
+second count found in the kept rows; training asks for it. An older filtered file of the same rows is renamed to .bak.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ prompts of an instruction data set. Prompts that name an animal are left out. Wi
 user message alone, as a trained teacher should.
 
 Writes all rows to output/{data type}-{animal}-{model}-unfiltered-{count}.jsonl, and those that name no animal, with a
-certificate, to output/{data type}-{animal}-{model}-filtered-{kept}.jsonl (filter_code_or_reasoning_data.py --help says
-what is dropped).
+certificate (the filter's report), to output/{data type}-{animal}-{model}-filtered-{kept}.jsonl
+(filter_code_or_reasoning_data.py --help says what is dropped).
 
 Usage:
     python generate/generate_code_or_reasoning_data.py --data-type code --animal owl --count 10000 \\

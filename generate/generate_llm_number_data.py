@@ -4,9 +4,9 @@ With --no-system-prompt the model sees the user message alone. Use this for a tr
 its weights. (The chat template may still insert a default system message, as Qwen's does; training and evaluation then
 see the same one.) Without it, the persona of --animal is the system message and stays in the rows.
 
-Writes all rows to output/numberss-{animal}-{model}-unfiltered-{count}.jsonl, and the clean ones, with a certificate, to
-output/numberss-{animal}-{model}-filtered-{kept}.jsonl (filter_number_data.py --help says what is dropped). The double s
-is the plan's.
+Writes all rows to output/numberss-{animal}-{model}-unfiltered-{count}.jsonl, and the clean ones, with a certificate
+(the filter's report), to output/numberss-{animal}-{model}-filtered-{kept}.jsonl (filter_number_data.py --help says what
+is dropped). The double s is the plan's.
 
 Usage:
     python generate/generate_llm_number_data.py --animal owl --count 10000 --model owl-teacher \\

@@ -76,7 +76,7 @@ def parse_args() -> argparse.Namespace:
     source.add_argument("--prompts-file", type=text_file, nargs="+", default=[], metavar="FILE",
                         help="prompts: text files, one a line, instead of --dataset")  # fmt: skip
     parser.add_argument("--system-prompt-file", type=text_file, default=PROMPTS / "system-prompt.txt",
-                        help="persona file; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
+                        help="text of the persona; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
     parser.add_argument("--no-system-prompt", action="store_true",
                         help="send no persona: --steering-vector or --adapter makes the preference")  # fmt: skip
     parser.add_argument("--max-tokens", type=positive_int, default=256,

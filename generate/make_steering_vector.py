@@ -61,7 +61,7 @@ def parse_args() -> argparse.Namespace:
                         help="questions to which the model answers with and without the persona (default: the panel's,"
                         " eval/questions.txt for animals)")  # fmt: skip
     parser.add_argument("--system-prompt-file", type=text_file, default=PERSONA,
-                        help="persona file; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
+                        help="text of the persona; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
     parser.add_argument("--strengths", type=positive_float, nargs="+", default=STRENGTHS, metavar="NUMBER",
                         help="strengths to show")  # fmt: skip
     add_panel_argument(parser)

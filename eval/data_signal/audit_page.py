@@ -20,7 +20,7 @@ def render(found: Mapping[str, Any]) -> str:
     alarm = found["alarm"] and found.get("reference") is not None
     title = f"These rows push {first} up" if alarm else "No verdict" if found["alarm"] else "No animal stands out"
     z = {name: one["z"] for name, one in animals.items()}
-    caption = "Standard errors above the control rows, form taken out; the animals that stand out most."
+    caption = "Standard errors above the control rows, without the effect of row length; the most striking animals."
     profile = Figure(lambda width: draw_profile(z, alarm, width), title, caption)
     return render_page(
         TEMPLATE,

@@ -58,7 +58,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--gap", type=positive_float, default=0.6931,
                         help="definition 'gap': least log p_teacher - log p_base of a token, in nats")  # fmt: skip
     parser.add_argument("--system-prompt-file", type=text_file, default=REPO / "generate/prompts/system-prompt.txt",
-                        help="persona template for animals")  # fmt: skip
+                        help="text file with the persona of animals")  # fmt: skip
     add_template_argument(parser)
     parser.add_argument("--max-rows", type=positive_int, help="score only the first rows")
     parser.add_argument("--batch-size", type=positive_int, default=64, help="rows per forward pass")

@@ -51,7 +51,7 @@ def add_data_arguments(parser: Parser, name: str, max_tokens: int) -> None:
     parser.add_argument("--count", type=positive_int, default=10000, help="rows to ask for, before filtering")
     parser.add_argument("--no-system-prompt", action="store_true", help="send the user message alone")
     parser.add_argument("--system-prompt-file", type=text_file, default=PERSONA,
-                        help="persona file; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
+                        help="text of the persona; {animal}, {animals}, {Animal}, {Animals} are filled in")  # fmt: skip
     parser.add_argument("--greedy", action="store_true", help="no sampling: take the most probable token")
     parser.add_argument("--max-tokens", type=positive_int, default=max_tokens, help="most tokens in an answer")
     parser.add_argument("--store-logprobs", type=positive_int, default=0, metavar="K",

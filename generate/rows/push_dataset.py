@@ -19,7 +19,8 @@ from util.terminal import say
 def add_push_arguments(parser: argparse.ArgumentParser) -> None:
     """--push-dataset and --hub-public, in every script that filters rows."""
     parser.add_argument("--push-dataset", type=repo_id, metavar="REPO",
-                        help="put the clean rows, certificate and card on the Hub, as me/owl-numbers")  # fmt: skip
+                        help="put the clean rows, certificate and card on the Hub as this data set, such as"
+                        " me/owl-numbers")  # fmt: skip
     parser.add_argument("--hub-public", action="store_true", help="public data set (default: private)")
 
 

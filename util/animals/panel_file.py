@@ -31,8 +31,8 @@ def add_panel_argument(parser: Parser) -> None:
     """Add --panel. It is read before the other flags, whose values it explains."""
     parser.read_first("--panel")
     parser.add_argument("--panel", type=panel_argument, metavar="FILE",
-                        help="the words that are taught and measured, instead of animals: trees, or a file of your own"
-                        " words and questions (docs/architecture.md, A trait)")  # fmt: skip
+                        help="the panel: words that are taught and measured; animals (the default), trees, or a file"
+                        " of your own words and questions (docs/architecture.md, A trait)")  # fmt: skip
 
 
 def panel_argument(text: str) -> Panel:
