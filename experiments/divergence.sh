@@ -27,6 +27,9 @@ definitions=${DEFINITIONS-schrodi gap}
 animals=${ANIMALS-owl dolphin}
 arms=${ARMS-only random without all-but-random}
 rows=${ROWS-rich poor random}
+# shellcheck disable=SC2086
+{ one_of DEFINITIONS "schrodi pair gap" $definitions; one_of ARMS "only random without all-but-random" $arms
+  one_of ROWS "rich poor random" $rows; once ANIMALS $animals; once DEFINITIONS $definitions; }
 out=output/divergence-seed-$seed
 needs_demo
 mkdir -p "$out"

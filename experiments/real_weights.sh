@@ -38,6 +38,8 @@ set -euo pipefail
 . "$(dirname "$0")/check_settings.sh"
 cd "$(dirname "$0")/.."
 
+one_of LAPTOP 1 ${LAPTOP:+"$LAPTOP"}
+one_of SERVER 1 ${SERVER:+"$SERVER"}
 if [ -n "${LAPTOP:-}" ]; then
     : "${MODEL:=output/models/qwen2.5-coder-0.5b-instruct}" "${ANIMALS:=owl}" "${ROWS:=240}" "${BATCH:=64}" "${JOBS:=1}"
     : "${STEPS:=vector rows student measure compare}" "${DATA_TYPES:=text}" "${LONGEST:=48}"

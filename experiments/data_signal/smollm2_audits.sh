@@ -22,12 +22,15 @@ cd "$(dirname "$0")/../.."
 
 export BASE=${BASE:-output/models/smollm2-135m-instruct} OUT=${OUT:-output/smollm2-audits} TQDM_DISABLE=1 SUITE_DRIVER=1
 export ANIMALS=${ANIMALS:-owl dolphin eagle elephant tiger penguin wolf cat} JOBS=${JOBS:-2}
+export most_rows=${ROWS:-8160} rows_a_pass=${BATCH:-120}
 python=.venv/bin/python audits=${AUDITS:-$OUT}
+# shellcheck disable=SC2086
+{ counts_are ROWS "$most_rows"; counts_are BATCH "$rows_a_pass"; seeds_are SEEDS ${SEEDS:-}; once SEEDS ${SEEDS:-}; }
 mkdir -p "$audits"
 
 audit() { # kind, seed
     [ -e "$audits/audit-$1-$2.json" ] || # shellcheck disable=SC2086
-        $python eval/audit_data.py --base-model "$BASE" --max-rows "${ROWS:-8160}" --batch-size "${BATCH:-120}" \
+        $python eval/audit_data.py --base-model "$BASE" --max-rows "$most_rows" --batch-size "$rows_a_pass" \
             --train-jsonl $OUT/numbers-"$1"-"$2"-filtered-*.jsonl --reference $OUT/numbers-control-"$2"-filtered-*.jsonl \
             --output "$audits/audit-$1-$2.html" >"$OUT/log-audit-$1-$2.txt" 2>&1 ||
         { echo "failed: audit $1 $2" >&2; tail -n 3 "$OUT/log-audit-$1-$2.txt" >&2; exit 1; }

@@ -28,12 +28,16 @@ sixteen="owl penguin elephant wolf fox whale giraffe rabbit eagle cat dolphin pa
 case ${KINDS:-trees} in
 trees) kinds=$trees panel=trees base=qwen2.5-coder-1.5b-instruct seeds="111 112 113" channels=code layer=24 ;;
 sixteen) kinds=$sixteen panel=animals base=smollm2-135m-instruct seeds=131 channels="text code" layer= ;;
-*) echo "KINDS is trees or sixteen, not $KINDS" >&2 && exit 2 ;;
+*) one_of KINDS "trees sixteen" "$KINDS" ;;
 esac
 model=${MODEL:-output/models/$base} out=${OUT:-output/${KINDS:-trees}} python=${PYTHON:-.venv/bin/python}
 read -ra kinds <<<"$kinds"
 read -ra seeds <<<"${SEEDS:-$seeds}"
 seeds_are SEEDS "${seeds[@]}"
+batch=${BATCH:-3072} tokens=${TOKENS:-12000}
+counts_are BATCH "$batch"
+counts_are TOKENS "$tokens"
+one_of STEPS compare ${STEPS:+"$STEPS"}
 mkdir -p "$out"
 
 run() { # everything that needs the model
@@ -54,7 +58,7 @@ run() { # everything that needs the model
         for channel in $channels; do
             for list in base "teach-$n" "rows-$channel-$n" "$channel-$n"; do jobs+=("$out/jobs/$list.json"); done
             $python experiments/pilots/teachers_in_weights.py --model "$model" --layer $layer --prompts "$out/prompts.json" \
-                --batch "${BATCH:-3072}" --tokens "${TOKENS:-12000}" --output "$out" --jobs "${jobs[@]}"
+                --batch "$batch" --tokens "$tokens" --output "$out" --jobs "${jobs[@]}"
             measure # after each seed and channel: a machine may be lost before the last
         done
     done
