@@ -164,13 +164,39 @@ def test_the_place_of_an_output_that_is_not_given_is_checked_before_the_work(tmp
     )
 
 
+def test_the_command_of_a_finished_output_is_not_refused_where_nothing_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parser = make_parser(None)
+    add_output_arguments(parser, "output/[exact-]results-{the model}.jsonl; with --x output/x-{model}.jsonl")
+    Path("output").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).is_dir())
+    for given in ([], ["--output", "output/results-owl.jsonl"]):
+        with pytest.raises(SystemExit):
+            parser.parse_args(given)
+    Path("output/results-owl.jsonl").write_text("{}")
+    for given in ([], ["--output", "output/results-owl.jsonl"]):
+        parser.parse_args(given)
+
+
+def test_an_output_in_a_linked_folder_that_is_not_there_is_refused_before_the_work(tmp_path):
+    link = tmp_path / "output"
+    link.symlink_to("drive")
+    for kind, path in (output_folder, link), (output_folder, link / "new"), (rows_name, link / "a.jsonl"):
+        assert refused(kind, path) == f"{link} is a link to a folder that is not there; choose another place"
+    (tmp_path / "drive").mkdir()
+    assert output_folder(str(link / "new")) == link / "new"
+
+
 def test_rows_that_another_user_began_are_refused_before_the_work(tmp_path, monkeypatch):
     growing = tmp_path / "rows.jsonl.partial"
     growing.write_text("")
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != growing)
-    assert refused(rows_name, tmp_path / "rows.jsonl") == (
-        f"cannot write to {growing}; choose another name or fix its permissions"
-    )
+    parser = make_parser(None)
+    add_output_arguments(parser, "{name}.jsonl")
+    given = ["--output", str(tmp_path / "rows.jsonl")]
+    with pytest.raises(UserError, match=f"cannot write to {growing}; choose another --output, fix its permissions or"):
+        parser.parse_args(given)
+    assert parser.parse_args([*given, "--overwrite"]).overwrite, "it moves them aside"
     with pytest.raises(UserError, match="is a folder; pass the name of a file in it"):
         rows_name(str(tmp_path))
 

@@ -71,7 +71,7 @@ def parse_args() -> argparse.Namespace:
     add_record_arguments(parser.add_argument_group("record"))
     add_hub_arguments(parser.add_argument_group("hub"))
     add_panel_argument(parser)
-    parser.default_folder("--output-dir", *parser.get_default("output_dir"))
+    parser.default_folder("--output-dir", parser.get_default("output_dir")[0], finished=["seed-*/final"])
     args = with_recipe(parser)
     args.seeds = list(chain.from_iterable(args.seeds)) if args.seeds else [42]
     twice = sorted({seed for seed in args.seeds if args.seeds.count(seed) > 1})

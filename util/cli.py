@@ -12,7 +12,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard, TypeVar
@@ -82,7 +82,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=doc, formatter_class=_HelpFormatter, allow_abbrev=False)
         self._renamed: dict[str, str] = {}
         self._first: tuple[str, ...] = ()
-        self._default_folders: dict[str, Path] = {}
+        self._checks: tuple[Callable[[argparse.Namespace], None], ...] = ()
+        self._default_folders: dict[str, tuple[Path, Sequence[str]]] = {}
 
     def renamed(self, old: str, new: str) -> None:
         """Accept the flag `old` as `new`, and say so. Old flags are not in --help."""
@@ -91,16 +92,25 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         given = list(sys.argv[1:] if args is None else args)
         found, rest = super().parse_known_args(self._in_order([self._today(word) for word in given]), namespace)
-        for flag, folder in self._default_folders.items():
+        for flag, (folder, finished) in self._default_folders.items():
             name = flag.removeprefix("--").replace("-", "_")
-            if getattr(found, name) == self.get_default(name):
+            if getattr(found, name) == self.get_default(name) and not any(map(any, map(folder.glob, finished))):
                 self.check_writable(flag, folder)
+        for check in self._checks:
+            check(found)
         return found, rest
 
-    def default_folder(self, flag: str, folder: Path) -> None:
+    def add_check(self, check: Callable[[argparse.Namespace], None]) -> None:
+        """Call this with the arguments when they are read: it raises an error for those that do not go together."""
+        self._checks = (*self._checks, check)
+
+    def default_folder(self, flag: str, folder: Path, finished: Sequence[str] = ()) -> None:
         """Name the folder in which the output of `flag` lies if it is not given. It is then checked before the work, as
-        the argument types check that of an output that is given."""
-        self._default_folders[flag] = folder
+        the argument types check that of an output that is given.
+
+        finished: globs of outputs that may be finished. If there is one, the folder is not checked: the command of a
+        finished output writes nothing, also where nothing can be written."""
+        self._default_folders[flag] = folder, finished
 
     def check_writable(self, flag: str, folder: Path) -> None:
         """An error of `flag` if nothing can be written in the folder."""
@@ -279,7 +289,10 @@ def output_name(suffix: str) -> Callable[[str], Path]:
 def writable(folder: Path) -> Path:
     """A folder in which something can be written, or which can be made: known before hours of work, and not after
     them."""
-    there = next(part for part in (folder.absolute(), *folder.absolute().parents) if part.exists())
+    whole = folder.absolute()
+    there = next(part for part in (whole, *whole.parents) if part.exists() or part.is_symlink())
+    if not there.exists():
+        raise argparse.ArgumentTypeError(f"{there} is a link to a folder that is not there; choose another place")
     if not there.is_dir():
         raise argparse.ArgumentTypeError(f"{there} is a file, not a folder; choose another name")
     if not os.access(there, os.W_OK | os.X_OK):

@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -58,8 +59,10 @@ def add_output_arguments(parser: Parser, name: str, several: bool = False) -> No
     else:
         parser.add_argument("--output", type=rows_name, help=f"file to write {default}")
     parser.add_argument("--overwrite", action="store_true", help="start again; keeps the old file as .bak")
+    parser.add_check(check_growing)
     if name.startswith("output/"):
-        parser.default_folder("--output", Path("output"))
+        names = re.findall(r"output/(\S+\.jsonl)", re.sub(r"\{[^}]*\}|\[[^]]*\]", "*", name))
+        parser.default_folder("--output", Path("output"), finished=names)
 
 
 def rows_name(text: str) -> Path:
@@ -68,11 +71,19 @@ def rows_name(text: str) -> Path:
     if path.suffix != ".jsonl" and (path.is_file() or not path.exists()):
         raise argparse.ArgumentTypeError(f"{text} is not a name that ends in .jsonl, and what is written is JSONL")
     check_output(path)
-    growing = partial_path(path)
-    if growing.exists() and not os.access(growing, os.W_OK):
-        raise argparse.ArgumentTypeError(f"cannot write to {growing}; choose another name or fix its permissions")
-    writable(path.parent)
+    if not path.exists():  # the command of a finished output writes nothing
+        writable(path.parent)
     return path
+
+
+def check_growing(args: argparse.Namespace) -> None:
+    """UserError if an --output has been started and the rest cannot be added. --overwrite moves it aside."""
+    outputs = args.output if isinstance(args.output, list) else [args.output]
+    for growing in (partial_path(path) for path in outputs if path and not args.overwrite):
+        if growing.exists() and not os.access(growing, os.W_OK):
+            raise UserError(
+                f"cannot write to {growing}; choose another --output, fix its permissions or pass --overwrite"
+            )
 
 
 def partial_path(path: Path) -> Path:
