@@ -245,6 +245,17 @@ def test_a_stopped_run_that_another_moved_aside_is_resumed_by_its_own_command(tm
     assert taken(student) and json.loads((folder / "manifest.json").read_text())["settings"] == student.settings
 
 
+def test_a_run_that_overwrite_gave_up_stays_aside_also_if_the_new_one_was_stopped_before_its_first_update(tmp_path):
+    run, other = (Run(Path("rows.jsonl"), None, 42, tmp_path / "seed-42", "x", {"epochs": n}) for n in (3, 4))
+    stopped_run(run.folder, run.settings)
+    assert taken(run, overwrite=True) and not run.folder.exists()
+    assert json.loads((tmp_path / "seed-42.rows" / "manifest.json").read_text())["state"] == "given up"
+    assert taken(run) and not run.folder.exists(), "it is not moved back"
+    stopped_run(run.folder, run.settings)
+    assert taken(other, overwrite=True) and not run.folder.exists(), "another run's --overwrite gives up only its own"
+    assert taken(run) and last_whole_checkpoint(run.folder), "moved back, although one given up is beside it"
+
+
 @pytest.mark.parametrize("what", ["finished", "given up", "no checkpoint", "overwrite", "other settings", "own folder"])
 def test_what_is_not_a_stopped_run_of_this_command_stays_aside(tmp_path, what):
     run = Run(Path("rows.jsonl"), None, 42, tmp_path / "seed-42", "x", {"epochs": 3})

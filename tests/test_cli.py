@@ -23,6 +23,7 @@ from util.cli import (
 )
 from util.inference.vllm_probe import normal_url
 from util.jsonl.resumable import add_output_arguments, rows_name
+from util.stop_signals import Interrupted
 from util.terminal import Progress, announced, closing
 
 
@@ -199,6 +200,14 @@ def test_rows_that_another_user_began_are_refused_before_the_work(tmp_path, monk
     assert parser.parse_args([*given, "--overwrite"]).overwrite, "it moves them aside"
     with pytest.raises(UserError, match="is a folder; pass the name of a file in it"):
         rows_name(str(tmp_path))
+
+
+def test_the_command_that_resumes_a_stopped_run_does_not_start_it_again(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["eval/eval.py", "--overwrite", "--model", "x"])
+    code, text = exit_code_and_message(Interrupted(2))
+    assert code == 130 and text.endswith(
+        "resume with (--overwrite would start again):\n  python eval/eval.py --model x"
+    )
 
 
 def test_after_a_ctrl_c_at_once_nobody_is_promised_that_the_work_is_resumed():

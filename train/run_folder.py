@@ -1,7 +1,8 @@
 """The folder of one student's training: who owns it, its settings and manifest, its checkpoints and final adapter.
 
 seed-42/
-    manifest.json      settings, command, versions, state (running, complete or diverged), counts, speed
+    manifest.json      settings, command, versions, state (running, complete, diverged, or given up: --overwrite moved
+                       the unfinished run aside), counts, speed
     checkpoint-N/      saved after update N (train/checkpoints.py); a stopped run resumes from the newest whole one
     final/             the adapter, tokenizer and model card; it exists only when it is whole
 """
@@ -36,6 +37,7 @@ from util.jsonl.resumable import describe_differences, free_name, lock_output
 from util.jsonl.rows import slug
 from util.terminal import Progress, say
 
+GIVEN_UP = "given up"
 TIME = ("seconds", "timed_updates")  # what a manifest counts over all sessions of a training
 
 
@@ -164,11 +166,11 @@ def is_finished(run: Run) -> bool:
 def stopped_run_aside(run: Run) -> Path | None:
     """The folder of this very run beside its own, where another run has moved it, if there is a checkpoint to resume.
 
-    None if two folders beside it are of this run: one of them was given up with --overwrite.
+    None if two folders beside it are of this run: older versions did not write which one --overwrite gave up.
     """
     beside = run.folder.parent.glob(f"{glob.escape(run.folder.name)}.*")
     found = [(path, manifest) for path in beside if path.is_dir() and (manifest := Manifest.read(path))]
-    own = [(path, manifest) for path, manifest in found if manifest.settings == run.settings]
+    own = [each for each in found if each[1].settings == run.settings and each[1].state != GIVEN_UP]
     if len(own) != 1 or own[0][1].state != "running":
         return None
     return own[0][0] if last_whole_checkpoint(own[0][0]) else None
@@ -190,6 +192,9 @@ def move_other_run_aside(args: argparse.Namespace, run: Run, stopped: Path | Non
     label = slug(Path(manifest.train_jsonl or "earlier").stem)
     aside = free_name(folder.with_name(f"{folder.name}.{label}"))
     folder.rename(aside)
+    if before == settings and manifest.state == "running":  # its own command must not move it back
+        facts = json.loads((aside / "manifest.json").read_text("utf-8"))
+        write_json(aside / "manifest.json", {**facts, "state": GIVEN_UP})
     why = "--overwrite" if before == settings else f"another run; --output-dir gives each a folder:\n{differing}"
     say(f"{folder} held {label}; moved to {aside} ({why})")
 

@@ -348,9 +348,9 @@ def files_nearby(path: Path) -> str:
     return f" (there is: {shown})" if names else f" ({path.parent} holds no {path.suffix or 'such'} file)"
 
 
-def command_line() -> str:
-    """The command that started this run, as it can be pasted again."""
-    return shlex.join(["python", *sys.argv])
+def command_line(words: Sequence[str] | None = None) -> str:
+    """The command that started this run (or that of other words), as it can be pasted again."""
+    return shlex.join(["python", *(sys.argv if words is None else words)])
 
 
 # --- running -----------------------------------------------------------------------------------------
@@ -399,7 +399,9 @@ def exit_code_and_message(error: BaseException) -> tuple[int, str]:
     if isinstance(error, UserError):
         return error.exit_code, f"error: {error}"
     if isinstance(error, Interrupted):
-        return 128 + error.signum, f"stopped by {error}. Everything finished is on disk; resume with:{again}"
+        but = " (--overwrite would start again)" if "--overwrite" in sys.argv else ""
+        rest = command_line([word for word in sys.argv if word != "--overwrite"])
+        return 128 + error.signum, f"stopped by {error}. Everything finished is on disk; resume with{but}:\n  {rest}"
     if isinstance(error, StoppedAtOnce):
         return 128 + error.signum, f"stopped by {error}. What was written is on disk; run again:{again}"
     if isinstance(error, KeyboardInterrupt):
