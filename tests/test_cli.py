@@ -168,7 +168,7 @@ def test_the_place_of_an_output_that_is_not_given_is_checked_before_the_work(tmp
 def test_the_command_of_a_finished_output_is_not_refused_where_nothing_can_be_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     parser = make_parser(None)
-    add_output_arguments(parser, "output/[exact-]results-{the model}.jsonl; with --x output/x-{model}.jsonl")
+    add_output_arguments(parser, "output/results-[exact-]{the model}.jsonl; with --x output/x-{model}.jsonl")
     Path("output").mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).is_dir())
     for given in ([], ["--output", "output/results-owl.jsonl"]):

@@ -61,7 +61,7 @@ def add_output_arguments(parser: Parser, name: str, several: bool = False) -> No
     parser.add_argument("--overwrite", action="store_true", help="start again; keeps the old file as .bak")
     parser.add_check(check_growing)
     if name.startswith("output/"):
-        names = re.findall(r"output/(\S+\.jsonl)", re.sub(r"\{[^}]*\}|\[[^]]*\]", "*", name))
+        names = re.findall(r"output/(\S+\.jsonl)", re.sub(r"(\{[^}]*\}|\[[^]]*\])+", "*", name))
         parser.default_folder("--output", Path("output"), finished=names)
 
 
