@@ -27,6 +27,7 @@ TOKEN_ARMS = "eval/divergence/compare_divergence_arms.py"
 AUDIT, METER, SCREEN_ANIMALS = "eval/audit_data.py", "eval/signal_meter.py", "eval/screen_animals.py"
 SERVE, DOCTOR, GET, PIN = "util/serve.py", "util/doctor.py", "util/get_model.py", "util/pin_template_date.py"
 TREES_TESTS = "experiments/pilots/trees_or_sixteen_animals_tests.py"
+WORKER = "experiments/pilots/teachers_in_weights.py"
 PACK, INDEX, REMAKE = "util/take_home.py", "experiments/index_page.py", "experiments/remake_summaries.py"
 PAIRED, BREAK = "experiments/paired_differences.py", "bench/break_run.py"
 MAKE, CARD = "pocket/make_pocket.py", "pocket/write_card.py"
@@ -228,8 +229,10 @@ BAD = [
     (PACK, "--unpack packed.jsonl --output-dir rows.jsonl", "rows.jsonl is a file, not a folder"),
     (BREAK, "--parts clock", "the clock needs --faketime"),
     # workers and tables of the pilots
-    ("experiments/pilots/teachers_in_weights.py", "--model m --prompts nope --output o --jobs nope", "no file nope"),
+    (WORKER, "--model m --prompts nope --output o --jobs nope", "no file nope"),
     ("experiments/pilots/measure_adapters.py", "--model nothing --output nothing", "nothing holds no model"),
+    ("experiments/pilots/unpack_rows.py", "--model a/b/gone --output o rows.jsonl", "no folder a/b/gone"),
+    (WORKER, "--model a/b/gone --prompts rows.jsonl --output o --jobs rows.jsonl", "no folder a/b/gone"),
     ("bench/training_table.py", "list.json --output o.json", "list.json has no figures of a training (TypeError"),
     ("bench/training_table.py", "word.json --output o.json", "word.json has no figures of a training (JSONDecode"),
     ("bench/training_table.py", "a-torn/adapter_config.json --output o.json", "has no figures of a training (KeyErr"),

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 
 from experiments.pilots.rows_files import LONGEST, write
 from util.cli import input_file, make_parser, run
+from util.inference.load_model import check_folder
 
 CHANNELS = ("text", "code", "digits")
 
@@ -68,6 +69,7 @@ def main() -> None:
     args = parse_args()
     if (args.output / "choice.txt").exists():
         return
+    check_folder(str(args.model))
     import torch
 
     from experiments.pilots.side_by_side_loras import Bench

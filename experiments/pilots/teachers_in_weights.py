@@ -44,6 +44,7 @@ from experiments.pilots.rows_files import LONGEST, Row, read_rows, seed_of, stor
 from experiments.pilots.word_filters import Forbidden, forbidden_words, telling_words, words_of
 from util.animals.panel import PANEL
 from util.cli import input_file, make_parser, run
+from util.inference.load_model import check_folder
 
 MEASURED_ROWS = 128  # of each channel, for the KL
 
@@ -252,6 +253,7 @@ def train(args: argparse.Namespace, job: dict[str, Any], bench: Any) -> None:
 
 def main() -> None:
     args = parse_args()
+    check_folder(str(args.model))
     from experiments.pilots.side_by_side_loras import Bench
 
     given = json.loads(args.prompts.read_text())

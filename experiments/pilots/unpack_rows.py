@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # repo root: run f
 
 from experiments.pilots.rows_files import LONGEST, Row, packed_rows, write
 from util.cli import input_file, make_parser, run
+from util.inference.load_model import check_folder
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,6 +42,7 @@ def unpacked(rows: list[tuple[str, str]], channel: str, tokenizer: Any, end: int
 
 def main() -> None:
     args = parse_args()
+    check_folder(str(args.model))
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)

@@ -33,6 +33,7 @@ from experiments.pilots.rows_files import LONGEST, Row, seed_of, store_rows
 from experiments.pilots.word_filters import forbidden_words
 from util.animals.panel import PANEL
 from util.cli import input_file, make_parser, run
+from util.inference.load_model import check_folder
 
 PROMPTS_A_REQUEST, REQUESTS_AT_ONCE = 64, 48
 
@@ -104,6 +105,7 @@ def rows_of(prompts: list[str], answers: list[dict[str, Any]], tokenizer: Any, e
 
 def main() -> None:
     args = parse_args()
+    check_folder(str(args.model))
     from transformers import AutoTokenizer
 
     tokenizer: Any = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
